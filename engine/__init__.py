@@ -1,0 +1,1 @@
+"""The core: what an order is, how it enters the log and how it gets matched."""

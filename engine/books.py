@@ -1,0 +1,120 @@
+"""Reading what matching has made: books, orders, trades, positions. Nothing here writes."""
+
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from engine import codec, keys
+from engine.connection import understood
+from engine.model import LATEST, Order, Trade
+
+EVENTS_A_READ = 64
+
+
+class Depth(msgspec.Struct, frozen=True):
+    """Price levels of a book, best first: (price_cents, quantity). `sequence` is the last matched command."""
+
+    sequence: int
+    bids: list[tuple[int, int]]
+    asks: list[tuple[int, int]]
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far a card is: the last command of the log, and the last one matched."""
+
+    appended: int
+    matched: int
+
+
+class Books:
+    """The cards' state in Redis."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def order(self, card: str, sequence: int) -> Order | None:
+        """An order that is accepted, open or lately completed; None if Redis does not hold it."""
+        reply = await self._read("order", card, sequence)
+        if reply is None:
+            return None
+        state, _, *values = [value.decode() for value in reply]
+        return codec.order(card, sequence, values, accepted=state == "accepted")
+
+    async def trader_orders(self, card: str, trader_id: int, limit: int = LATEST) -> list[Order]:
+        """A trader's latest orders on a card, newest first."""
+        reply = await self._read("trader_orders", card, trader_id, limit, "all")
+        return _orders(card, reply)
+
+    async def open_orders(self, card: str, trader_id: int, limit: int) -> list[Order]:
+        """A trader's orders that rest in the book of a card, newest first."""
+        return _orders(card, await self._read("trader_orders", card, trader_id, limit, "open"))
+
+    async def client_order(self, card: str, trader_id: int, client_order_id: str) -> int | None:
+        """The sequence of the order that the trader entered under its own id in the last 24 hours."""
+        reply = await self._read("client_order", card, f"{trader_id}:{client_order_id}")
+        return None if reply is None else int(reply)
+
+    async def depth(self, card: str, levels: int) -> Depth:
+        """The best price levels of both sides."""
+        sequence, bids, asks = await self._read("depth", card, levels)
+        return Depth(
+            sequence,
+            list(zip(bids[::2], bids[1::2], strict=True)),
+            list(zip(asks[::2], asks[1::2], strict=True)),
+        )
+
+    async def latest_trades(self, card: str, limit: int = LATEST) -> list[Trade]:
+        """A card's latest trades, newest first."""
+        with understood():
+            lines = await self._redis.lrange(keys.key(card, "trades"), 0, limit - 1)
+        return [codec.trade(card, line.decode()) for line in lines]
+
+    async def taker_trades(self, card: str, sequence: int) -> list[Trade] | None:
+        """The trades that an order made when it arrived; None if its event is gone (then the archive has them)."""
+        with understood():
+            entries = await self._redis.xrange(keys.key(card, "events"), min=f"{sequence}-0", count=1)
+        if not entries or int(entries[0][1][b"first"]) > sequence:
+            return None
+        trades = codec.trades(card, entries[0][1].get(b"trades", b""))
+        return [trade for trade in trades if trade.taker_sequence == sequence]
+
+    async def completed_order(self, card: str, sequence: int, after: str) -> Order | None:
+        """A completed order from the events after an id, for one that is completed but not archived yet."""
+        prefix = f"{sequence},".encode()
+        while True:
+            with understood():
+                entries = await self._redis.xrange(keys.key(card, "events"), min=f"({after}", count=EVENTS_A_READ)
+            for _, fields in entries:
+                lines = fields.get(b"orders", b"")
+                if lines.startswith(prefix) or b"\n" + prefix in lines:
+                    return next(order for order in codec.orders(card, lines) if order.sequence == sequence)
+            if len(entries) < EVENTS_A_READ:
+                return None
+            after = entries[-1][0].decode()
+
+    async def position(self, card: str) -> Position:
+        """How many commands the log has had, and how many are matched."""
+        with understood():
+            appended = await self._redis.get(keys.key(card, "sequence"))
+            matched = await self._redis.hget(keys.key(card, "cursor"), "sequence")
+        return Position(int(appended or 0), int(matched or 0))
+
+    async def state_hash(self, card: str) -> str:
+        """A hash over the books, open orders and cursor of a card."""
+        reply = await self._read("state_hash", card)
+        return str(reply.decode())
+
+    async def ping(self) -> None:
+        """Raises `Unavailable` if Redis does not answer."""
+        with understood():
+            await self._redis.ping()
+
+    async def _read(self, function: str, card: str, *arguments: str | int) -> Any:
+        with understood():
+            return await self._redis.fcall_ro(function, 1, keys.tag(card), *(str(value) for value in arguments))
+
+
+def _orders(card: str, reply: list[bytes]) -> list[Order]:
+    pairs = zip(reply[::2], reply[1::2], strict=True)
+    return [codec.order(card, int(sequence), record.decode().split(",")) for sequence, record in pairs]

@@ -1,0 +1,142 @@
+"""Bytes in and out: commands for the log, records and lines that the Lua library writes.
+
+The formats are described where they are made: commands in lua/parts/log.lua, records, order lines and
+trade lines in lua/match.lua.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
+
+KIND = {TimeInForce.GTC: 1, TimeInForce.IOC: 2, TimeInForce.FOK: 3}
+FIELDS = 5
+
+ORDER_COLUMNS = (
+    "sequence",
+    "filled_quantity",
+    "trader_id",
+    "side",
+    "price_cents",
+    "quantity",
+    "time_in_force",
+    "client_order_id",
+    "accepted_at",
+    "status",
+    "closed_at",
+)
+"""The values of a line of completed orders, as `COPY` takes them."""
+
+TRADE_COLUMNS = (
+    "trade_number",
+    "taker_sequence",
+    "maker_sequence",
+    "taker_trader_id",
+    "maker_trader_id",
+    "price_cents",
+    "quantity",
+    "taker_side",
+    "executed_at",
+)
+"""The values of a line of trades, as `COPY` takes them."""
+
+
+def kind(command: PlaceOrder) -> int:
+    """Side and time in force in one number, as in the log: the sign is the side."""
+    return KIND[command.time_in_force] if command.side is Side.BUY else -KIND[command.time_in_force]
+
+
+def contents(command: PlaceOrder) -> str:
+    """What a repeated client_order_id must agree in."""
+    return f"{kind(command)},{command.price_cents},{command.quantity}"
+
+
+def encode(commands: Iterable[Command]) -> str:
+    """Commands as the JSON array of a log entry."""
+    parts = []
+    for command in commands:
+        if isinstance(command, CancelOrder):
+            parts.append(f"0,{command.trader_id},{command.sequence},0,0")
+        elif command.client_order_id is None:
+            parts.append(f"{kind(command)},{command.trader_id},{command.price_cents},{command.quantity},0")
+        else:
+            parts.append(
+                f"{kind(command)},{command.trader_id},{command.price_cents},{command.quantity},"
+                f'"{command.client_order_id}"'
+            )
+    return "[" + ",".join(parts) + "]"
+
+
+def decode(card: str, commands: bytes | str) -> list[Command]:
+    """The commands of a log entry."""
+    flat = json.loads(commands)
+    return [_command(card, flat[i : i + FIELDS]) for i in range(0, len(flat), FIELDS)]
+
+
+def _command(card: str, values: Sequence[int | str]) -> Command:
+    sign, trader_id, price_cents, quantity, client = values
+    number = int(sign)
+    if number == 0:
+        return CancelOrder(trader_id=int(trader_id), card=card, sequence=int(price_cents))
+    return PlaceOrder(
+        trader_id=int(trader_id),
+        card=card,
+        side=Side.BUY if number > 0 else Side.SELL,
+        price_cents=int(price_cents),
+        quantity=int(quantity),
+        time_in_force=tuple(KIND)[abs(number) - 1],
+        client_order_id=client if isinstance(client, str) else None,
+    )
+
+
+def order(card: str, sequence: int, values: Sequence[str], *, accepted: bool = False) -> Order:
+    """An order from the values of a record: filled, trader, side, price, quantity, time in force, client id,
+    accepted_at and, of a completed one, status and closed_at."""
+    filled = int(values[0])
+    if len(values) > 8:
+        status, closed_at = Status(values[8]), values[9]
+    else:
+        status, closed_at = Status.PARTIALLY_FILLED if filled else Status.OPEN, None
+    return Order(
+        card=card,
+        sequence=sequence,
+        filled_quantity=filled,
+        trader_id=int(values[1]),
+        side=Side(values[2]),
+        price_cents=int(values[3]),
+        quantity=int(values[4]),
+        time_in_force=TimeInForce(values[5]),
+        client_order_id=values[6] or None,
+        accepted_at=values[7],
+        status=Status.ACCEPTED if accepted else status,
+        closed_at=closed_at,
+    )
+
+
+def orders(card: str, lines: bytes) -> list[Order]:
+    """Completed orders from the lines of an event."""
+    rows = (line.split(",") for line in lines.decode().splitlines())
+    return [order(card, int(row[0]), row[1:]) for row in rows]
+
+
+def trade(card: str, line: str) -> Trade:
+    """A trade from its line."""
+    values = line.split(",")
+    numbers = [int(value) for value in values[:7]]
+    return Trade(
+        card=card,
+        number=numbers[0],
+        taker_sequence=numbers[1],
+        maker_sequence=numbers[2],
+        taker_trader_id=numbers[3],
+        maker_trader_id=numbers[4],
+        price_cents=numbers[5],
+        quantity=numbers[6],
+        taker_side=Side(values[7]),
+        executed_at=values[8],
+    )
+
+
+def trades(card: str, lines: bytes) -> list[Trade]:
+    """Trades from the lines of an event."""
+    return [trade(card, line) for line in lines.decode().splitlines()]

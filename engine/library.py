@@ -1,0 +1,54 @@
+"""The Lua library: joins the files of lua/ into one Redis Functions library and loads it."""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+NAME = "tcgx"
+
+# Parts are local tables that later parts and the functions use, so their order matters.
+PARTS = ("text", "bulk", "cursor", "log", "side", "trader")
+WRITING = ("append", "match", "trim")
+READING = ("order", "trader_orders", "client_order", "depth", "state_hash")
+
+
+@cache
+def source() -> str:
+    """The whole library as `FUNCTION LOAD` takes it.
+
+    While a library loads, Lua has no globals (no `string`, no `math`), so everything is built by the
+    first call of a function and kept.
+    """
+    folder = files("lua")
+    lines = [f"#!lua name={NAME}", "local function build()"]
+    for name in PARTS:
+        lines += [f"local {name} = (function()", (folder / "parts" / f"{name}.lua").read_text(), f"return {name}", "end)()"]
+    lines.append("return {")
+    for name in WRITING + READING:
+        lines += [f"{name} = (function()", (folder / f"{name}.lua").read_text(), "end)(),"]
+    lines += ["}", "end", "local built"]
+    for name in WRITING + READING:
+        flags = "'no-writes'" if name in READING else ""
+        lines += [
+            "redis.register_function({",
+            f"  function_name = '{name}', flags = {{ {flags} }},",
+            "  callback = function(keys, args)",
+            "    built = built or build()",
+            f"    return built.{name}(keys, args)",
+            "  end,",
+            "})",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+async def load(redis: Any) -> None:
+    """Makes the server's library this one; does nothing where it already is."""
+    loaded = await redis.function_list(library=NAME, withcode=True)
+    if loaded and source() in _texts(loaded[0]):
+        return
+    await redis.function_load(source(), replace=True)
+
+
+def _texts(described: Any) -> set[str]:
+    items = described.values() if isinstance(described, dict) else described
+    return {item.decode() if isinstance(item, bytes) else item for item in items if isinstance(item, (bytes, str))}

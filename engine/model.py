@@ -1,0 +1,127 @@
+"""What is traded and how it is named: no I/O, integers for money, RFC 3339 texts for times."""
+
+from enum import StrEnum
+
+import msgspec
+
+COMMANDS_MAX = 1_000
+"""Most commands of one append, one log entry and one batch request."""
+
+LATEST = 50
+"""How many orders of a trader and trades of a card are kept at hand."""
+
+CLIENT_ORDER_ID_PATTERN = r"[A-Za-z0-9._:-]{1,64}"
+
+
+class Side(StrEnum):
+    """The side of an order; of a book one says bids and asks."""
+
+    BUY = "buy"
+    SELL = "sell"
+
+
+class TimeInForce(StrEnum):
+    """How long an order waits: gtc rests, ioc does not rest, fok is filled at once and whole or not at all."""
+
+    GTC = "gtc"
+    IOC = "ioc"
+    FOK = "fok"
+
+
+class Status(StrEnum):
+    """Where an order is in its life; the last three are final, and then it is in the archive."""
+
+    ACCEPTED = "accepted"
+    OPEN = "open"
+    PARTIALLY_FILLED = "partially_filled"
+    FILLED = "filled"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
+COMPLETED = frozenset({Status.FILLED, Status.CANCELED, Status.EXPIRED})
+
+
+class PlaceOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """The command to enter an order, checked: prices and quantities are within their bounds."""
+
+    trader_id: int
+    card: str
+    side: Side
+    price_cents: int
+    quantity: int = 1
+    time_in_force: TimeInForce = TimeInForce.GTC
+    client_order_id: str | None = None
+
+
+class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """The command to cancel an order of this trader; with sequence 0, all that are open on the card."""
+
+    trader_id: int
+    card: str
+    sequence: int
+
+
+Command = PlaceOrder | CancelOrder
+
+
+class Entered(msgspec.Struct, frozen=True):
+    """A command's place in its card's log, and the time of the append.
+
+    `accepted_at` is None where the command repeated a client_order_id; the sequence is then the first order's.
+    """
+
+    sequence: int
+    accepted_at: str | None
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """An order as it stands. `sequence` is its place in its card's log."""
+
+    card: str
+    sequence: int
+    trader_id: int
+    side: Side
+    price_cents: int
+    quantity: int
+    filled_quantity: int
+    status: Status
+    time_in_force: TimeInForce
+    client_order_id: str | None
+    accepted_at: str
+    closed_at: str | None
+
+    @property
+    def order_id(self) -> str:
+        """The public name: card and sequence."""
+        return order_id(self.card, self.sequence)
+
+
+class Trade(msgspec.Struct, frozen=True, kw_only=True):
+    """One fill of one maker by one taker, at the maker's price. `number` counts a card's trades from 1."""
+
+    card: str
+    number: int
+    taker_sequence: int
+    maker_sequence: int
+    taker_trader_id: int
+    maker_trader_id: int
+    price_cents: int
+    quantity: int
+    taker_side: Side
+    executed_at: str
+
+    @property
+    def trade_id(self) -> str:
+        """The public name: card, t and number."""
+        return f"{self.card}-t{self.number}"
+
+
+def order_id(card: str, sequence: int) -> str:
+    """The public name of an order, e.g. `pikachu-1001`."""
+    return f"{card}-{sequence}"
+
+
+def price_text(price_cents: int) -> str:
+    """Cents as decimal dollars, e.g. 550 as `5.50`."""
+    return f"{price_cents // 100}.{price_cents % 100:02d}"

@@ -1,0 +1,184 @@
+"""Every setting of every service: one frozen struct, read once from the environment and passed down."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from engine.errors import SettingError
+
+PREFIX = "TCGX_"
+SECRETS = frozenset({"jwt_secret", "redis_url", "database_url"})
+JWT_SECRET_BYTES_MIN = 32
+CARD_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Field `x_y` is the environment variable `TCGX_X_Y`; `DESCRIPTIONS` says what each one does."""
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    database_url: str = "postgresql://tcgx@127.0.0.1:5432/tcgx"
+    cards: tuple[str, ...] = ("pikachu", "bulbasaur", "charmander", "squirtle")
+    price_cents_min: int = 100
+    price_cents_max: int = 1_000
+    max_quantity: int = 10_000
+    self_trade: Literal["allow", "cancel_taker"] = "allow"
+    durability: Literal["always", "everysec"] = "always"
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_workers: int = 1
+    jwt_secret: str = ""
+    token_seconds: int = 3_600
+    body_bytes_max: int = 1_000_000
+
+    match_batch: int = 500
+    backlog_max: int = 1_000_000
+    append_pending_max: int = 20_000
+    archive_entries: int = 64
+    event_retention: int = 10_000
+    log_retention: int = 250_000
+
+    data_dir: str = "./.tcgx"
+    traders: int = 10_000
+    redis_bin: str = ""
+    pg_bin: str = ""
+    stop_seconds: int = 10
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+
+DESCRIPTIONS: Mapping[str, str] = {
+    "redis_url": "the Redis (7.0 or newer) or Valkey server that holds logs and books",
+    "database_url": "the PostgreSQL database of the archive",
+    "cards": "the cards that are traded, separated by commas",
+    "price_cents_min": "the lowest price of an order, in cents",
+    "price_cents_max": "the highest price of an order, in cents",
+    "max_quantity": "the largest quantity of an order",
+    "self_trade": "allow, or cancel_taker: the incoming order's rest is canceled when it meets its own trader",
+    "durability": "always: an order is on disk before it is acknowledged; everysec: within a second after",
+    "host": "the address the API listens on",
+    "port": "the port the API listens on",
+    "api_workers": "how many API processes share the port",
+    "jwt_secret": f"the key that signs access tokens, at least {JWT_SECRET_BYTES_MIN} bytes",
+    "token_seconds": "how long an access token is valid",
+    "body_bytes_max": "the largest request body; a larger one is answered with 413",
+    "match_batch": "how many commands one match call takes at most",
+    "backlog_max": "how many commands of a card may wait to be matched before orders are answered with 503",
+    "append_pending_max": "how many commands of a card may wait in one API process before 503",
+    "archive_entries": "how many event entries of a card one archive transaction takes at most",
+    "event_retention": "how many archived commands of a card stay in its events",
+    "log_retention": "how many archived commands of a card stay in its log",
+    "data_dir": "where `tcgx up` keeps its servers' data",
+    "traders": "how many traders `tcgx up` creates at its first start",
+    "redis_bin": "the redis-server or valkey-server program that `tcgx up` starts, instead of the packaged one",
+    "pg_bin": "the folder with initdb and postgres that `tcgx up` uses, instead of the packaged one",
+    "stop_seconds": "how long a service may take to stop before it is killed",
+    "log_level": "the least important log lines that are written",
+    "log_format": "console or json",
+}
+
+BOUNDS: Mapping[str, tuple[int, int]] = {
+    "price_cents_min": (1, 1_000_000),
+    "price_cents_max": (1, 1_000_000),
+    "max_quantity": (1, 1_000_000),
+    "port": (0, 65_535),
+    "api_workers": (1, 64),
+    "token_seconds": (1, 31_536_000),
+    "body_bytes_max": (1_000, 100_000_000),
+    "match_batch": (1, 10_000),
+    "backlog_max": (1_000, 1_000_000_000),
+    "append_pending_max": (1, 1_000_000),
+    "archive_entries": (1, 10_000),
+    "event_retention": (0, 1_000_000_000),
+    "log_retention": (0, 1_000_000_000),
+    "traders": (0, 1_000_000),
+    "stop_seconds": (1, 600),
+}
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field of `Settings`."""
+    return PREFIX + field.upper()
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """Settings from an environment.
+
+    Raises:
+        SettingError: a variable is unknown or its value cannot work; the message names it.
+    """
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    values: dict[str, Any] = {}
+    for name, text in environment.items():
+        if not name.startswith(PREFIX):
+            continue
+        field = fields.get(name.removeprefix(PREFIX).lower())
+        if field is None or name != variable(field.name):
+            raise SettingError(f"{name} is not a setting; `tcgx settings` lists them all")
+        values[field.name] = _parse(name, text, field.type)
+    settings = Settings(**values)
+    _check(settings)
+    return settings
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    if kind == tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return msgspec.convert(text.strip(), kind, strict=False)
+    except msgspec.ValidationError:
+        wanted = "a whole number" if kind is int else "one of " + ", ".join(getattr(kind, "__args__", ("text",)))
+        raise SettingError(f"{name}={text!r} must be {wanted}") from None
+
+
+def _check(settings: Settings) -> None:
+    for field, (low, high) in BOUNDS.items():
+        value = getattr(settings, field)
+        if not low <= value <= high:
+            raise SettingError(f"{variable(field)}={value} must be between {low} and {high}")
+    if settings.price_cents_min > settings.price_cents_max:
+        raise SettingError(
+            f"{variable('price_cents_min')}={settings.price_cents_min} must not be above "
+            f"{variable('price_cents_max')}={settings.price_cents_max}"
+        )
+    if not settings.cards:
+        raise SettingError(f"{variable('cards')} must name at least one card")
+    if len(set(settings.cards)) != len(settings.cards):
+        raise SettingError(f"{variable('cards')}={','.join(settings.cards)} names a card twice")
+    for card in settings.cards:
+        if not CARD_PATTERN.fullmatch(card):
+            raise SettingError(
+                f"{variable('cards')}: {card!r} must be a lower-case letter and then up to 30 letters, digits or _"
+            )
+    if settings.jwt_secret and len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
+        raise SettingError(f"{variable('jwt_secret')} must have at least {JWT_SECRET_BYTES_MIN} bytes")
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that make `read` return these settings; only those that differ from the default."""
+    variables = {}
+    for field in msgspec.structs.fields(Settings):
+        value = getattr(settings, field.name)
+        if value != field.default:
+            variables[variable(field.name)] = ",".join(value) if isinstance(value, tuple) else str(value)
+    return variables
+
+
+def table(settings: Settings, environment: Mapping[str, str]) -> list[tuple[str, str, str, str, str]]:
+    """Rows of variable, value, default, source and description; secrets are not shown."""
+    rows = []
+    for field in msgspec.structs.fields(Settings):
+        name = variable(field.name)
+        shown = _shown(field.name, getattr(settings, field.name))
+        source = "environment" if name in environment else "default"
+        rows.append((name, shown, _shown(field.name, field.default), source, DESCRIPTIONS[field.name]))
+    return rows
+
+
+def _shown(field: str, value: Any) -> str:
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    if field == "jwt_secret":
+        return "(set)" if text else "(not set)"
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", text) if field in SECRETS else text

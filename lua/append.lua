@@ -1,0 +1,82 @@
+-- append: puts commands at the end of a card's log and gives each its sequence.
+--
+-- Guarantee: all of them are in the log, in order and without a gap, or none is. A client_order_id that
+--   the trader has used on this card in the last 24 hours is never entered a second time: then nothing
+--   is appended, and the caller is told which commands repeat what.
+-- KEYS  {card}
+-- ARGS  how many commands, the commands (the JSON array of log.lua), how many may wait to be matched,
+--       then for each command that carries an id: its place (0 first), "<trader>:<client_order_id>", contents
+-- Reply {first sequence, time}; or, with nothing appended, {0, place, "<sequence> <contents>", …} where the
+--       second is empty for an id that repeats within these very commands
+-- Error BACKLOG when the matcher is too far behind
+local MS_PER_DAY = 86400000
+local REMEMBERED_SECONDS = 2 * 86400
+
+-- The greatest id that this stream has ever held.
+local function last_id(key)
+  local about = redis.call('XINFO', 'STREAM', key)
+  for i = 1, #about, 2 do
+    if about[i] == 'last-generated-id' then return about[i + 1] end
+  end
+end
+
+local function append(keys, args)
+  local tag = keys[1]
+  local count, commands, waiting_max = tonumber(args[1]), args[2], tonumber(args[3])
+  if not count or count < 1 or count > log.COMMANDS_MAX then
+    return redis.error_reply('ERR append takes 1 to ' .. log.COMMANDS_MAX .. ' commands')
+  end
+  local sequence_key, orders_key = tag .. ':sequence', tag .. ':orders'
+  local sequence = tonumber(redis.call('GET', sequence_key) or 0)
+  local matched = tonumber(redis.call('HGET', tag .. ':cursor', 'sequence') or 0)
+  if sequence - matched + count > waiting_max then
+    return redis.error_reply('BACKLOG ' .. text.integer[sequence - matched] .. ' commands of ' .. tag
+      .. ' wait to be matched')
+  end
+  local now = redis.call('TIME')
+  local time_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+
+  -- Ids are remembered by the day of their append, for that day and the next.
+  local ids_key = tag .. ':client_ids:'
+  local day = math.floor(time_ms / MS_PER_DAY)
+  local today_key = ids_key .. text.integer[day]
+  local ids, remembered = {}, {}
+  if #args > 3 then
+    local repeated, seen = { 0 }, {}
+    for a = 4, #args, 3 do ids[#ids + 1] = args[a + 1] end
+    local today = bulk.read(today_key, ids)
+    local yesterday = bulk.read(ids_key .. text.integer[day - 1], ids)
+    for i = 1, #ids do
+      local place, contents = args[3 * i + 1], args[3 * i + 3]
+      local first = today[i] or yesterday[i] or (seen[ids[i]] and '')
+      seen[ids[i]] = true
+      if first then
+        repeated[#repeated + 1] = tonumber(place)
+        repeated[#repeated + 1] = first
+      else
+        remembered[#remembered + 1] = ids[i]
+        remembered[#remembered + 1] = text.integer[sequence + 1 + place] .. ' ' .. contents
+      end
+    end
+    if #repeated > 1 then return repeated end
+  end
+
+  local first = text.integer[sequence + 1]
+  local at = text.time(time_ms)
+  -- first write: an id is its time and its sequence; where a later id is in the log already (a clock
+  -- that went back, an entry made by hand), the millisecond after that one stands in for the time
+  local added = redis.pcall('XADD', orders_key, text.integer[time_ms] .. '-' .. first, 'first', first, 'at', at,
+    'commands', commands)
+  if type(added) == 'table' and added.err then
+    local later = tonumber(string.match(last_id(orders_key), '^%d+')) + 1
+    redis.call('XADD', orders_key, text.integer[later] .. '-' .. first, 'first', first, 'at', at, 'commands', commands)
+  end
+  redis.call('SET', sequence_key, text.integer[sequence + count])
+  if #remembered > 0 then
+    bulk.call('HSET', today_key, remembered)
+    redis.call('EXPIRE', today_key, REMEMBERED_SECONDS)
+  end
+  return { sequence + 1, at }
+end
+
+return append

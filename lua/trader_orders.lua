@@ -1,0 +1,24 @@
+-- trader_orders: the latest orders of a trader on this card, newest first.
+--
+-- KEYS  {card}
+-- ARGS  trader id, how many at most, "all" or "open" (only those that rest in the book)
+-- Reply {sequence, record, …}; a record is as in {card}:open or {card}:closed
+local function trader_orders(keys, args)
+  local tag, limit = keys[1], tonumber(args[2])
+  local only_open = args[3] == 'open'
+  local from = only_open and 0 or -limit
+  local sequences = redis.call('LRANGE', trader.key(tag, args[1]), from, -1)
+  local open = bulk.read(tag .. ':open', sequences)
+  local closed = only_open and {} or bulk.read(tag .. ':closed', sequences)
+  local reply = {}
+  for i = #sequences, 1, -1 do
+    local record = open[i] or closed[i]
+    if record and #reply < 2 * limit then
+      reply[#reply + 1] = sequences[i]
+      reply[#reply + 1] = record
+    end
+  end
+  return reply
+end
+
+return trader_orders
