@@ -6,10 +6,11 @@ import msgspec
 from redis.asyncio import Redis
 
 from engine import codec, keys
-from engine.connection import understood
+from engine.connection import ENGINE_NAME, understood
 from engine.model import LATEST, Order, Trade
 
 EVENTS_A_READ = 64
+OPEN_MAX = 10_000
 
 
 class Depth(msgspec.Struct, frozen=True):
@@ -31,7 +32,7 @@ class Books:
     """The cards' state in Redis."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._redis: Any = redis  # redis-py's types of stream replies admit shapes that its RESP2 never gives
 
     async def order(self, card: str, sequence: int) -> Order | None:
         """An order that is accepted, open or lately completed; None if Redis does not hold it."""
@@ -46,9 +47,9 @@ class Books:
         reply = await self._read("trader_orders", card, trader_id, limit, "all")
         return _orders(card, reply)
 
-    async def open_orders(self, card: str, trader_id: int, limit: int) -> list[Order]:
-        """A trader's orders that rest in the book of a card, newest first."""
-        return _orders(card, await self._read("trader_orders", card, trader_id, limit, "open"))
+    async def open_orders(self, card: str, trader_id: int) -> list[Order]:
+        """A trader's orders that rest in the book of a card, newest first, at most `OPEN_MAX`."""
+        return _orders(card, await self._read("trader_orders", card, trader_id, OPEN_MAX, "open"))
 
     async def client_order(self, card: str, trader_id: int, client_order_id: str) -> int | None:
         """The sequence of the order that the trader entered under its own id in the last 24 hours."""
@@ -105,10 +106,16 @@ class Books:
         reply = await self._read("state_hash", card)
         return str(reply.decode())
 
-    async def ping(self) -> None:
-        """Raises `Unavailable` if Redis does not answer."""
+    async def answers(self) -> bool:
+        """True, or raises `Unavailable`."""
         with understood():
-            await self._redis.ping()
+            return bool(await self._redis.ping())
+
+    async def has_engine(self) -> bool:
+        """Whether an engine is connected."""
+        with understood():
+            clients = await self._redis.client_list()
+        return any(client.get("name") == ENGINE_NAME for client in clients)
 
     async def _read(self, function: str, card: str, *arguments: str | int) -> Any:
         with understood():

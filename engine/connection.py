@@ -15,21 +15,28 @@ COMMAND_SECONDS = 5
 BLOCK_MS = 5_000
 VERSION_MIN = (7, 0)
 
+ENGINE_NAME = "tcgx-engine"
+"""What engines call their connections, so that others can see that one is there."""
 
-def connect(url: str) -> Redis:
+
+def connect(url: str, name: str | None = None) -> Redis:
     """For commands that are answered at once. Nothing is sent twice: a lost reply of an append must not append
     again (redis-py repeats ten times unless told not to)."""
-    return _connect(url, COMMAND_SECONDS)
+    return _connect(url, COMMAND_SECONDS, name)
 
 
-def connect_blocking(url: str) -> Redis:
+def connect_blocking(url: str, name: str | None = None) -> Redis:
     """For reads that wait up to `BLOCK_MS` for something to arrive."""
-    return _connect(url, BLOCK_MS / 1000 + COMMAND_SECONDS)
+    return _connect(url, BLOCK_MS / 1000 + COMMAND_SECONDS, name)
 
 
-def _connect(url: str, seconds: float) -> Redis:
+def _connect(url: str, seconds: float, name: str | None) -> Redis:
     return Redis.from_url(
-        url, socket_timeout=seconds, socket_connect_timeout=COMMAND_SECONDS, retry=Retry(NoBackoff(), 0)
+        url,
+        socket_timeout=seconds,
+        socket_connect_timeout=COMMAND_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        client_name=name,
     )
 
 

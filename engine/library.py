@@ -22,7 +22,12 @@ def source() -> str:
     folder = files("lua")
     lines = [f"#!lua name={NAME}", "local function build()"]
     for name in PARTS:
-        lines += [f"local {name} = (function()", (folder / "parts" / f"{name}.lua").read_text(), f"return {name}", "end)()"]
+        lines += [
+            f"local {name} = (function()",
+            (folder / "parts" / f"{name}.lua").read_text(),
+            f"return {name}",
+            "end)()",
+        ]
     lines.append("return {")
     for name in WRITING + READING:
         lines += [f"{name} = (function()", (folder / f"{name}.lua").read_text(), "end)(),"]

@@ -1,0 +1,1 @@
+"""The edge: REST, authentication and what is wrong with a request."""

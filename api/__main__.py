@@ -1,0 +1,83 @@
+"""`python -m api`: one API process. Several share the port when TCGX_API_WORKERS says so."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+
+from api.app import create_app
+from engine import life
+from engine.errors import StartError
+from engine.settings import Settings
+
+log = structlog.get_logger()
+BACKLOG = 2_048
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, stopped by our own signals: it would end by the signal instead of with exit code 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals alone."""
+        yield
+
+
+def listen(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        StartError: the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port or TCGX_PORT"
+        ) from error
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+async def work(settings: Settings, stopping: asyncio.Event) -> None:
+    """Serves until told to stop; then finishes what it has accepted."""
+    app = create_app(settings)
+    with contextlib.closing(listen(settings.host, settings.port, shared=settings.api_workers > 1)) as listener:
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=max(1, settings.stop_seconds - 2),
+        )
+        server = Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        stop.cancel()
+        await serving
+        if not server.started:
+            raise StartError("the API did not start; the lines above say why")
+    log.info("stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(life.run("api", work, dict(os.environ)))

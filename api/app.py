@@ -1,0 +1,196 @@
+"""The application: all wiring of the API is in `create_app`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.config.app import AppConfig
+from litestar.datastructures import State
+from litestar.exceptions import (
+    ClientException,
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    ValidationException,
+)
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.spec import Components, Contact, License, SecurityScheme
+from litestar.static_files import create_static_files_router
+
+from api import cards, health, history, orders
+from api.auth import Authenticator
+from api.bodies import OrderBodies
+from api.context import Context
+from api.exchange import Exchange
+from api.problems import MEDIA_TYPE, FieldError, Problem, headers_of, invalid, of_error
+from archiver import store
+from archiver.store import Archive
+from engine import connection, library
+from engine.books import Books
+from engine.errors import StartError, TcgxError
+from engine.log import OrderLog
+from engine.matched import MatchedWatch
+from engine.settings import JWT_SECRET_BYTES_MIN, Settings
+
+log = structlog.get_logger()
+
+ASSETS = "/schema/assets"
+
+
+def create_app(settings: Settings) -> Litestar:
+    """The API for these settings; it connects when it starts.
+
+    Raises:
+        StartError: no key to sign tokens with.
+    """
+    if len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
+        raise StartError(f"TCGX_JWT_SECRET must be set, to at least {JWT_SECRET_BYTES_MIN} bytes")
+
+    @asynccontextmanager
+    async def services(app: Litestar) -> AsyncIterator[None]:
+        async with (
+            connection.connect(settings.redis_url) as redis,
+            connection.connect(settings.redis_url) as writing,
+            store.pool(settings.database_url) as pool,
+        ):
+            await connection.check(redis, durability=settings.durability)
+            await library.load(redis)
+            order_log = OrderLog(writing, backlog_max=settings.backlog_max, pending_max=settings.append_pending_max)
+            watch = MatchedWatch(redis, settings.cards)
+            archive = Archive(pool)
+            app.state.context = Context(
+                settings=settings,
+                exchange=Exchange(settings.cards, order_log, Books(redis), watch, archive),
+                authenticator=Authenticator(settings, archive),
+                bodies=OrderBodies(settings),
+            )
+            stopping = asyncio.Event()
+            listening = asyncio.create_task(watch.run(stopping), name="matched watch")
+            try:
+                yield
+            finally:
+                await order_log.close()
+                stopping.set()
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+
+    return Litestar(
+        route_handlers=[
+            *orders.ROUTES,
+            *cards.ROUTES,
+            *history.ROUTES,
+            *health.ROUTES,
+            _swagger_files(),
+        ],
+        lifespan=[services],
+        state=State({"settings": settings}),
+        openapi_config=_openapi(),
+        exception_handlers={
+            TcgxError: _our_error,
+            HTTPException: _http_error,
+            Exception: _unexpected_error,
+        },
+        request_max_body_size=settings.body_bytes_max,
+        on_app_init=[_without_logging],
+    )
+
+
+def _without_logging(config: AppConfig) -> AppConfig:
+    """Log lines go through structlog alone."""
+    config.logging_config = None
+    return config
+
+
+def _swagger_files() -> Any:
+    folder = files("openapi_ui_bundles") / "swagger_ui" / "vendor"
+    return create_static_files_router(path=ASSETS, directories=[str(folder)], include_in_schema=False)
+
+
+def _openapi() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="tcgx",
+        version="0.1.0",
+        description=(
+            "A trading platform for Pokémon cards. Prices are dollars as decimal strings, times RFC 3339 in UTC, "
+            "errors RFC 9457 problems with a stable `code`. A 2xx is durable; after a 5xx repeat with the same "
+            "client_order_id."
+        ),
+        license=License(name="MIT", identifier="MIT"),
+        contact=Contact(name="tcgx"),
+        path="/schema",
+        components=Components(
+            security_schemes={
+                "bearer": SecurityScheme(
+                    type="http", scheme="bearer", bearer_format="JWT", description="from POST /auth/token"
+                )
+            }
+        ),
+        render_plugins=[
+            SwaggerRenderPlugin(
+                js_url=f"{ASSETS}/swagger-ui-bundle.js",
+                css_url=f"{ASSETS}/swagger-ui.css",
+                standalone_preset_js_url=f"{ASSETS}/swagger-ui-standalone-preset.js",
+                favicon=f'<link rel="icon" type="image/png" href="{ASSETS}/favicon-32x32.png">',
+            ),
+            JsonRenderPlugin(),
+        ],
+    )
+
+
+def _response(problem: Problem, headers: dict[str, str] | None = None) -> Response[bytes]:
+    return Response(
+        msgspec.json.encode(problem),
+        status_code=problem.status,
+        media_type=MEDIA_TYPE,
+        headers={**headers_of(problem), **(headers or {})},
+    )
+
+
+def _our_error(_: Request[Any, Any, Any], error: TcgxError) -> Response[bytes]:
+    return _response(of_error(error))
+
+
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Litestar's own errors, in our words."""
+    if isinstance(error, ValidationException):
+        return _response(of_error(invalid(_parameter_errors(request, error))))
+    if isinstance(error, MethodNotAllowedException):
+        detail = f"{request.method} is not a method of {request.url.path}"
+        problem = Problem(405, "method_not_allowed", "Method not allowed", detail)
+        return _response(
+            problem, {key: value for key, value in (error.headers or {}).items() if key.lower() == "allow"}
+        )
+    if isinstance(error, NotFoundException):
+        return _response(Problem(404, "not_found", "Not found", f"there is nothing at {request.url.path[:80]}"))
+    if error.status_code == 413:
+        size = request.app.state.settings.body_bytes_max
+        return _response(Problem(413, "body_too_large", "Body too large", f"the body has more than {size} bytes"))
+    if isinstance(error, ClientException):
+        return _response(Problem(error.status_code, "bad_request", "Bad request", error.detail[:200]))
+    return _unexpected_error(request, error)
+
+
+def _parameter_errors(request: Request[Any, Any, Any], error: ValidationException) -> list[FieldError]:
+    found = error.extra if isinstance(error.extra, list) else []
+    errors = [
+        FieldError(
+            str(item.get("key", "?")),
+            f"invalid_{item.get('key', 'parameter')}",
+            str(item.get("message", "is not valid")),
+            request.query_params.get(str(item.get("key"))),
+        )
+        for item in found
+        if isinstance(item, dict)
+    ]
+    return errors or [FieldError("parameters", "invalid_parameter", error.detail[:200])]
+
+
+def _unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    log.error("a request failed", method=request.method, path=request.url.path, exc_info=error)
+    return _response(of_error(TcgxError(str(error))))

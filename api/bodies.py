@@ -1,0 +1,272 @@
+"""Request bodies: decoded in one go when they are right, explained field by field when they are not."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
+
+import msgspec
+
+from api.problems import ApiError, FieldError, invalid
+from engine.model import CLIENT_ORDER_ID_PATTERN, PlaceOrder, Side, TimeInForce, price_text
+from engine.settings import Settings
+
+CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
+DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
+
+
+class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /orders`."""
+
+    card: str
+    side: Literal["buy", "sell"]
+    price: msgspec.Raw
+    quantity: int = 1
+    client_order_id: str | None = None
+    time_in_force: Literal["gtc", "ioc", "fok"] = "gtc"
+
+
+class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /auth/token`."""
+
+    trader_id: int
+    api_key: str
+
+
+class OrderBodies:
+    """Turns bodies into commands, by the rules of the settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._cards = frozenset(settings.cards)
+        self._settings = settings
+        self._decode = msgspec.json.Decoder(OrderBody).decode
+        self._prices = _spellings(settings.price_cents_min, settings.price_cents_max)
+
+    def place_order(self, body: bytes, trader_id: int) -> PlaceOrder:
+        """The order that a body asks for.
+
+        Raises:
+            ApiError: it is no JSON object, or breaks rules; every wrong field is named.
+        """
+        try:
+            order = self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self._explained(body, trader_id)
+        price_cents = self._prices.get(bytes(order.price))
+        client_order_id = order.client_order_id
+        if (
+            price_cents is None
+            or order.card not in self._cards
+            or not 1 <= order.quantity <= self._settings.max_quantity
+            or (client_order_id is not None and not CLIENT_ORDER_ID.fullmatch(client_order_id))
+            or not _quotes_as_expected(body, order)
+        ):
+            return self._explained(body, trader_id)
+        return PlaceOrder(
+            trader_id=trader_id,
+            card=order.card,
+            side=_SIDES[order.side],
+            price_cents=price_cents,
+            quantity=order.quantity,
+            time_in_force=_TIMES_IN_FORCE[order.time_in_force],
+            client_order_id=client_order_id,
+        )
+
+    def _explained(self, body: bytes, trader_id: int) -> PlaceOrder:
+        """The slow way: every rule, one by one."""
+        return self._checked(fields_of(body), trader_id)
+
+    def _checked(self, pairs: list[tuple[str, Any]], trader_id: int) -> PlaceOrder:
+        checks: dict[str, Callable[[Any], Any]] = {
+            "card": self._card,
+            "side": _one_of("invalid_side", tuple(Side)),
+            "price": self._price,
+            "quantity": self._quantity,
+            "client_order_id": _client_order_id,
+            "time_in_force": _one_of("invalid_time_in_force", tuple(TimeInForce)),
+        }
+        values, errors = checked_fields(pairs, checks, required=("card", "side", "price"))
+        if errors:
+            raise invalid(errors)
+        return PlaceOrder(
+            trader_id=trader_id,
+            card=values["card"],
+            side=Side(values["side"]),
+            price_cents=values["price"],
+            quantity=values.get("quantity", 1),
+            time_in_force=TimeInForce(values.get("time_in_force", "gtc")),
+            client_order_id=values.get("client_order_id"),
+        )
+
+    def _card(self, value: Any) -> str:
+        if not isinstance(value, str) or value not in self._cards:
+            raise _Wrong("unknown_card", "must be one of " + ", ".join(self._settings.cards))
+        return value
+
+    def _price(self, value: Any) -> int:
+        low, high = self._settings.price_cents_min, self._settings.price_cents_max
+        rule = f"must be a decimal from {price_text(low)} to {price_text(high)} with at most two decimals"
+        price = _decimal(value)
+        if price is None or not low <= price * 100 <= high or price * 100 % 1 != 0:
+            raise _Wrong("invalid_price", rule)
+        return int(price * 100)
+
+    def _quantity(self, value: Any) -> int:
+        number = None if isinstance(value, str) else _decimal(value)
+        if number is None or number % 1 != 0 or not 1 <= number <= self._settings.max_quantity:
+            raise _Wrong("invalid_quantity", f"must be a whole number from 1 to {self._settings.max_quantity}")
+        return int(number)
+
+
+class _Wrong(Exception):
+    """A value breaks the rule of its field; a verdict within this file, never an error that leaves it."""
+
+    def __init__(self, code: str, rule: str) -> None:
+        super().__init__(rule)
+        self.code = code
+        self.rule = rule
+
+
+def token_body(body: bytes) -> TokenBody:
+    """The body of `POST /auth/token`.
+
+    Raises:
+        ApiError: it is no JSON object, or breaks rules; every wrong field is named.
+    """
+    checks: dict[str, Callable[[Any], Any]] = {"trader_id": _trader_id, "api_key": _api_key}
+    values, errors = checked_fields(fields_of(body), checks, required=("trader_id", "api_key"))
+    if errors:
+        raise invalid(errors)
+    return TokenBody(trader_id=values["trader_id"], api_key=values["api_key"])
+
+
+def fields_of(body: bytes) -> list[tuple[str, Any]]:
+    """The fields of a JSON object in order, duplicates included; numbers with a point as decimals.
+
+    Raises:
+        ApiError: it is not JSON, or not an object.
+    """
+    try:
+        parsed = json.loads(
+            body, object_pairs_hook=_Fields, parse_float=Decimal, parse_int=_integer, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError, InvalidOperation) as error:
+        raise ApiError(422, "invalid_json", "Invalid JSON", f"the body is not JSON: {str(error)[:200]}") from None
+    if not isinstance(parsed, _Fields):
+        raise ApiError(422, "invalid_body", "Invalid body", "the body must be a JSON object")
+    return list(parsed)
+
+
+def checked_fields(
+    pairs: list[tuple[str, Any]], checks: dict[str, Callable[[Any], Any]], *, required: Sequence[str]
+) -> tuple[dict[str, Any], list[FieldError]]:
+    """Values by field, and every rule that is broken, in the order of the body."""
+    values: dict[str, Any] = {}
+    errors: list[FieldError] = []
+    seen: set[str] = set()
+    for field, value in pairs:
+        if field in seen:
+            errors.append(FieldError(field, "duplicate_field", "must be given once"))
+        elif field not in checks:
+            errors.append(FieldError(field[:80], "unknown_field", "is not a field of this request"))
+        else:
+            try:
+                values[field] = checks[field](value)
+            except _Wrong as wrong:
+                errors.append(FieldError(field, wrong.code, wrong.rule, _echo(value)))
+        seen.add(field)
+    errors += [FieldError(field, "missing_field", "is required") for field in required if field not in seen]
+    return values, errors
+
+
+class _Fields(list[tuple[str, Any]]):
+    """The fields of an object, told apart from an array."""
+
+
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < 20 else Decimal(digits)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _decimal(value: Any) -> Decimal | None:
+    """A JSON number or a string of plain digits as an exact decimal."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        return Decimal(value) if DECIMAL.fullmatch(value) else None
+    if not isinstance(value, int | Decimal):
+        return None
+    number = Decimal(value)
+    return number if abs(number) < 10**12 else None
+
+
+def _one_of(code: str, allowed: Sequence[str]) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            raise _Wrong(code, "must be one of " + ", ".join(allowed))
+        return value
+
+    return check
+
+
+def _client_order_id(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not CLIENT_ORDER_ID.fullmatch(value):
+        raise _Wrong("invalid_client_order_id", "must be 1 to 64 letters, digits or . _ : -")
+    return value
+
+
+def _trader_id(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31 - 1:
+        raise _Wrong("invalid_trader_id", "must be a positive whole number")
+    return value
+
+
+def _api_key(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= 200:
+        raise _Wrong("invalid_api_key", "must be a string of 1 to 200 characters")
+    return value
+
+
+def _echo(value: Any) -> Any:
+    """A wrong value as it is repeated in the problem: short, and never an API key of a wrong type in full."""
+    if isinstance(value, Decimal):
+        return str(value)[:80]
+    if isinstance(value, str):
+        return value[:80]
+    if value is None or isinstance(value, bool | int):
+        return value
+    return "an object" if isinstance(value, _Fields) else "an array"
+
+
+def _spellings(low: int, high: int) -> dict[bytes, int]:
+    """Every usual spelling of every price as it stands in JSON: 5.5, 5.50, "5.5", "5.50", and 5 for 5.00."""
+    spellings: dict[bytes, int] = {}
+    for cents in range(low, high + 1):
+        text = price_text(cents)
+        for spelling in {text, text[:-1] if text.endswith("0") else text, text[:-3] if text.endswith("00") else text}:
+            spellings[spelling.encode()] = cents
+            spellings[f'"{spelling}"'.encode()] = cents
+    return spellings
+
+
+def _quotes_as_expected(body: bytes, order: OrderBody) -> bool:
+    """False if a field may be given twice (a decoder keeps the last): then there are more quotes than two for
+    each name and each text."""
+    texts = 5  # card, side and their values' names: "card" "side" "price", and two values
+    texts += bytes(order.price).startswith(b'"')
+    found = body.count(b'"') // 2
+    for field in (b'"quantity"', b'"client_order_id"', b'"time_in_force"'):
+        texts += field in body
+    texts += order.client_order_id is not None
+    texts += b'"time_in_force"' in body
+    return found == texts and b"\\" not in body
+
+
+_SIDES = {"buy": Side.BUY, "sell": Side.SELL}
+_TIMES_IN_FORCE = {"gtc": TimeInForce.GTC, "ioc": TimeInForce.IOC, "fok": TimeInForce.FOK}

@@ -1,0 +1,102 @@
+"""What goes wrong, as RFC 9457 problems: one struct, one exception, one table from our errors to HTTP."""
+
+from typing import Any
+
+import msgspec
+
+from engine.errors import ClientOrderIdConflict, LogGap, Overloaded, TcgxError, Unavailable
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 1
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One thing that is wrong with one field: the rule it breaks and the value it has."""
+
+    field: str
+    code: str
+    rule: str
+    value: Any = None
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An RFC 9457 problem. `code` is stable; `errors` lists every wrong field of a request."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    type: str = "about:blank"
+    errors: list[FieldError] = []
+
+
+class ApiError(TcgxError):
+    """A request is answered with this problem."""
+
+    def __init__(self, status: int, code: str, title: str, detail: str, errors: list[FieldError] | None = None) -> None:
+        super().__init__(detail)
+        self.problem = Problem(status=status, code=code, title=title, detail=detail, errors=errors or [])
+
+
+def invalid(errors: list[FieldError]) -> ApiError:
+    """A request whose fields break rules; the problem's code is that of the first."""
+    first = errors[0]
+    return ApiError(422, first.code, "Invalid request", "; ".join(sentence(error) for error in errors), errors)
+
+
+def sentence(error: FieldError) -> str:
+    """Field, rule and value in words."""
+    return (
+        f"{error.field} {error.rule}"
+        if error.value is None
+        else f"{error.field} {error.rule}, got {shown(error.value)}"
+    )
+
+
+def shown(value: Any) -> str:
+    """A value of a request as it may be repeated to its sender: bounded in length."""
+    text = value if isinstance(value, str) else str(value)
+    text = text if len(text) <= 80 else text[:77] + "..."
+    return f"'{text}'" if isinstance(value, str) else text
+
+
+def not_found(order_id: str) -> ApiError:
+    """An order that does not exist or is another trader's: one answer for both."""
+    return ApiError(404, "order_not_found", "Order not found", f"there is no order {shown(order_id)} of yours")
+
+
+def unauthorized(code: str, detail: str) -> ApiError:
+    """No valid access token."""
+    return ApiError(401, code, "Unauthorized", detail)
+
+
+def forbidden(detail: str) -> ApiError:
+    """A valid access token that does not allow this."""
+    return ApiError(403, "forbidden", "Forbidden", detail)
+
+
+def of_error(error: TcgxError) -> Problem:
+    """The table from our errors to HTTP."""
+    if isinstance(error, ApiError):
+        return error.problem
+    if isinstance(error, ClientOrderIdConflict):
+        return Problem(status=409, code="client_order_id_conflict", title="Conflict", detail=str(error))
+    if isinstance(error, Overloaded):
+        return Problem(status=503, code="overloaded", title="Overloaded", detail=f"nothing was accepted: {error}")
+    if isinstance(error, Unavailable | LogGap):
+        return Problem(
+            status=503,
+            code="unavailable",
+            title="Unavailable",
+            detail=f"{error}; repeat the request with the same client_order_id",
+        )
+    return Problem(status=500, code="internal_error", title="Internal error", detail="the server failed; see its log")
+
+
+def headers_of(problem: Problem) -> dict[str, str]:
+    """The headers that go with a problem."""
+    if problem.status in (429, 503):
+        return {"retry-after": str(RETRY_AFTER_SECONDS)}
+    if problem.status == 401:
+        return {"www-authenticate": "Bearer"}
+    return {}

@@ -1,0 +1,1 @@
+"""The relational side: completed orders and trades in PostgreSQL, in order, exactly once."""

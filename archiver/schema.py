@@ -1,0 +1,71 @@
+"""Migrations: plain SQL files, run once each, in order, under a lock; then a partition for every card."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+import asyncpg
+
+from engine.errors import StartError
+
+LOCK = 0x7463_6778_0001
+"""PostgreSQL advisory lock of whoever migrates."""
+
+
+def migrations() -> list[tuple[str, str]]:
+    """Name and SQL of every migration, in order."""
+    folder = files("archiver") / "migrations"
+    found = [
+        (entry.name.removesuffix(".sql"), entry.read_text()) for entry in folder.iterdir() if entry.name[0].isdigit()
+    ]
+    return sorted(found)
+
+
+async def migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
+    """Brings the database up to date. The names of the migrations that were run now."""
+    await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
+    try:
+        async with connection.transaction():
+            await connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_migrations "
+                "(name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
+            )
+        applied = await _applied(connection)
+        run_now = [(name, sql) for name, sql in migrations() if name not in applied]
+        for name, sql in run_now:
+            async with connection.transaction():
+                await connection.execute(sql)
+                await connection.execute("INSERT INTO schema_migrations (name) VALUES ($1)", name)
+        for card in cards:
+            await _create_partitions(connection, card)
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
+    return [name for name, _ in run_now]
+
+
+async def check(connection: asyncpg.Connection, cards: Sequence[str]) -> None:
+    """That every migration has been run and every card has its partitions.
+
+    Raises:
+        StartError: one is missing.
+    """
+    exists = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
+    applied = await _applied(connection) if exists else set()
+    missing = [name for name, _ in migrations() if name not in applied]
+    if missing:
+        raise StartError(f"The database lacks the migrations {', '.join(missing)}: run `tcgx migrate`")
+    for card in cards:
+        if await connection.fetchval("SELECT to_regclass($1) IS NULL", f"orders_{card}"):
+            raise StartError(f"The database has no partition for the card {card}: run `tcgx migrate`")
+
+
+async def _applied(connection: asyncpg.Connection) -> set[str]:
+    return {row["name"] for row in await connection.fetch("SELECT name FROM schema_migrations")}
+
+
+async def _create_partitions(connection: asyncpg.Connection, card: str) -> None:
+    # The card's name is a checked setting: lower-case letters, digits and _ (engine/settings.py).
+    for table in ("orders", "trades"):
+        await connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {table}_{card} PARTITION OF {table} (card DEFAULT '{card}') "
+            f"FOR VALUES IN ('{card}')"
+        )

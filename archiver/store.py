@@ -1,0 +1,242 @@
+"""All SQL of the archive: bulk inserts by the archiver, queries by the API."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from engine.codec import ORDER_COLUMNS, TRADE_COLUMNS
+from engine.errors import StartError, Unavailable
+from engine.model import Order, Side, Status, TimeInForce, Trade
+
+ARCHIVER_LOCK = 0x7463_6778_0002
+"""PostgreSQL advisory lock of the archiver that works; it goes with its connection."""
+
+YEAR_SECONDS = 365 * 86_400
+CONNECT_SECONDS = 5
+COMMAND_SECONDS = 30
+
+
+class Rows(msgspec.Struct):
+    """What one transaction archives of a card: lines as in {card}:events, and the id of the last entry."""
+
+    card: str
+    trades: bytes
+    orders: bytes
+    event_id: str
+    sequence: int
+
+
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """Turns errors of asyncpg that mean `no answer` into `Unavailable`."""
+    try:
+        yield
+    except (
+        OSError,
+        TimeoutError,
+        asyncpg.InterfaceError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.OperatorInterventionError,
+        asyncpg.InsufficientResourcesError,
+    ) as error:
+        raise Unavailable(f"PostgreSQL did not answer: {error or type(error).__name__}") from error
+
+
+async def connect(url: str) -> asyncpg.Connection:
+    """One connection.
+
+    Raises:
+        StartError: the server refuses the password or the database.
+        Unavailable: it does not answer.
+    """
+    try:
+        with understood():
+            return await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS)
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+        raise StartError(f"PostgreSQL refuses TCGX_DATABASE_URL: {error}") from error
+
+
+async def lock_archiver(connection: asyncpg.Connection) -> None:
+    """Waits until this connection is the one that archives."""
+    with understood():
+        await connection.execute("SELECT pg_advisory_lock($1)", ARCHIVER_LOCK, timeout=YEAR_SECONDS)
+
+
+async def cursors(connection: asyncpg.Connection) -> dict[str, str]:
+    """The last archived event id of each card."""
+    with understood():
+        rows = await connection.fetch("SELECT card, event_id FROM archive_cursor")
+    return {row["card"]: row["event_id"] for row in rows}
+
+
+async def insert(connection: asyncpg.Connection, archived: Sequence[Rows]) -> None:
+    """Rows and cursors in one transaction: after it, all of these are archived, or none is."""
+    with understood():
+        async with connection.transaction():
+            for rows in archived:
+                await _copy(connection, f"trades_{rows.card}", TRADE_COLUMNS, rows.trades)
+                await _copy(connection, f"orders_{rows.card}", ORDER_COLUMNS, rows.orders)
+            await connection.executemany(
+                "INSERT INTO archive_cursor (card, event_id, sequence, archived_at) VALUES ($1, $2, $3, now()) "
+                "ON CONFLICT (card) DO UPDATE SET event_id = $2, sequence = $3, archived_at = now()",
+                [(rows.card, rows.event_id, rows.sequence) for rows in archived],
+            )
+
+
+async def _copy(connection: asyncpg.Connection, table: str, columns: Sequence[str], lines: bytes) -> None:
+    if not lines:
+        return
+
+    async def source() -> AsyncIterator[bytes]:
+        yield lines
+
+    # The lines are in the text format of COPY already; their values hold no character that needs an escape.
+    await connection.copy_to_table(table, source=source(), columns=columns, delimiter=",", null="")
+
+
+class Archive:
+    """What the API reads from PostgreSQL."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def order(self, card: str, sequence: int) -> Order | None:
+        """A completed order."""
+        rows = await self._fetch(f"SELECT {_ORDER} FROM orders WHERE card = $1 AND sequence = $2", card, sequence)
+        return _order(rows[0]) if rows else None
+
+    async def client_order(self, trader_id: int, client_order_id: str) -> Order | None:
+        """The latest completed order that a trader entered under its own id."""
+        rows = await self._fetch(
+            f"SELECT {_ORDER} FROM orders WHERE trader_id = $1 AND client_order_id = $2 "
+            "ORDER BY accepted_at DESC, sequence DESC LIMIT 1",
+            trader_id,
+            client_order_id,
+        )
+        return _order(rows[0]) if rows else None
+
+    async def orders(
+        self, trader_id: int, *, card: str | None, before: tuple[str, int] | None, limit: int
+    ) -> list[Order]:
+        """A trader's completed orders, by acceptance, newest first; those before an order, if one is given.
+
+        Raises:
+            LookupError: the order to continue before is not in the archive.
+        """
+        where, arguments = ["trader_id = $1"], [trader_id]
+        values: list[Any] = list(arguments)
+        if card is not None:
+            values.append(card)
+            where.append(f"card = ${len(values)}")
+        if before is not None:
+            start = await self._fetch("SELECT accepted_at FROM orders WHERE card = $1 AND sequence = $2", *before)
+            if not start:
+                raise LookupError(before)
+            values += [start[0]["accepted_at"], *before]
+            where.append(f"(accepted_at, card, sequence) < (${len(values) - 2}, ${len(values) - 1}, ${len(values)})")
+        values.append(limit)
+        rows = await self._fetch(
+            f"SELECT {_ORDER} FROM orders WHERE {' AND '.join(where)} "
+            f"ORDER BY accepted_at DESC, card DESC, sequence DESC LIMIT ${len(values)}",
+            *values,
+        )
+        return [_order(row) for row in rows]
+
+    async def trades(self, card: str, *, before: int | None, limit: int) -> list[Trade]:
+        """A card's trades, newest first; those before a trade number, if one is given."""
+        rows = await self._fetch(
+            f"SELECT {_TRADE} FROM trades WHERE card = $1 AND trade_number < $2 ORDER BY trade_number DESC LIMIT $3",
+            card,
+            before if before is not None else 2**62,
+            limit,
+        )
+        return [_trade(row) for row in rows]
+
+    async def taker_trades(self, card: str, sequence: int) -> list[Trade]:
+        """The trades that an order made when it arrived, in order."""
+        rows = await self._fetch(
+            f"SELECT {_TRADE} FROM trades WHERE card = $1 AND taker_sequence = $2 ORDER BY trade_number", card, sequence
+        )
+        return [_trade(row) for row in rows]
+
+    async def cursor(self, card: str) -> str:
+        """The last archived event id of a card."""
+        rows = await self._fetch("SELECT event_id FROM archive_cursor WHERE card = $1", card)
+        return str(rows[0]["event_id"]) if rows else "0-0"
+
+    async def api_key(self, trader_id: int) -> tuple[bytes, str] | None:
+        """SHA-256 of a trader's API key, and the trader's role."""
+        rows = await self._fetch("SELECT api_key_sha256, role FROM traders WHERE trader_id = $1", trader_id)
+        return (rows[0]["api_key_sha256"], rows[0]["role"]) if rows else None
+
+    async def answers(self) -> bool:
+        """True, or raises `Unavailable`."""
+        await self._fetch("SELECT 1")
+        return True
+
+    async def has_archiver(self) -> bool:
+        """Whether an archiver holds the lock."""
+        rows = await self._fetch(
+            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 "
+            "AND classid::bigint = $1 AND objid::bigint = $2",
+            ARCHIVER_LOCK >> 32,
+            ARCHIVER_LOCK & 0xFFFF_FFFF,
+        )
+        return bool(rows)
+
+    async def _fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        with understood():
+            return await self._pool.fetch(query, *arguments)
+
+
+def pool(url: str) -> asyncpg.Pool:
+    """Connections for the API; they are opened when first needed, so that orders flow without PostgreSQL."""
+    return asyncpg.create_pool(url, min_size=0, max_size=4, timeout=CONNECT_SECONDS, command_timeout=CONNECT_SECONDS)
+
+
+_RFC3339 = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
+_ORDER = (
+    "card, sequence, trader_id, side::text, price_cents, quantity, filled_quantity, status::text, "
+    "time_in_force::text, client_order_id, "
+    f"to_char(accepted_at AT TIME ZONE 'UTC', '{_RFC3339}') AS accepted_text, "
+    f"to_char(closed_at AT TIME ZONE 'UTC', '{_RFC3339}') AS closed_text"
+)
+_TRADE = (
+    "card, trade_number, taker_sequence, maker_sequence, taker_trader_id, maker_trader_id, price_cents, quantity, "
+    f"taker_side::text, to_char(executed_at AT TIME ZONE 'UTC', '{_RFC3339}') AS executed_text"
+)
+
+
+def _order(row: asyncpg.Record) -> Order:
+    return Order(
+        card=row["card"],
+        sequence=row["sequence"],
+        trader_id=row["trader_id"],
+        side=Side(row["side"]),
+        price_cents=row["price_cents"],
+        quantity=row["quantity"],
+        filled_quantity=row["filled_quantity"],
+        status=Status(row["status"]),
+        time_in_force=TimeInForce(row["time_in_force"]),
+        client_order_id=row["client_order_id"],
+        accepted_at=row["accepted_text"],
+        closed_at=row["closed_text"],
+    )
+
+
+def _trade(row: asyncpg.Record) -> Trade:
+    return Trade(
+        card=row["card"],
+        number=row["trade_number"],
+        taker_sequence=row["taker_sequence"],
+        maker_sequence=row["maker_sequence"],
+        taker_trader_id=row["taker_trader_id"],
+        maker_trader_id=row["maker_trader_id"],
+        price_cents=row["price_cents"],
+        quantity=row["quantity"],
+        taker_side=Side(row["taker_side"]),
+        executed_at=row["executed_text"],
+    )

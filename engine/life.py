@@ -1,0 +1,103 @@
+"""What every service process shares: its log lines, its signals, and trying again after a failure."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import orjson
+import structlog
+import uvloop
+
+from engine.errors import TcgxError
+from engine.settings import Settings, read
+
+T = TypeVar("T")
+
+RETRY_SECONDS_MIN = 0.05
+RETRY_SECONDS_MAX = 2.0
+
+
+def configure_logging(settings: Settings, service: str) -> None:
+    """Structured lines on standard error, for people or as JSON; every line names the service."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    renderer: Any
+    if settings.log_format == "json":
+        renderer = structlog.processors.JSONRenderer(
+            serializer=lambda line, **_: orjson.dumps(line, default=str).decode()
+        )
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    return stopping
+
+
+async def unless_stopped(awaitable: Awaitable[T], stopping: asyncio.Event) -> T | None:
+    """The result, or None when the process is to stop first; the wait is then canceled."""
+    work = asyncio.ensure_future(awaitable)
+    stop = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else None
+    finally:
+        for task in (work, stop):
+            task.cancel()
+        await asyncio.gather(work, stop, return_exceptions=True)
+
+
+class Retry:
+    """The pause after a failure: doubling, bounded, cut short by the stop, and reset by a success."""
+
+    def __init__(self, stopping: asyncio.Event) -> None:
+        self._stopping = stopping
+        self._seconds = RETRY_SECONDS_MIN
+
+    def succeeded(self) -> None:
+        """The next failure pauses briefly again."""
+        self._seconds = RETRY_SECONDS_MIN
+
+    async def pause(self) -> None:
+        """Waits before the next try."""
+        try:
+            await asyncio.wait_for(self._stopping.wait(), self._seconds)
+        except TimeoutError:
+            self._seconds = min(2 * self._seconds, RETRY_SECONDS_MAX)
+
+
+def run(service: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]], environment: dict[str, str]) -> int:
+    """Runs a service until it is told to stop; the exit code is 0 after a stop, 1 after an error of ours."""
+
+    async def main(settings: Settings) -> None:
+        await work(settings, stop_on_signals())
+
+    try:
+        settings = read(environment)
+        configure_logging(settings, service)
+        uvloop.run(main(settings))
+    except TcgxError as error:
+        print(f"tcgx {service}: {error}", file=sys.stderr)  # noqa: T201 - the reason why it did not start
+        return 1
+    return 0

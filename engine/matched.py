@@ -1,0 +1,75 @@
+"""Waiting until a command has been matched: one subscription for all waiters of a process."""
+
+import asyncio
+import heapq
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from engine import keys
+from engine.connection import understood
+from engine.errors import TcgxError
+from engine.life import Retry
+
+log = structlog.get_logger()
+
+LISTEN_SECONDS = 5.0
+
+
+class MatchedWatch:
+    """Knows how far each card is matched, from what match calls publish.
+
+    A message that is lost with its connection is made up for by reading the cursors after subscribing again.
+    """
+
+    def __init__(self, redis: Redis, cards: Sequence[str]) -> None:
+        self._redis: Any = redis
+        self._cards = {keys.matched_channel(card).encode(): card for card in cards}
+        self._matched = dict.fromkeys(cards, 0)
+        self._waiters: dict[str, list[tuple[int, int, asyncio.Future[None]]]] = {card: [] for card in cards}
+        self._count = 0
+
+    async def wait(self, card: str, sequence: int, seconds: float) -> bool:
+        """Whether the command was matched before the time was over."""
+        if sequence <= self._matched[card]:
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._count += 1
+        heapq.heappush(self._waiters[card], (sequence, self._count, future))
+        try:
+            await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Listens until canceled."""
+        retry = Retry(stopping)
+        while not stopping.is_set():
+            try:
+                await self._listen(retry)
+            except TcgxError as error:
+                log.warning("listening for matches will be tried again", reason=str(error))
+                await retry.pause()
+
+    async def _listen(self, retry: Retry) -> None:
+        with understood():
+            async with self._redis.pubsub() as channel:
+                await channel.subscribe(*self._cards)
+                for card in self._cards.values():
+                    self._advance(card, int(await self._redis.hget(keys.key(card, "cursor"), "sequence") or 0))
+                retry.succeeded()
+                while True:
+                    message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_SECONDS)
+                    if message is not None:
+                        self._advance(self._cards[message["channel"]], int(message["data"]))
+
+    def _advance(self, card: str, sequence: int) -> None:
+        self._matched[card] = max(self._matched[card], sequence)
+        waiters = self._waiters[card]
+        while waiters and (waiters[0][0] <= self._matched[card] or waiters[0][2].done()):
+            _, _, future = heapq.heappop(waiters)
+            if not future.done():
+                future.set_result(None)
