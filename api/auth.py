@@ -1,42 +1,15 @@
 """Who calls: API keys are exchanged for bearer tokens; a token is decoded once and remembered."""
 
-import hashlib
 import hmac
 import time
-from typing import Literal, cast
 
-import jwt
-import msgspec
-
-from api.problems import ApiError, unauthorized
+from api.problems import unauthorized
 from archiver.store import Archive
+from engine import trust
 from engine.settings import Settings
+from engine.trust import ExpiredToken, Identity, InvalidToken
 
-ALGORITHM = "HS256"
-ISSUER = "tcgx"
 REMEMBERED_MAX = 50_000
-
-Role = Literal["trader", "admin"]
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """Whom a token speaks for, until when (seconds since 1970)."""
-
-    trader_id: int
-    role: Role
-    expires_at: int
-
-
-def token(secret: str, trader_id: int, role: Role, seconds: int) -> str:
-    """An access token, valid from now on."""
-    now = int(time.time())
-    claims = {"iss": ISSUER, "sub": str(trader_id), "role": role, "iat": now, "exp": now + seconds}
-    return jwt.encode(claims, secret, ALGORITHM)
-
-
-def key_hash(api_key: str) -> bytes:
-    """What is stored of an API key: SHA-256. The keys are 32 random bytes, so a slow hash would add nothing."""
-    return hashlib.sha256(api_key.encode()).digest()
 
 
 class Authenticator:
@@ -54,14 +27,15 @@ class Authenticator:
         Raises:
             ApiError: 401, because it is missing, malformed, wrong or expired.
         """
-        identity = self._remembered.get(authorization or "")
+        header = authorization or ""
+        identity = self._remembered.get(header)
         if identity is None:
-            identity = self._decode(authorization)
+            identity = self._decode(header)
             if len(self._remembered) >= REMEMBERED_MAX:
                 self._remembered.clear()
-            self._remembered[authorization or ""] = identity
+            self._remembered[header] = identity
         if identity.expires_at <= time.time():
-            self._remembered.pop(authorization or "", None)
+            del self._remembered[header]
             raise unauthorized("token_expired", "the access token has expired: get a new one from POST /auth/token")
         return identity
 
@@ -74,37 +48,21 @@ class Authenticator:
         """
         stored = await self._archive.api_key(trader_id)
         expected, role = stored if stored else (bytes(32), "trader")
-        if not hmac.compare_digest(expected, key_hash(api_key)):
+        if not hmac.compare_digest(expected, trust.key_hash(api_key)):
             raise unauthorized("invalid_credentials", f"trader {trader_id} does not exist or has another API key")
-        return token(self._secret, trader_id, cast(Role, role), self._seconds), self._seconds
+        return trust.token(
+            self._secret, trader_id, "admin" if role == "admin" else "trader", self._seconds
+        ), self._seconds
 
-    def _decode(self, authorization: str | None) -> Identity:
-        if not authorization:
+    def _decode(self, header: str) -> Identity:
+        if not header:
             raise unauthorized("token_missing", "send an access token as `Authorization: Bearer …`")
-        scheme, _, value = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not value:
+        scheme, _, text = header.partition(" ")
+        if scheme.lower() != "bearer" or not text.strip():
             raise unauthorized("token_invalid", "the Authorization header must be `Bearer` and an access token")
         try:
-            claims = jwt.decode(
-                value.strip(), self._secret, [ALGORITHM], issuer=ISSUER, options={"require": ["exp", "sub", "iss"]}
-            )
-            identity = Identity(int(claims["sub"]), _role(claims.get("role")), int(claims["exp"]))
-        except jwt.ExpiredSignatureError:
-            raise unauthorized(
-                "token_expired", "the access token has expired: get a new one from POST /auth/token"
-            ) from None
-        except (jwt.InvalidTokenError, ValueError, TypeError) as error:
-            raise unauthorized("token_invalid", f"the access token is not valid: {error}") from None
-        return identity
-
-
-def _role(value: object) -> Role:
-    if value not in ("trader", "admin"):
-        raise ValueError(f"role {value!r} is unknown")
-    return value
-
-
-def require_admin(identity: Identity) -> None:
-    """Raises `ApiError` 403 for anyone but an admin."""
-    if identity.role != "admin":
-        raise ApiError(403, "forbidden", "Forbidden", "this needs a token with the role admin")
+            return trust.identity(self._secret, text.strip())
+        except ExpiredToken as error:
+            raise unauthorized("token_expired", str(error)) from None
+        except InvalidToken as error:
+            raise unauthorized("token_invalid", str(error)) from None

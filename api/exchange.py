@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 
-from api.auth import Identity
 from api.problems import ApiError, not_found
 from archiver.store import Archive
 from engine.books import Books
@@ -11,6 +10,7 @@ from engine.errors import Unavailable
 from engine.log import OrderLog
 from engine.matched import MatchedWatch
 from engine.model import COMPLETED, CancelOrder, Entered, Order, PlaceOrder, Status, Trade, order_id
+from engine.trust import Identity
 
 
 class Exchange:

@@ -6,12 +6,12 @@ from litestar import Request, Response, delete, get, post
 from litestar.params import Parameter
 
 from api import describe
-from api.auth import Identity
 from api.bodies import token_body
 from api.context import Context, context_of
 from api.prefer import wait_seconds
 from api.views import MatchedOrderView, OrdersView, OrderView, TokenView, matched_view, order_view, orders_view
 from engine.model import LATEST
+from engine.trust import Identity
 
 BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 NO_WAIT = 0.0

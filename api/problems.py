@@ -70,11 +70,6 @@ def unauthorized(code: str, detail: str) -> ApiError:
     return ApiError(401, code, "Unauthorized", detail)
 
 
-def forbidden(detail: str) -> ApiError:
-    """A valid access token that does not allow this."""
-    return ApiError(403, "forbidden", "Forbidden", detail)
-
-
 def of_error(error: TcgxError) -> Problem:
     """The table from our errors to HTTP."""
     if isinstance(error, ApiError):

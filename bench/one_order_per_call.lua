@@ -1,49 +1,55 @@
--- The baseline: the obvious design, one script call an order. Kept as the yardstick for lua/match.lua.
--- It keeps what the exchange keeps: both books, what rests, what is completed, the latest 50 orders of
--- each trader and trades of the card, and an event stream for the archiver.
+-- The baseline: the obvious design, one script call an order, a hash an order. It does what lua/match.lua does
+-- for a limit order and keeps what that keeps: both books, every order by its sequence, the latest 50 orders of
+-- each trader and trades of the card, and a stream of events for an archiver. It is the yardstick of
+-- `tcgx bench match` and stays as it is.
 --
 -- KEYS  {card}
 -- ARGS  buy or sell, trader id, price in cents, quantity, time
+-- Reply the order's sequence
 local tag = KEYS[1]
-local side, trader, price, left, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local quantity = left
+local side, trader, price, quantity, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local opposite = side == 'buy' and tag .. ':asks' or tag .. ':bids'
+local own = side == 'buy' and tag .. ':bids' or tag .. ':asks'
 local sign = side == 'buy' and 1 or -1
-local opposite = tag .. (side == 'buy' and ':asks' or ':bids')
 local sequence = redis.call('INCR', tag .. ':sequence')
-local tail = trader .. ',' .. side .. ',' .. price .. ',' .. quantity .. ',gtc,,' .. at
+local order_key = tag .. ':order:' .. sequence
+local left = quantity
 
-local function close(field, record)
-  redis.call('HSET', tag .. ':closed', field, record)
-  redis.call('XADD', tag .. ':events', '*', 'order', field .. ',' .. record)
+local function complete(completed, filled)
+  redis.call('XADD', tag .. ':events', '*', 'type', 'completed', 'sequence', completed, 'filled', filled, 'at', at)
 end
 
+redis.call('HSET', order_key, 'trader', trader, 'side', side, 'price', price, 'quantity', quantity, 'filled', 0,
+  'status', 'open', 'accepted_at', at)
 while left > 0 do
   local best = redis.call('ZRANGE', opposite, 0, 0, 'WITHSCORES')
   if #best == 0 or tonumber(best[2]) > sign * price then break end
-  local field = tostring(tonumber(best[1]))
-  local filled, rest, maker_quantity = string.match(redis.call('HGET', tag .. ':open', field),
-    '^(%d+),(%d+,%a+,%d+,(%d+),.*)$')
-  local fill = math.min(left, maker_quantity - filled)
+  local maker = tonumber(best[1])
+  local maker_key = tag .. ':order:' .. maker
+  local stored = redis.call('HMGET', maker_key, 'quantity', 'filled')
+  local maker_left = stored[1] - stored[2]
+  local fill = math.min(left, maker_left)
   left = left - fill
-  filled = filled + fill
-  if filled == tonumber(maker_quantity) then
+  if fill == maker_left then
     redis.call('ZREM', opposite, best[1])
-    redis.call('HDEL', tag .. ':open', field)
-    close(field, filled .. ',' .. rest .. ',filled,' .. at)
+    redis.call('HSET', maker_key, 'filled', stored[1], 'status', 'filled', 'closed_at', at)
+    complete(maker, stored[1])
   else
-    redis.call('HSET', tag .. ':open', field, filled .. ',' .. rest)
+    redis.call('HSET', maker_key, 'filled', stored[2] + fill, 'status', 'partially_filled')
   end
   local number = redis.call('INCR', tag .. ':trade_number')
-  local trade = number .. ',' .. sequence .. ',' .. field .. ',' .. math.abs(best[2]) .. ',' .. fill .. ',' .. at
-  redis.call('LPUSH', tag .. ':trades', trade)
+  local trade_price = math.abs(tonumber(best[2]))
+  redis.call('LPUSH', tag .. ':trades', number .. ',' .. trade_price .. ',' .. fill .. ',' .. side .. ',' .. at)
   redis.call('LTRIM', tag .. ':trades', 0, 49)
-  redis.call('XADD', tag .. ':events', '*', 'trade', trade)
+  redis.call('XADD', tag .. ':events', '*', 'type', 'trade', 'number', number, 'taker', sequence, 'maker', maker,
+    'price', trade_price, 'quantity', fill, 'at', at)
 end
 if left == 0 then
-  close(tostring(sequence), quantity .. ',' .. tail .. ',filled,' .. at)
+  redis.call('HSET', order_key, 'filled', quantity, 'status', 'filled', 'closed_at', at)
+  complete(sequence, quantity)
 else
-  redis.call('ZADD', tag .. (side == 'buy' and ':bids' or ':asks'), -sign * price, string.format('%012d', sequence))
-  redis.call('HSET', tag .. ':open', tostring(sequence), (quantity - left) .. ',' .. tail)
+  if left < quantity then redis.call('HSET', order_key, 'filled', quantity - left, 'status', 'partially_filled') end
+  redis.call('ZADD', own, -sign * price, string.format('%012d', sequence))
 end
 redis.call('LPUSH', tag .. ':trader:' .. trader, sequence)
 redis.call('LTRIM', tag .. ':trader:' .. trader, 0, 49)

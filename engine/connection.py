@@ -76,9 +76,10 @@ async def check(client: Redis, *, durability: str) -> None:
         about: dict[str, Any] = await client.info("server")
         configured = await client.config_get("append*")
         memory: dict[str, Any] = await client.info("memory")
-    except redis.exceptions.AuthenticationError as error:
-        raise StartError(f"Redis refuses the password of TCGX_REDIS_URL: {error}") from error
     except (redis.exceptions.RedisError, OSError) as error:
+        # redis-py wraps a refused password in a ConnectionError where the connection is a unix socket.
+        if any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid username-password", "Authentication")):
+            raise StartError(f"Redis refuses the password of TCGX_REDIS_URL: {error}") from error
         raise StartError(f"Redis does not answer at TCGX_REDIS_URL: {error}") from error
     version = str(about.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:

@@ -4,6 +4,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from engine.connection import understood
+
 NAME = "tcgx"
 
 # Parts are local tables that later parts and the functions use, so their order matters.
@@ -46,12 +48,18 @@ def source() -> str:
     return "\n".join(lines) + "\n"
 
 
+async def is_loaded(redis: Any) -> bool:
+    """Whether the server's library is this one."""
+    with understood():
+        loaded = await redis.function_list(library=NAME, withcode=True)
+    return bool(loaded) and source() in _texts(loaded[0])
+
+
 async def load(redis: Any) -> None:
     """Makes the server's library this one; does nothing where it already is."""
-    loaded = await redis.function_list(library=NAME, withcode=True)
-    if loaded and source() in _texts(loaded[0]):
-        return
-    await redis.function_load(source(), replace=True)
+    if not await is_loaded(redis):
+        with understood():
+            await redis.function_load(source(), replace=True)
 
 
 def _texts(described: Any) -> set[str]:

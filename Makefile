@@ -1,0 +1,48 @@
+# Everything is set up by itself: a virtual environment in .venv, with the locked dependencies.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/ready ## the virtual environment with all dependencies
+
+.venv/ready: requirements-dev.lock pyproject.toml tools/setup
+	@PYTHON="$(PYTHON)" sh tools/setup
+
+run: .venv/ready ## the whole exchange, until Ctrl-C (ARGS="--port 8001" and the like)
+	@exec "$(BIN)/tcgx" up $(ARGS)
+
+test: .venv/ready ## every test, on real servers
+	@"$(BIN)/python" -m pytest $(ARGS)
+
+quick: .venv/ready ## the tests that need no server, in seconds
+	@"$(BIN)/python" -m pytest -m "not server" $(ARGS)
+
+check: .venv/ready ## format, lint, types, and the container files
+	@"$(BIN)/ruff" format --check .
+	@"$(BIN)/ruff" check .
+	@"$(BIN)/mypy"
+	@"$(BIN)/hadolint" Dockerfile
+	@"$(BIN)/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml
+	@"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/ci.yml
+
+format: .venv/ready ## puts the code into its format
+	@"$(BIN)/ruff" format .
+	@"$(BIN)/ruff" check --fix .
+
+bench: .venv/ready ## the benchmarks
+	@"$(BIN)/python" -m bench.match $(ARGS)
+
+lock: .venv/ready ## resolves the dependencies anew
+	@"$(BIN)/python" -m pip install --quiet uv
+	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --output-file requirements.lock pyproject.toml
+	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev --output-file requirements-dev.lock pyproject.toml
+
+clean: ## removes the virtual environment
+	rm -rf .venv
+
+.PHONY: help setup run test quick check format bench lock clean

@@ -1,0 +1,53 @@
+"""Traders and their API keys, in PostgreSQL."""
+
+import csv
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import asyncpg
+
+from archiver.store import understood
+from engine.trust import key_hash
+
+KEY_BYTES = 32
+
+
+async def seed(connection: asyncpg.Connection, count: int, out: Path | None) -> int:
+    """Creates the traders 1 to `count` that do not exist yet, with random API keys.
+
+    `out` gets a line `trader_id,api_key` for each; it is the only place where the keys are ever written, with
+    mode 0600. How many were created.
+    """
+    async with connection.transaction():
+        with understood():
+            await connection.execute("LOCK TABLE traders IN SHARE ROW EXCLUSIVE MODE")
+            existing = {row["trader_id"] for row in await connection.fetch("SELECT trader_id FROM traders")}
+        created = [
+            (trader_id, secrets.token_urlsafe(KEY_BYTES))
+            for trader_id in range(1, count + 1)
+            if trader_id not in existing
+        ]
+        with understood():
+            await connection.copy_records_to_table(
+                "traders",
+                records=[(trader_id, key_hash(api_key)) for trader_id, api_key in created],
+                columns=("trader_id", "api_key_sha256"),
+            )
+        if out is not None and created:
+            _write(out, created)
+    return len(created)
+
+
+async def count(connection: asyncpg.Connection) -> int:
+    """How many traders there are."""
+    with understood():
+        return int(await connection.fetchval("SELECT count(*) FROM traders"))
+
+
+def _write(out: Path, created: Sequence[tuple[int, str]]) -> None:
+    with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("trader_id", "api_key"))
+        writer.writerows(created)

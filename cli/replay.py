@@ -1,0 +1,164 @@
+"""Determinism to try: a card's log run again through an empty server must give the same state hash."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from engine import keys
+from engine.books import Books
+from engine.connection import understood
+from engine.errors import StartError
+from engine.matcher import Matcher
+from engine.settings import Settings
+
+ENTRIES_A_READ = 200
+SETTLE_TRIES = 50
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """An entry of a card's log, as it is in Redis; one line of a file."""
+
+    card: str
+    id: str
+    fields: list[str]
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """The state that a card's log leads to; the last line of each card in a file."""
+
+    card: str
+    state_hash: str
+    log_id: str
+
+
+Line = Entry | Expected
+
+
+async def of_server(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
+    """The logs of a live server up to what is matched now, each followed by its state.
+
+    Raises:
+        StartError: the beginning of a log has been trimmed.
+    """
+    client: Any = redis
+    books = Books(redis)
+    for card in cards:
+        expected = await _state(books, client, card)
+        after = "-"
+        while True:
+            with understood():
+                entries = await client.xrange(
+                    keys.key(card, "orders"), min=after, max=expected.log_id, count=ENTRIES_A_READ
+                )
+            if after == "-":
+                _check_beginning(card, entries, expected)
+            for entry_id, fields in entries:
+                texts = [text.decode(errors="backslashreplace") for pair in fields.items() for text in pair]
+                yield Entry(card, entry_id.decode(), texts)
+            if len(entries) < ENTRIES_A_READ:
+                break
+            after = f"({entries[-1][0].decode()}"
+        yield expected
+
+
+def of_file(path: Path) -> Iterator[Line]:
+    """The lines of a file.
+
+    Raises:
+        StartError: a line is neither an entry nor a state.
+    """
+    decode = msgspec.json.decode
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                kind: type[Line] = Expected if b'"state_hash"' in line else Entry
+                yield decode(line, type=kind)
+            except msgspec.DecodeError as error:
+                raise StartError(f"{path}, line {number}: {error}") from error
+
+
+async def export(lines: AsyncIterator[Line], path: Path) -> int:
+    """Writes lines to a file. How many."""
+    count = 0
+    with path.open("wb") as file:
+        async for line in lines:
+            file.write(msgspec.json.encode(line) + b"\n")
+            count += 1
+    return count
+
+
+async def replay(
+    lines: AsyncIterator[Line], redis: Redis, settings: Settings, *, batch: int
+) -> list[tuple[str, str, str]]:
+    """Runs logs through an empty server. For each card: its name, the hash expected, the hash found."""
+    books = Books(redis)
+    client: Any = redis
+    last: dict[str, str] = {}
+    outcome = []
+    async for line in lines:
+        if isinstance(line, Entry):
+            with understood():
+                fields = dict(zip(line.fields[::2], line.fields[1::2], strict=True))
+                await client.xadd(keys.key(line.card, "orders"), fields, id=line.id)
+            last[line.card] = line.id
+            continue
+        if line.card in last:
+            await _issue(client, line.card)
+            await _match(Matcher(redis, redis, line.card, batch=batch, self_trade=settings.self_trade), line.card)
+        outcome.append((line.card, line.state_hash, await books.state_hash(line.card)))
+    return outcome
+
+
+async def _issue(client: Any, card: str) -> None:
+    """Makes the server know that the sequences of the log were given out."""
+    with understood():
+        newest = await client.xrevrange(keys.key(card, "orders"), count=ENTRIES_A_READ)
+    for _, fields in newest:
+        if set(fields) == {b"first", b"at", b"commands"}:
+            count = len(msgspec.json.decode(fields[b"commands"])) // 5
+            with understood():
+                await client.set(keys.key(card, "sequence"), int(fields[b"first"]) + count - 1)
+            return
+
+
+async def _match(matcher: Matcher, card: str) -> None:
+    started, calls, more = time.monotonic(), 0, True
+    while more:
+        more, log_id = await matcher.match()
+        calls += 1
+        if calls % 200 == 0 and sys.stderr.isatty():
+            seconds = time.monotonic() - started
+            print(f"\r{card}: {calls} calls, {calls / seconds:,.0f} calls/s, at {log_id}", end="", file=sys.stderr)
+    if calls >= 200 and sys.stderr.isatty():
+        print(file=sys.stderr)
+
+
+async def _state(books: Books, client: Any, card: str) -> Expected:
+    """Hash and log id of one moment; a busy card moves between two reads, so they are read until they agree."""
+    for _ in range(SETTLE_TRIES):
+        with understood():
+            before = await client.hget(keys.key(card, "cursor"), "log_id")
+        state_hash = await books.state_hash(card)
+        with understood():
+            after = await client.hget(keys.key(card, "cursor"), "log_id")
+        if before == after:
+            return Expected(card, state_hash, (after or b"0-0").decode())
+        await asyncio.sleep(0)
+    raise StartError(f"{card} is matching without a pause: stop the flow of orders, or try again")
+
+
+def _check_beginning(card: str, entries: list[Any], expected: Expected) -> None:
+    if expected.log_id == "0-0":
+        return
+    firsts = [int(fields[b"first"]) for _, fields in entries if b"first" in fields and fields[b"first"].isdigit()]
+    if not firsts or firsts[0] != 1:
+        raise StartError(
+            f"the log of {card} begins at command {firsts[0] if firsts else '?'}: what was archived before has been "
+            "trimmed (TCGX_LOG_RETENTION), so it can't be replayed from the start"
+        )

@@ -1,0 +1,281 @@
+"""Child processes: started, kept running, stopped in order; none of them outlives this process.
+
+On Linux the kernel ends every child when the thread that started it ends (`PR_SET_PDEATHSIG`), so even a supervisor
+killed with -9 leaves nothing behind. Start children from the main thread.
+"""
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Protocol
+
+import msgspec
+import structlog
+
+from engine.errors import StartError
+
+PR_SET_PDEATHSIG = 1
+RESTART_SECONDS_MIN = 0.1
+RESTART_SECONDS_MAX = 5.0
+STEADY_SECONDS = 10.0
+
+log = structlog.get_logger()
+
+# Looked up once here: between fork and exec as little as possible may happen.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+class Account(msgspec.Struct, frozen=True):
+    """The user that a process runs as, with this one group and no others."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+class Process:
+    """One child in a session of its own: Ctrl-C in the terminal does not reach it.
+
+    It belongs to no event loop, so a test may start it in one `asyncio.run` and stop it in another.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str],
+        stop_signal: signal.Signals = signal.SIGTERM,
+        folder: Path | None = None,
+        stdin: bytes = b"",
+        output: IO[bytes] | None = None,
+        account: Account | None = None,
+        inherited: Sequence[int] = (),
+    ) -> None:
+        """Starts it. `stdin` is all that it can read; without `output` it writes where we write.
+
+        Raises:
+            StartError: the program cannot be executed.
+        """
+        self._stop_signal = stop_signal
+        try:
+            self._popen = subprocess.Popen(
+                list(argv),
+                env=dict(environment),
+                cwd=folder,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                pass_fds=inherited,
+                start_new_session=True,
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+                preexec_fn=_ends_with_us(stop_signal),  # noqa: PLW1509 -- two system calls, and no lock is taken
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise StartError(f"{argv[0]} cannot be started: {error}") from error
+        self._write(stdin)
+
+    def _write(self, text: bytes) -> None:
+        if self._popen.stdin is None:
+            return
+        # A child that has ended already does not read; its exit code and its log tell why.
+        with suppress(BrokenPipeError), self._popen.stdin as pipe:
+            pipe.write(text)
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def ended(self) -> bool:
+        """Whether it has ended. What is left of its process group is killed then: orphaned workers would keep
+        the port of the service that is started next."""
+        if self._popen.returncode is not None:
+            return True
+        if not _is_zombie(self._popen):
+            return False
+        # The zombie still owns its process id, so this cannot be another group of the same number.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()
+        return True
+
+    async def wait(self) -> int:
+        """Waits until it has ended; the exit code, or minus the number of the signal that killed it."""
+        while not self.ended():
+            await _end_of(self._popen)
+        code: int = self._popen.returncode
+        return code
+
+    async def stop(self, *, seconds: float) -> bool:
+        """Asks it to end, and kills it after `seconds`; whether it ended by itself."""
+        if self.ended():
+            return True
+        self._popen.send_signal(self._stop_signal)
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wait()
+        except TimeoutError:
+            self._popen.kill()
+            await self.wait()
+            return False
+        return True
+
+
+def _ends_with_us(number: signal.Signals) -> Callable[[], None] | None:
+    parent = os.getpid()
+    prctl = _prctl
+    if prctl is None:
+        return None
+
+    def between_fork_and_exec() -> None:
+        prctl(PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:  # we ended before the kernel knew whom to tell
+            os._exit(1)
+
+    return between_fork_and_exec
+
+
+def _is_zombie(popen: subprocess.Popen[bytes]) -> bool:
+    if sys.platform != "linux":
+        return popen.poll() is not None
+    try:
+        return os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
+
+
+async def _end_of(popen: subprocess.Popen[bytes]) -> None:
+    if sys.platform != "linux":
+        await asyncio.to_thread(popen.wait)
+        return
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    descriptor = os.pidfd_open(popen.pid)
+    try:
+        loop.add_reader(descriptor, ended.set)
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+class Supervised(Protocol):
+    """What a `Supervisor` keeps running: a service, or an embedded server."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def start(self) -> None:
+        """Starts it, in the same place as before; does nothing while it runs. Raises `StartError`."""
+
+    async def wait(self) -> int:
+        """Waits until it has ended; its exit code."""
+
+    async def stop(self) -> None:
+        """Stops it; does nothing when it does not run."""
+
+
+class Service:
+    """A program of ours, that writes where we write."""
+
+    def __init__(self, name: str, argv: Sequence[str | Path], *, environment: Mapping[str, str], stop_seconds: float):
+        self.name = name
+        self._argv = tuple(argv)
+        self._environment = dict(environment)
+        self._stop_seconds = stop_seconds
+        self._process: Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self._process.pid if self._process and not self._process.ended() else None
+
+    async def start(self) -> None:
+        """Starts it unless it runs.
+
+        Raises:
+            StartError: the program cannot be executed.
+        """
+        if self.pid is None:
+            self._process = Process(self._argv, environment=self._environment)
+
+    async def wait(self) -> int:
+        """Waits until it has ended; its exit code."""
+        return await self._process.wait() if self._process else 0
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL after `stop_seconds`."""
+        if self._process and not await self._process.stop(seconds=self._stop_seconds):
+            log.warning("killed, because it did not stop in time", service=self.name, stop_seconds=self._stop_seconds)
+
+
+class Supervisor:
+    """Keeps services and embedded servers running until it is told to stop."""
+
+    def __init__(self, members: Sequence[Supervised], *, stop_order: Sequence[str] = ()) -> None:
+        """Members start in their order, and stop in the order of the names in `stop_order` (default: reversed)."""
+        by_name = {member.name: member for member in members}
+        order = list(stop_order) or list(reversed(by_name))
+        if len(by_name) != len(members) or sorted(order) != sorted(by_name):
+            raise ValueError(f"stop_order must name every member once: {order} for {list(by_name)}")
+        self._members = tuple(members)
+        self._stopped_in_order = tuple(by_name[name] for name in order)
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Starts what does not run yet, restarts whatever ends, and stops everything once `stop` is set, also
+        when it is canceled or fails itself.
+
+        Raises:
+            StartError: a member cannot be started the first time.
+        """
+        try:
+            for member in self._members:
+                await member.start()
+            async with asyncio.TaskGroup() as group:
+                keepers = [group.create_task(self._keep(member)) for member in self._members]
+                await stop.wait()
+                for keeper in keepers:
+                    keeper.cancel()
+        finally:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Stops every member, one after the other."""
+        for member in self._stopped_in_order:
+            await member.stop()
+
+    async def _keep(self, member: Supervised) -> None:
+        clock = asyncio.get_running_loop().time
+        delay = RESTART_SECONDS_MIN
+        while True:
+            started_at = clock()
+            ending = await _run(member)
+            if clock() - started_at >= STEADY_SECONDS:
+                delay = RESTART_SECONDS_MIN
+            log.warning("ended unexpectedly, starts again", service=member.name, ending=ending, delay_seconds=delay)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, RESTART_SECONDS_MAX)
+
+
+async def _run(member: Supervised) -> str:
+    try:
+        await member.start()
+    except StartError as error:
+        return str(error)
+    return _ending(await member.wait())
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
