@@ -11,6 +11,7 @@ import structlog
 import uvicorn
 
 from api.app import create_app
+from api.protocol import Protocol
 from engine import life
 from engine.errors import StartError
 from engine.settings import Settings
@@ -58,7 +59,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="on",
             access_log=False,

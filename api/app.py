@@ -1,6 +1,7 @@
 """The application: all wiring of the API is in `create_app`."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -8,12 +9,13 @@ from typing import Any
 
 import msgspec
 import structlog
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, Router
 from litestar.config.app import AppConfig
 from litestar.datastructures import State
 from litestar.exceptions import (
     ClientException,
     HTTPException,
+    InternalServerException,
     MethodNotAllowedException,
     NotFoundException,
     ValidationException,
@@ -28,7 +30,7 @@ from api.auth import Authenticator
 from api.bodies import OrderBodies
 from api.context import Context
 from api.exchange import Exchange
-from api.problems import MEDIA_TYPE, FieldError, Problem, headers_of, invalid, of_error
+from api.problems import MEDIA_TYPE, VALUE_CHARACTERS_MAX, FieldError, Problem, headers_of, invalid, of_error
 from archiver import store
 from archiver.store import Archive
 from engine import connection, library
@@ -40,7 +42,12 @@ from engine.settings import JWT_SECRET_BYTES_MIN, Settings
 
 log = structlog.get_logger()
 
-ASSETS = "/schema/assets"
+SCHEMA = "/schema"
+ASSETS = f"{SCHEMA}/assets"
+
+# How Litestar words what it has no exception of its own for.
+MISSING_PARAMETER = re.compile(r"Missing required query parameter '(\w+)'")
+DISCONNECTED = "client disconnected prematurely"
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -123,7 +130,9 @@ def _openapi() -> OpenAPIConfig:
         ),
         license=License(name="MIT", identifier="MIT"),
         contact=Contact(name="tcgx"),
-        path="/schema",
+        openapi_router=Router(
+            SCHEMA, route_handlers=[], include_in_schema=False, after_request=_problem_instead_of_page
+        ),
         components=Components(
             security_schemes={
                 "bearer": SecurityScheme(
@@ -152,6 +161,15 @@ def _response(problem: Problem, headers: dict[str, str] | None = None) -> Respon
     )
 
 
+def _nothing_at(path: str) -> Problem:
+    return Problem(404, "not_found", "Not found", f"there is nothing at {path[:VALUE_CHARACTERS_MAX]}")
+
+
+def _problem_instead_of_page(response: Response[Any]) -> Response[Any]:
+    """Litestar's OpenAPI router answers what it does not have with a page of HTML."""
+    return _response(_nothing_at(f"this path below {SCHEMA}")) if response.status_code == 404 else response
+
+
 def _our_error(_: Request[Any, Any, Any], error: TcgxError) -> Response[bytes]:
     return _response(of_error(error))
 
@@ -166,29 +184,46 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
         return _response(
             problem, {key: value for key, value in (error.headers or {}).items() if key.lower() == "allow"}
         )
-    if isinstance(error, NotFoundException):
-        return _response(Problem(404, "not_found", "Not found", f"there is nothing at {request.url.path[:80]}"))
-    if error.status_code == 413:
-        size = request.app.state.settings.body_bytes_max
-        return _response(Problem(413, "body_too_large", "Body too large", f"the body has more than {size} bytes"))
+    if isinstance(error, InternalServerException) and error.detail == DISCONNECTED:
+        return _response(Problem(400, "incomplete_body", "Incomplete body", "the client went away within the body"))
     if isinstance(error, ClientException):
-        return _response(Problem(error.status_code, "bad_request", "Bad request", error.detail[:200]))
+        return _response(_client_problem(request, error))
     return _unexpected_error(request, error)
 
 
+def _client_problem(request: Request[Any, Any, Any], error: ClientException) -> Problem:
+    if isinstance(error, NotFoundException):
+        return _nothing_at(request.url.path)
+    if error.status_code == 413:
+        size = request.app.state.settings.body_bytes_max
+        return Problem(413, "body_too_large", "Body too large", f"the body has more than {size} bytes")
+    return Problem(error.status_code, "bad_request", "Bad request", error.detail[:200])
+
+
 def _parameter_errors(request: Request[Any, Any, Any], error: ValidationException) -> list[FieldError]:
+    """Every query parameter that is wrong, with the rule from the handler's signature."""
+    parameters = request.route_handler.parsed_fn_signature.parameters
+    missing = MISSING_PARAMETER.match(error.detail)
+    if missing:
+        return [FieldError(missing[1], "missing_parameter", "is required")]
     found = error.extra if isinstance(error.extra, list) else []
+    names = [str(item.get("key")) for item in found if isinstance(item, dict)]
     errors = [
         FieldError(
-            str(item.get("key", "?")),
-            f"invalid_{item.get('key', 'parameter')}",
-            str(item.get("message", "is not valid")),
-            request.query_params.get(str(item.get("key"))),
+            name,
+            f"invalid_{name}",
+            _rule(parameters[name].kwarg_definition),
+            request.query_params.get(name, "")[:VALUE_CHARACTERS_MAX],
         )
-        for item in found
-        if isinstance(item, dict)
+        for name in names
+        if name in parameters
     ]
-    return errors or [FieldError("parameters", "invalid_parameter", error.detail[:200])]
+    return errors or [FieldError("parameters", "invalid_parameter", f"are not valid: {error.detail[:200]}")]
+
+
+def _rule(definition: Any) -> str:
+    low, high = getattr(definition, "ge", None), getattr(definition, "le", None)
+    return "is not valid" if low is None or high is None else f"must be a whole number from {low} to {high}"
 
 
 def _unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

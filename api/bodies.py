@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from api.problems import ApiError, FieldError, invalid
+from api.problems import AN_ARRAY, AN_OBJECT, VALUE_CHARACTERS_MAX, ApiError, FieldError, invalid
 from engine.model import CLIENT_ORDER_ID_PATTERN, PlaceOrder, Side, TimeInForce, price_text
 from engine.settings import Settings
 
 CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
 DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
+DIGITS_MAX = 12
+CENT, ONE = Decimal("0.01"), Decimal(1)
+ERRORS_MAX = 100
 
 
 class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -22,9 +25,9 @@ class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
     card: str
     side: Literal["buy", "sell"]
     price: msgspec.Raw
-    quantity: int = 1
-    client_order_id: str | None = None
-    time_in_force: Literal["gtc", "ioc", "fok"] = "gtc"
+    quantity: int | msgspec.UnsetType = msgspec.UNSET
+    client_order_id: str | msgspec.UnsetType | None = msgspec.UNSET
+    time_in_force: Literal["gtc", "ioc", "fok"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,13 +57,14 @@ class OrderBodies:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._explained(body, trader_id)
         price_cents = self._prices.get(bytes(order.price))
-        client_order_id = order.client_order_id
+        quantity = 1 if order.quantity is msgspec.UNSET else order.quantity
+        client_order_id = None if order.client_order_id is msgspec.UNSET else order.client_order_id
         if (
             price_cents is None
             or order.card not in self._cards
-            or not 1 <= order.quantity <= self._settings.max_quantity
+            or not 1 <= quantity <= self._settings.max_quantity
             or (client_order_id is not None and not CLIENT_ORDER_ID.fullmatch(client_order_id))
-            or not _quotes_as_expected(body, order)
+            or not _has_each_field_once(body, order)
         ):
             return self._explained(body, trader_id)
         return PlaceOrder(
@@ -68,8 +72,8 @@ class OrderBodies:
             card=order.card,
             side=_SIDES[order.side],
             price_cents=price_cents,
-            quantity=order.quantity,
-            time_in_force=_TIMES_IN_FORCE[order.time_in_force],
+            quantity=quantity,
+            time_in_force=_TIMES_IN_FORCE[order.time_in_force or "gtc"],
             client_order_id=client_order_id,
         )
 
@@ -107,14 +111,14 @@ class OrderBodies:
     def _price(self, value: Any) -> int:
         low, high = self._settings.price_cents_min, self._settings.price_cents_max
         rule = f"must be a decimal from {price_text(low)} to {price_text(high)} with at most two decimals"
-        price = _decimal(value)
-        if price is None or not low <= price * 100 <= high or price * 100 % 1 != 0:
+        price = _decimal(value, CENT)
+        if price is None or not low <= price * 100 <= high:
             raise _Wrong("invalid_price", rule)
         return int(price * 100)
 
     def _quantity(self, value: Any) -> int:
-        number = None if isinstance(value, str) else _decimal(value)
-        if number is None or number % 1 != 0 or not 1 <= number <= self._settings.max_quantity:
+        number = None if isinstance(value, str) else _decimal(value, ONE)
+        if number is None or not 1 <= number <= self._settings.max_quantity:
             raise _Wrong("invalid_quantity", f"must be a whole number from 1 to {self._settings.max_quantity}")
         return int(number)
 
@@ -148,10 +152,11 @@ def fields_of(body: bytes) -> list[tuple[str, Any]]:
         ApiError: it is not JSON, or not an object.
     """
     try:
+        # Decoded here: json.loads would guess UTF-16 and UTF-32, and let lone surrogates pass.
         parsed = json.loads(
-            body, object_pairs_hook=_Fields, parse_float=Decimal, parse_int=_integer, parse_constant=_no_constant
+            body.decode(), object_pairs_hook=_Fields, parse_float=_real, parse_int=_integer, parse_constant=_no_constant
         )
-    except (ValueError, RecursionError, InvalidOperation) as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(422, "invalid_json", "Invalid JSON", f"the body is not JSON: {str(error)[:200]}") from None
     if not isinstance(parsed, _Fields):
         raise ApiError(422, "invalid_body", "Invalid body", "the body must be a JSON object")
@@ -161,22 +166,27 @@ def fields_of(body: bytes) -> list[tuple[str, Any]]:
 def checked_fields(
     pairs: list[tuple[str, Any]], checks: dict[str, Callable[[Any], Any]], *, required: Sequence[str]
 ) -> tuple[dict[str, Any], list[FieldError]]:
-    """Values by field, and every rule that is broken, in the order of the body."""
+    """Values by field, and every rule that is broken, in the order of the body; of very many, the first
+    `ERRORS_MAX`, and what is missing."""
     values: dict[str, Any] = {}
     errors: list[FieldError] = []
     seen: set[str] = set()
     for field, value in pairs:
+        if len(errors) == ERRORS_MAX:
+            errors.append(FieldError("body", "too_many_errors", "has more that is wrong"))
+            break
         if field in seen:
-            errors.append(FieldError(field, "duplicate_field", "must be given once"))
+            errors.append(FieldError(_printable(field), "duplicate_field", "must be given once"))
         elif field not in checks:
-            errors.append(FieldError(field[:80], "unknown_field", "is not a field of this request"))
+            errors.append(FieldError(_printable(field), "unknown_field", "is not a field of this request"))
         else:
             try:
                 values[field] = checks[field](value)
             except _Wrong as wrong:
                 errors.append(FieldError(field, wrong.code, wrong.rule, _echo(value)))
         seen.add(field)
-    errors += [FieldError(field, "missing_field", "is required") for field in required if field not in seen]
+    given = {field for field, _ in pairs}
+    errors += [FieldError(field, "missing_field", "is required") for field in required if field not in given]
     return values, errors
 
 
@@ -188,20 +198,29 @@ def _integer(digits: str) -> int | Decimal:
     return int(digits) if len(digits) < 20 else Decimal(digits)
 
 
+def _real(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"the exponent of {text[:VALUE_CHARACTERS_MAX]} is too large") from None
+
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _decimal(value: Any) -> Decimal | None:
-    """A JSON number or a string of plain digits as an exact decimal."""
-    if isinstance(value, bool):
+def _decimal(value: Any, unit: Decimal) -> Decimal | None:
+    """A JSON number or a string of plain digits as that many units; None if it is neither, or no whole number of
+    units. Exact: arithmetic rounds to 28 digits and overflows, so it comes after these bounds."""
+    if isinstance(value, str) and not DECIMAL.fullmatch(value):
         return None
-    if isinstance(value, str):
-        return Decimal(value) if DECIMAL.fullmatch(value) else None
-    if not isinstance(value, int | Decimal):
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         return None
     number = Decimal(value)
-    return number if abs(number) < 10**12 else None
+    if number.adjusted() >= DIGITS_MAX:
+        return None
+    rounded = number.quantize(unit)
+    return rounded if rounded == number else None
 
 
 def _one_of(code: str, allowed: Sequence[str]) -> Callable[[Any], str]:
@@ -223,7 +242,7 @@ def _client_order_id(value: Any) -> str | None:
 
 def _trader_id(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31 - 1:
-        raise _Wrong("invalid_trader_id", "must be a positive whole number")
+        raise _Wrong("invalid_trader_id", "must be a whole number from 1 to 2147483647")
     return value
 
 
@@ -234,14 +253,20 @@ def _api_key(value: Any) -> str:
 
 
 def _echo(value: Any) -> Any:
-    """A wrong value as it is repeated in the problem: short, and never an API key of a wrong type in full."""
+    """A wrong value as it is repeated in the problem: short; numbers with a point as exact texts."""
     if isinstance(value, Decimal):
-        return str(value)[:80]
+        text = str(value)
+        return value if len(text) <= VALUE_CHARACTERS_MAX else text[:VALUE_CHARACTERS_MAX]
     if isinstance(value, str):
-        return value[:80]
+        return _printable(value)
     if value is None or isinstance(value, bool | int):
         return value
-    return "an object" if isinstance(value, _Fields) else "an array"
+    return AN_OBJECT if isinstance(value, _Fields) else AN_ARRAY
+
+
+def _printable(text: str) -> str:
+    """A text as it can be repeated: short, and a lone surrogate, which has no UTF-8, as its escape."""
+    return text[:VALUE_CHARACTERS_MAX].encode(errors="backslashreplace").decode()
 
 
 def _spellings(low: int, high: int) -> dict[bytes, int]:
@@ -255,17 +280,16 @@ def _spellings(low: int, high: int) -> dict[bytes, int]:
     return spellings
 
 
-def _quotes_as_expected(body: bytes, order: OrderBody) -> bool:
-    """False if a field may be given twice (a decoder keeps the last): then there are more quotes than two for
-    each name and each text."""
-    texts = 5  # card, side and their values' names: "card" "side" "price", and two values
+def _has_each_field_once(body: bytes, order: OrderBody) -> bool:
+    """False if a field is given twice, of which a decoder keeps the last: then there are more quotes than those of
+    each name and each text that was kept. (Nor is the body taken if an escape could hide a quote.)"""
+    texts = 5  # the names card, side and price; the texts of card and side
     texts += bytes(order.price).startswith(b'"')
-    found = body.count(b'"') // 2
-    for field in (b'"quantity"', b'"client_order_id"', b'"time_in_force"'):
-        texts += field in body
-    texts += order.client_order_id is not None
-    texts += b'"time_in_force"' in body
-    return found == texts and b"\\" not in body
+    texts += order.quantity is not msgspec.UNSET
+    texts += order.client_order_id is not msgspec.UNSET
+    texts += isinstance(order.client_order_id, str)
+    texts += 2 * (order.time_in_force is not msgspec.UNSET)
+    return body.count(b'"') == 2 * texts and b"\\" not in body
 
 
 _SIDES = {"buy": Side.BUY, "sell": Side.SELL}

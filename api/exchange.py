@@ -1,6 +1,7 @@
 """What every door does with orders, free of HTTP: enter, find, list, cancel, wait."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 from api.problems import ApiError, not_found
@@ -9,8 +10,21 @@ from engine.books import Books
 from engine.errors import Unavailable
 from engine.log import OrderLog
 from engine.matched import MatchedWatch
-from engine.model import COMPLETED, CancelOrder, Entered, Order, PlaceOrder, Status, Trade, order_id
+from engine.model import (
+    CLIENT_ORDER_ID_PATTERN,
+    COMPLETED,
+    CancelOrder,
+    Entered,
+    Order,
+    PlaceOrder,
+    Status,
+    Trade,
+    order_id,
+)
 from engine.trust import Identity
+
+CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
+SEQUENCE = re.compile(r"[1-9][0-9]{0,11}")
 
 
 class Exchange:
@@ -66,10 +80,10 @@ class Exchange:
             ApiError: 404, there is none, or it is another trader's.
         """
         card, _, digits = text.rpartition("-")
-        if card not in self.cards or not digits.isascii() or not digits.isdigit() or not 0 < len(digits) <= 12:
+        if card not in self.cards or not SEQUENCE.fullmatch(digits):
             raise not_found(text)
         order = await self.find(card, int(digits))
-        if order is None or digits.startswith("0") or not _may_see(order, identity):
+        if order is None or not _may_see(order, identity):
             raise not_found(text)
         return order
 
@@ -79,6 +93,8 @@ class Exchange:
         Raises:
             ApiError: 404, there is none.
         """
+        if not CLIENT_ORDER_ID.fullmatch(client_order_id):
+            raise not_found(client_order_id)
         sequences = await asyncio.gather(
             *(self.books.client_order(card, trader_id, client_order_id) for card in self.cards)
         )

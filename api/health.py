@@ -15,7 +15,7 @@ from engine.errors import TcgxError
     "/health/live",
     tags=["health"],
     summary="Liveness",
-    description="200 while the process answers; asks no server.",
+    description="200 while the process answers. Source: the process alone; no server is asked.",
     operation_id="get_liveness",
 )
 async def live() -> HealthView:
@@ -27,7 +27,10 @@ async def live() -> HealthView:
     "/health/ready",
     tags=["health"],
     summary="Readiness",
-    description="503 names what is missing: redis, postgresql, engine (nobody matches), archiver (nobody archives).",
+    description=(
+        "503 names what is missing: redis, postgresql, engine (nobody matches), archiver (nobody archives). "
+        "Source: Redis and PostgreSQL, asked now."
+    ),
     responses={503: describe.answer(HealthView, "Not ready", {"status": "not_ready", "missing": ["redis"]})},
     operation_id="get_readiness",
 )

@@ -7,9 +7,11 @@ from litestar.params import Parameter
 
 from api import describe
 from api.context import context_of
+from api.exchange import SEQUENCE
 from api.orders import BEARER
 from api.problems import ApiError, FieldError, invalid
 from api.views import OrdersView, TradesView, orders_view, trades_view
+from engine.settings import CARD_PATTERN
 
 LIMIT_MAX = 500
 Limit = Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description="how many at most")]
@@ -73,7 +75,7 @@ async def list_trades(
 
 def _place(text: str, separator: str, rule: str) -> tuple[str, int]:
     card, found, digits = text.rpartition(separator)
-    if not found or not card or not digits.isascii() or not digits.isdigit() or len(digits) > 12:
+    if not found or not CARD_PATTERN.fullmatch(card) or not SEQUENCE.fullmatch(digits):
         raise _wrong_before(text, rule)
     return card, int(digits)
 

@@ -47,7 +47,7 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
     description=(
         "Answers 202 once the order is durable in its card's log in Redis. With `Prefer: wait=N` it answers 200 "
         "after matching, with the trades made, or 202 if N seconds pass first. After a timeout or a 5xx repeat the "
-        "request with the same `client_order_id`: you get the first order back."
+        "request with the same `client_order_id`: you get the first order back. Source: the log and books in Redis."
     ),
     operation_class=describe.PlacesOrder,
     responses={200: describe.answer(MatchedOrderView, "Matched"), **describe.problems(401, 409, 413, 422, 503)},
@@ -128,12 +128,12 @@ async def get_order_by_client_id(request: Request, client_order_id: str) -> Orde
     summary="Cancel an order",
     description=(
         "The cancel takes its place in the card's log: what was matched before it stays. Answers 202 once it is "
-        "durable; with `Prefer: wait=N`, 200 with the order after matching."
+        "durable; with `Prefer: wait=N`, 200 with the order after matching. Source: the log and books in Redis."
     ),
     operation_class=describe.PrefersWait,
     responses={
         200: describe.answer(OrderView, "Canceled, or completed first"),
-        **describe.problems(401, 404, 409, 503),
+        **describe.problems(401, 404, 409, 422, 503),
     },
     security=BEARER,
     operation_id="cancel_order",
@@ -154,7 +154,7 @@ async def cancel_order(request: Request, order_id: str) -> Response[OrderView]: 
     summary="Cancel all your open orders",
     description=(
         "On one card, or on all. Lists the orders that were open; orders that were accepted but not matched yet are "
-        "canceled too. With `Prefer: wait=N`, 200 with these orders after matching."
+        "canceled too. With `Prefer: wait=N`, 200 with these orders after matching. Source: books in Redis."
     ),
     operation_class=describe.PrefersWait,
     responses={200: describe.answer(OrdersView, "Matched"), **describe.problems(401, 422, 503)},

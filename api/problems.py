@@ -8,6 +8,9 @@ from engine.errors import ClientOrderIdConflict, LogGap, Overloaded, TcgxError, 
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
+VALUE_CHARACTERS_MAX = 80
+AN_ARRAY, AN_OBJECT = "an array", "an object"
+"""What stands for a value that is too complex to repeat."""
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -16,7 +19,7 @@ class FieldError(msgspec.Struct, frozen=True):
     field: str
     code: str
     rule: str
-    value: Any = None
+    value: Any = msgspec.UNSET
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -48,16 +51,18 @@ def sentence(error: FieldError) -> str:
     """Field, rule and value in words."""
     return (
         f"{error.field} {error.rule}"
-        if error.value is None
+        if error.value is msgspec.UNSET
         else f"{error.field} {error.rule}, got {shown(error.value)}"
     )
 
 
 def shown(value: Any) -> str:
     """A value of a request as it may be repeated to its sender: bounded in length."""
-    text = value if isinstance(value, str) else str(value)
-    text = text if len(text) <= 80 else text[:77] + "..."
-    return f"'{text}'" if isinstance(value, str) else text
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    text = text if len(text) <= VALUE_CHARACTERS_MAX else text[: VALUE_CHARACTERS_MAX - 3] + "..."
+    return f"'{text}'" if isinstance(value, str) and value not in (AN_ARRAY, AN_OBJECT) else text
 
 
 def not_found(order_id: str) -> ApiError:

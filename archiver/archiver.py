@@ -89,16 +89,17 @@ class Archiver:
             )
             for card in self._settings.cards
         ]
+        gone = asyncio.create_task(store.end_of(self._database), name="end of the connection")
         try:
             while not stopping.is_set():
-                batch = await unless_stopped(_next(queue, readers), stopping)
+                batch = await unless_stopped(_next(queue, [*readers, gone]), stopping)
                 if batch:
                     await store.insert(self._database, batch)
                     await self._trim(batch)
         finally:
-            for reader in readers:
-                reader.cancel()
-            await asyncio.gather(*readers, return_exceptions=True)
+            for task in (gone, *readers):
+                task.cancel()
+            await asyncio.gather(gone, *readers, return_exceptions=True)
 
     async def _trim(self, batch: Sequence[Rows]) -> None:
         settings = self._settings
@@ -123,14 +124,14 @@ class Archiver:
                 )
 
 
-async def _next(queue: "asyncio.Queue[Rows]", readers: Sequence["asyncio.Task[None]"]) -> list[Rows]:
-    """All that is queued, at least one; raises what a reader died of."""
+async def _next(queue: "asyncio.Queue[Rows]", others: Sequence["asyncio.Task[None]"]) -> list[Rows]:
+    """All that is queued, at least one; raises what one of the other tasks died of."""
     get = asyncio.ensure_future(queue.get())
     try:
-        await asyncio.wait({get, *readers}, return_when=asyncio.FIRST_COMPLETED)
-        for reader in readers:
-            if reader.done():
-                reader.result()
+        await asyncio.wait({get, *others}, return_when=asyncio.FIRST_COMPLETED)
+        for task in others:
+            if task.done():
+                task.result()
         batch = [await get]
     finally:
         get.cancel()
@@ -152,8 +153,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     ):
         while not stopping.is_set():
             try:
-                await _archive(settings, redis, blocking, stopping)
-                retry.succeeded()
+                await _archive(settings, redis, blocking, stopping, retry)
             except StartError:
                 raise
             except TcgxError as error:
@@ -162,10 +162,11 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     log.info("stopped")
 
 
-async def _archive(settings: Settings, redis: Redis, blocking: Redis, stopping: asyncio.Event) -> None:
+async def _archive(settings: Settings, redis: Redis, blocking: Redis, stopping: asyncio.Event, retry: Retry) -> None:
     database = await store.connect(settings.database_url)
     try:
         await schema.check(database, settings.cards)
+        retry.succeeded()
         log.info("waiting to be the one that archives")
         await unless_stopped(store.lock_archiver(database), stopping)
         if stopping.is_set():

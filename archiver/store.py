@@ -1,5 +1,6 @@
 """All SQL of the archive: bulk inserts by the archiver, queries by the API."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -38,6 +39,7 @@ def understood() -> Iterator[None]:
         OSError,
         TimeoutError,
         asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
         asyncpg.PostgresConnectionError,
         asyncpg.OperatorInterventionError,
         asyncpg.InsufficientResourcesError,
@@ -57,6 +59,15 @@ async def connect(url: str) -> asyncpg.Connection:
             return await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS)
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise StartError(f"PostgreSQL refuses TCGX_DATABASE_URL: {error}") from error
+
+
+async def end_of(connection: asyncpg.Connection) -> None:
+    """Raises `Unavailable` when the connection ends, which an idle one would not notice by itself."""
+    ended = asyncio.Event()
+    connection.add_termination_listener(lambda _: ended.set())
+    if not connection.is_closed():
+        await ended.wait()
+    raise Unavailable("PostgreSQL closed the connection")
 
 
 async def lock_archiver(connection: asyncpg.Connection) -> None:
@@ -132,7 +143,11 @@ class Archive:
             values.append(card)
             where.append(f"card = ${len(values)}")
         if before is not None:
-            start = await self._fetch("SELECT accepted_at FROM orders WHERE card = $1 AND sequence = $2", *before)
+            start = await self._fetch(
+                "SELECT accepted_at FROM orders WHERE card = $1 AND sequence = $2 AND trader_id = $3",
+                *before,
+                trader_id,
+            )
             if not start:
                 raise LookupError(before)
             values += [start[0]["accepted_at"], *before]

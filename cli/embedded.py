@@ -107,6 +107,18 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(data_dir: Path) -> bool:
+    """Whether a `tcgx up` uses this data directory."""
+    try:
+        with (data_dir / "lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 @contextmanager
 def ephemeral_data_dir() -> Iterator[Path]:
     """A data directory that is removed at the end, with all that belongs to it."""
@@ -401,8 +413,8 @@ class RedisServer(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """Over TCP, for other programs. Known once started."""
-        return f"redis://:{self._password}@127.0.0.1:{self._known().port}/0"
+        """Over TCP, for other programs; redis-cli needs the user's name. Known once started."""
+        return f"redis://default:{self._password}@127.0.0.1:{self._known().port}/0"
 
     @property
     def socket_url(self) -> str:

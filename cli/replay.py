@@ -35,9 +35,18 @@ class Expected(msgspec.Struct, frozen=True):
     card: str
     state_hash: str
     log_id: str
+    sequence: int
 
 
 Line = Entry | Expected
+
+
+class _Position(msgspec.Struct, frozen=True):
+    """The last entry of a log that is wholly matched, how much of the next one is, and the last command."""
+
+    log_id: str
+    part: int
+    sequence: int
 
 
 async def of_server(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
@@ -99,32 +108,21 @@ async def replay(
     """Runs logs through an empty server. For each card: its name, the hash expected, the hash found."""
     books = Books(redis)
     client: Any = redis
-    last: dict[str, str] = {}
+    appended: set[str] = set()
     outcome = []
     async for line in lines:
         if isinstance(line, Entry):
             with understood():
                 fields = dict(zip(line.fields[::2], line.fields[1::2], strict=True))
                 await client.xadd(keys.key(line.card, "orders"), fields, id=line.id)
-            last[line.card] = line.id
+            appended.add(line.card)
             continue
-        if line.card in last:
-            await _issue(client, line.card)
+        if line.card in appended:
+            with understood():
+                await client.set(keys.key(line.card, "sequence"), line.sequence)
             await _match(Matcher(redis, redis, line.card, batch=batch, self_trade=settings.self_trade), line.card)
         outcome.append((line.card, line.state_hash, await books.state_hash(line.card)))
     return outcome
-
-
-async def _issue(client: Any, card: str) -> None:
-    """Makes the server know that the sequences of the log were given out."""
-    with understood():
-        newest = await client.xrevrange(keys.key(card, "orders"), count=ENTRIES_A_READ)
-    for _, fields in newest:
-        if set(fields) == {b"first", b"at", b"commands"}:
-            count = len(msgspec.json.decode(fields[b"commands"])) // 5
-            with understood():
-                await client.set(keys.key(card, "sequence"), int(fields[b"first"]) + count - 1)
-            return
 
 
 async def _match(matcher: Matcher, card: str) -> None:
@@ -140,24 +138,29 @@ async def _match(matcher: Matcher, card: str) -> None:
 
 
 async def _state(books: Books, client: Any, card: str) -> Expected:
-    """Hash and log id of one moment; a busy card moves between two reads, so they are read until they agree."""
+    """Hash and position of one moment between two entries; a busy card moves between two reads, so they are read
+    until they agree."""
     for _ in range(SETTLE_TRIES):
-        with understood():
-            before = await client.hget(keys.key(card, "cursor"), "log_id")
+        before = await _position(client, card)
         state_hash = await books.state_hash(card)
-        with understood():
-            after = await client.hget(keys.key(card, "cursor"), "log_id")
-        if before == after:
-            return Expected(card, state_hash, (after or b"0-0").decode())
+        if before == await _position(client, card) and before.part == 0:
+            return Expected(card, state_hash, before.log_id, before.sequence)
         await asyncio.sleep(0)
     raise StartError(f"{card} is matching without a pause: stop the flow of orders, or try again")
 
 
+async def _position(client: Any, card: str) -> _Position:
+    with understood():
+        log_id, part, sequence = await client.hmget(keys.key(card, "cursor"), "log_id", "part", "sequence")
+    return _Position((log_id or b"0-0").decode(), int(part or 0), int(sequence or 0))
+
+
 def _check_beginning(card: str, entries: list[Any], expected: Expected) -> None:
-    if expected.log_id == "0-0":
+    if expected.sequence == 0:
         return
-    firsts = [int(fields[b"first"]) for _, fields in entries if b"first" in fields and fields[b"first"].isdigit()]
-    if not firsts or firsts[0] != 1:
+    # What append wrote names its own id, which ends in the sequence of its first command (lua/parts/log.lua).
+    firsts = [int(entry_id.partition(b"-")[2]) for entry_id, fields in entries if fields.get(b"entry") == entry_id]
+    if 1 not in firsts:
         raise StartError(
             f"the log of {card} begins at command {firsts[0] if firsts else '?'}: what was archived before has been "
             "trimmed (TCGX_LOG_RETENTION), so it can't be replayed from the start"

@@ -6,7 +6,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -45,11 +45,13 @@ def run_file(data_dir: str) -> Path:
 def running(data_dir: str) -> Running | None:
     """The exchange that runs in this data directory, if one does."""
     try:
-        return msgspec.json.decode(run_file(data_dir).read_bytes(), type=Running)
+        announced = msgspec.json.decode(run_file(data_dir).read_bytes(), type=Running)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
         raise StartError(f"{run_file(data_dir)} can't be read: {error}") from error
+    # One that was killed with -9 could not take its announcement back.
+    return announced if embedded.is_locked(Path(data_dir)) else None
 
 
 async def up(configured: Settings, *, ephemeral: bool) -> None:
@@ -61,8 +63,7 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
     stopping = life.stop_on_signals()
     listen(configured.host, configured.port, shared=False).close()
     with ExitStack() as stack:
-        stack.enter_context(embedded.lock_data_dir(Path(configured.data_dir)))
-        data_dir = stack.enter_context(embedded.ephemeral_data_dir()) if ephemeral else Path(configured.data_dir)
+        data_dir = _data_dir(Path(configured.data_dir), stack, ephemeral=ephemeral)
         secrets = embedded.load_secrets(data_dir)
         local = msgspec.structs.replace(
             configured, data_dir=str(data_dir), jwt_secret=configured.jwt_secret or secrets.jwt_secret
@@ -76,6 +77,24 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
         finally:
             for server in reversed(servers):
                 await server.stop()
+
+
+def _data_dir(home: Path, stack: ExitStack, *, ephemeral: bool) -> Path:
+    """The locked data directory; for an ephemeral exchange another one, and this one only announces it."""
+    is_new = not home.exists()
+    stack.enter_context(embedded.lock_data_dir(home))
+    if not ephemeral:
+        return home
+    if is_new:
+        stack.callback(_remove_empty, home)
+    return stack.enter_context(embedded.ephemeral_data_dir())
+
+
+def _remove_empty(home: Path) -> None:
+    """Removes a data directory that held nothing but the lock; one that a person put something into stays."""
+    (home / "lock").unlink()
+    with suppress(OSError):
+        home.rmdir()
 
 
 async def _start(servers: list[embedded.EmbeddedServer]) -> None:

@@ -1,5 +1,8 @@
 """Reading what matching has made: books, orders, trades, positions. Nothing here writes."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -11,6 +14,9 @@ from engine.model import LATEST, Order, Trade
 
 EVENTS_A_READ = 64
 OPEN_MAX = 10_000
+READS_MAX = 64
+"""How many reads are under way at once; more wait for their turn. redis-py opens a connection for each, and refuses
+the 101st."""
 
 
 class Depth(msgspec.Struct, frozen=True):
@@ -33,14 +39,15 @@ class Books:
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # redis-py's types of stream replies admit shapes that its RESP2 never gives
+        self._turns = asyncio.Semaphore(READS_MAX)
 
     async def order(self, card: str, sequence: int) -> Order | None:
         """An order that is accepted, open or lately completed; None if Redis does not hold it."""
         reply = await self._read("order", card, sequence)
         if reply is None:
             return None
-        state, _, *values = [value.decode() for value in reply]
-        return codec.order(card, sequence, values, accepted=state == "accepted")
+        state, *values = [value.decode() for value in reply]
+        return codec.order(card, values, accepted=state == "accepted")
 
     async def trader_orders(self, card: str, trader_id: int, limit: int = LATEST) -> list[Order]:
         """A trader's latest orders on a card, newest first."""
@@ -67,13 +74,13 @@ class Books:
 
     async def latest_trades(self, card: str, limit: int = LATEST) -> list[Trade]:
         """A card's latest trades, newest first."""
-        with understood():
+        async with self._turn():
             lines = await self._redis.lrange(keys.key(card, "trades"), 0, limit - 1)
         return [codec.trade(card, line.decode()) for line in lines]
 
     async def taker_trades(self, card: str, sequence: int) -> list[Trade] | None:
         """The trades that an order made when it arrived; None if its event is gone (then the archive has them)."""
-        with understood():
+        async with self._turn():
             entries = await self._redis.xrange(keys.key(card, "events"), min=f"{sequence}-0", count=1)
         if not entries or int(entries[0][1][b"first"]) > sequence:
             return None
@@ -84,7 +91,7 @@ class Books:
         """A completed order from the events after an id, for one that is completed but not archived yet."""
         prefix = f"{sequence},".encode()
         while True:
-            with understood():
+            async with self._turn():
                 entries = await self._redis.xrange(keys.key(card, "events"), min=f"({after}", count=EVENTS_A_READ)
             for _, fields in entries:
                 lines = fields.get(b"orders", b"")
@@ -96,7 +103,7 @@ class Books:
 
     async def position(self, card: str) -> Position:
         """How many commands the log has had, and how many are matched."""
-        with understood():
+        async with self._turn():
             appended = await self._redis.get(keys.key(card, "sequence"))
             matched = await self._redis.hget(keys.key(card, "cursor"), "sequence")
         return Position(int(appended or 0), int(matched or 0))
@@ -108,20 +115,25 @@ class Books:
 
     async def answers(self) -> bool:
         """True, or raises `Unavailable`."""
-        with understood():
+        async with self._turn():
             return bool(await self._redis.ping())
 
     async def has_engine(self) -> bool:
         """Whether an engine is connected."""
-        with understood():
+        async with self._turn():
             clients = await self._redis.client_list()
         return any(client.get("name") == ENGINE_NAME for client in clients)
 
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        async with self._turns:
+            with understood():
+                yield
+
     async def _read(self, function: str, card: str, *arguments: str | int) -> Any:
-        with understood():
+        async with self._turn():
             return await self._redis.fcall_ro(function, 1, keys.tag(card), *(str(value) for value in arguments))
 
 
 def _orders(card: str, reply: list[bytes]) -> list[Order]:
-    pairs = zip(reply[::2], reply[1::2], strict=True)
-    return [codec.order(card, int(sequence), record.decode().split(",")) for sequence, record in pairs]
+    return [codec.order(card, line.decode().split(",")) for line in reply]

@@ -14,7 +14,6 @@ FIELDS = 5
 
 ORDER_COLUMNS = (
     "sequence",
-    "filled_quantity",
     "trader_id",
     "side",
     "price_cents",
@@ -22,6 +21,7 @@ ORDER_COLUMNS = (
     "time_in_force",
     "client_order_id",
     "accepted_at",
+    "filled_quantity",
     "status",
     "closed_at",
 )
@@ -89,18 +89,17 @@ def _command(card: str, values: Sequence[int | str]) -> Command:
     )
 
 
-def order(card: str, sequence: int, values: Sequence[str], *, accepted: bool = False) -> Order:
-    """An order from the values of a record: filled, trader, side, price, quantity, time in force, client id,
-    accepted_at and, of a completed one, status and closed_at."""
-    filled = int(values[0])
-    if len(values) > 8:
-        status, closed_at = Status(values[8]), values[9]
+def order(card: str, values: Sequence[str], *, accepted: bool = False) -> Order:
+    """An order from the values of its line: sequence to accepted_at, then filled_quantity if anything is filled,
+    then, of a completed one, status and closed_at."""
+    filled = int(values[8]) if len(values) > 8 else 0
+    if len(values) > 9:
+        status, closed_at = Status(values[9]), values[10]
     else:
         status, closed_at = Status.PARTIALLY_FILLED if filled else Status.OPEN, None
     return Order(
         card=card,
-        sequence=sequence,
-        filled_quantity=filled,
+        sequence=int(values[0]),
         trader_id=int(values[1]),
         side=Side(values[2]),
         price_cents=int(values[3]),
@@ -108,15 +107,15 @@ def order(card: str, sequence: int, values: Sequence[str], *, accepted: bool = F
         time_in_force=TimeInForce(values[5]),
         client_order_id=values[6] or None,
         accepted_at=values[7],
+        filled_quantity=filled,
         status=Status.ACCEPTED if accepted else status,
         closed_at=closed_at,
     )
 
 
 def orders(card: str, lines: bytes) -> list[Order]:
-    """Completed orders from the lines of an event."""
-    rows = (line.split(",") for line in lines.decode().splitlines())
-    return [order(card, int(row[0]), row[1:]) for row in rows]
+    """Orders from the lines of an event."""
+    return [order(card, line.split(",")) for line in lines.decode().splitlines()]
 
 
 def trade(card: str, line: str) -> Trade:

@@ -9,6 +9,8 @@ import msgspec
 
 ALGORITHM = "HS256"
 ISSUER = "tcgx"
+TRADER_ID_MAX = 2**31 - 1
+"""What the log and the archive can hold."""
 
 Role = Literal["trader", "admin"]
 
@@ -45,7 +47,7 @@ def identity(secret: str, text: str) -> Identity:
     """
     try:
         claims = jwt.decode(text, secret, [ALGORITHM], issuer=ISSUER, options={"require": ["exp", "sub", "iss"]})
-        return Identity(int(claims["sub"]), _role(claims.get("role")), int(claims["exp"]))
+        return Identity(_trader_id(claims["sub"]), _role(claims.get("role")), int(claims["exp"]))
     except jwt.ExpiredSignatureError:
         raise ExpiredToken("the access token has expired: get a new one from POST /auth/token") from None
     except (jwt.InvalidTokenError, ValueError, TypeError) as error:
@@ -55,6 +57,13 @@ def identity(secret: str, text: str) -> Identity:
 def key_hash(api_key: str) -> bytes:
     """What is stored of an API key: SHA-256. The keys are 32 random bytes, so a slow hash would add nothing."""
     return hashlib.sha256(api_key.encode(errors="surrogatepass")).digest()
+
+
+def _trader_id(value: str) -> int:
+    trader_id = int(value)
+    if not 1 <= trader_id <= TRADER_ID_MAX:
+        raise ValueError(f"trader {trader_id} is not from 1 to {TRADER_ID_MAX}")
+    return trader_id
 
 
 def _role(value: object) -> Role:

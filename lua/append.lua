@@ -65,11 +65,11 @@ local function append(keys, args)
   local at = text.time(time_ms)
   -- first write: an id is its time and its sequence; where a later id is in the log already (a clock
   -- that went back, an entry made by hand), the millisecond after that one stands in for the time
-  local added = redis.pcall('XADD', orders_key, text.integer[time_ms] .. '-' .. first, 'first', first, 'at', at,
-    'commands', commands)
+  local id = text.integer[time_ms] .. '-' .. first
+  local added = redis.pcall('XADD', orders_key, id, 'entry', id, 'at', at, 'commands', commands)
   if type(added) == 'table' and added.err then
-    local later = tonumber(string.match(last_id(orders_key), '^%d+')) + 1
-    redis.call('XADD', orders_key, text.integer[later] .. '-' .. first, 'first', first, 'at', at, 'commands', commands)
+    id = text.integer[tonumber(string.match(last_id(orders_key), '^%d+')) + 1] .. '-' .. first
+    redis.call('XADD', orders_key, id, 'entry', id, 'at', at, 'commands', commands)
   end
   redis.call('SET', sequence_key, text.integer[sequence + count])
   if #remembered > 0 then

@@ -10,7 +10,7 @@ local function levels(tag, name, limit)
   while true do
     local members = redis.call('ZRANGE', tag .. name, from, from + PAGE - 1, 'WITHSCORES')
     local fields = {}
-    for i = 1, #members, 2 do fields[#fields + 1] = text.integer[tonumber(members[i])] end
+    for i = 1, #members, 2 do fields[#fields + 1] = members[i] end
     local records = bulk.read(tag .. ':open', fields)
     for i = 1, #fields do
       local record_price = math.abs(tonumber(members[2 * i]))
@@ -21,7 +21,7 @@ local function levels(tag, name, limit)
         reply[#reply + 1] = 0
       end
       if records[i] then
-        local filled, _, _, _, quantity = side.parse(records[i])
+        local _, filled, _, _, quantity = side.parse(records[i])
         reply[#reply] = reply[#reply] + quantity - filled
       end
     end

@@ -6,16 +6,16 @@
 -- KEYS  {card}
 -- ARGS  how many commands at most, what happens when a trader meets itself ("allow", "cancel_taker")
 -- Reply commands done, sequence and log id now reached, trades made, entries rejected,
---       1 if more commands wait
+--       1 if more commands may wait
 -- Event {card}:events <sequence>-<entries rejected so far>: `first`, the first sequence of this call (the last
 --       is in the id), `log`, the log id reached, and one line each of `trades`, `orders` (those completed) and `rejected`; {card}:matched is told the sequence
 --
 -- Hot and flat on purpose: one call for 500 orders costs a fifth of 500 calls (`tcgx bench match`).
 local NONE = math.huge
-local integer = text.integer
-local concat, min = table.concat, math.min
+local integer, sequence_text, number_text = text.integer, text.sequence, text.trade_number
+local concat, min, abs = table.concat, math.min, math.abs
 local advance, push, pop = side.advance, side.push, side.pop
-local TIME_IN_FORCE = { 'gtc', 'ioc', 'fok' }
+local TIME_IN_FORCE = { ',gtc,', ',ioc,', ',fok,' }
 local FOK = 3
 local LATEST = 50
 
@@ -24,7 +24,7 @@ local function records_to_cancel(tag, batch, base)
   local fields, records = {}, {}
   for i = 1, batch.count do
     local target = batch.prices[i]
-    if batch.kinds[i] == 0 and target > 0 and target <= base then fields[#fields + 1] = integer[target] end
+    if batch.kinds[i] == 0 and target > 0 and target <= base then fields[#fields + 1] = sequence_text(target) end
   end
   local values = bulk.read(tag .. ':open', fields)
   for i = 1, #fields do records[fields[i]] = values[i] or nil end
@@ -47,43 +47,47 @@ local function match(keys, args)
   local base = position.sequence
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
   local clients, times = batch.clients, batch.times
-  local digits = #integer[base]
-  local asks, bids = side.new(tag, 1, digits), side.new(tag, -1, digits)
+  local asks, bids = side.new(tag, 1), side.new(tag, -1)
   local to_cancel = records_to_cancel(tag, batch, base)
 
   local left, fields = {}, {} -- of order i of the batch: what is unfilled (nil: a cancel), its sequence as text
-  local tails = {} -- what never changes: trader to accepted_at, as text
   local trade_number = position.trades
   local trades, trade_count = {}, 0
-  local closed, closed_count = {}, 0 -- field, value, … for {card}:closed
-  local orders, orders_count = {}, 0 -- pieces of the event's lines
+  local orders, orders_count = {}, 0 -- the lines of those that are completed
+  local closed = {} -- field, value, … for {card}:closed
   local removed = {} -- fields of {card}:open that go
 
   local function close(field, value)
-    closed[closed_count + 1], closed[closed_count + 2] = field, value
-    closed_count = closed_count + 2
-    orders[orders_count + 1], orders[orders_count + 2] = field, ','
-    orders[orders_count + 3], orders[orders_count + 4] = value, '\n'
-    orders_count = orders_count + 4
+    orders_count = orders_count + 1
+    orders[orders_count] = value
+    closed[2 * orders_count - 1], closed[2 * orders_count] = field, value
+  end
+
+  -- The line of order i of the batch, with what comes after accepted_at.
+  local function line(i, comma, filled, status, at)
+    local kind, client = kinds[i], clients[i]
+    return fields[i] .. ',' .. integer[traders[i]] .. (kind > 0 and ',buy,' or ',sell,') .. integer[prices[i]] .. ','
+      .. integer[quantities[i]] .. TIME_IN_FORCE[abs(kind)] .. (client == 0 and ',' or client .. ',') .. times[i]
+      .. comma .. filled .. status .. at
   end
 
   -- Order i of the batch is completed with this status.
   local function close_own(i, status, at)
-    close(fields[i], integer[quantities[i] - left[i]] .. ',' .. tails[i] .. status .. at)
+    close(fields[i], line(i, ',', integer[quantities[i] - left[i]], status, at))
     left[i] = 0
   end
 
   -- Cancels an order of the book by its field, if it is still there and the trader's.
   local function cancel_resting(field, record, owner, at)
-    local filled, rest, trader, price = side.parse(record)
-    if trader ~= owner then return end
-    local book = string.find(rest, ',buy,', 1, true) and bids or asks
+    local before, filled, owned_by = side.parse(record)
+    if owned_by ~= owner then return end
+    local book = string.find(before, ',buy,', 1, true) and bids or asks
     if book.gone[field] then return end
     if book.sequence == field then filled = book.filled end
     book.gone[field] = true
-    book.canceled[#book.canceled + 1] = text.member(tonumber(field))
+    book.canceled[#book.canceled + 1] = field
     removed[#removed + 1] = field
-    close(field, integer[filled] .. ',' .. rest .. ',canceled,' .. at)
+    close(field, before .. ',' .. integer[filled] .. ',canceled,' .. at)
     if book.sequence == field then advance(book) end
   end
 
@@ -97,7 +101,7 @@ local function match(keys, args)
           close_own(j, ',canceled,', at)
         end
       elseif target > 0 then
-        local field = integer[target]
+        local field = sequence_text(target)
         if to_cancel[field] then cancel_resting(field, to_cancel[field], owner, at) end
       else
         local listed = redis.call('LRANGE', trader.key(tag, owner), 0, -1)
@@ -113,12 +117,9 @@ local function match(keys, args)
       local sign = kind > 0 and 1 or -1
       local time_in_force = kind * sign
       local price, quantity = prices[i], quantities[i]
-      local taker, field = integer[trader_id], integer[base + i]
-      local taker_side = sign == 1 and 'buy' or 'sell'
-      local client = clients[i]
+      local taker, field = integer[trader_id], sequence_text(base + i)
+      local taker_side = sign == 1 and ',buy,' or ',sell,'
       fields[i] = field
-      tails[i] = taker .. ',' .. taker_side .. ',' .. integer[price] .. ',' .. integer[quantity] .. ','
-        .. TIME_IN_FORCE[time_in_force] .. (client == 0 and ',,' or ',' .. client .. ',') .. at
       local book = sign == 1 and asks or bids
       if not book.key then advance(book) end
       local limit_key = sign * price
@@ -142,7 +143,7 @@ local function match(keys, args)
           book.left = book.left - fill
           book.filled = book.filled + fill
           if book.left == 0 then
-            close(maker_field, integer[book.filled] .. ',' .. book.rest .. ',filled,' .. at)
+            close(maker_field, book.line .. ',' .. integer[book.filled] .. ',filled,' .. at)
             book.gone[maker_field] = true
             removed[#removed + 1] = maker_field
             book.consumed = book.consumed + 1
@@ -176,8 +177,8 @@ local function match(keys, args)
           remaining = remaining - fill
           trade_number = trade_number + 1
           trade_count = trade_count + 1
-          trades[trade_count] = integer[trade_number] .. ',' .. field .. ',' .. maker_field .. ',' .. taker .. ','
-            .. maker .. ',' .. integer[key * sign] .. ',' .. integer[fill] .. ',' .. taker_side .. ',' .. at
+          trades[trade_count] = number_text(trade_number) .. ',' .. field .. ',' .. maker_field .. ',' .. taker .. ','
+            .. maker .. ',' .. integer[key * sign] .. ',' .. integer[fill] .. taker_side .. at
         end
       end
       left[i] = remaining
@@ -191,37 +192,48 @@ local function match(keys, args)
     end
   end
 
-  local opened = {} -- field, value, … for {card}:open
+  local opened, opened_count = {}, 0 -- field, line, … for {card}:open
   for _, book in ipairs({ asks, bids }) do
     if book.touched and book.sequence then
-      opened[#opened + 1] = book.sequence
-      opened[#opened + 1] = integer[book.filled] .. ',' .. book.rest
+      opened[opened_count + 1], opened[opened_count + 2] = book.sequence, book.line .. ',' .. integer[book.filled]
+      opened_count = opened_count + 2
     end
   end
-  local heads, following, listed = {}, {}, {} -- the batch's orders chained by trader
-  for i = count, 1, -1 do
-    if left[i] then
-      local trader_id = traders[i]
-      local head = heads[trader_id]
-      if not head then listed[#listed + 1] = trader_id end
-      following[i] = head
-      heads[trader_id] = i
-    end
-  end
+  -- The traders of the batch, and for each its sequence or a list of them.
+  local listed, listed_count, sequences_of = {}, 0, {}
+  local entered_asks, entered_bids, asks_count, bids_count = asks.entered, bids.entered, 0, 0
   for i = 1, count do
     local remaining = left[i]
+    if remaining then
+      local trader_id = traders[i]
+      local before = sequences_of[trader_id]
+      if not before then
+        sequences_of[trader_id] = fields[i]
+        listed_count = listed_count + 1
+        listed[listed_count] = trader_id
+      elseif type(before) == 'string' then
+        sequences_of[trader_id] = { before, fields[i] }
+      else
+        before[#before + 1] = fields[i]
+      end
+    end
     if remaining and remaining > 0 then
-      local buys = kinds[i] > 0
-      local members = (buys and bids or asks).entered
-      local scores = #members
-      members[scores + 1] = (buys and '-' or '') .. integer[prices[i]]
-      members[scores + 2] = text.member(base + i)
-      opened[#opened + 1] = fields[i]
-      opened[#opened + 1] = integer[quantities[i] - remaining] .. ',' .. tails[i]
+      local field, untouched = fields[i], remaining == quantities[i]
+      if kinds[i] > 0 then
+        entered_bids[bids_count + 1], entered_bids[bids_count + 2] = integer[-prices[i]], field
+        bids_count = bids_count + 2
+      else
+        entered_asks[asks_count + 1], entered_asks[asks_count + 2] = integer[prices[i]], field
+        asks_count = asks_count + 2
+      end
+      opened[opened_count + 1] = field
+      opened[opened_count + 2] = untouched and line(i, '', '', '', '')
+        or line(i, ',', integer[quantities[i] - remaining], '', '')
+      opened_count = opened_count + 2
     end
   end
 
-  position.log_id, position.sequence = batch.log_id, batch.sequence
+  position.log_id, position.part, position.sequence = batch.log_id, batch.part, batch.sequence
   position.trades = trade_number
   position.rejected = position.rejected + #rejected
   local event = { 'first', integer[base + 1], 'log', position.log_id }
@@ -231,7 +243,7 @@ local function match(keys, args)
   end
   if orders_count > 0 then
     event[#event + 1] = 'orders'
-    event[#event + 1] = concat(orders)
+    event[#event + 1] = concat(orders, '\n') .. '\n'
   end
   if #rejected > 0 then
     event[#event + 1] = 'rejected'
@@ -248,14 +260,9 @@ local function match(keys, args)
   bulk.call('HDEL', asks.open, removed)
   bulk.call('HSET', asks.open, opened)
   bulk.call('HSET', tag .. ':closed', closed)
-  for t = 1, #listed do
-    local sequences = {}
-    local i = heads[listed[t]]
-    while i do
-      sequences[#sequences + 1] = fields[i]
-      i = following[i]
-    end
-    trader.append(tag, integer[listed[t]], sequences)
+  for t = 1, listed_count do
+    local trader_id = listed[t]
+    trader.append(tag, integer[trader_id], sequences_of[trader_id])
   end
   if trade_count > 0 then
     local latest = {}

@@ -12,10 +12,10 @@ local function hash_of_book(tag, name, so_far)
   while true do
     local members = redis.call('ZRANGE', tag .. name, from, from + PAGE - 1, 'WITHSCORES')
     local fields, lines = {}, { so_far, name }
-    for i = 1, #members, 2 do fields[#fields + 1] = text.integer[tonumber(members[i])] end
+    for i = 1, #members, 2 do fields[#fields + 1] = members[i] end
     local records = bulk.read(tag .. ':open', fields)
     for i = 1, #fields do
-      local timeless = string.match(records[i] or '', '^(.*),[^,]*$') or 'missing'
+      local timeless = string.gsub(records[i] or 'missing', ',[^,]*Z', '', 1)
       lines[#lines + 1] = fields[i] .. ' ' .. text.integer[math.abs(tonumber(members[2 * i]))] .. ' ' .. timeless
     end
     so_far = redis.sha1hex(table.concat(lines, '\n'))

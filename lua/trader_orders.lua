@@ -2,7 +2,7 @@
 --
 -- KEYS  {card}
 -- ARGS  trader id, how many at most, "all" or "open" (only those that rest in the book)
--- Reply {sequence, record, …}; a record is as in {card}:open or {card}:closed
+-- Reply the orders' lines, as in {card}:open or {card}:closed
 local function trader_orders(keys, args)
   local tag, limit = keys[1], tonumber(args[2])
   local only_open = args[3] == 'open'
@@ -12,11 +12,8 @@ local function trader_orders(keys, args)
   local closed = only_open and {} or bulk.read(tag .. ':closed', sequences)
   local reply = {}
   for i = #sequences, 1, -1 do
-    local record = open[i] or closed[i]
-    if record and #reply < 2 * limit then
-      reply[#reply + 1] = sequences[i]
-      reply[#reply + 1] = record
-    end
+    local line = open[i] or closed[i]
+    if line and #reply < limit then reply[#reply + 1] = line end
   end
   return reply
 end

@@ -4,12 +4,13 @@ local bulk = {}
 -- Lua 5.1 refuses to unpack about 8,000 values; even, so that pairs stay together.
 local SLICE = 4000
 
--- redis.call(command, key, ...arguments), a slice at a time; nothing for no arguments.
+-- redis.call(command, key, ...arguments), a slice at a time; nothing for no arguments. Returns the last reply.
 function bulk.call(command, key, arguments)
-  local count = #arguments
+  local count, reply = #arguments, nil
   for from = 1, count, SLICE do
-    redis.call(command, key, unpack(arguments, from, math.min(from + SLICE - 1, count)))
+    reply = redis.call(command, key, unpack(arguments, from, math.min(from + SLICE - 1, count)))
   end
+  return reply
 end
 
 -- The values of these fields of a hash, in order, false where there is none.

@@ -2,7 +2,7 @@
 --
 -- An entry is one append of up to COMMANDS_MAX commands:
 --   id        <milliseconds>-<sequence of its first command>
---   first     that sequence again (a copied entry gives itself away)
+--   entry     that id again (a copied entry gives itself away)
 --   at        RFC 3339 time of the append
 --   commands  one flat JSON array, FIELDS values a command:
 --             kind, trader_id, price_cents, quantity, client_order_id (or 0)
@@ -14,12 +14,10 @@ log.FIELDS = 5
 log.COMMANDS_MAX = 1000
 local FIELDS, COMMANDS_MAX = log.FIELDS, log.COMMANDS_MAX
 local ENTRIES_MAX = 64
+local find = string.find
 local INTEGER_MAX = 2147483647
+local PRICE_CENTS_MAX = 1000000 -- what settings allow; side.pop walks from price to price, so it bounds a loop
 local SEQUENCE_MAX = 999999999999
-
-local function integer_between(value, low, high)
-  return type(value) == 'number' and value >= low and value <= high and value % 1 == 0
-end
 
 -- What is wrong with the commands of an entry, or nil.
 local function fault_of_commands(flat)
@@ -28,15 +26,18 @@ local function fault_of_commands(flat)
   if count == 0 or count % FIELDS ~= 0 then return 'commands is not ' .. FIELDS .. ' values each' end
   if count > COMMANDS_MAX * FIELDS then return 'more than ' .. COMMANDS_MAX .. ' commands' end
   for i = 1, count, FIELDS do
-    local kind, price, client = flat[i], flat[i + 2], flat[i + 4]
-    if not integer_between(kind, -3, 3) then return 'kind is not -3 to 3' end
-    if not integer_between(flat[i + 1], 0, INTEGER_MAX) then return 'trader_id is not an integer' end
+    -- A comparison of what is no number raises an error, which the caller takes for what it is.
+    local kind, trader_id, price, quantity, client = flat[i], flat[i + 1], flat[i + 2], flat[i + 3], flat[i + 4]
+    if kind < -3 or kind > 3 or kind % 1 ~= 0 then return 'kind is not -3 to 3' end
+    if trader_id < 0 or trader_id > INTEGER_MAX or trader_id % 1 ~= 0 then return 'trader_id is not an integer' end
     if kind == 0 then
-      if not integer_between(price, 0, SEQUENCE_MAX) then return 'the sequence to cancel is not an integer' end
-    elseif not (integer_between(price, 1, INTEGER_MAX) and integer_between(flat[i + 3], 1, INTEGER_MAX)) then
-      return 'price_cents or quantity is not a positive integer'
+      if price < 0 or price > SEQUENCE_MAX or price % 1 ~= 0 then return 'the sequence to cancel is not an integer' end
+    elseif price < 1 or price > PRICE_CENTS_MAX or price % 1 ~= 0 then
+      return 'price_cents is not an integer from 1 to ' .. PRICE_CENTS_MAX
+    elseif quantity < 1 or quantity > INTEGER_MAX or quantity % 1 ~= 0 then
+      return 'quantity is not a positive integer'
     end
-    if client ~= 0 and (type(client) ~= 'string' or string.find(client, '[^%w%._:%-]')) then
+    if client ~= 0 and (type(client) ~= 'string' or find(client, '[^%w%._:%-]')) then
       return 'client_order_id has a character that is not allowed'
     end
   end
@@ -45,21 +46,19 @@ end
 
 -- One entry's first sequence, time and commands; or nil and what is wrong with it.
 local function decode(id, fields)
-  if #fields ~= 6 or fields[1] ~= 'first' or fields[3] ~= 'at' or fields[5] ~= 'commands' then
-    return nil, 'its fields are not first, at, commands'
+  if #fields ~= 6 or fields[1] ~= 'entry' or fields[3] ~= 'at' or fields[5] ~= 'commands' then
+    return nil, 'its fields are not entry, at, commands'
   end
-  local first = tonumber(fields[2])
-  if not first or string.match(id, '%-(%d+)$') ~= fields[2] then
-    return nil, 'its id does not end in first'
-  end
+  if fields[2] ~= id then return nil, 'it names another id than its own' end
   if not string.match(fields[4], '^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d%.%d%d%dZ$') then
     return nil, 'at is not a time'
   end
   local parsed, flat = pcall(cjson.decode, fields[6])
   if not parsed then return nil, 'commands is not JSON' end
-  local fault = fault_of_commands(flat)
+  local compared, fault = pcall(fault_of_commands, flat)
+  if not compared then return nil, 'a value of commands is not a number' end
   if fault then return nil, fault end
-  return first, fields[4], flat
+  return tonumber(string.match(id, '%d+$')), fields[4], flat
 end
 
 -- The commands after a position, up to limit, as a structure of arrays; entries that are malformed are
@@ -68,7 +67,7 @@ end
 function log.read(tag, position, limit)
   local kinds, traders, prices, quantities, clients, times = {}, {}, {}, {}, {}, {}
   local rejected = {}
-  local count, log_id, sequence = 0, position.log_id, position.sequence
+  local count, log_id, sequence, part = 0, position.log_id, position.sequence, position.part
   local key, issued = tag .. ':orders', nil
   local more = true
   local from = log_id
@@ -98,7 +97,7 @@ function log.read(tag, position, limit)
               .. text.integer[first - 1] .. ' are missing before entry ' .. id
           end
           first, at = nil, 'its sequence was never given out'
-        elseif done >= size or (done > 0 and count > 0) then
+        elseif done ~= part or done >= size then
           first, at = nil, 'its sequence is not the next one'
         else
           local last = math.min(size, done + limit - count)
@@ -109,7 +108,7 @@ function log.read(tag, position, limit)
             quantities[count], clients[count], times[count] = flat[i + 4], flat[i + 5], at
           end
           sequence = first + last - 1
-          if last == size then log_id = id else more = true end
+          if last == size then log_id, part = id, 0 else more, part = true, last end
         end
       end
       if not first then
@@ -121,11 +120,12 @@ function log.read(tag, position, limit)
   end
   return {
     count = count, kinds = kinds, traders = traders, prices = prices, quantities = quantities,
-    clients = clients, times = times, rejected = rejected, log_id = log_id, sequence = sequence, more = more,
+    clients = clients, times = times, rejected = rejected, log_id = log_id, sequence = sequence, part = part,
+    more = more,
   }
 end
 
--- The newest entry at or before an id that an append wrote, its milliseconds and first sequence; or nil.
+-- The newest entry at or before an id that an append wrote, its first sequence and milliseconds; or nil.
 -- Entries made by hand are stepped over.
 local STEPS_MAX = 1000
 local function newest(key, bound)
@@ -133,7 +133,7 @@ local function newest(key, bound)
     local entry = redis.call('XREVRANGE', key, bound, '-', 'COUNT', 1)[1]
     if not entry then return nil end
     local time_ms, first = string.match(entry[1], '^(%d+)%-(%d+)$')
-    if entry[2][1] == 'first' and entry[2][2] == first then return entry, tonumber(time_ms), tonumber(first) end
+    if entry[2][1] == 'entry' and entry[2][2] == entry[1] then return entry, tonumber(first), tonumber(time_ms) end
     bound = '(' .. entry[1]
   end
   return nil
@@ -144,18 +144,18 @@ end
 -- 2*log2(age in ms) reads, and no index to keep.
 function log.entry_of(tag, sequence)
   local key = tag .. ':orders'
-  local entry, high, first = newest(key, '+')
+  local entry, first, high = newest(key, '+')
   if not entry or first <= sequence then return entry end
   local low, span = high, 1
   repeat
     high = low
     low = math.max(low - span, 0)
     span = span * 2
-    entry, _, first = newest(key, text.integer[low])
+    entry, first = newest(key, text.integer[low])
   until not entry or first <= sequence
   while high - low > 1 do
     local middle = math.floor((low + high) / 2)
-    entry, _, first = newest(key, text.integer[middle])
+    entry, first = newest(key, text.integer[middle])
     if entry and first > sequence then high = middle else low = middle end
   end
   return (newest(key, text.integer[high] .. '-' .. text.integer[sequence]))

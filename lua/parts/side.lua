@@ -7,25 +7,24 @@
 -- Hot: fields are read and written directly by the matcher; see `tcgx bench match`.
 local side = {}
 
-local PAGE = 50
+local PAGE = 20
 local NONE = math.huge
-local match, sub = string.match, string.sub
+local match, byte = string.match, string.byte
 
 -- sign: 1 for asks, -1 for bids.
-function side.new(tag, sign, digits)
+function side.new(tag, sign)
   return {
     sign = sign,
     index = tag .. (sign == 1 and ':asks' or ':bids'),
     open = tag .. ':open',
-    digits = digits,
     -- The book's own orders. `key` is that of the head, NONE when there is none, nil before the first look.
     key = nil, loaded = 0, at = 0, exhausted = false, fields = {}, records = {}, gone = {},
-    sequence = nil, left = 0, filled = 0, quantity = 0, trader = nil, rest = nil, touched = false,
+    sequence = nil, left = 0, filled = 0, trader = nil, line = nil, touched = false,
     consumed = 0, -- how many of them, from the best on, are filled
     canceled = {}, -- members that go from anywhere
     entered = {}, -- score, member, … that come
     -- The batch's own orders.
-    best = NONE, worst = -NONE, first = {}, last = {}, next = {},
+    best = NONE, heap = {}, levels = 0, first = {}, last = {}, next = {},
   }
 end
 
@@ -34,21 +33,22 @@ local function load_page(book)
   local count = #members
   if count < PAGE then book.exhausted = true end
   if count == 0 then return end
-  local fields, digits = {}, book.digits
-  for i = 1, count do fields[i] = text.member_sequence(members[i], digits) end
-  local records = redis.call('HMGET', book.open, unpack(fields))
-  local loaded = book.loaded
-  for i = 1, count do
-    book.fields[loaded + i] = fields[i]
-    book.records[loaded + i] = records[i]
-  end
+  local records = redis.call('HMGET', book.open, unpack(members))
+  local loaded, fields, lines = book.loaded, book.fields, book.records
+  for i = 1, count do fields[loaded + i], lines[loaded + i] = members[i], records[i] end
   book.loaded = loaded + count
 end
 
--- The fields of a record in {card}:open: filled, all after it, trader, price, quantity.
+-- An order is one line wherever it is stored: sequence, trader, side, price_cents, quantity, time in force,
+-- client_order_id, accepted_at; then, if anything is filled, filled_quantity; and once it is completed
+-- filled_quantity, status and closed_at.
+-- Of an order that rests: the line up to accepted_at, what is filled, trader, price and quantity.
+local Z = 90
 function side.parse(record)
-  local filled, rest, trader, price, quantity = match(record, '^(%d+),((%d+),%a+,(%d+),(%d+),.*)$')
-  return tonumber(filled), rest, trader, tonumber(price), tonumber(quantity)
+  local trader, price, quantity = match(record, '^%d+,(%d+),%a+,(%d+),(%d+)')
+  if byte(record, -1) == Z then return record, 0, trader, tonumber(price), tonumber(quantity) end
+  local line, filled = match(record, '^(.*),(%d+)$')
+  return line, tonumber(filled), trader, tonumber(price), tonumber(quantity)
 end
 
 -- Moves the head to the next of the book's own orders that is still there.
@@ -67,44 +67,62 @@ function side.advance(book)
     if not record then
       book.consumed = book.consumed + 1
     elseif not book.gone[field] then
-      local filled, rest, trader, price, quantity = side.parse(record)
+      local line, filled, trader, price, quantity = side.parse(record)
       book.at, book.key, book.sequence = at, book.sign * price, field
-      book.filled, book.left, book.quantity = filled, quantity - filled, quantity
-      book.trader, book.rest, book.touched = trader, rest, false
+      book.filled, book.left = filled, quantity - filled
+      book.trader, book.line, book.touched = trader, line, false
       return
     end
   end
 end
 
--- Adds order i of the batch, which comes to rest at this key.
+-- Adds order i of the batch, which comes to rest at this key. Its keys are a binary heap: walking from cent to
+-- cent to the next best one cost a tenth of a match call.
 function side.push(book, i, key)
   local last = book.last[key]
+  book.last[key] = i
   if last then
     book.next[last] = i
-  else
-    book.first[key] = i
-    if key < book.best then book.best = key end
-    if key > book.worst then book.worst = key end
+    return
   end
-  book.last[key] = i
+  book.first[key] = i
+  local heap, at = book.heap, book.levels + 1
+  book.levels = at
+  while at > 1 do
+    local parent = (at - at % 2) / 2
+    if heap[parent] <= key then break end
+    heap[at] = heap[parent]
+    at = parent
+  end
+  heap[at] = key
+  book.best = heap[1]
 end
 
 -- Removes the oldest of the batch's orders at the best key.
 function side.pop(book)
-  local key, first = book.best, book.first
-  local following = book.next[first[key]]
-  first[key] = following
+  local best, first = book.best, book.first
+  local following = book.next[first[best]]
+  first[best] = following
   if following then return end
-  book.last[key] = nil
-  local worst = book.worst
-  repeat
-    key = key + 1
-    if key > worst then
-      book.best, book.worst = NONE, -NONE
-      return
-    end
-  until first[key]
-  book.best = key
+  book.last[best] = nil
+  local heap, levels = book.heap, book.levels
+  local key = heap[levels]
+  heap[levels] = nil
+  levels = levels - 1
+  book.levels = levels
+  if levels == 0 then
+    book.best = NONE
+    return
+  end
+  local at, child = 1, 2
+  while child <= levels do
+    if child < levels and heap[child + 1] < heap[child] then child = child + 1 end
+    if heap[child] >= key then break end
+    heap[at] = heap[child]
+    at, child = child, 2 * child
+  end
+  heap[at] = key
+  book.best = heap[1]
 end
 
 -- Iterates over the book's own orders without changing anything: key, left, trader; NONE at the end.
@@ -118,7 +136,7 @@ local function walk_book(book)
       if at > book.loaded then return NONE end
       local record = book.records[at]
       if record and not book.gone[book.fields[at]] then
-        local filled, _, trader, price, quantity = side.parse(record)
+        local _, filled, trader, price, quantity = side.parse(record)
         return book.sign * price, quantity - filled, trader
       end
     end
@@ -127,16 +145,19 @@ end
 
 -- The same over the batch's own orders.
 local function walk_batch(book, left, traders)
-  local key, i = book.best, book.first[book.best]
+  local keys = {}
+  for level = 1, book.levels do keys[level] = book.heap[level] end
+  table.sort(keys)
+  local level, i = 1, book.first[keys[1]]
   return function(started)
     if started then i = book.next[i] end
     while true do
       while not i do
-        key = key + 1
-        if key > book.worst then return NONE end
-        i = book.first[key]
+        level = level + 1
+        if level > book.levels then return NONE end
+        i = book.first[keys[level]]
       end
-      if left[i] > 0 then return key, left[i], text.integer[traders[i]] end
+      if left[i] > 0 then return keys[level], left[i], text.integer[traders[i]] end
       i = book.next[i]
     end
   end

@@ -8,31 +8,39 @@ local text = {}
 local REMEMBERED_MAX = 20000
 local format, floor = string.format, math.floor
 
--- text.integer[n]: n >= 0 as decimal digits.
+-- text.integer[n]: n as decimal digits.
 text.integer = setmetatable({}, {
   __index = function(remembered, n)
     local digits = format('%d', n)
-    if n <= REMEMBERED_MAX then rawset(remembered, n, digits) end
+    if n >= -REMEMBERED_MAX and n <= REMEMBERED_MAX then rawset(remembered, n, digits) end
     return digits
   end,
 })
 
--- A book member is its sequence in 12 digits, so that equal scores sort by age.
-local MEMBER_FORMAT = '%012d'
-local MEMBER_DIGITS = 12
+-- Numbers that grow by one are too many to be remembered, but one and the next share all but their last three
+-- digits: those are remembered, and what stands before them is printed once in a thousand times.
+local THOUSAND = 1000
+local endings = {}
+for ending = 0, THOUSAND - 1 do endings[ending] = format('%03d', ending) end
 
-function text.member(sequence)
-  return format(MEMBER_FORMAT, sequence)
-end
-
--- The decimal text of a member's sequence: the member without its leading zeros.
-function text.member_sequence(member, digits)
-  local first = MEMBER_DIGITS + 1 - digits
-  if string.byte(member, first) ~= 48 and string.byte(member, first - 1) == 48 then
-    return string.sub(member, first)
+local function counter(start_format)
+  local known, start = -1, ''
+  return function(number)
+    local ending = number % THOUSAND
+    local thousands = (number - ending) / THOUSAND
+    if thousands ~= known then
+      known, start = thousands, format(start_format, thousands)
+    end
+    return start .. endings[ending]
   end
-  return string.match(member, '^0*(%d+)$')
 end
+
+-- A sequence as it stands in books, hashes, lists and lines: 12 digits, so that members of a book with equal
+-- scores sort by age, and one text serves everywhere.
+text.sequence = counter('%09d')
+
+-- A trade's number in 12 digits.
+text.trade_number = counter('%09d')
 
 local MS_PER_DAY = 86400000
 local remembered_day, remembered_date = -1, ''

@@ -22,14 +22,15 @@ local function trim(tag, key)
   bulk.call('HDEL', tag .. ':closed', closed)
 end
 
--- Appends these sequences. Trims when the length passes 100, 200, 400, …: a trim costs what the list
+-- Appends a sequence, or a list of them. Trims when the length passes 100, 200, 400, …: a trim costs what the list
 -- holds, so it has to become rarer as more open orders stay in it.
 function trader.append(tag, id, sequences)
   local key = trader.key(tag, id)
-  local length = redis.call('RPUSH', key, unpack(sequences))
+  local alone = type(sequences) == 'string'
+  local length = alone and redis.call('RPUSH', key, sequences) or bulk.call('RPUSH', key, sequences)
   local bound = TRIM_AT
   while bound <= length do
-    if length - #sequences < bound then
+    if length - (alone and 1 or #sequences) < bound then
       trim(tag, key)
       return
     end

@@ -1,0 +1,133 @@
+"""Seeded streams of commands, for the oracle and for the benchmarks: the same seed gives the same commands.
+
+A command's sequence is its place in its card's log, so a generator knows it beforehand as long as everything that it
+yields is appended, in order, to empty logs.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from engine.model import CancelOrder, Command, PlaceOrder, Side, TimeInForce
+
+CARDS = ("pikachu", "bulbasaur", "charmander", "squirtle")
+TRADERS = 10_000
+PRICE_MIN, PRICE_MAX = 100, 1_000
+RECENT_MAX = 200
+SIDES = (Side.BUY, Side.SELL)
+
+Flow = Callable[[int, int], Iterator[Command]]
+"""A seed and how many commands, to commands."""
+
+
+def uniform(seed: int, count: int) -> Iterator[Command]:
+    """Four cards, prices 1.00 to 10.00, both sides alike, one card an order; 78 % of the orders trade."""
+    choose = random.Random(seed)
+    for _ in range(count):
+        yield PlaceOrder(
+            trader_id=choose.randint(1, TRADERS),
+            card=choose.choice(CARDS),
+            side=choose.choice(SIDES),
+            price_cents=choose.randint(PRICE_MIN, PRICE_MAX),
+        )
+
+
+def market(seed: int, count: int) -> Iterator[Command]:
+    """Like a market: prices near a middle that moves slowly, 45 % cancels of recent orders, 10 % ioc."""
+    choose = random.Random(seed)
+    middle = dict.fromkeys(CARDS, 550)
+    sequences = dict.fromkeys(CARDS, 0)
+    recent: dict[str, deque[tuple[int, int]]] = {card: deque(maxlen=RECENT_MAX) for card in CARDS}
+    for _ in range(count):
+        card = choose.choice(CARDS)
+        sequences[card] += 1
+        middle[card] = _within_prices(middle[card] + choose.choice((-1, 0, 0, 0, 1)))
+        dice = choose.random()
+        if dice < 0.45 and recent[card]:
+            sequence, trader_id = choose.choice(recent[card])
+            yield CancelOrder(trader_id=trader_id, card=card, sequence=sequence)
+            continue
+        side = choose.choice(SIDES)
+        away = int(choose.expovariate(1 / 8)) - 2
+        trader_id = choose.randint(1, TRADERS)
+        recent[card].append((sequences[card], trader_id))
+        yield PlaceOrder(
+            trader_id=trader_id,
+            card=card,
+            side=side,
+            price_cents=_within_prices(middle[card] + (-away if side is Side.BUY else away)),
+            quantity=choose.randint(1, 20),
+            time_in_force=TimeInForce.IOC if dice > 0.90 else TimeInForce.GTC,
+        )
+
+
+def stress_few_traders(seed: int, count: int) -> Iterator[Command]:
+    """Forty traders on one card, prices a few cents apart: everything meets everything."""
+    return _stress(seed, count, cards=CARDS[:1], traders=40, spread_cents=4)
+
+
+def stress_many_traders(seed: int, count: int) -> Iterator[Command]:
+    """Ten thousand traders on two cards, all prices: deep books."""
+    return _stress(seed, count, cards=CARDS[:2], traders=TRADERS, spread_cents=None)
+
+
+def _stress(
+    seed: int, count: int, *, cards: tuple[str, ...], traders: int, spread_cents: int | None
+) -> Iterator[Command]:
+    """Every kind of command, and cancels that must and that must not find their order."""
+    choose = random.Random(seed)
+    middle = dict.fromkeys(cards, 550)
+    placed: dict[str, list[tuple[int, int]]] = {card: [] for card in cards}
+    sequences = dict.fromkeys(cards, 0)
+    for number in range(count):
+        card = choose.choice(cards)
+        sequences[card] += 1
+        if choose.random() < 0.3:
+            yield _cancel(choose, card, sequence=sequences[card], placed=placed[card], traders=traders)
+            continue
+        if choose.random() < 0.01:
+            middle[card] = _within_prices(middle[card] + choose.randint(-5, 5))
+        if spread_cents is None:
+            price_cents = choose.randint(PRICE_MIN, PRICE_MAX)
+        else:
+            price_cents = _within_prices(middle[card] + choose.randint(-spread_cents, spread_cents))
+        trader_id = choose.randint(1, traders)
+        placed[card].append((sequences[card], trader_id))
+        yield PlaceOrder(
+            trader_id=trader_id,
+            card=card,
+            side=choose.choice(SIDES),
+            price_cents=price_cents,
+            quantity=choose.choice((1, 1, 2, 3, 5, 8, 13, 20)) if choose.random() < 0.95 else choose.randint(20, 200),
+            time_in_force=choose.choices(tuple(TimeInForce), weights=(8, 1, 1))[0],
+            client_order_id=f"id-{number}:{seed}" if choose.random() < 0.1 else None,
+        )
+
+
+def _cancel(
+    choose: random.Random, card: str, *, sequence: int, placed: list[tuple[int, int]], traders: int
+) -> CancelOrder:
+    """A cancel of an own recent order (mostly), an old one, a foreign one, one that is not there yet, or of all."""
+    dice = choose.random()
+    stranger = choose.randint(1, traders)
+    if dice < 0.03:
+        return CancelOrder(trader_id=stranger, card=card, sequence=0)
+    if dice < 0.10 or not placed:
+        return CancelOrder(trader_id=stranger, card=card, sequence=sequence + choose.randint(0, 50))
+    if dice < 0.60:
+        target, owner = choose.choice(placed[-RECENT_MAX:])
+    else:
+        target, owner = choose.choice(placed)
+    return CancelOrder(trader_id=stranger if choose.random() < 0.15 else owner, card=card, sequence=target)
+
+
+def _within_prices(price_cents: int) -> int:
+    return max(PRICE_MIN, min(PRICE_MAX, price_cents))
+
+
+FLOWS: dict[str, Flow] = {
+    "uniform": uniform,
+    "market": market,
+    "stress_few_traders": stress_few_traders,
+    "stress_many_traders": stress_many_traders,
+}

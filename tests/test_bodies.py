@@ -1,0 +1,234 @@
+"""Bodies without a server: what the fast decoder takes, and what the explaining one says, is always the same."""
+
+import itertools
+import json
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from api import bodies
+from api.bodies import OrderBodies
+from api.problems import ApiError, Problem
+from engine.model import PlaceOrder, Side, TimeInForce
+from engine.settings import Settings
+
+SEED = 20_260_101
+BODIES = 20_000
+TRADER = 7
+SETTINGS = Settings()
+PRICES = range(SETTINGS.price_cents_min, SETTINGS.price_cents_max + 1)
+
+fast = OrderBodies(SETTINGS)
+
+
+class ExplainingBodies(OrderBodies):
+    """The same rules, always the slow way."""
+
+    def place_order(self, body: bytes, trader_id: int) -> PlaceOrder:
+        return self._explained(body, trader_id)
+
+
+slow = ExplainingBodies(SETTINGS)
+
+
+def outcome(decoder: OrderBodies, body: bytes) -> PlaceOrder | Problem:
+    try:
+        return decoder.place_order(body, TRADER)
+    except ApiError as error:
+        return error.problem
+
+
+def spellings(cents: int) -> list[str]:
+    """Every usual way to write a price in JSON."""
+    dollars, rest = divmod(cents, 100)
+    plain = {f"{dollars}.{rest:02d}"}
+    if rest % 10 == 0:
+        plain.add(f"{dollars}.{rest // 10}")
+    if rest == 0:
+        plain.add(f"{dollars}")
+    return sorted(plain | {f'"{text}"' for text in plain})
+
+
+def unusual_spellings(cents: int) -> list[str]:
+    """Ways that only the explaining decoder knows."""
+    text = f"{cents // 100}.{cents % 100:02d}"
+    return [f"{text}0", f'"{text}0"', f'"0{text}"', f"{cents}e-2", f"{cents * 10}E-3", f"{text}{'0' * 40}"]
+
+
+def is_taken_fast(body: bytes, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the explaining decoder is not asked."""
+    asked: list[bytes] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(fast, "_explained", lambda text, _: asked.append(text))
+        fast.place_order(body, TRADER)
+    return not asked
+
+
+def test_every_price_in_every_usual_spelling_is_taken_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cents in PRICES:
+        for text in spellings(cents):
+            body = f'{{"card":"pikachu","side":"buy","price":{text}}}'.encode()
+
+            order = fast.place_order(body, TRADER)
+
+            assert order.price_cents == cents
+            assert outcome(slow, body) == order
+            assert is_taken_fast(body, monkeypatch), text
+    assert len(PRICES) == 901
+
+
+def test_every_price_in_unusual_spellings_is_the_same_price() -> None:
+    for cents in PRICES:
+        for text in unusual_spellings(cents):
+            order = fast.place_order(f'{{"card":"pikachu","side":"sell","price":{text}}}'.encode(), TRADER)
+
+            assert order.price_cents == cents, text
+
+
+def test_no_price_beside_the_901_is_taken() -> None:
+    beside = [*range(-50, PRICES.start), *range(PRICES.stop, PRICES.stop + 200)]
+    texts = [f"{cents / 100:.2f}" for cents in beside]
+    texts += [f"{cents // 100}.{cents % 100:02d}{digit}" for cents in PRICES[:-1] for digit in "159"]
+    texts += [f"{cents // 100}.{cents % 100:02d}{'0' * 40}1" for cents in PRICES[:-1]]
+
+    for text, quote in itertools.product(texts, ("", '"')):
+        problem = outcome(fast, f'{{"card":"pikachu","side":"buy","price":{quote}{text}{quote}}}'.encode())
+
+        assert isinstance(problem, Problem), text
+        assert problem.code == "invalid_price"
+
+
+@pytest.mark.parametrize("time_in_force", ["gtc", "ioc", "fok"])
+@pytest.mark.parametrize("side", ["buy", "sell"])
+def test_a_body_with_every_field_is_taken_fast(side: str, time_in_force: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {
+        "card": "squirtle",
+        "side": side,
+        "price": "9.99",
+        "quantity": 10_000,
+        "client_order_id": "quantity",
+        "time_in_force": time_in_force,
+    }
+    body = json.dumps(fields).encode()
+
+    order = fast.place_order(body, TRADER)
+
+    assert order == PlaceOrder(
+        trader_id=TRADER,
+        card="squirtle",
+        side=Side(side),
+        price_cents=999,
+        quantity=10_000,
+        time_in_force=TimeInForce(time_in_force),
+        client_order_id="quantity",
+    )
+    assert outcome(slow, body) == order
+    assert is_taken_fast(body, monkeypatch)
+
+
+@pytest.mark.parametrize("client_order_id", ["quantity", "client_order_id", "time_in_force", "price", "card", None])
+@pytest.mark.parametrize("twice", ["card", "side", "price", "quantity", "client_order_id", "time_in_force"])
+def test_a_field_that_is_given_twice_is_never_taken(twice: str, client_order_id: str | None) -> None:
+    fields: list[tuple[str, Any]] = [("card", "pikachu"), ("side", "buy"), ("price", 5)]
+    fields.append(("client_order_id", client_order_id))
+    values: dict[str, list[Any]] = {"quantity": [1, 2], "time_in_force": ["gtc", "ioc"]}
+    fields += [(twice, value) for value in values.get(twice, [dict(fields).get(twice)])]
+
+    for order in itertools.permutations(fields):
+        body = "{" + ",".join(f"{json.dumps(name)}:{json.dumps(value)}" for name, value in order) + "}"
+        problem = outcome(fast, body.encode())
+
+        assert isinstance(problem, Problem), body
+        assert problem.code == "duplicate_field"
+        assert f"{twice} must be given once" in problem.detail
+
+
+def a_value(choose: random.Random, field: str) -> str:
+    """A value of a field as it stands in JSON; right ones more often than wrong ones."""
+    right: dict[str, list[str]] = {
+        "card": [f'"{card}"' for card in SETTINGS.cards],
+        "side": ['"buy"', '"sell"'],
+        "price": spellings(choose.choice(PRICES)),
+        "quantity": ["1", "10000", str(choose.randint(1, 10_000)), "5.0", "1e2"],
+        "client_order_id": ['"a"', '"quantity"', '"time_in_force"', '"A.b_c:d-9"', f'"{"x" * 64}"', "null"],
+        "time_in_force": ['"gtc"', '"ioc"', '"fok"'],
+    }
+    wrong = [
+        *('""', "0", "-1", "null", "true", "[]", "{}", "1.5", '"1"', "1e400", "1e1000000", "9" * 30, "-0", "NaN", "05"),
+        *('"\\ud800"', '"gt\\u0063"', '"\\u0070ikachu"', '"é"', '"a b"', '"mew"', '"BUY"', "5.505", '"5.505"', "0.99"),
+        *('{"card":"pikachu"}', '["a","b"]', '"a\\"b"', '"\x01"', "10.01", "10001", "5.000", '"5.5000"', "", "'a'"),
+    ]
+    if field in right and choose.random() < 0.9:
+        return choose.choice(right[field])
+    return choose.choice(wrong)
+
+
+def a_body(choose: random.Random) -> bytes:
+    """A body that may be right, or wrong in any of many ways."""
+    fields = ["card", "side", "price"]
+    fields += [field for field in ("quantity", "client_order_id", "time_in_force") if choose.random() < 0.5]
+    if choose.random() < 0.1:
+        fields.remove(choose.choice(fields))
+    if choose.random() < 0.1:
+        fields.append(choose.choice([*fields, "trader_id", "Card", "", "pri\\u0063e", "\\ud800"]))
+    choose.shuffle(fields)
+    space = choose.choice(["", "", " ", "\n", "\t "])
+    pairs = [f'"{field}"{space}:{space}{a_value(choose, field)}' for field in fields]
+    body = space + "{" + f",{space}".join(pairs) + "}" + space
+    encoded = body.encode(choose.choice(["utf-8"] * 30 + ["utf-16", "utf-8-sig"]), errors="surrogatepass")
+    if choose.random() < 0.03:
+        place = choose.randrange(len(encoded))
+        encoded = encoded[:place] + choose.choice([b"\xff", b"\x00", b"", b'"', b"{", b","]) + encoded[place + 1 :]
+    return encoded
+
+
+def test_both_decoders_agree_on_twenty_thousand_bodies() -> None:
+    choose = random.Random(SEED)
+    taken = refused = 0
+
+    for _ in range(BODIES):
+        body = a_body(choose)
+        found, expected = outcome(fast, body), outcome(slow, body)
+
+        assert found == expected, (SEED, body)
+        if isinstance(found, Problem):
+            refused += 1
+            assert found.status == 422
+            assert msgspec.json.decode(msgspec.json.encode(found))["detail"], body
+        else:
+            taken += 1
+    assert taken > BODIES // 4
+    assert refused > BODIES // 4
+
+
+def test_a_problem_never_grows_with_the_body() -> None:
+    bodies_of_a_megabyte = [
+        b'{"card":"' + b"x" * 1_000_000 + b'"}',
+        b'{"price":' + b"9" * 1_000_000 + b"}",
+        b'{"price":0.' + b"9" * 1_000_000 + b"}",
+        b'{"' + b"x" * 1_000_000 + b'":1}',
+        b"{" + b",".join(b'"%d":1' % number for number in range(100_000)) + b"}",
+        b"{" + b",".join(b'"card":1' for _ in range(100_000)) + b"}",
+        b"[" * 1_000_000,
+    ]
+
+    for body in bodies_of_a_megabyte:
+        problem = outcome(fast, body)
+
+        assert isinstance(problem, Problem)
+        assert len(msgspec.json.encode(problem)) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("body", "trader_id", "api_key"),
+    [
+        (b'{"trader_id":1,"api_key":"abc"}', 1, "abc"),
+        (b'{"api_key":"\\u0061","trader_id":2147483647}', 2_147_483_647, "a"),
+    ],
+)
+def test_a_token_body_is_read(body: bytes, trader_id: int, api_key: str) -> None:
+    found = bodies.token_body(body)
+
+    assert (found.trader_id, found.api_key) == (trader_id, api_key)

@@ -1,0 +1,582 @@
+"""The rules of trading, one scenario a test, on the real server."""
+
+import pytest
+from redis import Redis
+
+from engine.model import PlaceOrder, Side, Status, TimeInForce
+from tests.conftest import RedisServer
+from tests.market import Market, many, picture
+
+pytestmark = pytest.mark.server
+
+IOC, FOK = TimeInForce.IOC, TimeInForce.FOK
+EMPTY = picture("bid | price | ask")
+
+
+@pytest.fixture
+def strict_market(redis_client: Redis) -> Market:
+    """An empty card on which nobody trades with itself."""
+    return Market(redis_client, self_trade="cancel_taker")
+
+
+# Price-time priority.
+
+
+def test_the_book_is_drawn_as_it_was_given(market: Market) -> None:
+    table = """
+        bid   | price | ask
+              | 5.60  | 3
+              | 5.50  | 1 2
+        4 1   | 5.40  |
+        2     | 1.00  |
+    """
+
+    market.given(table)
+
+    assert market.book() == picture(table)
+
+
+def test_older_order_at_the_same_price_fills_first(market: Market) -> None:
+    first, second = market.sell("5.00"), market.sell("5.00", trader=3)
+    market.match()
+
+    taker = market.buy("5.00")
+    market.match()
+
+    assert market.pairs() == [(taker, first, 500, 1)]
+    assert market.state(second) == (Status.OPEN, 0)
+
+
+def test_an_order_keeps_its_place_after_a_partial_fill(market: Market) -> None:
+    first, second = market.sell("5.00", 5), market.sell("5.00", 5, trader=3)
+    market.match()
+
+    takers = []
+    for quantity in (2, 2, 2):
+        takers.append(market.buy("5.00", quantity))
+        market.match()
+
+    assert market.pairs() == [
+        (takers[0], first, 500, 2),
+        (takers[1], first, 500, 2),
+        (takers[2], first, 500, 1),
+        (takers[2], second, 500, 1),
+    ]
+    assert market.book() == picture("""
+        bid | price | ask
+            | 5.00  | 4
+    """)
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_an_order_keeps_its_place_after_a_restart_of_the_server(own_server: RedisServer, end: str) -> None:
+    market = Market(own_server.client())
+    first, second = market.sell("5.00", 5), market.sell("5.00", 5, trader=3)
+    market.buy("5.00", 2)
+    market.match()
+    waiting = market.buy("5.00", 4)
+    before = market.state_hash()
+
+    if end == "stop":
+        own_server.stop()
+    else:
+        own_server.kill()
+    own_server.start()
+    market = Market(own_server.client())
+
+    assert market.state_hash() == before
+    assert market.match() == 2
+    assert market.pairs()[1:] == [(waiting, first, 500, 3), (waiting, second, 500, 1)]
+
+
+def test_a_better_price_fills_before_an_older_order(market: Market) -> None:
+    market.given("""
+        bid | price | ask
+            | 5.60  | 1
+            | 5.50  | 1
+    """)
+
+    taker = market.buy("6.00", 2)
+    market.match()
+
+    assert [(price, quantity) for _, _, price, quantity in market.pairs()] == [(550, 1), (560, 1)]
+    assert market.state(taker) == (Status.FILLED, 2)
+
+
+def test_a_sell_that_crosses_a_higher_buy_trades_at_the_price_of_the_buy(market: Market) -> None:
+    maker = market.buy("5.50")
+    market.match()
+
+    taker = market.sell("5.00")
+    market.match()
+
+    assert market.pairs() == [(taker, maker, 550, 1)]
+
+
+def test_a_buy_that_crosses_a_lower_sell_trades_at_the_price_of_the_sell(market: Market) -> None:
+    maker, taker = market.sell("5.00"), market.buy("5.50")
+
+    market.match()
+
+    assert market.pairs() == [(taker, maker, 500, 1)]
+
+
+def test_prices_that_do_not_cross_do_not_trade(market: Market) -> None:
+    market.buy("5.00")
+    market.sell("5.01")
+
+    assert market.match() == 0
+    assert market.book() == picture("""
+        bid | price | ask
+            | 5.01  | 1
+        1   | 5.00  |
+    """)
+
+
+def test_five_fifty_and_five_five_are_different_prices(market: Market) -> None:
+    market.buy("5.05")
+    market.buy("5.50", trader=2)
+    market.sell("5.50", trader=3)
+
+    market.match()
+
+    assert market.book() == picture("""
+        bid | price | ask
+        1   | 5.05  |
+    """)
+
+
+def test_the_first_order_at_a_price_survives_the_second(market: Market) -> None:
+    market.buy("5.00", 3)
+    market.match()
+    market.buy("5.00", 4)
+    market.match()
+
+    assert market.book() == picture("""
+        bid | price | ask
+        3 4 | 5.00  |
+    """)
+
+
+def test_the_same_trader_may_enter_the_same_order_twice(market: Market) -> None:
+    market.append(many(1, count=2))
+    market.match()
+
+    assert [order.sequence for order in market.bids()] == [1, 2]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 500])
+def test_ten_buyers_of_one_against_a_seller_of_ten_make_ten_trades(market: Market, limit: int) -> None:
+    for trader in range(1, 11):
+        market.buy("5.00", trader=trader)
+    seller = market.sell("5.00", 10, trader=11)
+
+    assert market.match(limit) == 10
+    assert market.book() == EMPTY
+    assert market.state(seller) == (Status.FILLED, 10)
+    assert [trade.maker_trader_id for trade in market.trades()] == list(range(1, 11))
+
+
+def test_what_is_left_of_a_taker_rests(market: Market) -> None:
+    market.sell("5.00", 3)
+    taker = market.buy("5.20", 10)
+
+    market.match()
+
+    assert market.state(taker) == (Status.PARTIALLY_FILLED, 3)
+    assert market.book() == picture("""
+        bid | price | ask
+        7   | 5.20  |
+    """)
+
+
+def test_an_order_of_the_book_fills_before_a_newer_one_of_the_same_batch(market: Market) -> None:
+    old = market.sell("5.00")
+    market.match()
+
+    new = market.sell("5.00", trader=3)
+    takers = [market.buy("5.00"), market.buy("5.00")]
+    market.match()
+
+    assert market.pairs() == [(takers[0], old, 500, 1), (takers[1], new, 500, 1)]
+
+
+def test_a_completed_order_never_comes_back(market: Market) -> None:
+    maker, taker = market.sell("5.00"), market.buy("5.00")
+    market.match()
+    completed = [market.order(maker), market.order(taker)]
+
+    market.cancel(maker, trader=2)
+    market.cancel(0, trader=1)
+    market.buy("5.00", trader=3)
+    market.match()
+
+    assert [market.order(maker), market.order(taker)] == completed
+    assert [order.sequence for order in market.completed()] == [maker, taker]
+    assert list(market.open()) == [5]
+
+
+def test_a_match_call_with_nothing_to_do_changes_nothing(market: Market) -> None:
+    market.given("""
+        bid | price | ask
+        1   | 5.00  |
+    """)
+    before, events = market.state_hash(), market.events()
+
+    assert market.match_once().commands == 0
+    assert (market.state_hash(), market.events()) == (before, events)
+
+
+def test_cards_do_not_meet(redis_client: Redis) -> None:
+    Market(redis_client, "pikachu").sell("5.00")
+    Market(redis_client, "bulbasaur").buy("5.00")
+
+    assert Market(redis_client, "pikachu").match() == 0
+    assert Market(redis_client, "bulbasaur").match() == 0
+
+
+def test_an_order_that_sweeps_many_pages_takes_them_in_order(market: Market) -> None:
+    market.append(many(1, count=230, side=Side.SELL))
+    market.match()
+
+    market.buy("5.00", 175, trader=9)
+    market.match()
+    market.buy("5.00", 100, trader=9)
+    market.match()
+
+    assert [maker for _, maker, _, _ in market.pairs()] == list(range(1, 231))
+    assert market.book() == picture("""
+        bid | price | ask
+        45  | 5.00  |
+    """)
+
+
+# Time in force.
+
+
+def test_the_unfilled_rest_of_an_ioc_expires(market: Market) -> None:
+    market.sell("5.00", 3)
+    taker = market.buy("5.00", 5, time_in_force=IOC)
+
+    market.match()
+
+    assert market.state(taker) == (Status.EXPIRED, 3)
+    assert market.book() == EMPTY
+
+
+def test_an_ioc_that_meets_nothing_expires_unfilled(market: Market) -> None:
+    market.sell("5.01")
+    taker = market.buy("5.00", time_in_force=IOC)
+
+    assert market.match() == 0
+    assert market.state(taker) == (Status.EXPIRED, 0)
+
+
+def test_an_ioc_that_fills_wholly_is_filled(market: Market) -> None:
+    market.buy("5.00", 5)
+    taker = market.sell("5.00", 5, time_in_force=IOC)
+
+    market.match()
+
+    assert market.state(taker) == (Status.FILLED, 5)
+
+
+def test_a_fok_that_can_fill_fills_at_once(market: Market) -> None:
+    market.given("""
+        bid | price | ask
+            | 5.10  | 2 2
+            | 5.00  | 1
+    """)
+
+    taker = market.buy("5.10", 4, time_in_force=FOK)
+    market.match()
+
+    assert market.state(taker) == (Status.FILLED, 4)
+    assert market.book() == picture("""
+        bid | price | ask
+            | 5.10  | 1
+    """)
+
+
+def test_a_fok_that_can_not_fill_wholly_trades_nothing(market: Market) -> None:
+    table = """
+        bid | price | ask
+            | 5.20  | 9
+            | 5.10  | 2
+            | 5.00  | 1
+    """
+    market.given(table)
+
+    taker = market.buy("5.10", 4, time_in_force=FOK)
+
+    assert market.match() == 0
+    assert market.state(taker) == (Status.EXPIRED, 0)
+    assert market.book() == picture(table)
+
+
+@pytest.mark.parametrize(("quantity", "status"), [(180, Status.FILLED), (181, Status.EXPIRED)])
+def test_a_fok_counts_over_pages_of_the_book_and_orders_of_its_batch(
+    market: Market, quantity: int, status: Status
+) -> None:
+    market.append(many(1, count=130, side=Side.SELL))
+    market.match()
+    market.append(many(1, count=30, side=Side.SELL) + many(1, count=30, side=Side.SELL, price_cents=499))
+    market.sell("5.01", 50)
+    market.buy("5.00", 10, trader=8)
+
+    taker = market.buy("5.00", quantity, trader=9, time_in_force=FOK)
+    market.match()
+
+    assert market.state(taker) == (status, quantity if status is Status.FILLED else 0)
+    assert len(market.asks()) == (1 if status is Status.FILLED else 181)
+
+
+def test_a_fok_does_not_count_what_its_batch_has_taken_or_canceled(market: Market) -> None:
+    makers = [market.sell("5.00", 2, trader=trader) for trader in (2, 3, 4)]
+    market.match()
+    inside = market.sell("5.00", 2, trader=5)
+    market.cancel(makers[1], trader=3)
+    market.cancel(inside, trader=5)
+    market.buy("5.00", 1)
+
+    taker = market.buy("5.00", 4, time_in_force=FOK)
+    last = market.buy("5.00", 3, time_in_force=FOK)
+    market.match()
+
+    assert market.state(taker) == (Status.EXPIRED, 0)
+    assert market.state(last) == (Status.FILLED, 3)
+
+
+# Cancels.
+
+
+def test_a_canceled_order_is_gone_and_keeps_what_it_filled(market: Market) -> None:
+    maker = market.sell("5.00", 5)
+    market.buy("5.00", 2)
+    market.match()
+
+    market.cancel(maker, trader=2)
+    market.match()
+
+    assert market.state(maker) == (Status.CANCELED, 2)
+    assert market.book() == EMPTY
+
+
+def test_a_head_that_is_partly_filled_in_a_batch_can_be_canceled_in_it(market: Market) -> None:
+    head, behind = market.sell("5.00", 5), market.sell("5.00", 5, trader=3)
+    market.match()
+
+    market.buy("5.00", 2)
+    market.cancel(head, trader=2)
+    taker = market.buy("5.00", 1)
+    market.match()
+
+    assert market.state(head) == (Status.CANCELED, 2)
+    assert market.pairs()[-1] == (taker, behind, 500, 1)
+    assert market.book() == picture("""
+        bid | price | ask
+            | 5.00  | 4
+    """)
+
+
+def test_an_order_can_be_canceled_in_the_batch_that_places_it(market: Market) -> None:
+    kept = market.buy("5.00", 1)
+    dropped = market.buy("5.00", 2)
+    market.cancel(dropped)
+    taker = market.sell("5.00", 3)
+
+    market.match()
+
+    assert market.pairs() == [(taker, kept, 500, 1)]
+    assert market.state(dropped) == (Status.CANCELED, 0)
+
+
+def test_a_cancel_of_the_order_of_another_trader_is_ignored(market: Market) -> None:
+    resting = market.buy("5.00", trader=1)
+    market.match()
+
+    market.cancel(resting, trader=2)
+    inside = market.buy("5.00", trader=1)
+    market.cancel(inside, trader=2)
+    market.match()
+
+    assert [order.sequence for order in market.bids()] == [resting, inside]
+    assert market.completed() == []
+
+
+def test_a_cancel_of_what_is_not_there_is_ignored(market: Market) -> None:
+    future = market.cancel(3)
+    market.cancel(999_999)
+    order = market.buy("5.00")
+    market.cancel(future)
+    market.match()
+
+    assert market.state(order) == (Status.OPEN, 0)
+    assert market.order(future) is None
+
+
+def test_a_second_cancel_of_an_order_changes_nothing(market: Market) -> None:
+    order = market.buy("5.00")
+    market.match()
+
+    market.cancel(order)
+    market.cancel(order)
+    market.match()
+
+    assert [completed.sequence for completed in market.completed()] == [order]
+
+
+def test_cancel_all_cancels_the_orders_of_this_trader_on_both_sides_oldest_first(market: Market) -> None:
+    market.buy("5.00", trader=1)
+    market.buy("4.00", trader=2)
+    market.sell("6.00", trader=1)
+    market.match()
+    market.buy("4.50", 3, trader=1)
+    market.sell("4.50", 1, trader=3)
+    market.buy("4.40", trader=1)
+
+    market.cancel(0)
+    market.match()
+
+    assert [(order.sequence, order.status) for order in market.completed()] == [
+        (1, Status.FILLED),
+        (5, Status.FILLED),
+        (3, Status.CANCELED),
+        (4, Status.CANCELED),
+        (6, Status.CANCELED),
+    ]
+    assert [order.sequence for order in market.bids()] == [2]
+
+
+def test_an_order_after_cancel_all_rests(market: Market) -> None:
+    market.buy("5.00")
+    market.cancel(0)
+    last = market.buy("5.00")
+
+    market.match()
+
+    assert [order.sequence for order in market.bids()] == [last]
+
+
+# A trader that meets itself.
+
+
+def test_a_trader_may_trade_with_itself(market: Market) -> None:
+    market.buy("5.00", trader=1)
+    market.sell("5.00", trader=1)
+
+    assert market.match() == 1
+
+
+def test_a_taker_that_would_meet_itself_is_canceled(strict_market: Market) -> None:
+    market = strict_market
+    market.sell("5.00", 1, trader=2)
+    own = market.sell("5.00", 1, trader=1)
+    market.sell("5.00", 1, trader=3)
+    market.match()
+
+    taker = market.buy("5.00", 3, trader=1)
+    market.match()
+
+    assert market.state(taker) == (Status.CANCELED, 1)
+    assert market.state(own) == (Status.OPEN, 0)
+
+
+def test_a_fok_counts_only_what_lies_before_its_own_trader(strict_market: Market) -> None:
+    market = strict_market
+    market.sell("5.00", 2, trader=2)
+    market.match()
+    market.sell("5.00", 1, trader=1)
+    market.sell("5.00", 1, trader=3)
+
+    killed = market.buy("5.00", 3, trader=1, time_in_force=FOK)
+    filled = market.buy("5.00", 2, trader=1, time_in_force=FOK)
+    market.match()
+
+    assert market.state(killed) == (Status.EXPIRED, 0)
+    assert market.state(filled) == (Status.FILLED, 2)
+
+
+# What is kept of a trader.
+
+
+def test_the_latest_fifty_orders_of_a_trader_are_listed_newest_first(market: Market) -> None:
+    for _ in range(60):
+        market.buy("5.00", time_in_force=IOC)
+    market.match(7)
+
+    assert [order.sequence for order in market.orders_of(1)] == list(range(60, 10, -1))
+
+
+def test_old_open_orders_stay_listed_however_many_come_after(market: Market) -> None:
+    old = [market.buy("1.00") for _ in range(5)]
+    market.match()
+    for _ in range(25):
+        market.append([PlaceOrder(trader_id=1, card="pikachu", side=Side.BUY, price_cents=500, time_in_force=IOC)] * 20)
+        market.match()
+
+    assert [order.sequence for order in market.orders_of(1)] == list(range(505, 455, -1))
+    assert [order.sequence for order in market.orders_of(1, only="open")] == old[::-1]
+    assert market.redis.llen(market.key("trader:1")) < 110
+    assert market.redis.hlen(market.key("closed")) < 110
+
+
+@pytest.mark.parametrize("limit", [9, 500])
+def test_cancel_all_finds_every_one_of_three_hundred_open_orders(market: Market, limit: int) -> None:
+    market.append(many(1, count=300))
+    market.append(many(1, count=3, trader=2))
+    market.match(limit)
+    assert len(market.orders_of(1, limit=1_000, only="open")) == 300
+
+    market.cancel(0)
+    market.match(limit)
+
+    assert [order.sequence for order in market.completed()] == list(range(1, 301))
+    assert [order.trader_id for order in market.bids()] == [2, 2, 2]
+    assert market.orders_of(1, limit=1_000, only="open") == []
+
+
+@pytest.mark.parametrize("count", [7_000, 10_000])
+def test_a_batch_may_be_all_of_one_trader(market: Market, count: int) -> None:
+    for _ in range(count // 1_000):
+        market.append(many(1, count=1_000))
+
+    assert market.match_once(10_000).commands == count
+    assert len(market.bids()) == len(market.open()) == count
+    market.cancel(0)
+    market.match()
+    assert len(market.completed()) == count
+
+
+def test_the_latest_fifty_trades_are_kept_newest_first(market: Market) -> None:
+    market.append(many(1, count=60, side=Side.SELL))
+    market.append(many(1, count=60, side=Side.BUY))
+    market.match(7)
+
+    assert [trade.number for trade in market.latest_trades()] == list(range(60, 10, -1))
+
+
+# Depth.
+
+
+def test_depth_sums_what_remains_at_each_price_best_first(market: Market) -> None:
+    market.given("""
+        bid | price | ask
+            | 5.60  | 3
+            | 5.50  | 1 2
+        4 1 | 5.40  |
+        2   | 5.00  |
+    """)
+    market.sell("5.40", 2)
+    market.match()
+
+    assert market.redis.fcall_ro("depth", 1, market.tag, 10) == [7, [540, 3, 500, 2], [550, 3, 560, 3]]
+    assert market.redis.fcall_ro("depth", 1, market.tag, 1) == [7, [540, 3], [550, 3]]
+
+
+def test_depth_counts_levels_of_thousands_of_orders(market: Market) -> None:
+    for price_cents in (500, 499, 498):
+        market.append(many(2, count=900, price_cents=price_cents))
+    market.match()
+
+    assert market.redis.fcall_ro("depth", 1, market.tag, 2) == [2_700, [500, 1_800, 499, 1_800], []]
