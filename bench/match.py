@@ -1,9 +1,9 @@
 """`tcgx bench match`: the match call against one script call an order, on the same server, in the same run.
 
-What is measured: from orders that the server does not know how to pair yet to orders that are matched, with books,
-lists, trades, events and cursor written, durable as `--durability` says. The baseline gets its orders as arguments of
-pipelined script calls, 500 at a time, encoded beforehand; `match` finds them in the log. Appending to the log is
-measured on its own (`append`), since in the exchange it happens in another moment.
+What is measured: from orders that lie in the log to orders that are matched, with books, lists, trades, events and
+cursor written, durable as `--durability` says. Both read the log inside Redis; the baseline is called once an order,
+500 calls a pipeline, encoded beforehand. Appending to the log is measured on its own (`append`), since in the exchange
+it happens in another moment.
 """
 
 import argparse
@@ -76,14 +76,19 @@ def empty_server(durability: Durability) -> Iterator[Redis]:
 
 
 def one_order_per_call(durability: Durability, commands: Sequence[Command]) -> float:
-    """Orders per second of the baseline."""
+    """Orders per second of the baseline, from its log to matched."""
     script = (files("bench") / "one_order_per_call.lua").read_text()
     with empty_server(durability) as client:
-        packer: Any = client.connection_pool.make_connection()
         sha = client.script_load(script)
+        for start in range(0, len(commands), PIPELINE):
+            pipeline = client.pipeline(transaction=False)
+            for command in commands[start : start + PIPELINE]:
+                pipeline.xadd(keys.key(command.card, "orders"), _baseline_entry(command))
+            pipeline.execute()
+        packer: Any = client.connection_pool.make_connection()
         chunks = []
         for start in range(0, len(commands), PIPELINE):
-            calls = [_baseline_call(sha, command) for command in commands[start : start + PIPELINE]]
+            calls = [("EVALSHA", sha, 1, keys.tag(command.card)) for command in commands[start : start + PIPELINE]]
             chunks.append((len(calls), b"".join(packer.pack_commands(calls))))
         with socket.socket(socket.AF_UNIX) as connection:
             about = client.get_connection_kwargs()
@@ -95,13 +100,16 @@ def one_order_per_call(durability: Durability, commands: Sequence[Command]) -> f
             return len(commands) / (time.perf_counter() - started)
 
 
-def _baseline_call(sha: str, command: Command) -> tuple[str | int, ...]:
+def _baseline_entry(command: Command) -> dict[Any, Any]:
     if not isinstance(command, PlaceOrder):
         raise TypeError("the baseline knows no cancels: use a flow without them")
-    return (
-        *("EVALSHA", sha, 1, keys.tag(command.card), command.side.value, command.trader_id),
-        *(command.price_cents, command.quantity, "2026-01-01T00:00:00.000Z"),
-    )
+    return {
+        "trader": command.trader_id,
+        "side": command.side.value,
+        "price": command.price_cents,
+        "quantity": command.quantity,
+        "at": "2026-01-01T00:00:00.000Z",
+    }
 
 
 def _exchange(connection: socket.socket, request: bytes, replies: int) -> None:

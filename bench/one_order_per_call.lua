@@ -1,13 +1,18 @@
--- The baseline: the obvious design, one script call an order, a hash an order. It does what lua/match.lua does
--- for a limit order and keeps what that keeps: both books, every order by its sequence, the latest 50 orders of
--- each trader and trades of the card, and a stream of events for an archiver. It is the yardstick of
--- `tcgx bench match` and stays as it is.
+-- The baseline: the obvious design, one script call an order, a hash an order. It does what lua/match.lua does for
+-- a limit order, with the same guarantee (the cursor moves in the same step), and keeps what that keeps: both books,
+-- every order by its sequence, the latest 50 orders of each trader and trades of the card, and a stream of events
+-- for an archiver. It is the yardstick of `tcgx bench match` and stays as it is.
 --
 -- KEYS  {card}
--- ARGS  buy or sell, trader id, price in cents, quantity, time
--- Reply the order's sequence
+-- Reply the order's sequence, 0 when none waits
 local tag = KEYS[1]
-local side, trader, price, quantity, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local cursor = redis.call('GET', tag .. ':cursor') or '0-0'
+local entry = redis.call('XRANGE', tag .. ':orders', '(' .. cursor, '+', 'COUNT', 1)[1]
+if not entry then return 0 end
+local fields = {}
+for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+local side, trader, at = fields.side, fields.trader, fields.at
+local price, quantity = tonumber(fields.price), tonumber(fields.quantity)
 local opposite = side == 'buy' and tag .. ':asks' or tag .. ':bids'
 local own = side == 'buy' and tag .. ':bids' or tag .. ':asks'
 local sign = side == 'buy' and 1 or -1
@@ -53,4 +58,5 @@ else
 end
 redis.call('LPUSH', tag .. ':trader:' .. trader, sequence)
 redis.call('LTRIM', tag .. ':trader:' .. trader, 0, 49)
+redis.call('SET', tag .. ':cursor', entry[1])
 return sequence

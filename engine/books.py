@@ -89,7 +89,7 @@ class Books:
 
     async def completed_order(self, card: str, sequence: int, after: str) -> Order | None:
         """A completed order from the events after an id, for one that is completed but not archived yet."""
-        prefix = f"{sequence},".encode()
+        prefix = codec.sequence_text(sequence).encode() + b","
         while True:
             async with self._turn():
                 entries = await self._redis.xrange(keys.key(card, "events"), min=f"({after}", count=EVENTS_A_READ)

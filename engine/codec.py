@@ -41,6 +41,11 @@ TRADE_COLUMNS = (
 """The values of a line of trades, as `COPY` takes them."""
 
 
+def sequence_text(sequence: int) -> str:
+    """A sequence as it stands in books, hashes, lists and lines: 12 digits."""
+    return f"{sequence:012d}"
+
+
 def kind(command: PlaceOrder) -> int:
     """Side and time in force in one number, as in the log: the sign is the side."""
     return KIND[command.time_in_force] if command.side is Side.BUY else -KIND[command.time_in_force]
