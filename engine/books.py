@@ -46,7 +46,7 @@ class Books:
         reply = await self._read("order", card, sequence)
         if reply is None:
             return None
-        state, *values = [value.decode() for value in reply]
+        state, *values = [value.decode() for value in reply[1::2]]
         return codec.order(card, values, accepted=state == "accepted")
 
     async def trader_orders(self, card: str, trader_id: int, limit: int = LATEST) -> list[Order]:

@@ -2,15 +2,29 @@
 --
 -- KEYS  {card}
 -- ARGS  sequence
--- Reply {state, sequence, trader_id, side, price_cents, quantity, time_in_force, client_order_id, accepted_at
---        [, filled_quantity[, status, closed_at]]}; the state is "accepted" (in the log, not matched yet), "open"
---        or "closed"; nil if Redis does not hold it (unknown, or only in the archive)
+-- Reply names and values in turn: state, sequence, trader_id, side, price_cents, quantity, time_in_force,
+--        client_order_id, accepted_at, filled_quantity if anything is filled, and of a completed order status and
+--        closed_at. The state is "accepted" (in the log, not matched yet), "open" or "closed". Nil if Redis does
+--        not hold the order (unknown, or only in the archive).
+local NAMES = {
+  'sequence', 'trader_id', 'side', 'price_cents', 'quantity', 'time_in_force', 'client_order_id', 'accepted_at',
+  'filled_quantity', 'status', 'closed_at',
+}
 local KINDS = { 'gtc', 'ioc', 'fok' }
 
-local function split(state, line)
-  local reply = { state }
-  for value in string.gmatch(line .. ',', '([^,]*),') do reply[#reply + 1] = value end
+local function named(state, values)
+  local reply = { 'state', state }
+  for i = 1, #values do
+    reply[2 * i + 1], reply[2 * i + 2] = NAMES[i], values[i]
+  end
   return reply
+end
+
+local function split(line, sequence)
+  local values = {}
+  for value in string.gmatch(line .. ',', '([^,]*),') do values[#values + 1] = value end
+  values[1] = text.integer[sequence]
+  return values
 end
 
 local function order(keys, args)
@@ -18,20 +32,20 @@ local function order(keys, args)
   if not sequence or sequence < 1 or sequence % 1 ~= 0 then
     return redis.error_reply('ERR order takes a sequence, a positive integer')
   end
-  local field = text.sequence(sequence)
   if sequence > cursor.read(tag).sequence then
     local command = log.find(tag, sequence)
     if not command or command.kind == 0 then return nil end
-    return {
-      'accepted', field, text.integer[command.trader], command.kind > 0 and 'buy' or 'sell',
+    return named('accepted', {
+      text.integer[sequence], text.integer[command.trader], command.kind > 0 and 'buy' or 'sell',
       text.integer[command.price], text.integer[command.quantity], KINDS[math.abs(command.kind)],
       command.client == 0 and '' or command.client, command.at,
-    }
+    })
   end
+  local field = text.sequence(sequence)
   local line = redis.call('HGET', tag .. ':open', field)
-  if line then return split('open', line) end
+  if line then return named('open', split(line, sequence)) end
   line = redis.call('HGET', tag .. ':closed', field)
-  if line then return split('closed', line) end
+  if line then return named('closed', split(line, sequence)) end
   return nil
 end
 

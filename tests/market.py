@@ -209,7 +209,7 @@ class Market:
         reply = self.redis.fcall_ro("order", 1, self.tag, sequence)
         if reply is None:
             return None
-        state, *values = [value.decode() for value in reply]
+        state, *values = [value.decode() for value in reply[1::2]]
         return codec.order(self.card, values, accepted=state == "accepted")
 
     def state(self, sequence: int) -> tuple[Status, int]:
