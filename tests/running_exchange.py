@@ -345,7 +345,7 @@ class Trader:
         Raises:
             OSError, http.client.HTTPException: no answer.
         """
-        if time.monotonic() - self._used_at > IDLE_SECONDS:
+        if time.monotonic() - self._used_at > IDLE_SECONDS or self._is_ended():
             self._connection.close()
         try:
             self._connection.request(
@@ -362,6 +362,11 @@ class Trader:
         self._used_at = time.monotonic()
         is_json = "json" in (response.getheader("content-type") or "")
         return Answer(response.status, json.loads(text) if is_json else text.decode())
+
+    def _is_ended(self) -> bool:
+        """Whether the other side has closed the connection while it was idle, as an API that restarts does."""
+        idle = self._connection.sock
+        return idle is not None and bool(select.select([idle], [], [], 0)[0])
 
     def get(self, path: str) -> Any:
         """The body of a GET that must succeed."""
