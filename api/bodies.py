@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from api.problems import AN_ARRAY, AN_OBJECT, VALUE_CHARACTERS_MAX, ApiError, FieldError, invalid
-from engine.model import CLIENT_ORDER_ID_PATTERN, PlaceOrder, Side, TimeInForce, price_text
+from engine.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, PlaceOrder, Side, TimeInForce, price_text
 from engine.settings import Settings
 
 CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
@@ -30,6 +30,12 @@ class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
     time_in_force: Literal["gtc", "ioc", "fok"] | msgspec.UnsetType = msgspec.UNSET
 
 
+class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /orders/batch`; each order is decoded on its own, so that one that is wrong spoils no other."""
+
+    orders: list[msgspec.Raw]
+
+
 class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /auth/token`."""
 
@@ -44,6 +50,7 @@ class OrderBodies:
         self._cards = frozenset(settings.cards)
         self._settings = settings
         self._decode = msgspec.json.Decoder(OrderBody).decode
+        self._decode_batch = msgspec.json.Decoder(BatchBody).decode
         self._prices = _spellings(settings.price_cents_min, settings.price_cents_max)
 
     def place_order(self, body: bytes, trader_id: int) -> PlaceOrder:
@@ -76,6 +83,27 @@ class OrderBodies:
             time_in_force=_TIMES_IN_FORCE[order.time_in_force or "gtc"],
             client_order_id=client_order_id,
         )
+
+    def place_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | ApiError]:
+        """The orders that the body of `POST /orders/batch` asks for, or what is wrong with each.
+
+        Raises:
+            ApiError: the body is no JSON object with `orders` alone, or has none or more than `COMMANDS_MAX`.
+        """
+        try:
+            raws = self._decode_batch(body).orders
+            body.decode()
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raws = []
+        if not 1 <= len(raws) <= COMMANDS_MAX or body.count(b'"orders"') != 1 or b"\\" in body:
+            _check_batch(body)
+        orders: list[PlaceOrder | ApiError] = []
+        for raw in raws:
+            try:
+                orders.append(self.place_order(bytes(raw), trader_id))
+            except ApiError as error:
+                orders.append(error)
+        return orders
 
     def _explained(self, body: bytes, trader_id: int) -> PlaceOrder:
         """The slow way: every rule, one by one."""
@@ -130,6 +158,23 @@ class _Wrong(Exception):
         super().__init__(rule)
         self.code = code
         self.rule = rule
+
+
+def _check_batch(body: bytes) -> None:
+    """The slow way to say what is wrong with a batch as a whole, if something is.
+
+    Raises:
+        ApiError: it is.
+    """
+
+    def orders(value: Any) -> Any:
+        if not isinstance(value, list) or isinstance(value, _Fields) or not 1 <= len(value) <= COMMANDS_MAX:
+            raise _Wrong("invalid_orders", f"must be a list of 1 to {COMMANDS_MAX} orders")
+        return value
+
+    _, errors = checked_fields(fields_of(body), {"orders": orders}, required=("orders",))
+    if errors:
+        raise invalid(errors)
 
 
 def token_body(body: bytes) -> TokenBody:

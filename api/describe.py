@@ -8,8 +8,27 @@ from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, Paramete
 from litestar.openapi.spec.enums import OpenAPIType
 
 from api.problems import MEDIA_TYPE, FieldError, Problem
+from engine.model import COMMANDS_MAX
 
 ORDER_EXAMPLE = {"card": "pikachu", "side": "buy", "price": "5.50", "quantity": 1, "client_order_id": "my-order-1"}
+
+ACCEPTED_EXAMPLE = {
+    "order_id": "pikachu-1001",
+    **ORDER_EXAMPLE,
+    "filled_quantity": 0,
+    "status": "accepted",
+    "time_in_force": "gtc",
+    "accepted_at": "2026-11-22T23:53:06.123Z",
+    "closed_at": None,
+}
+REFUSED_EXAMPLE = {
+    "error": {
+        "status": 422,
+        "code": "unknown_card",
+        "title": "Invalid request",
+        "detail": "card must be one of pikachu, …, got 'mew'",
+    }
+}
 
 DESCRIPTIONS = {
     400: ("malformed_request", "Malformed request", "this is not an HTTP/1.1 request"),
@@ -58,6 +77,29 @@ def answer(view: type[Any], description: str, example: Any = None) -> ResponseSp
     )
 
 
+ORDER_REQUIRED = ["card", "side", "price"]
+ORDER_FIELDS = {
+    "card": Schema(type=OpenAPIType.STRING, examples=["pikachu"]),
+    "side": Schema(type=OpenAPIType.STRING, enum=["buy", "sell"]),
+    "price": Schema(
+        one_of=[Schema(type=OpenAPIType.STRING), Schema(type=OpenAPIType.NUMBER)],
+        description="dollars with at most two decimals, 1.00 to 10.00; a string or a number",
+        examples=["5.50"],
+    ),
+    "quantity": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=10_000, default=1),
+    "client_order_id": Schema(
+        type=[OpenAPIType.STRING, OpenAPIType.NULL],
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        description="your own id; repeated within 24 h it gives the first order back",
+    ),
+    "time_in_force": Schema(
+        type=OpenAPIType.STRING,
+        enum=["gtc", "ioc", "fok"],
+        default="gtc",
+        description="gtc rests; ioc is filled as far as it can be at once; fok whole or not at all",
+    ),
+}
+
 PREFER = Parameter(
     name="Prefer",
     param_in="header",
@@ -81,30 +123,24 @@ class PlacesOrder(PrefersWait):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.request_body = _body(ORDER_FIELDS, required=ORDER_REQUIRED, example=ORDER_EXAMPLE)
+
+
+@dataclass
+class PlacesOrders(Operation):
+    """`POST /orders/batch`."""
+
+    def __post_init__(self) -> None:
+        order = Schema(
+            type=OpenAPIType.OBJECT,
+            properties=dict(ORDER_FIELDS),
+            required=ORDER_REQUIRED,
+            additional_properties=False,
+        )
         self.request_body = _body(
-            {
-                "card": Schema(type=OpenAPIType.STRING, examples=["pikachu"]),
-                "side": Schema(type=OpenAPIType.STRING, enum=["buy", "sell"]),
-                "price": Schema(
-                    one_of=[Schema(type=OpenAPIType.STRING), Schema(type=OpenAPIType.NUMBER)],
-                    description="dollars with at most two decimals, 1.00 to 10.00; a string or a number",
-                    examples=["5.50"],
-                ),
-                "quantity": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=10_000, default=1),
-                "client_order_id": Schema(
-                    type=[OpenAPIType.STRING, OpenAPIType.NULL],
-                    pattern=r"^[A-Za-z0-9._:-]{1,64}$",
-                    description="your own id; repeated within 24 h it gives the first order back",
-                ),
-                "time_in_force": Schema(
-                    type=OpenAPIType.STRING,
-                    enum=["gtc", "ioc", "fok"],
-                    default="gtc",
-                    description="gtc rests; ioc is filled as far as it can be at once; fok whole or not at all",
-                ),
-            },
-            required=["card", "side", "price"],
-            example=ORDER_EXAMPLE,
+            {"orders": Schema(type=OpenAPIType.ARRAY, items=order, min_items=1, max_items=COMMANDS_MAX)},
+            required=["orders"],
+            example={"orders": [ORDER_EXAMPLE]},
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from api.problems import ApiError, not_found
 from archiver.store import Archive
 from engine.books import Books
-from engine.errors import Unavailable
+from engine.errors import Overloaded, TcgxError, Unavailable
 from engine.log import OrderLog
 from engine.matched import MatchedWatch
 from engine.model import (
@@ -57,6 +57,26 @@ class Exchange:
         if order is None:
             raise Unavailable(f"order {order_id(command.card, entered.sequence)} was matched but can't be read now")
         return order, await self._taker_trades(order)
+
+    async def place_all(self, commands: Sequence[PlaceOrder]) -> list[Order | TcgxError]:
+        """Enters many orders, each with its own outcome, in order.
+
+        Raises:
+            Overloaded, Unavailable: none of them was entered for this reason.
+        """
+        outcomes: list[Order | TcgxError] = []
+        for command, entered in zip(commands, await self._log.append_all(commands), strict=True):
+            if isinstance(entered, TcgxError):
+                outcomes.append(entered)
+                continue
+            try:
+                outcomes.append(await self._placed(command, entered))
+            except TcgxError as error:
+                outcomes.append(error)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, Overloaded | Unavailable)]
+        if failures and len(failures) == len(outcomes):
+            raise failures[0]
+        return outcomes
 
     async def find(self, card: str, sequence: int) -> Order | None:
         """An order, wherever it is: in the log, a book, a trader's latest, the archive, or on its way there."""
@@ -145,7 +165,7 @@ class Exchange:
             [CancelOrder(trader_id=trader_id, card=card, sequence=0) for card in cards]
         )
         for outcome in entered:
-            if isinstance(outcome, BaseException):
+            if isinstance(outcome, TcgxError):
                 raise outcome
         if seconds == 0:
             return [order for card_orders in listed for order in card_orders], False

@@ -9,8 +9,18 @@ from api import describe
 from api.bodies import token_body
 from api.context import Context, context_of
 from api.prefer import wait_seconds
-from api.views import MatchedOrderView, OrdersView, OrderView, TokenView, matched_view, order_view, orders_view
-from engine.model import LATEST
+from api.views import (
+    BatchView,
+    MatchedOrderView,
+    OrdersView,
+    OrderView,
+    TokenView,
+    batch_view,
+    matched_view,
+    order_view,
+    orders_view,
+)
+from engine.model import LATEST, PlaceOrder
 from engine.trust import Identity
 
 BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
@@ -65,6 +75,33 @@ async def place_order(request: Request) -> Response[OrderView]:  # type: ignore[
     if isinstance(placed, tuple):
         return Response(matched_view(*placed), status_code=200)
     return Response(order_view(placed), status_code=202)
+
+
+@post(
+    "/orders/batch",
+    status_code=202,
+    tags=["orders"],
+    summary="Place up to 1,000 orders",
+    description=(
+        "Answers 202 once those that are accepted are durable, with an outcome for each in order: the order, or "
+        "`error`, a problem. An order that is wrong spoils no other. Orders of one card keep their order. After a "
+        "timeout or a 5xx repeat with the same `client_order_id`s. Source: the logs in Redis."
+    ),
+    operation_class=describe.PlacesOrders,
+    responses={
+        202: describe.answer(BatchView, "Outcomes", {"results": [describe.ACCEPTED_EXAMPLE, describe.REFUSED_EXAMPLE]}),
+        **describe.problems(401, 413, 422, 503),
+    },
+    security=BEARER,
+    operation_id="place_orders",
+)
+async def place_orders(request: Request) -> Response[BatchView]:  # type: ignore[type-arg]
+    """Enters many orders."""
+    context, identity = _caller(request)
+    asked = context.bodies.place_orders(await request.body(), identity.trader_id)
+    placed = iter(await context.exchange.place_all([order for order in asked if isinstance(order, PlaceOrder)]))
+    outcomes = [next(placed) if isinstance(order, PlaceOrder) else order for order in asked]
+    return Response(batch_view(outcomes), status_code=202)
 
 
 @get(
@@ -176,6 +213,7 @@ async def cancel_orders(
 ROUTES = [
     create_token,
     place_order,
+    place_orders,
     list_orders,
     get_order_by_client_id,
     get_order,

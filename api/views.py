@@ -1,8 +1,12 @@
 """Answers: what a trader sees of orders, trades and books; decimal strings for money."""
 
+from typing import Any
+
 import msgspec
 
+from api.problems import Problem, of_error
 from engine.books import Depth
+from engine.errors import TcgxError
 from engine.model import Order, Trade, price_text
 
 
@@ -38,6 +42,18 @@ class MatchedOrderView(OrderView, frozen=True):
     """An order after matching, with the trades it made when it arrived."""
 
     trades: list[TradeView]
+
+
+class RefusedView(msgspec.Struct, frozen=True):
+    """An order of a batch that was not accepted, and why."""
+
+    error: Problem
+
+
+class BatchView(msgspec.Struct, frozen=True):
+    """The outcomes of a batch, in the order of its orders."""
+
+    results: list[Any]
 
 
 class OrdersView(msgspec.Struct, frozen=True):
@@ -94,6 +110,16 @@ class HealthView(msgspec.Struct, frozen=True):
 def order_view(order: Order) -> OrderView:
     """An order as its trader sees it."""
     return OrderView(*_order_values(order))
+
+
+def batch_view(outcomes: list[Order | TcgxError]) -> BatchView:
+    """The outcomes of a batch."""
+    return BatchView(
+        [
+            RefusedView(of_error(outcome)) if isinstance(outcome, TcgxError) else order_view(outcome)
+            for outcome in outcomes
+        ]
+    )
 
 
 def matched_view(order: Order, trades: list[Trade]) -> MatchedOrderView:

@@ -41,9 +41,16 @@ class OrderLog:
         """
         return await self._put(command)
 
-    async def append_all(self, commands: Sequence[Command]) -> list[Entered | BaseException]:
+    async def append_all(self, commands: Sequence[Command]) -> list[Entered | TcgxError]:
         """The same for many, each with its own outcome, in order."""
-        return await asyncio.gather(*(self._put(command) for command in commands), return_exceptions=True)
+        futures = [self._put(command) for command in commands]
+        outcomes: list[Entered | TcgxError] = []
+        for future in futures:
+            try:
+                outcomes.append(await future)
+            except TcgxError as error:
+                outcomes.append(error)
+        return outcomes
 
     async def close(self) -> None:
         """Waits until everything that was handed over is appended."""
