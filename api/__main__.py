@@ -12,7 +12,7 @@ import uvicorn
 
 from api.app import create_app
 from api.protocol import Protocol
-from engine import life
+from engine import connection, life
 from engine.errors import StartError
 from engine.settings import Settings
 
@@ -55,6 +55,8 @@ def listen(host: str, port: int, *, shared: bool) -> socket.socket:
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """Serves until told to stop; then finishes what it has accepted."""
     app = create_app(settings)
+    async with connection.connect(settings.redis_url) as redis:
+        await connection.check(redis, durability=settings.durability)
     with contextlib.closing(listen(settings.host, settings.port, shared=settings.api_workers > 1)) as listener:
         config = uvicorn.Config(
             app,

@@ -66,7 +66,6 @@ def create_app(settings: Settings) -> Litestar:
             connection.connect(settings.redis_url) as writing,
             store.pool(settings.database_url) as pool,
         ):
-            await connection.check(redis, durability=settings.durability)
             await library.load(redis)
             order_log = OrderLog(writing, backlog_max=settings.backlog_max, pending_max=settings.append_pending_max)
             watch = MatchedWatch(redis, settings.cards)

@@ -27,15 +27,15 @@ class Authenticator:
         Raises:
             ApiError: 401, because it is missing, malformed, wrong or expired.
         """
-        header = authorization or ""
-        identity = self._remembered.get(header)
+        text = _token(authorization or "")
+        identity = self._remembered.get(text)
         if identity is None:
-            identity = self._decode(header)
+            identity = self._decode(text)
             if len(self._remembered) >= REMEMBERED_MAX:
                 self._remembered.clear()
-            self._remembered[header] = identity
+            self._remembered[text] = identity
         if identity.expires_at <= time.time():
-            del self._remembered[header]
+            del self._remembered[text]
             raise unauthorized("token_expired", "the access token has expired: get a new one from POST /auth/token")
         return identity
 
@@ -54,15 +54,21 @@ class Authenticator:
             self._secret, trader_id, "admin" if role == "admin" else "trader", self._seconds
         ), self._seconds
 
-    def _decode(self, header: str) -> Identity:
-        if not header:
-            raise unauthorized("token_missing", "send an access token as `Authorization: Bearer …`")
-        scheme, _, text = header.partition(" ")
-        if scheme.lower() != "bearer" or not text.strip():
-            raise unauthorized("token_invalid", "the Authorization header must be `Bearer` and an access token")
+    def _decode(self, text: str) -> Identity:
         try:
-            return trust.identity(self._secret, text.strip())
+            return trust.identity(self._secret, text)
         except ExpiredToken as error:
             raise unauthorized("token_expired", str(error)) from None
         except InvalidToken as error:
             raise unauthorized("token_invalid", str(error)) from None
+
+
+def _token(header: str) -> str:
+    """The token in an `Authorization` header."""
+    if not header:
+        raise unauthorized("token_missing", "send an access token as `Authorization: Bearer …`")
+    scheme, _, text = header.partition(" ")
+    text = text.strip()
+    if scheme.lower() != "bearer" or not text:
+        raise unauthorized("token_invalid", "the Authorization header must be `Bearer` and an access token")
+    return text

@@ -125,6 +125,10 @@ class Exchange:
         ]
         orders = [order for order in found if order is not None]
         if not orders:
+            # An order may rest for longer than its id is remembered.
+            open_orders = await asyncio.gather(*(self.books.open_orders(card, trader_id) for card in self.cards))
+            orders = [order for of_card in open_orders for order in of_card if order.client_order_id == client_order_id]
+        if not orders:
             archived = await self.archive.client_order(trader_id, client_order_id)
             orders = [archived] if archived else []
         if not orders:
@@ -166,6 +170,8 @@ class Exchange:
         )
         for outcome in entered:
             if isinstance(outcome, TcgxError):
+                if any(isinstance(other, Entered) for other in entered):
+                    raise Unavailable("Only a part of the cards was asked to cancel") from outcome
                 raise outcome
         if seconds == 0:
             return [order for card_orders in listed for order in card_orders], False

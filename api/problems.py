@@ -81,14 +81,16 @@ def of_error(error: TcgxError) -> Problem:
         return error.problem
     if isinstance(error, ClientOrderIdConflict):
         return Problem(status=409, code="client_order_id_conflict", title="Conflict", detail=str(error))
+    # What comes after a colon in our errors is for the log: addresses and the like.
+    told = str(error).partition(":")[0]
     if isinstance(error, Overloaded):
-        return Problem(status=503, code="overloaded", title="Overloaded", detail=f"nothing was accepted: {error}")
+        return Problem(status=503, code="overloaded", title="Overloaded", detail=f"nothing was accepted: {told}")
     if isinstance(error, Unavailable | LogGap):
         return Problem(
             status=503,
             code="unavailable",
             title="Unavailable",
-            detail=f"{error}; repeat the request with the same client_order_id",
+            detail=f"{told}; repeat the request, an order with the same client_order_id",
         )
     return Problem(status=500, code="internal_error", title="Internal error", detail="the server failed; see its log")
 

@@ -7,6 +7,7 @@ with it and cannot write.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import structlog
 from redis.asyncio import Redis
 
 from archiver import schema, store
-from archiver.store import Rows
+from archiver.store import Cursor, Rows
 from engine import connection, keys
 from engine.connection import BLOCK_MS, understood
 from engine.errors import StartError, TcgxError
@@ -26,6 +27,10 @@ log = structlog.get_logger()
 
 QUEUED_MAX = 2
 """How many reads of a card wait for their transaction: the next is read while one is written."""
+
+
+class ArchiveGap(TcgxError):
+    """Events between the archive and what Redis still holds are missing; archiving the card stops."""
 
 
 class Reader:
@@ -45,21 +50,41 @@ class Reader:
         if not reply:
             return None
         ((_, entries),) = reply
-        self._event_id = entries[-1][0].decode()
+        for event_id, fields in entries:
+            self._follow(event_id.decode(), int(fields[b"first"]))
         return Rows(
             card=self._card,
             trades=b"".join(fields.get(b"trades", b"") for _, fields in entries),
             orders=b"".join(fields.get(b"orders", b"") for _, fields in entries),
             event_id=self._event_id,
-            sequence=int(self._event_id.partition("-")[0]),
+            sequence=_sequence(self._event_id),
+            log_id=entries[-1][1][b"log"].decode(),
         )
 
     async def run(self, queue: "asyncio.Queue[Rows]") -> None:
-        """Feeds the queue for ever."""
+        """Feeds the queue, until events are missing: then this card stands still, and the others go on."""
         while True:
-            rows = await self.read()
+            try:
+                rows = await self.read()
+            except ArchiveGap as error:
+                log.error("archiving stands still", card=self._card, reason=str(error))
+                return
             if rows is not None:
                 await queue.put(rows)
+
+    def _follow(self, event_id: str, first: int) -> None:
+        """Every event begins with the command after the last one of the event before."""
+        reached = _sequence(self._event_id)
+        if first != reached + 1:
+            raise ArchiveGap(
+                f"the archive of {self._card} stands at command {reached}, but the next event begins at {first}: "
+                "what is between was trimmed, or the archive is an older one"
+            )
+        self._event_id = event_id
+
+
+def _sequence(event_id: str) -> int:
+    return int(event_id.partition("-")[0])
 
 
 class Archiver:
@@ -77,8 +102,11 @@ class Archiver:
         Raises:
             Unavailable: a server went away; starting again from the stored cursors is safe.
         """
-        archived = await store.cursors(self._database)
-        await self._check_not_ahead(archived)
+        cursors = await store.cursors(self._database)
+        for card, cursor in cursors.items():
+            if card in self._settings.cards:
+                await self._check_same_history(card, cursor)
+        archived = {card: cursor.event_id for card, cursor in cursors.items()}
         queue: asyncio.Queue[Rows] = asyncio.Queue(QUEUED_MAX * len(self._settings.cards))
         readers = [
             asyncio.create_task(
@@ -109,29 +137,29 @@ class Archiver:
                     "trim", 1, keys.tag(rows.card), rows.sequence, settings.event_retention, settings.log_retention
                 )
 
-    async def _check_not_ahead(self, archived: dict[str, str]) -> None:
-        """An archive that knows more than Redis would skip what Redis matches next."""
-        for card, event_id in archived.items():
-            if card not in self._settings.cards:
-                continue
-            with understood():
-                matched = int(await self._redis.hget(keys.key(card, "cursor"), "sequence") or 0)
-            sequence = int(event_id.partition("-")[0])
-            if sequence > matched:
-                raise StartError(
-                    f"The archive of {card} stands at command {sequence} but Redis only at {matched}: this is another "
-                    "or an older Redis than the one that was archived; archiving it would lose or mix up orders"
-                )
+    async def _check_same_history(self, card: str, cursor: Cursor) -> None:
+        """The last archived event must still be there, made of the same log entry (its id holds a time). Another or
+        an older Redis gives the same sequences to other orders; archiving it would lose or mix up orders."""
+        events: Any = self._redis
+        with understood():
+            found = await events.xrange(keys.key(card, "events"), min=cursor.event_id, max=cursor.event_id)
+        if not found or found[0][1][b"log"].decode() != cursor.log_id:
+            raise StartError(
+                f"The archive of {card} ends with event {cursor.event_id} of log entry {cursor.log_id}, which this "
+                "Redis does not have: it is another or an older Redis than the one that was archived"
+            )
 
 
 async def _next(queue: "asyncio.Queue[Rows]", others: Sequence["asyncio.Task[None]"]) -> list[Rows]:
     """All that is queued, at least one; raises what one of the other tasks died of."""
     get = asyncio.ensure_future(queue.get())
     try:
-        await asyncio.wait({get, *others}, return_when=asyncio.FIRST_COMPLETED)
-        for task in others:
-            if task.done():
-                task.result()
+        while not get.done():
+            for task in others:
+                if task.done():
+                    task.result()
+            running = [task for task in others if not task.done()]
+            await asyncio.wait({get, *running}, return_when=asyncio.FIRST_COMPLETED)
         batch = [await get]
     finally:
         get.cancel()
@@ -174,4 +202,5 @@ async def _archive(settings: Settings, redis: Redis, blocking: Redis, stopping: 
         log.info("archiving", cards=settings.cards)
         await Archiver(settings, redis, blocking, database).run(stopping)
     finally:
-        await database.close(timeout=1)
+        with contextlib.suppress(TimeoutError, OSError, asyncpg.InterfaceError):
+            await database.close(timeout=1)

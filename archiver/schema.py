@@ -5,6 +5,7 @@ from importlib.resources import files
 
 import asyncpg
 
+from archiver.store import understood
 from engine.errors import StartError
 
 LOCK = 0x7463_6778_0001
@@ -22,6 +23,11 @@ def migrations() -> list[tuple[str, str]]:
 
 async def migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
     """Brings the database up to date. The names of the migrations that were run now."""
+    with understood():
+        return await _migrate(connection, cards)
+
+
+async def _migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
     await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
     try:
         async with connection.transaction():
@@ -47,7 +53,13 @@ async def check(connection: asyncpg.Connection, cards: Sequence[str]) -> None:
 
     Raises:
         StartError: one is missing.
+        Unavailable: PostgreSQL does not answer.
     """
+    with understood():
+        await _check(connection, cards)
+
+
+async def _check(connection: asyncpg.Connection, cards: Sequence[str]) -> None:
     exists = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
     applied = await _applied(connection) if exists else set()
     missing = [name for name, _ in migrations() if name not in applied]

@@ -28,22 +28,22 @@ class Rows(msgspec.Struct):
     orders: bytes
     event_id: str
     sequence: int
+    log_id: str
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """The last archived event of a card, and the log entry it was made of."""
+
+    event_id: str
+    log_id: str
 
 
 @contextlib.contextmanager
 def understood() -> Iterator[None]:
-    """Turns errors of asyncpg that mean `no answer` into `Unavailable`."""
+    """Turns errors of asyncpg into `Unavailable`: whatever it is, the archive could not be read or written."""
     try:
         yield
-    except (
-        OSError,
-        TimeoutError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-        asyncpg.PostgresConnectionError,
-        asyncpg.OperatorInterventionError,
-        asyncpg.InsufficientResourcesError,
-    ) as error:
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError) as error:
         raise Unavailable(f"PostgreSQL did not answer: {error or type(error).__name__}") from error
 
 
@@ -51,14 +51,18 @@ async def connect(url: str) -> asyncpg.Connection:
     """One connection.
 
     Raises:
-        StartError: the server refuses the password or the database.
+        StartError: the url is none, or the server refuses the password or the database.
         Unavailable: it does not answer.
     """
-    try:
-        with understood():
+    with understood():
+        try:
             return await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS)
-    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-        raise StartError(f"PostgreSQL refuses TCGX_DATABASE_URL: {error}") from error
+        except (
+            asyncpg.InvalidAuthorizationSpecificationError,
+            asyncpg.InvalidCatalogNameError,
+            asyncpg.ClientConfigurationError,
+        ) as error:
+            raise StartError(f"PostgreSQL refuses TCGX_DATABASE_URL: {error}") from error
 
 
 async def end_of(connection: asyncpg.Connection) -> None:
@@ -76,11 +80,11 @@ async def lock_archiver(connection: asyncpg.Connection) -> None:
         await connection.execute("SELECT pg_advisory_lock($1)", ARCHIVER_LOCK, timeout=YEAR_SECONDS)
 
 
-async def cursors(connection: asyncpg.Connection) -> dict[str, str]:
-    """The last archived event id of each card."""
+async def cursors(connection: asyncpg.Connection) -> dict[str, Cursor]:
+    """How far each card is archived."""
     with understood():
-        rows = await connection.fetch("SELECT card, event_id FROM archive_cursor")
-    return {row["card"]: row["event_id"] for row in rows}
+        rows = await connection.fetch("SELECT card, event_id, log_id FROM archive_cursor")
+    return {row["card"]: Cursor(row["event_id"], row["log_id"]) for row in rows}
 
 
 async def insert(connection: asyncpg.Connection, archived: Sequence[Rows]) -> None:
@@ -91,9 +95,10 @@ async def insert(connection: asyncpg.Connection, archived: Sequence[Rows]) -> No
                 await _copy(connection, f"trades_{rows.card}", TRADE_COLUMNS, rows.trades)
                 await _copy(connection, f"orders_{rows.card}", ORDER_COLUMNS, rows.orders)
             await connection.executemany(
-                "INSERT INTO archive_cursor (card, event_id, sequence, archived_at) VALUES ($1, $2, $3, now()) "
-                "ON CONFLICT (card) DO UPDATE SET event_id = $2, sequence = $3, archived_at = now()",
-                [(rows.card, rows.event_id, rows.sequence) for rows in archived],
+                "INSERT INTO archive_cursor (card, event_id, sequence, log_id, archived_at) "
+                "VALUES ($1, $2, $3, $4, now()) "
+                "ON CONFLICT (card) DO UPDATE SET event_id = $2, sequence = $3, log_id = $4, archived_at = now()",
+                [(rows.card, rows.event_id, rows.sequence, rows.log_id) for rows in archived],
             )
 
 
@@ -188,8 +193,8 @@ class Archive:
         return (rows[0]["api_key_sha256"], rows[0]["role"]) if rows else None
 
     async def answers(self) -> bool:
-        """True, or raises `Unavailable`."""
-        await self._fetch("SELECT 1")
+        """True, or raises `Unavailable`, also while no migration has been run."""
+        await self._fetch("SELECT 1 FROM schema_migrations LIMIT 1")
         return True
 
     async def has_archiver(self) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import asyncpg
 
 from archiver.store import understood
+from engine.errors import StartError
 from engine.trust import key_hash
 
 KEY_BYTES = 32
@@ -19,6 +20,9 @@ async def seed(connection: asyncpg.Connection, count: int, out: Path | None) -> 
 
     `out` gets a line `trader_id,api_key` for each; it is the only place where the keys are ever written, with
     mode 0600. How many were created.
+
+    Raises:
+        StartError: the file is there already, or can't be written; then nothing is created.
     """
     async with connection.transaction():
         with understood():
@@ -47,7 +51,11 @@ async def count(connection: asyncpg.Connection) -> int:
 
 
 def _write(out: Path, created: Sequence[tuple[int, str]]) -> None:
-    with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", newline="") as file:
+    try:
+        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise StartError(f"{out} can't be written ({error.strerror}); no trader was created") from error
+    with os.fdopen(descriptor, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("trader_id", "api_key"))
         writer.writerows(created)

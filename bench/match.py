@@ -1,4 +1,4 @@
-"""`tcgx bench match`: the match call against one script call an order, on the same server, in the same run.
+"""`make bench`: the match call against one script call an order, on the same server, in the same run.
 
 What is measured: from orders that lie in the log to orders that are matched, with books, lists, trades, events and
 cursor written, durable as `--durability` says. Both read the log inside Redis; the baseline is called once an order,

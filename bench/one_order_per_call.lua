@@ -1,7 +1,7 @@
 -- The baseline: the obvious design, one script call an order, a hash an order. It does what lua/match.lua does for
 -- a limit order, with the same guarantee (the cursor moves in the same step), and keeps what that keeps: both books,
 -- every order by its sequence, the latest 50 orders of each trader and trades of the card, and a stream of events
--- for an archiver. It is the yardstick of `tcgx bench match` and stays as it is.
+-- for an archiver. It is the yardstick of `make bench` and stays as it is.
 --
 -- KEYS  {card}
 -- Reply the order's sequence, 0 when none waits

@@ -20,7 +20,7 @@ from cli.up import running, up
 from engine import connection, library, life, trust
 from engine.books import Books
 from engine.errors import StartError, TcgxError
-from engine.settings import Settings, read, table, variable
+from engine.settings import Settings, check, read, table, variable
 
 CHECKS = ("redis", "functions", "engine", "database", "archiver")
 
@@ -53,6 +53,7 @@ def _configured(arguments: argparse.Namespace) -> Settings:
         name: getattr(arguments, name) for name in ("data_dir", "port") if getattr(arguments, name, None) is not None
     }
     configured = msgspec.structs.replace(configured, **options)
+    check(configured)
     if arguments.name == "up":
         return configured
     here = running(configured.data_dir)

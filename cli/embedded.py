@@ -799,7 +799,7 @@ def _remove_stale_pid_file(cluster: Path) -> None:
     if sys.platform != "linux" or not path.exists():
         return
     first_line = path.read_text().partition("\n")[0].strip()
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         if Path(f"/proc/{int(first_line)}/cwd").resolve(strict=True) == cluster:
             return
     path.unlink()

@@ -83,6 +83,8 @@ def of_file(path: Path) -> Iterator[Line]:
         StartError: a line is neither an entry nor a state.
     """
     decode = msgspec.json.decode
+    if not path.is_file():
+        raise StartError(f"there is no file {path}")
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:

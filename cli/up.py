@@ -1,6 +1,7 @@
 """`tcgx up`: the whole exchange on one machine, and what other commands need to find it."""
 
 import asyncio
+import http.client
 import os
 import sys
 import urllib.error
@@ -21,6 +22,9 @@ from engine.errors import StartError
 from engine.settings import Settings, variable
 
 log = structlog.get_logger()
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""For our own address, whatever proxy the environment names."""
 
 READY_SECONDS = 60
 READY_CHECK_SECONDS = 0.05
@@ -135,7 +139,7 @@ async def _serve(
 ) -> None:
     await _prepare_database(local)
     public_redis = next((one.url for one in servers if isinstance(one, embedded.RedisServer)), local.redis_url)
-    here = Running(f"http://{local.host}:{local.port}", public_redis, local.database_url, local.jwt_secret)
+    here = Running(f"http://{_in_url(local.host)}:{local.port}", public_redis, local.database_url, local.jwt_secret)
     stack.enter_context(_announced(run_file(announced_in), here))
     services = _services(local)
     members: list[Supervised] = [*servers, *services]
@@ -150,6 +154,10 @@ async def _serve(
     finally:
         greeting.cancel()
         await asyncio.gather(greeting, return_exceptions=True)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _services(local: Settings) -> list[Service]:
@@ -206,9 +214,9 @@ async def _greet(here: Running, local: Settings, stopping: asyncio.Event) -> Non
 
 def _is_ready(api: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{api}/health/ready", timeout=2) as answer:  # noqa: S310 - our own address
+        with _DIRECT.open(f"{api}/health/ready", timeout=2) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False
 
 

@@ -84,7 +84,9 @@ class Books:
             entries = await self._redis.xrange(keys.key(card, "events"), min=f"{sequence}-0", count=1)
         if not entries or int(entries[0][1][b"first"]) > sequence:
             return None
-        trades = codec.trades(card, entries[0][1].get(b"trades", b""))
+        as_taker = f",{codec.sequence_text(sequence)},".encode()
+        lines = [line for line in entries[0][1].get(b"trades", b"").splitlines() if as_taker in line]
+        trades = [codec.trade(card, line.decode()) for line in lines]
         return [trade for trade in trades if trade.taker_sequence == sequence]
 
     async def completed_order(self, card: str, sequence: int, after: str) -> Order | None:

@@ -31,13 +31,16 @@ def connect_blocking(url: str, name: str | None = None) -> Redis:
 
 
 def _connect(url: str, seconds: float, name: str | None) -> Redis:
-    return Redis.from_url(
-        url,
-        socket_timeout=seconds,
-        socket_connect_timeout=COMMAND_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        client_name=name,
-    )
+    try:
+        return Redis.from_url(
+            url,
+            socket_timeout=seconds,
+            socket_connect_timeout=COMMAND_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            client_name=name,
+        )
+    except ValueError as error:
+        raise StartError(f"TCGX_REDIS_URL is no address of a Redis server: {error}") from error
 
 
 @contextmanager
@@ -74,7 +77,7 @@ async def check(client: Redis, *, durability: str) -> None:
     """
     try:
         about: dict[str, Any] = await client.info("server")
-        configured = await client.config_get("append*")
+        configured = await client.config_get("*append*")
         memory: dict[str, Any] = await client.info("memory")
     except (redis.exceptions.RedisError, OSError) as error:
         # redis-py wraps a refused password in a ConnectionError where the connection is a unix socket.
@@ -92,6 +95,8 @@ async def check(client: Redis, *, durability: str) -> None:
             f"Redis has appendfsync {settings['appendfsync']}: set `appendfsync always`, or accept to lose up to a "
             "second of orders with TCGX_DURABILITY=everysec"
         )
+    if durability == "always" and settings.get("no-appendfsync-on-rewrite") == "yes":
+        raise StartError("Redis does not fsync while it rewrites its AOF: set `no-appendfsync-on-rewrite no`")
     policy = _text(memory.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         raise StartError(f"Redis evicts keys when memory is full ({policy}): set `maxmemory-policy noeviction`")

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis.exceptions
+import structlog
 from redis.asyncio import Redis
 
 from engine import codec, keys, library
 from engine.connection import understood
-from engine.errors import ClientOrderIdConflict, Overloaded, TcgxError
+from engine.errors import ClientOrderIdConflict, Overloaded, TcgxError, Unavailable
 from engine.model import COMMANDS_MAX, Command, Entered, PlaceOrder, order_id
+
+log = structlog.get_logger()
 
 Waiting = tuple[Command, "asyncio.Future[Entered]"]
 
@@ -76,9 +79,16 @@ class OrderLog:
                 batch = [waiting.popleft() for _ in range(min(len(waiting), COMMANDS_MAX))]
                 try:
                     await self._append_batch(card, batch)
-                except TcgxError as error:
+                except BaseException as error:
+                    log.warning("an append failed", card=card, commands=len(batch), reason=str(error))
                     for _, future in batch:
                         _settle(future, error)
+                    if isinstance(error, Unavailable):
+                        # What still waits was not sent: it is refused now rather than after a timeout of its own.
+                        while waiting:
+                            _settle(waiting.popleft()[1], Overloaded(str(error)))
+                    if not isinstance(error, TcgxError):
+                        raise
         finally:
             del self._appending[card]
 

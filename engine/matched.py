@@ -16,6 +16,7 @@ from engine.life import Retry
 log = structlog.get_logger()
 
 LISTEN_SECONDS = 5.0
+FORGOTTEN_MAX = 100
 
 
 class MatchedWatch:
@@ -41,6 +42,7 @@ class MatchedWatch:
         try:
             await asyncio.wait_for(future, seconds)
         except TimeoutError:
+            self._forget(card)
             return False
         return True
 
@@ -58,13 +60,29 @@ class MatchedWatch:
         with understood():
             async with self._redis.pubsub() as channel:
                 await channel.subscribe(*self._cards)
-                for card in self._cards.values():
-                    self._advance(card, int(await self._redis.hget(keys.key(card, "cursor"), "sequence") or 0))
+                await self._look()
                 retry.succeeded()
                 while True:
                     message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_SECONDS)
-                    if message is not None:
+                    if message is None:
+                        await self._look()
+                    else:
                         self._advance(self._cards[message["channel"]], int(message["data"]))
+
+    async def _look(self) -> None:
+        """Takes the positions from the cursors: after messages may have been missed, and where Redis came back with
+        an older state."""
+        for card in self._matched:
+            self._matched[card] = int(await self._redis.hget(keys.key(card, "cursor"), "sequence") or 0)
+            self._advance(card, self._matched[card])
+
+    def _forget(self, card: str) -> None:
+        """Drops waiters that are gone, once they are many."""
+        waiters = self._waiters[card]
+        alive = [waiter for waiter in waiters if not waiter[2].done()]
+        if len(waiters) > 2 * len(alive) + FORGOTTEN_MAX:
+            heapq.heapify(alive)
+            self._waiters[card] = alive
 
     def _advance(self, card: str, sequence: int) -> None:
         self._matched[card] = max(self._matched[card], sequence)

@@ -61,7 +61,8 @@ class Matcher:
                 await retry.pause()
             except TcgxError as error:
                 log.warning("matching will be tried again", card=self._card, reason=str(error))
-                await _reload(self._redis)
+                if "Function not found" in str(error):
+                    await _reload(self._redis)
                 await retry.pause()
 
 

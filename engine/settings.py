@@ -83,7 +83,7 @@ BOUNDS: Mapping[str, tuple[int, int]] = {
     "price_cents_min": (1, 1_000_000),
     "price_cents_max": (1, 1_000_000),
     "max_quantity": (1, 1_000_000),
-    "port": (0, 65_535),
+    "port": (1, 65_535),
     "api_workers": (1, 64),
     "token_seconds": (1, 31_536_000),
     "body_bytes_max": (1_000, 100_000_000),
@@ -91,7 +91,7 @@ BOUNDS: Mapping[str, tuple[int, int]] = {
     "backlog_max": (1_000, 1_000_000_000),
     "append_pending_max": (1, 1_000_000),
     "archive_entries": (1, 10_000),
-    "event_retention": (0, 1_000_000_000),
+    "event_retention": (1, 1_000_000_000),
     "log_retention": (0, 1_000_000_000),
     "traders": (0, 1_000_000),
     "stop_seconds": (1, 600),
@@ -119,7 +119,7 @@ def read(environment: Mapping[str, str]) -> Settings:
             raise SettingError(f"{name} is not a setting; `tcgx settings` lists them all")
         values[field.name] = _parse(name, text, field.type)
     settings = Settings(**values)
-    _check(settings)
+    check(settings)
     return settings
 
 
@@ -133,7 +133,12 @@ def _parse(name: str, text: str, kind: Any) -> Any:
         raise SettingError(f"{name}={text!r} must be {wanted}") from None
 
 
-def _check(settings: Settings) -> None:
+def check(settings: Settings) -> None:
+    """That the values can work.
+
+    Raises:
+        SettingError: one can't; the message names it.
+    """
     for field, (low, high) in BOUNDS.items():
         value = getattr(settings, field)
         if not low <= value <= high:

@@ -28,11 +28,6 @@ local function append(keys, args)
   end
   local sequence_key, orders_key = tag .. ':sequence', tag .. ':orders'
   local sequence = tonumber(redis.call('GET', sequence_key) or 0)
-  local matched = tonumber(redis.call('HGET', tag .. ':cursor', 'sequence') or 0)
-  if sequence - matched + count > waiting_max then
-    return redis.error_reply('BACKLOG ' .. text.integer[sequence - matched] .. ' commands of ' .. tag
-      .. ' wait to be matched')
-  end
   local now = redis.call('TIME')
   local time_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 
@@ -46,9 +41,12 @@ local function append(keys, args)
     for a = 4, #args, 3 do ids[#ids + 1] = args[a + 1] end
     local today = bulk.read(today_key, ids)
     local yesterday = bulk.read(ids_key .. text.integer[day - 1], ids)
+    -- A clock may have gone back over midnight.
+    local tomorrow_key = ids_key .. text.integer[day + 1]
+    local tomorrow = redis.call('EXISTS', tomorrow_key) == 1 and bulk.read(tomorrow_key, ids) or {}
     for i = 1, #ids do
       local place, contents = args[3 * i + 1], args[3 * i + 3]
-      local first = today[i] or yesterday[i] or (seen[ids[i]] and '')
+      local first = today[i] or yesterday[i] or tomorrow[i] or (seen[ids[i]] and '')
       seen[ids[i]] = true
       if first then
         repeated[#repeated + 1] = tonumber(place)
@@ -59,6 +57,11 @@ local function append(keys, args)
       end
     end
     if #repeated > 1 then return repeated end
+  end
+  local matched = tonumber(redis.call('HGET', tag .. ':cursor', 'sequence') or 0)
+  if sequence - matched + count > waiting_max then
+    return redis.error_reply('BACKLOG ' .. text.integer[sequence - matched] .. ' commands of ' .. tag
+      .. ' wait to be matched')
   end
 
   local first = text.integer[sequence + 1]

@@ -883,7 +883,7 @@ def operations(document: Json) -> list[tuple[str, Json]]:
 def test_the_document_is_openapi_3_1_and_has_every_call(document: Json) -> None:
     assert document["openapi"].startswith("3.1.")
     assert {name for name, _ in operations(document)} == {
-        *("POST /auth/token", "POST /orders", "GET /orders", "DELETE /orders"),
+        *("POST /auth/token", "POST /orders", "POST /orders/batch", "GET /orders", "DELETE /orders"),
         *("GET /orders/{order_id}", "DELETE /orders/{order_id}", "GET /orders/by-client-id/{client_order_id}"),
         *("GET /cards", "GET /cards/{card}/book", "GET /cards/{card}/trades"),
         *("GET /history/orders", "GET /history/trades", "GET /health/live", "GET /health/ready"),

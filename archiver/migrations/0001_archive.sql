@@ -42,11 +42,13 @@ CREATE TABLE trades (
 -- A taker's trades: the column grows with the row's place in the table, which is what BRIN is for.
 CREATE INDEX trades_of_taker ON trades USING brin (taker_sequence) WITH (pages_per_range = 16);
 
--- Where the archive stands in each card's events: the id of the last entry whose rows are committed.
+-- Where the archive stands in each card's events: the id of the last entry whose rows are committed, and the id of
+-- the log entry that it was made of, which tells one Redis's history from another's.
 CREATE TABLE archive_cursor (
     card        TEXT PRIMARY KEY,
     event_id    TEXT        NOT NULL,
     sequence    BIGINT      NOT NULL,
+    log_id      TEXT        NOT NULL,
     archived_at TIMESTAMPTZ NOT NULL
 );
 

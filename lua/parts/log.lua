@@ -16,7 +16,7 @@ local FIELDS, COMMANDS_MAX = log.FIELDS, log.COMMANDS_MAX
 local ENTRIES_MAX = 64
 local find = string.find
 local INTEGER_MAX = 2147483647
-local PRICE_CENTS_MAX = 1000000 -- what settings allow; side.pop walks from price to price, so it bounds a loop
+local PRICE_CENTS_MAX = 1000000 -- what settings allow
 local SEQUENCE_MAX = 999999999999
 
 -- What is wrong with the commands of an entry, or nil.
@@ -68,7 +68,8 @@ function log.read(tag, position, limit)
   local kinds, traders, prices, quantities, clients, times = {}, {}, {}, {}, {}, {}
   local rejected = {}
   local count, log_id, sequence, part = 0, position.log_id, position.sequence, position.part
-  local key, issued = tag .. ':orders', nil
+  local key, issued = tag .. ':orders', tonumber(redis.call('GET', tag .. ':sequence') or 0)
+  local marks = {} -- for every entry: how far the log and the arrays are after it
   local more = true
   local from = log_id
   local seen = 0
@@ -90,13 +91,11 @@ function log.read(tag, position, limit)
       if first then
         local size = #flat / FIELDS
         local done = sequence + 1 - first
-        if done < 0 then
-          issued = issued or tonumber(redis.call('GET', tag .. ':sequence') or 0)
-          if first <= issued then
-            return nil, 'the log of ' .. tag .. ' has a gap: commands ' .. text.integer[sequence + 1] .. ' to '
-              .. text.integer[first - 1] .. ' are missing before entry ' .. id
-          end
+        if first + size - 1 > issued then
           first, at = nil, 'its sequence was never given out'
+        elseif done < 0 then
+          return nil, 'the log of ' .. tag .. ' has a gap: commands ' .. text.integer[sequence + 1] .. ' to '
+            .. text.integer[first - 1] .. ' are missing before entry ' .. id
         elseif done ~= part or done >= size then
           first, at = nil, 'its sequence is not the next one'
         else
@@ -115,14 +114,29 @@ function log.read(tag, position, limit)
         rejected[#rejected + 1] = id .. ' ' .. at
         log_id = id
       end
+      marks[#marks + 1] = { count = count, log_id = log_id, part = part, rejected = #rejected }
     end
     if #rejected >= COMMANDS_MAX then break end
   end
   return {
     count = count, kinds = kinds, traders = traders, prices = prices, quantities = quantities,
     clients = clients, times = times, rejected = rejected, log_id = log_id, sequence = sequence, part = part,
-    more = more,
+    more = more, marks = marks,
   }
+end
+
+-- Ends a batch after its first `count` commands: what comes after them is left for the next call.
+function log.cut(batch, position, count)
+  local reached = { count = 0, log_id = position.log_id, part = position.part, rejected = 0 }
+  for m = 1, #batch.marks do
+    if batch.marks[m].count > count then break end
+    reached = batch.marks[m]
+  end
+  batch.sequence = batch.sequence - batch.count + count
+  batch.count = count
+  batch.log_id, batch.part = reached.log_id, reached.part + count - reached.count
+  for r = #batch.rejected, reached.rejected + 1, -1 do batch.rejected[r] = nil end
+  batch.more = true
 end
 
 -- The newest entry at or before an id that an append wrote, its first sequence and milliseconds; or nil.
@@ -152,7 +166,7 @@ function log.entry_of(tag, sequence)
     low = math.max(low - span, 0)
     span = span * 2
     entry, first = newest(key, text.integer[low])
-  until not entry or first <= sequence
+  until not entry or first <= sequence or low == 0
   while high - low > 1 do
     local middle = math.floor((low + high) / 2)
     entry, first = newest(key, text.integer[middle])

@@ -4,7 +4,7 @@
 -- Both sides run through the same code: a `key` is the price in cents of an ask and its negative for a
 -- bid, so the lowest key is the best, and an order crosses what lies at or below its own limit key.
 --
--- Hot: fields are read and written directly by the matcher; see `tcgx bench match`.
+-- Hot: fields are read and written directly by the matcher; see `make bench`.
 local side = {}
 
 local PAGE = 20
@@ -164,14 +164,15 @@ local function walk_batch(book, left, traders)
 end
 
 -- How much an order with this limit key could trade at once, counted up to `wanted`; with `trader`, up
--- to the first order of that trader.
+-- to the first order of that trader. And how many orders were looked at.
 function side.available(book, limit_key, wanted, left, traders, trader)
   local next_old, next_new = walk_book(book), walk_batch(book, left, traders)
   local old_key, old_left, old_trader = next_old(false)
   local new_key, new_left, new_trader = NONE, 0, nil
   if book.best ~= NONE then new_key, new_left, new_trader = next_new(false) end
-  local found = 0
+  local found, walked = 0, 0
   while found < wanted and math.min(old_key, new_key) <= limit_key do
+    walked = walked + 1
     if old_key <= new_key then
       if old_trader == trader then break end
       found = found + old_left
@@ -182,5 +183,5 @@ function side.available(book, limit_key, wanted, left, traders, trader)
       new_key, new_left, new_trader = next_new(true)
     end
   end
-  return found
+  return found, walked
 end

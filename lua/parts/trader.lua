@@ -10,7 +10,8 @@ function trader.key(tag, id)
 end
 
 -- Drops the completed orders beyond the latest ones.
-local function trim(tag, key)
+function trader.trim(tag, id)
+  local key = trader.key(tag, id)
   local older = redis.call('LRANGE', key, 0, -LATEST - 1)
   local records = bulk.read(tag .. ':open', older)
   local closed, kept = {}, {}
@@ -31,7 +32,7 @@ function trader.append(tag, id, sequences)
   local bound = TRIM_AT
   while bound <= length do
     if length - (alone and 1 or #sequences) < bound then
-      trim(tag, key)
+      trader.trim(tag, id)
       return
     end
     bound = bound * 2
