@@ -9,6 +9,7 @@ it happens in another moment.
 import argparse
 import asyncio
 import contextlib
+import os
 import socket
 import statistics
 import sys
@@ -25,7 +26,7 @@ from bench.order_flow import FLOWS
 from cli import embedded
 from engine import codec, keys, library
 from engine.model import COMMANDS_MAX, Command, PlaceOrder
-from engine.settings import Settings
+from engine.settings import read
 
 PIPELINE = 500
 BACKLOG_MAX = 1_000_000_000
@@ -64,9 +65,8 @@ class Result(msgspec.Struct, frozen=True):
 def empty_server(durability: Durability) -> Iterator[Redis]:
     """A client of a throw-away server."""
     with embedded.ephemeral_data_dir() as data_dir:
-        server = embedded.RedisServer(
-            Settings(data_dir=str(data_dir), durability=durability), embedded.load_secrets(data_dir)
-        )
+        settings = msgspec.structs.replace(read(os.environ), data_dir=str(data_dir), durability=durability)
+        server = embedded.RedisServer(settings, embedded.load_secrets(data_dir))
         asyncio.run(server.start())
         try:
             with Redis.from_url(server.socket_url, socket_timeout=60) as client:
@@ -139,24 +139,27 @@ def match(durability: Durability, commands: Sequence[Command], *, batch: int) ->
             client.fcall("append", 1, tag, count, encoded, BACKLOG_MAX)
         append_seconds = time.perf_counter() - started
 
+        client.config_set("slowlog-log-slower-than", 1_000)
+        client.config_set("slowlog-max-len", len(commands))
         waiting = [keys.tag(card) for card in by_card]
         done = trades = 0
-        longest = 0.0
         started = time.perf_counter()
         while waiting:
-            for tag in tuple(waiting):
-                called = time.perf_counter()
-                matched, _, _, traded, _, more = client.fcall("match", 1, tag, batch, "allow")
-                longest = max(longest, time.perf_counter() - called)
-                done += matched
-                trades += traded
-                if not more:
-                    waiting.remove(tag)
+            # One call of each card is under way at a time, as the engine does it.
+            pipeline = client.pipeline(transaction=False)
+            for tag in waiting:
+                pipeline.fcall("match", 1, tag, batch, "allow")
+            replies = pipeline.execute()
+            done += sum(reply[0] for reply in replies)
+            trades += sum(reply[3] for reply in replies)
+            waiting = [tag for tag, reply in zip(waiting, replies, strict=True) if reply[5]]
         seconds = time.perf_counter() - started
         if done != len(commands):
             raise RuntimeError(f"{done} of {len(commands)} commands were matched")
+        calls: Any = client.slowlog_get(len(commands))
+        longest = max((call["duration"] for call in calls if b"match" in call["command"]), default=0) / 1_000
         memory = int(client.info("memory")["used_memory"])
-    return len(commands) / seconds, len(commands) / append_seconds, longest * 1000, memory, trades
+    return len(commands) / seconds, len(commands) / append_seconds, longest, memory, trades
 
 
 def measure(arguments: argparse.Namespace) -> Result:

@@ -22,7 +22,8 @@ def source() -> str:
     first call of a function and kept.
     """
     folder = files("lua")
-    lines = [f"#!lua name={NAME}", "local function build()"]
+    # A longer pause of the garbage collector saves 3 % of the instructions of a match call (callgrind).
+    lines = [f"#!lua name={NAME}", "local function build()", "collectgarbage('setpause', 400)"]
     for name in PARTS:
         lines += [
             f"local {name} = (function()",
