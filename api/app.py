@@ -67,7 +67,12 @@ def create_app(settings: Settings) -> Litestar:
             store.pool(settings.database_url) as pool,
         ):
             await library.load(redis)
-            order_log = OrderLog(writing, backlog_max=settings.backlog_max, pending_max=settings.append_pending_max)
+            order_log = OrderLog(
+                writing,
+                backlog_max=settings.backlog_max,
+                pending_max=settings.append_pending_max,
+                self_trade=settings.self_trade,
+            )
             watch = MatchedWatch(redis, settings.cards)
             archive = Archive(pool)
             app.state.context = Context(

@@ -136,7 +136,7 @@ def match(durability: Durability, commands: Sequence[Command], *, batch: int) ->
         ]
         started = time.perf_counter()
         for tag, count, encoded in chunks:
-            client.fcall("append", 1, tag, count, encoded, BACKLOG_MAX)
+            client.fcall("append", 1, tag, count, encoded, BACKLOG_MAX, "allow")
         append_seconds = time.perf_counter() - started
 
         client.config_set("slowlog-log-slower-than", 1_000)
@@ -148,7 +148,7 @@ def match(durability: Durability, commands: Sequence[Command], *, batch: int) ->
             # One call of each card is under way at a time, as the engine does it.
             pipeline = client.pipeline(transaction=False)
             for tag in waiting:
-                pipeline.fcall("match", 1, tag, batch, "allow")
+                pipeline.fcall("match", 1, tag, batch)
             replies = pipeline.execute()
             done += sum(reply[0] for reply in replies)
             trades += sum(reply[3] for reply in replies)

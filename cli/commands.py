@@ -165,11 +165,11 @@ async def _replay(arguments: argparse.Namespace, configured: Settings) -> int:
             async with connection.connect(server.socket_url) as empty:
                 await library.load(empty)
                 if arguments.file:
-                    outcome = await replay.replay(_as_async(replay.of_file(arguments.file)), empty, local, batch=batch)
+                    outcome = await replay.replay(_as_async(replay.of_file(arguments.file)), empty, batch=batch)
                 else:
                     async with connection.connect(configured.redis_url) as live:
                         lines = replay.of_server(live, configured.cards)
-                        outcome = await replay.replay(lines, empty, local, batch=batch)
+                        outcome = await replay.replay(lines, empty, batch=batch)
         finally:
             await server.stop()
     for card, expected, found in outcome:

@@ -15,7 +15,6 @@ from engine.books import Books
 from engine.connection import understood
 from engine.errors import StartError
 from engine.matcher import Matcher
-from engine.settings import Settings
 
 ENTRIES_A_READ = 200
 SETTLE_TRIES = 50
@@ -104,9 +103,7 @@ async def export(lines: AsyncIterator[Line], path: Path) -> int:
     return count
 
 
-async def replay(
-    lines: AsyncIterator[Line], redis: Redis, settings: Settings, *, batch: int
-) -> list[tuple[str, str, str]]:
+async def replay(lines: AsyncIterator[Line], redis: Redis, *, batch: int) -> list[tuple[str, str, str]]:
     """Runs logs through an empty server. For each card: its name, the hash expected, the hash found."""
     books = Books(redis)
     client: Any = redis
@@ -122,7 +119,7 @@ async def replay(
         if line.card in appended:
             with understood():
                 await client.set(keys.key(line.card, "sequence"), line.sequence)
-            await _match(Matcher(redis, redis, line.card, batch=batch, self_trade=settings.self_trade), line.card)
+            await _match(Matcher(redis, redis, line.card, batch=batch), line.card)
         outcome.append((line.card, line.state_hash, await books.state_hash(line.card)))
     return outcome
 

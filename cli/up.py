@@ -17,7 +17,7 @@ from api.__main__ import listen
 from archiver import schema, store, traders
 from cli import embedded
 from cli.supervisor import Service, Supervised, Supervisor
-from engine import life, settings, trust
+from engine import connection, life, settings, trust
 from engine.errors import StartError
 from engine.settings import Settings, variable
 
@@ -66,6 +66,7 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
     """
     stopping = life.stop_on_signals()
     listen(configured.host, configured.port, shared=False).close()
+    await connection.connect(configured.redis_url).aclose()  # connects to nothing: the URL is read
     with ExitStack() as stack:
         data_dir = _data_dir(Path(configured.data_dir), stack, ephemeral=ephemeral)
         secrets = embedded.load_secrets(data_dir)

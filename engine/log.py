@@ -27,10 +27,11 @@ class OrderLog:
     server's fsync setting makes it.
     """
 
-    def __init__(self, redis: Redis, *, backlog_max: int, pending_max: int) -> None:
+    def __init__(self, redis: Redis, *, backlog_max: int, pending_max: int, self_trade: str = "allow") -> None:
         self._redis = redis
         self._backlog_max = backlog_max
         self._pending_max = pending_max
+        self._self_trade = self_trade
         self._waiting: dict[str, deque[Waiting]] = {}
         self._appending: dict[str, asyncio.Task[None]] = {}
 
@@ -83,7 +84,7 @@ class OrderLog:
                     log.warning("an append failed", card=card, commands=len(batch), reason=str(error))
                     for _, future in batch:
                         _settle(future, error)
-                    if isinstance(error, Unavailable):
+                    if isinstance(error, Unavailable) or not isinstance(error, TcgxError):
                         # What still waits was not sent: it is refused now rather than after a timeout of its own.
                         while waiting:
                             _settle(waiting.popleft()[1], Overloaded(str(error)))
@@ -118,7 +119,7 @@ class OrderLog:
             batch = again
 
     async def _call(self, card: str, commands: list[Command]) -> list[Any]:
-        arguments: list[str | int] = [len(commands), codec.encode(commands), self._backlog_max]
+        arguments: list[str | int] = [len(commands), codec.encode(commands), self._backlog_max, self._self_trade]
         for place, command in enumerate(commands):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.contents(command)]

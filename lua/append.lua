@@ -4,8 +4,8 @@
 --   the trader has used on this card in the last 24 hours is never entered a second time: then nothing
 --   is appended, and the caller is told which commands repeat what.
 -- KEYS  {card}
--- ARGS  how many commands, the commands (the JSON array of log.lua), how many may wait to be matched,
---       then for each command that carries an id: its place (0 first), "<trader>:<client_order_id>", contents
+-- ARGS  how many commands, the commands (the JSON array of log.lua), how many may wait to be matched, what happens
+--       when a trader meets itself ("allow", "cancel_taker"), then for each command that carries an id: its place (0 first), "<trader>:<client_order_id>", contents
 -- Reply {first sequence, time}; or, with nothing appended, {0, place, "<sequence> <contents>", …} where the
 --       second is empty for an id that repeats within these very commands
 -- Error BACKLOG when the matcher is too far behind
@@ -36,16 +36,16 @@ local function append(keys, args)
   local day = math.floor(time_ms / MS_PER_DAY)
   local today_key = ids_key .. text.integer[day]
   local ids, remembered = {}, {}
-  if #args > 3 then
+  if #args > 4 then
     local repeated, seen = { 0 }, {}
-    for a = 4, #args, 3 do ids[#ids + 1] = args[a + 1] end
+    for a = 5, #args, 3 do ids[#ids + 1] = args[a + 1] end
     local today = bulk.read(today_key, ids)
     local yesterday = bulk.read(ids_key .. text.integer[day - 1], ids)
     -- A clock may have gone back over midnight.
     local tomorrow_key = ids_key .. text.integer[day + 1]
     local tomorrow = redis.call('EXISTS', tomorrow_key) == 1 and bulk.read(tomorrow_key, ids) or {}
     for i = 1, #ids do
-      local place, contents = args[3 * i + 1], args[3 * i + 3]
+      local place, contents = args[3 * i + 2], args[3 * i + 4]
       local first = today[i] or yesterday[i] or tomorrow[i] or (seen[ids[i]] and '')
       seen[ids[i]] = true
       if first then
@@ -68,11 +68,12 @@ local function append(keys, args)
   local at = text.time(time_ms)
   -- first write: an id is its time and its sequence; where a later id is in the log already (a clock
   -- that went back, an entry made by hand), the millisecond after that one stands in for the time
+  local rule = args[4] == 'cancel_taker' and { 'self_trade', 'cancel_taker' } or {}
   local id = text.integer[time_ms] .. '-' .. first
-  local added = redis.pcall('XADD', orders_key, id, 'entry', id, 'at', at, 'commands', commands)
+  local added = redis.pcall('XADD', orders_key, id, 'entry', id, 'at', at, 'commands', commands, unpack(rule))
   if type(added) == 'table' and added.err then
     id = text.integer[tonumber(string.match(last_id(orders_key), '^%d+')) + 1] .. '-' .. first
-    redis.call('XADD', orders_key, id, 'entry', id, 'at', at, 'commands', commands)
+    redis.call('XADD', orders_key, id, 'entry', id, 'at', at, 'commands', commands, unpack(rule))
   end
   redis.call('SET', sequence_key, text.integer[sequence + count])
   if #remembered > 0 then

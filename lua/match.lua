@@ -4,7 +4,7 @@
 --   made by anyone, any number of times; the result depends on the log alone, not on how it is cut into
 --   calls.
 -- KEYS  {card}
--- ARGS  how many commands at most, what happens when a trader meets itself ("allow", "cancel_taker")
+-- ARGS  how many commands at most
 -- Reply commands done, sequence and log id now reached, trades made, entries rejected,
 --       1 if more commands may wait
 -- Event {card}:events <sequence>-<entries rejected so far>: `first`, the first sequence of this call (the last
@@ -37,7 +37,6 @@ end
 local function match(keys, args)
   local tag = keys[1]
   local limit = tonumber(args[1])
-  local cancel_taker = args[2] == 'cancel_taker'
   local position = cursor.read(tag)
   local batch, fault = log.read(tag, position, limit)
   if not batch then return redis.error_reply('GAP ' .. fault) end
@@ -49,7 +48,7 @@ local function match(keys, args)
 
   local base = position.sequence
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
-  local clients, times = batch.clients, batch.times
+  local clients, times, rules = batch.clients, batch.times, batch.rules
   local asks, bids = side.new(tag, 1), side.new(tag, -1)
   local to_cancel = records_to_cancel(tag, batch, base)
 
@@ -134,6 +133,7 @@ local function match(keys, args)
       if not book.key then advance(book) end
       local limit_key = sign * price
       local remaining = quantity
+      local cancel_taker = rules[i]
       local status = nil
       if time_in_force == FOK then
         local found, walked = side.available(book, limit_key, quantity, left, traders, cancel_taker and taker)

@@ -117,7 +117,7 @@ class Market:
 
     def append_reply(self, commands: Sequence[Command], *, waiting_max: int = WAITING_MAX) -> list[Any]:
         """Appends in one call; the reply as it comes."""
-        arguments: list[str | int] = [len(commands), codec.encode(commands), waiting_max]
+        arguments: list[str | int] = [len(commands), codec.encode(commands), waiting_max, self.self_trade]
         for place, command in enumerate(commands):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.contents(command)]
@@ -175,7 +175,7 @@ class Market:
 
     def match_once(self, limit: int = MATCH_BATCH) -> Matched:
         """One match call."""
-        reply = self.redis.fcall("match", 1, self.tag, limit, self.self_trade)
+        reply = self.redis.fcall("match", 1, self.tag, limit)
         return Matched(reply[0], reply[1], reply[2].decode(), reply[3], reply[4], bool(reply[5]))
 
     def match(self, limit: int = MATCH_BATCH) -> int:

@@ -185,6 +185,46 @@ def test_an_entry_with_a_sequence_that_was_never_given_out_is_skipped(market: Ma
     assert len(market.bids()) == 2
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_entry_that_takes_the_next_sequence_is_skipped_and_the_append_after_it_is_not(
+    market: Market, size: int
+) -> None:
+    market.sell("5.00", 9)
+    rogue = by_hand(market, *entry("[" + ",".join(["1,7,500,1,0"] * size) + "]"))
+
+    market.match()
+    order = market.buy("5.00")
+    market.match()
+
+    assert rogue.endswith("-2")
+    assert order == 2
+    assert market.rejected() == [rogue]
+    assert market.pairs() == [(2, 1, 500, 1)]
+
+
+@pytest.mark.parametrize(("first_entry", "told"), [(3, 0), (4, 0), (5, 1), (9, 2)])
+def test_an_entry_that_is_rejected_is_told_once_where_calls_end_early(
+    market: Market, first_entry: int, told: int
+) -> None:
+    market.append(many(1, count=600, trader=2, side=Side.SELL))
+    market.match(600)
+    looking = PlaceOrder(
+        trader_id=9, card="pikachu", side=Side.BUY, price_cents=500, quantity=601, time_in_force=TimeInForce.FOK
+    )
+    market.append([looking] * first_entry)
+    rogue = by_hand(market, "price", "5.50")
+    market.append([looking] * (12 - first_entry))
+    last = by_hand(market, "price", "5.60")
+
+    calls = [market.match_once() for _ in range(3)]
+
+    assert [(call.commands, call.more) for call in calls] == [(4, True), (4, True), (4, False)]
+    assert [index for index, call in enumerate(calls) for _ in range(call.rejected)] == [told, 2]
+    assert market.rejected() == [rogue, last]
+    assert len(market.completed()) == 12
+    assert market.match_once().rejected == 0
+
+
 @pytest.mark.parametrize("limit", [1, 4, 500])
 def test_a_gap_in_the_log_is_an_error_and_nothing_is_skipped(market: Market, limit: int) -> None:
     market.append(many(1, count=3))
@@ -239,6 +279,24 @@ def test_a_repeat_within_one_append_is_told_by_its_place(market: Market) -> None
     assert market.redis.keys("*") == []
 
 
+def test_a_repeat_is_answered_also_when_the_backlog_is_full(market: Market) -> None:
+    market.append([placed("a")])
+
+    reply = market.append_reply([placed("a")], waiting_max=1)
+
+    assert reply == [0, 0, b"1 1,500,1"]
+    with pytest.raises(redis.exceptions.ResponseError, match="BACKLOG "):
+        market.append_reply([placed("b")], waiting_max=1)
+
+
+def test_an_id_of_tomorrow_is_recognised_because_a_clock_may_go_back(market: Market) -> None:
+    tomorrow = int(market.redis.time()[0]) // 86_400 + 1
+    market.redis.hset(market.key(f"client_ids:{tomorrow}"), "1:a", "5 1,500,1")
+
+    assert market.append_reply([placed("b"), placed("a")]) == [0, 1, b"5 1,500,1"]
+    assert market.log_entries() == []
+
+
 def test_two_traders_may_use_the_same_client_order_id(market: Market) -> None:
     appended = market.append([placed("a", trader=1), placed("a", trader=2)])
 
@@ -281,7 +339,7 @@ def test_an_append_beyond_the_backlog_is_refused_whole(market: Market) -> None:
 @pytest.mark.parametrize("count", ["0", "1001", "x"])
 def test_an_append_of_too_few_or_too_many_commands_is_refused(market: Market, count: str) -> None:
     with pytest.raises(redis.exceptions.ResponseError, match="append takes 1 to 1000 commands"):
-        market.redis.fcall("append", 1, market.tag, count, "[]", 1)
+        market.redis.fcall("append", 1, market.tag, count, "[]", 1, "allow")
 
     assert market.redis.keys("*") == []
 

@@ -6,6 +6,7 @@
 --   at        RFC 3339 time of the append
 --   commands  one flat JSON array, FIELDS values a command:
 --             kind, trader_id, price_cents, quantity, client_order_id (or 0)
+--   self_trade  only where it is cancel_taker: an order that would trade with its own trader is canceled
 --   kind      1 gtc, 2 ioc, 3 fok: a buy; the same negative: a sell; 0: cancel, whose third value is
 --             the sequence of the order to cancel, or 0 for all of the trader's
 local log = {}
@@ -44,9 +45,10 @@ local function fault_of_commands(flat)
   return nil
 end
 
--- One entry's first sequence, time and commands; or nil and what is wrong with it.
+-- One entry's first sequence, time, commands and whether takers are canceled; or nil and what is wrong with it.
 local function decode(id, fields)
-  if #fields ~= 6 or fields[1] ~= 'entry' or fields[3] ~= 'at' or fields[5] ~= 'commands' then
+  local cancels_taker = #fields == 8 and fields[7] == 'self_trade' and fields[8] == 'cancel_taker'
+  if #fields ~= 6 and not cancels_taker or fields[1] ~= 'entry' or fields[3] ~= 'at' or fields[5] ~= 'commands' then
     return nil, 'its fields are not entry, at, commands'
   end
   if fields[2] ~= id then return nil, 'it names another id than its own' end
@@ -58,14 +60,14 @@ local function decode(id, fields)
   local compared, fault = pcall(fault_of_commands, flat)
   if not compared then return nil, 'a value of commands is not a number' end
   if fault then return nil, fault end
-  return tonumber(string.match(id, '%d+$')), fields[4], flat
+  return tonumber(string.match(id, '%d+$')), fields[4], flat, cancels_taker
 end
 
 -- The commands after a position, up to limit, as a structure of arrays; entries that are malformed are
 -- listed in `rejected`, passed over, and count for nothing.
 -- Returns nil and a sentence where acknowledged commands are missing from the log.
 function log.read(tag, position, limit)
-  local kinds, traders, prices, quantities, clients, times = {}, {}, {}, {}, {}, {}
+  local kinds, traders, prices, quantities, clients, times, rules = {}, {}, {}, {}, {}, {}, {}
   local rejected = {}
   local count, log_id, sequence, part = 0, position.log_id, position.sequence, position.part
   local key, issued = tag .. ':orders', tonumber(redis.call('GET', tag .. ':sequence') or 0)
@@ -87,7 +89,7 @@ function log.read(tag, position, limit)
       local id = entries[e][1]
       from = id
       seen = seen + 1
-      local first, at, flat = decode(id, entries[e][2])
+      local first, at, flat, cancels_taker = decode(id, entries[e][2])
       if first then
         local size = #flat / FIELDS
         local done = sequence + 1 - first
@@ -105,6 +107,7 @@ function log.read(tag, position, limit)
             count = count + 1
             kinds[count], traders[count], prices[count] = flat[i + 1], flat[i + 2], flat[i + 3]
             quantities[count], clients[count], times[count] = flat[i + 4], flat[i + 5], at
+            rules[count] = cancels_taker
           end
           sequence = first + last - 1
           if last == size then log_id, part = id, 0 else more, part = true, last end
@@ -120,7 +123,7 @@ function log.read(tag, position, limit)
   end
   return {
     count = count, kinds = kinds, traders = traders, prices = prices, quantities = quantities,
-    clients = clients, times = times, rejected = rejected, log_id = log_id, sequence = sequence, part = part,
+    clients = clients, times = times, rules = rules, rejected = rejected, log_id = log_id, sequence = sequence, part = part,
     more = more, marks = marks,
   }
 end
