@@ -61,6 +61,7 @@ async def connect(url: str) -> asyncpg.Connection:
             asyncpg.InvalidAuthorizationSpecificationError,
             asyncpg.InvalidCatalogNameError,
             asyncpg.ClientConfigurationError,
+            ValueError,  # a port that is no number
         ) as error:
             raise StartError(f"PostgreSQL refuses TCGX_DATABASE_URL: {error}") from error
 

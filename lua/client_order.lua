@@ -10,6 +10,7 @@ local function client_order(keys, args)
   local day = math.floor(redis.call('TIME')[1] * 1000 / MS_PER_DAY)
   local remembered = redis.call('HGET', ids_key .. text.integer[day], args[1])
     or redis.call('HGET', ids_key .. text.integer[day - 1], args[1])
+    or redis.call('HGET', ids_key .. text.integer[day + 1], args[1])
   return remembered and tonumber(string.match(remembered, '^%d+')) or nil
 end
 

@@ -443,6 +443,10 @@ class Service:
             self._process.wait()
             raise
 
+    def wait(self) -> int:
+        """Waits until it has ended by itself; its exit code."""
+        return self._process.wait(STOP_SECONDS)
+
     def output(self) -> str:
         """What it has written."""
         return self._log.read_text()

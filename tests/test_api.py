@@ -330,6 +330,18 @@ def test_an_order_is_found_by_its_client_order_id_at_once(trader: Trader) -> Non
     assert found["client_order_id"] == "a.b_c:d-9"
 
 
+def test_an_open_order_whose_id_is_no_longer_remembered_is_found(exchange: ExchangeServer, trader: Trader) -> None:
+    placed = trader.place("squirtle", "sell", "10.00", client_order_id="rests-long")
+    trader.place("squirtle", "sell", "10.00", client_order_id="another")
+    remembered = [
+        exchange.redis.hdel(key, f"{trader.trader_id}:rests-long")
+        for key in exchange.redis.keys(keys.key("squirtle", "client_ids:*"))
+    ]
+    assert sum(int(removed) for removed in remembered) == 1
+
+    assert trader.get("/orders/by-client-id/rests-long")["order_id"] == placed["order_id"]
+
+
 # -- the latest orders
 
 

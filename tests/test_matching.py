@@ -3,7 +3,8 @@
 import pytest
 from redis import Redis
 
-from engine.model import PlaceOrder, Side, Status, TimeInForce
+from engine.model import CancelOrder, Command, PlaceOrder, Side, Status, TimeInForce
+from tests.comparison import Comparison
 from tests.conftest import RedisServer
 from tests.market import Market, many, picture
 
@@ -456,6 +457,71 @@ def test_an_order_after_cancel_all_rests(market: Market) -> None:
     market.match()
 
     assert [order.sequence for order in market.bids()] == [last]
+
+
+def test_cancel_alls_in_one_batch_cancel_what_each_finds_and_leave_a_short_list(redis_client: Redis) -> None:
+    comparison = Comparison(redis_client, "pikachu", "allow")
+    market = comparison.market
+    for trader in (1, 2):
+        comparison.append(many(1, count=150, trader=trader))
+    while comparison.match(500):
+        pass
+    everything: list[Command] = [CancelOrder(trader_id=trader, card="pikachu", sequence=0) for trader in (1, 2)]
+    single: list[Command] = [CancelOrder(trader_id=1, card="pikachu", sequence=7)]
+
+    comparison.append(
+        [*everything, *many(1, count=3), *single, *everything, *many(2, count=2, trader=3), *everything, everything[0]]
+    )
+    assert not comparison.match(500)
+
+    comparison.compare()
+    comparison.compare_traders()
+    assert len(market.completed()) == 303
+    assert [int(market.redis.llen(market.key(f"trader:{trader}"))) for trader in (1, 2)] == [50, 50]
+    assert int(market.redis.hlen(market.key("closed"))) == 100
+
+
+# The bound on the work of a call.
+
+
+BEHIND = PlaceOrder(trader_id=9, card="pikachu", side=Side.BUY, price_cents=500, quantity=601, time_in_force=FOK)
+SWEEP = PlaceOrder(trader_id=9, card="pikachu", side=Side.BUY, price_cents=500, quantity=100)
+
+
+@pytest.mark.parametrize("entry", [1, 3, 4, 5, 21, 30])
+@pytest.mark.parametrize(
+    ("makers", "takers", "calls"),
+    [(600, [BEHIND] * 18, [4, 4, 4, 4, 2]), (2_500, [SWEEP] * 30, [21, 9])],
+    ids=["looking", "filling"],
+)
+def test_a_call_that_has_done_much_leaves_the_rest_to_the_next_ones(
+    redis_client: Redis, makers: int, takers: list[Command], calls: list[int], entry: int
+) -> None:
+    comparison = Comparison(redis_client, "pikachu", "allow")
+    singly = Market(redis_client, "bulbasaur")
+    book = many(1, count=makers, trader=2, side=Side.SELL)
+    groups = [book[at : at + 1_000] for at in range(0, makers, 1_000)]
+    groups += [takers[at : at + entry] for at in range(0, len(takers), entry)]
+    for group in groups:
+        comparison.append(group)
+        singly.append(group)
+    while comparison.reference.sequence < makers:
+        assert comparison.match(min(500, makers - comparison.reference.sequence))
+
+    done = []
+    more = True
+    while more:
+        before = comparison.reference.sequence
+        more = comparison.match(500)
+        done.append(comparison.reference.sequence - before)
+
+    assert done == calls
+    assert comparison.market.rejected() == []
+    comparison.compare()
+    comparison.compare_traders()
+    comparison.check_invariants()
+    singly.match(1)
+    assert comparison.market.state_hash() == singly.state_hash()
 
 
 # A trader that meets itself.

@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -254,6 +255,21 @@ def test_more_traders_can_be_seeded_beside_it(shared: Exchange) -> None:
     assert not (shared.where / "none.csv").exists()
 
 
+def test_seeding_onto_a_file_that_exists_is_refused_and_creates_nobody(shared: Exchange) -> None:
+    def count() -> int:
+        return int(fetch(shared.urls.database, "SELECT count(*) AS traders FROM traders")[0]["traders"])
+
+    before = count()
+    taken = shared.where / "taken.csv"
+    taken.write_text("the only copy of somebody's keys")
+
+    result = tcgx(shared.where, "traders", "seed", "--count", "300", "--out", "taken.csv")
+
+    assert_refused(result, "taken.csv", "no trader was created")
+    assert taken.read_text() == "the only copy of somebody's keys"
+    assert count() == before
+
+
 def test_migrating_again_changes_nothing(shared: Exchange) -> None:
     assert shared.run("migrate").strip() == "the database is up to date"
 
@@ -434,6 +450,44 @@ def test_a_wrong_setting_is_named(where: Path, name: str, value: str) -> None:
 
     assert_refused(result, name)
     assert list(where.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["foo", "localhost:6379", "{scheme}://localhost:abc/0"])
+@pytest.mark.parametrize(
+    ("name", "scheme", "command"),
+    [
+        ("TCGX_REDIS_URL", "redis", "tcgx state-hash"),
+        ("TCGX_REDIS_URL", "redis", "tcgx up"),
+        ("TCGX_REDIS_URL", "redis", "engine"),
+        ("TCGX_REDIS_URL", "redis", "archiver"),
+        ("TCGX_REDIS_URL", "redis", "api"),
+        ("TCGX_DATABASE_URL", "postgresql", "tcgx migrate"),
+        ("TCGX_DATABASE_URL", "postgresql", "tcgx up"),
+        ("TCGX_DATABASE_URL", "postgresql", "archiver"),
+    ],
+)
+def test_a_url_that_is_none_is_named(where: Path, name: str, scheme: str, command: str, url: str) -> None:
+    program, *arguments = command.split()
+    variables = {name: url.format(scheme=scheme), "TCGX_PORT": str(free_port()), "TCGX_JWT_SECRET": 32 * "x"}
+
+    if program == "tcgx":
+        result = tcgx(where, *arguments, variables=variables)
+    else:
+        result = tcgx(where, "-P", "-m", program, program=Path(sys.executable), variables=variables)
+
+    assert result.returncode == 1, result.stderr
+    (sentence,) = result.stderr.splitlines()
+    assert sentence.startswith("tcgx")
+    assert name in sentence
+
+
+def test_a_port_that_is_none_is_named(where: Path) -> None:
+    assert_refused(tcgx(where, "up", "--port", "99999"), "TCGX_PORT=99999")
+    assert list(where.iterdir()) == []
+
+
+def test_a_file_to_replay_that_is_missing_is_named(where: Path) -> None:
+    assert_refused(tcgx(where, "replay", "--file", "missing.jsonl"), "missing.jsonl")
 
 
 @pytest.mark.parametrize("name", ["TCGX_REDIS_BIN", "TCGX_PG_BIN"])

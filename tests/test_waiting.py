@@ -1,0 +1,142 @@
+"""What waits inside a process: for an append, for a match, for a token to be looked at. No server is needed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+import redis.exceptions
+from redis.asyncio import Redis
+
+from api.auth import Authenticator
+from archiver.store import Archive
+from engine import trust
+from engine.errors import Overloaded, Unavailable
+from engine.log import OrderLog
+from engine.matched import FORGOTTEN_MAX, MatchedWatch
+from engine.model import Entered, PlaceOrder, Side
+from engine.settings import Settings
+
+ORDER = PlaceOrder(trader_id=1, card="pikachu", side=Side.BUY, price_cents=500)
+SECRET = 32 * "x"
+SECONDS = 5.0
+
+
+class FailingClient:
+    """A client of Redis whose first call fails, once it is let go."""
+
+    def __init__(self, error: Exception) -> None:
+        self.go = asyncio.Event()
+        self.asked = asyncio.Event()
+        self.calls: list[int] = []
+        self._error: Exception | None = error
+
+    async def fcall(self, _name: str, _keys: int, _key: str, count: int, *_: Any) -> list[Any]:
+        """An append."""
+        self.calls.append(count)
+        self.asked.set()
+        if self._error is not None:
+            await self.go.wait()
+            error, self._error = self._error, None
+            raise error
+        return [1, b"2026-11-23T00:00:00.000Z"]
+
+
+async def outcomes(client: FailingClient, *, waiting: int) -> tuple[list[Any], OrderLog]:
+    """What becomes of an order whose append fails, and of those that wait behind it."""
+    log = OrderLog(cast(Redis, client), backlog_max=1_000, pending_max=1_000)
+    first = asyncio.create_task(log.append(ORDER))
+    await client.asked.wait()
+    behind = [asyncio.create_task(log.append(ORDER)) for _ in range(waiting)]
+    await asyncio.sleep(0)
+    client.go.set()
+    found = await asyncio.wait_for(asyncio.gather(first, *behind, return_exceptions=True), SECONDS)
+    return list(found), log
+
+
+def of_loop(work: Callable[[], Awaitable[None]]) -> None:
+    """Runs it; an exception that nobody takes from a task of the log is told to nobody."""
+
+    async def quiet() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _about: None)
+        await work()
+
+    asyncio.run(quiet())
+
+
+def test_what_waits_behind_an_append_without_an_answer_is_refused_at_once() -> None:
+    async def work() -> None:
+        client = FailingClient(redis.exceptions.TimeoutError("Timeout reading from socket"))
+
+        (first, *behind), log = await outcomes(client, waiting=2_500)
+
+        assert isinstance(first, Unavailable)
+        assert {type(outcome) for outcome in behind} == {Overloaded}
+        assert client.calls == [1]
+        assert await log.append(ORDER) == Entered(1, "2026-11-23T00:00:00.000Z")
+        await log.close()
+
+    of_loop(work)
+
+
+def test_an_append_that_is_refused_leaves_what_waits_behind_it_to_be_appended() -> None:
+    async def work() -> None:
+        client = FailingClient(redis.exceptions.ResponseError("BACKLOG 8 commands of {pikachu} wait to be matched"))
+
+        (first, *behind), _ = await outcomes(client, waiting=3)
+
+        assert isinstance(first, Overloaded)
+        assert [type(outcome) for outcome in behind] == [Entered] * 3
+        assert client.calls == [1, 3]
+
+    of_loop(work)
+
+
+def test_an_error_that_nobody_expects_leaves_nobody_waiting() -> None:
+    async def work() -> None:
+        client = FailingClient(RuntimeError("a fault of the client"))
+
+        (first, *behind), log = await outcomes(client, waiting=2_500)
+
+        assert isinstance(first, RuntimeError)
+        assert {type(outcome) for outcome in behind} == {Overloaded}
+        assert client.calls == [1]
+        assert await log.append(ORDER) == Entered(1, "2026-11-23T00:00:00.000Z")
+        await log.close()
+
+    of_loop(work)
+
+
+def test_those_who_have_waited_in_vain_are_forgotten_and_the_others_are_not() -> None:
+    async def work() -> None:
+        watch = MatchedWatch(cast(Redis, None), ["pikachu"])
+        patient = [asyncio.create_task(watch.wait("pikachu", sequence, SECONDS)) for sequence in (3, 1, 2)]
+        await asyncio.sleep(0)
+
+        for sequence in range(1_000):
+            assert not await watch.wait("pikachu", 10 + sequence, 0)
+
+        assert len(watch._waiters["pikachu"]) <= 2 * len(patient) + FORGOTTEN_MAX + 1
+        watch._advance("pikachu", 2)
+        await asyncio.wait(patient[1:], timeout=SECONDS)
+        assert [task.done() for task in patient] == [False, True, True]
+        watch._advance("pikachu", 3)
+        assert await patient[0]
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) -> None:
+    authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
+    token = trust.token(SECRET, 7, "trader", 60)
+
+    found = [
+        authenticator.identify(f"{scheme}{' ' * spaces}{token}{' ' * behind}")
+        for spaces in (1, 2, 9)
+        for behind in (0, 3)
+    ]
+
+    assert all(identity is found[0] for identity in found)
+    assert found[0].trader_id == 7
+    assert len(authenticator._remembered) == 1
