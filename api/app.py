@@ -36,6 +36,7 @@ from archiver.store import Archive
 from engine import connection, library
 from engine.books import Books
 from engine.errors import StartError, TcgxError
+from engine.life import ended
 from engine.log import OrderLog
 from engine.matched import MatchedWatch
 from engine.settings import JWT_SECRET_BYTES_MIN, Settings
@@ -88,8 +89,7 @@ def create_app(settings: Settings) -> Litestar:
             finally:
                 await order_log.close()
                 stopping.set()
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
+                await ended(listening)
 
     return Litestar(
         route_handlers=[

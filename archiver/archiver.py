@@ -20,7 +20,7 @@ from archiver.store import Cursor, Rows
 from engine import connection, keys
 from engine.connection import BLOCK_MS, understood
 from engine.errors import StartError, TcgxError
-from engine.life import Retry, unless_stopped
+from engine.life import Retry, ended, unless_stopped
 from engine.settings import Settings
 
 log = structlog.get_logger()
@@ -125,9 +125,7 @@ class Archiver:
                     await store.insert(self._database, batch)
                     await self._trim(batch)
         finally:
-            for task in (gone, *readers):
-                task.cancel()
-            await asyncio.gather(gone, *readers, return_exceptions=True)
+            await ended(gone, *readers)
 
     async def _trim(self, batch: Sequence[Rows]) -> None:
         settings = self._settings

@@ -153,8 +153,7 @@ async def _serve(
     try:
         await supervisor.run_until(stopping)
     finally:
-        greeting.cancel()
-        await asyncio.gather(greeting, return_exceptions=True)
+        await life.ended(greeting)
 
 
 def _in_url(host: str) -> str:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 RETRY_SECONDS_MIN = 0.05
 RETRY_SECONDS_MAX = 2.0
+CANCEL_AGAIN_SECONDS = 0.1
 
 
 def configure_logging(settings: Settings, service: str) -> None:
@@ -63,9 +64,23 @@ async def unless_stopped(awaitable: Awaitable[T], stopping: asyncio.Event) -> T 
         await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
         return work.result() if work.done() else None
     finally:
-        for task in (work, stop):
+        await ended(work, stop)
+
+
+async def ended(*tasks: "asyncio.Future[Any]") -> None:
+    """Cancels tasks and returns when they have ended, however.
+
+    Once is not enough: `asyncio.wait_for` of Python 3.11, through which redis-py sends, loses a cancellation that
+    comes in the step in which what it waits for is done; a loop around it would then go on for ever.
+    """
+    running = {task for task in tasks if not task.done()}
+    while running:
+        for task in running:
             task.cancel()
-        await asyncio.gather(work, stop, return_exceptions=True)
+        _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_SECONDS)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
 
 
 class Retry:

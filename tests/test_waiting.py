@@ -1,6 +1,7 @@
 """What waits inside a process: for an append, for a match, for a token to be looked at. No server is needed."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from redis.asyncio import Redis
 
 from api.auth import Authenticator
 from archiver.store import Archive
-from engine import trust
+from engine import life, trust
 from engine.errors import Overloaded, Unavailable
 from engine.log import OrderLog
 from engine.matched import FORGOTTEN_MAX, MatchedWatch
@@ -140,3 +141,18 @@ def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) ->
     assert all(identity is found[0] for identity in found)
     assert found[0].trader_id == 7
     assert len(authenticator._remembered) == 1
+
+
+def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
+    async def loses_the_first() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async def run() -> bool:
+        task = asyncio.create_task(loses_the_first())
+        await asyncio.sleep(0)
+        await asyncio.wait_for(life.ended(task), 5)
+        return task.cancelled()
+
+    assert asyncio.run(run())
