@@ -1,7 +1,8 @@
-"""Every Redis key. All keys of a card carry its hash tag, so they share a slot of a cluster."""
+"""Every Redis key. All keys of a card carry its hash tag, so they share a slot of a cluster.
 
-PARTS = ("orders", "sequence", "cursor", "bids", "asks", "open", "closed", "trades", "events")
-"""The keys of a card that always have this one name; `trader:<id>` and `client_ids:<day>` come beside them."""
+`{card}:` and then `orders` (the log), `sequence` (the last one given out), `cursor`, `bids`, `asks`, `open`, `closed`,
+`trades`, `events`, `trader:<id>`, `client_ids:<day>`; what each holds is said where lua/ writes it.
+"""
 
 
 def tag(card: str) -> str:
