@@ -136,7 +136,7 @@ def match(durability: Durability, commands: Sequence[Command], *, batch: int) ->
         ]
         started = time.perf_counter()
         for tag, count, encoded in chunks:
-            client.fcall("append", 1, tag, count, encoded, BACKLOG_MAX, "allow")
+            client.fcall("append", 1, tag, count, BACKLOG_MAX, "allow", *encoded)
         append_seconds = time.perf_counter() - started
 
         client.config_set("slowlog-log-slower-than", 1_000)

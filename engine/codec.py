@@ -5,7 +5,8 @@ trade lines in lua/match.lua.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
 
@@ -56,26 +57,55 @@ def contents(command: PlaceOrder) -> str:
     return f"{kind(command)},{command.price_cents},{command.quantity}"
 
 
-def encode(commands: Iterable[Command]) -> str:
-    """Commands as the JSON array of a log entry."""
-    parts = []
+class Columns(NamedTuple):
+    """Commands as a log entry holds them: a JSON array a field; `clients` is empty where no command has an id."""
+
+    kinds: str
+    traders: str
+    prices: str
+    quantities: str
+    clients: str
+
+
+def encode(commands: Sequence[Command]) -> Columns:
+    """Commands as the columns of a log entry."""
+    kinds: list[int] = []
+    prices: list[int] = []
+    quantities: list[int] = []
+    clients: list[str | int] = []
+    named = False
     for command in commands:
+        client: str | int = 0
         if isinstance(command, CancelOrder):
-            parts.append(f"0,{command.trader_id},{command.sequence},0,0")
-        elif command.client_order_id is None:
-            parts.append(f"{kind(command)},{command.trader_id},{command.price_cents},{command.quantity},0")
+            kinds.append(0)
+            prices.append(command.sequence)
+            quantities.append(0)
         else:
-            parts.append(
-                f"{kind(command)},{command.trader_id},{command.price_cents},{command.quantity},"
-                f'"{command.client_order_id}"'
-            )
-    return "[" + ",".join(parts) + "]"
+            kinds.append(kind(command))
+            prices.append(command.price_cents)
+            quantities.append(command.quantity)
+            if command.client_order_id is not None:
+                named, client = True, command.client_order_id
+        clients.append(client)
+    traders = [command.trader_id for command in commands]
+    return Columns(
+        _array(kinds),
+        _array(traders),
+        _array(prices),
+        _array(quantities),
+        json.dumps(clients, separators=(",", ":")) if named else "",
+    )
 
 
-def decode(card: str, commands: bytes | str) -> list[Command]:
-    """The commands of a log entry."""
-    flat = json.loads(commands)
-    return [_command(card, flat[i : i + FIELDS]) for i in range(0, len(flat), FIELDS)]
+def _array(values: list[int]) -> str:
+    return str(values).replace(" ", "")
+
+
+def decode(card: str, fields: Mapping[bytes, bytes]) -> list[Command]:
+    """The commands of a log entry, from its fields."""
+    columns = [json.loads(fields[name]) for name in (b"kinds", b"traders", b"prices", b"quantities")]
+    clients = json.loads(fields[b"clients"]) if b"clients" in fields else [0] * len(columns[0])
+    return [_command(card, values) for values in zip(*columns, clients, strict=True)]
 
 
 def _command(card: str, values: Sequence[int | str]) -> Command:

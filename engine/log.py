@@ -119,7 +119,12 @@ class OrderLog:
             batch = again
 
     async def _call(self, card: str, commands: list[Command]) -> list[Any]:
-        arguments: list[str | int] = [len(commands), codec.encode(commands), self._backlog_max, self._self_trade]
+        arguments: list[str | int] = [
+            len(commands),
+            self._backlog_max,
+            self._self_trade,
+            *codec.encode(commands),
+        ]
         for place, command in enumerate(commands):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.contents(command)]

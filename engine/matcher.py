@@ -21,11 +21,11 @@ log = structlog.get_logger()
 class Matcher:
     """Keeps one card matched up to the end of its log."""
 
-    def __init__(self, redis: Redis, blocking: Redis, card: str, *, batch: int) -> None:
+    def __init__(self, redis: Redis, blocking: Redis, card: str, *, batch: int, hold_ms: int | None = None) -> None:
         self._redis = redis
         self._blocking = blocking
         self._card = card
-        self._batch = batch
+        self._limits = (batch,) if hold_ms is None else (batch, hold_ms)
 
     async def match(self) -> tuple[bool, str]:
         """One call. Whether more commands wait, and the log id reached.
@@ -35,7 +35,7 @@ class Matcher:
             Unavailable: no answer; calling again is safe.
         """
         with understood():
-            reply = await self._redis.fcall("match", 1, keys.tag(self._card), self._batch)
+            reply = await self._redis.fcall("match", 1, keys.tag(self._card), *self._limits)
         _, _, log_id, _, rejected, more = reply
         if rejected:
             log.warning("rejected malformed log entries", card=self._card, count=rejected)
@@ -89,6 +89,6 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         log.info("matching", cards=settings.cards, batch=settings.match_batch)
         async with asyncio.TaskGroup() as tasks:
             for card in settings.cards:
-                matcher = Matcher(redis, blocking, card, batch=settings.match_batch)
+                matcher = Matcher(redis, blocking, card, batch=settings.match_batch, hold_ms=settings.match_hold_ms)
                 tasks.create_task(matcher.run(stopping), name=f"match {card}")
         log.info("stopped")

@@ -33,7 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     token_seconds: int = 3_600
     body_bytes_max: int = 1_000_000
 
-    match_batch: int = 500
+    match_batch: int = 1_000
+    match_hold_ms: int = 5
     backlog_max: int = 1_000_000
     append_pending_max: int = 20_000
     archive_entries: int = 64
@@ -65,6 +66,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "token_seconds": "how long an access token is valid",
     "body_bytes_max": "the largest request body; a larger one is answered with 413",
     "match_batch": "how many commands one match call takes at most",
+    "match_hold_ms": "for how many milliseconds one match call may hold Redis; it ends early, after a whole command",
     "backlog_max": "how many commands of a card may wait to be matched before orders are answered with 503",
     "append_pending_max": "how many commands of a card may wait in one API process before 503",
     "archive_entries": "how many event entries of a card one archive transaction takes at most",
@@ -88,6 +90,7 @@ BOUNDS: Mapping[str, tuple[int, int]] = {
     "token_seconds": (1, 31_536_000),
     "body_bytes_max": (1_000, 100_000_000),
     "match_batch": (1, 10_000),
+    "match_hold_ms": (1, 1_000),
     "backlog_max": (1_000, 1_000_000_000),
     "append_pending_max": (1, 1_000_000),
     "archive_entries": (1, 10_000),

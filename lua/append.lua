@@ -4,13 +4,15 @@
 --   the trader has used on this card in the last 24 hours is never entered a second time: then nothing
 --   is appended, and the caller is told which commands repeat what.
 -- KEYS  {card}
--- ARGS  how many commands, the commands (the JSON array of log.lua), how many may wait to be matched, what happens
---       when a trader meets itself ("allow", "cancel_taker"), then for each command that carries an id: its place (0 first), "<trader>:<client_order_id>", contents
+-- ARGS  how many commands, how many may wait to be matched, what happens when a trader meets itself ("allow",
+--       "cancel_taker"), the columns kinds, traders, prices, quantities, clients of log.lua (the last "" where there is
+--       no id), then for each command that carries an id: its place (0 first), "<trader>:<client_order_id>", contents
 -- Reply {first sequence, time}; or, with nothing appended, {0, place, "<sequence> <contents>", …} where the
 --       second is empty for an id that repeats within these very commands
 -- Error BACKLOG when the matcher is too far behind
 local MS_PER_DAY = 86400000
 local REMEMBERED_SECONDS = 2 * 86400
+local FIXED = 8 -- arguments before those of client_order_ids
 
 -- The greatest id that this stream has ever held.
 local function last_id(key)
@@ -22,7 +24,7 @@ end
 
 local function append(keys, args)
   local tag = keys[1]
-  local count, commands, waiting_max = tonumber(args[1]), args[2], tonumber(args[3])
+  local count, waiting_max = tonumber(args[1]), tonumber(args[2])
   if not count or count < 1 or count > log.COMMANDS_MAX then
     return redis.error_reply('ERR append takes 1 to ' .. log.COMMANDS_MAX .. ' commands')
   end
@@ -36,16 +38,16 @@ local function append(keys, args)
   local day = math.floor(time_ms / MS_PER_DAY)
   local today_key = ids_key .. text.integer[day]
   local ids, remembered = {}, {}
-  if #args > 4 then
+  if #args > FIXED then
     local repeated, seen = { 0 }, {}
-    for a = 5, #args, 3 do ids[#ids + 1] = args[a + 1] end
+    for a = FIXED + 1, #args, 3 do ids[#ids + 1] = args[a + 1] end
     local today = bulk.read(today_key, ids)
     local yesterday = bulk.read(ids_key .. text.integer[day - 1], ids)
     -- A clock may have gone back over midnight.
     local tomorrow_key = ids_key .. text.integer[day + 1]
     local tomorrow = redis.call('EXISTS', tomorrow_key) == 1 and bulk.read(tomorrow_key, ids) or {}
     for i = 1, #ids do
-      local place, contents = args[3 * i + 2], args[3 * i + 4]
+      local place, contents = args[FIXED + 3 * i - 2], args[FIXED + 3 * i]
       local first = today[i] or yesterday[i] or tomorrow[i] or (seen[ids[i]] and '')
       seen[ids[i]] = true
       if first then
@@ -68,12 +70,23 @@ local function append(keys, args)
   local at = text.time(time_ms)
   -- first write: an id is its time and its sequence; where a later id is in the log already (a clock
   -- that went back, an entry made by hand), the millisecond after that one stands in for the time
-  local rule = args[4] == 'cancel_taker' and { 'self_trade', 'cancel_taker' } or {}
   local id = text.integer[time_ms] .. '-' .. first
-  local added = redis.pcall('XADD', orders_key, id, 'entry', id, 'at', at, 'commands', commands, unpack(rule))
+  local entry = {
+    'entry', id, 'at', at, 'kinds', args[4], 'traders', args[5], 'prices', args[6], 'quantities', args[7],
+  }
+  if args[8] ~= '' then
+    entry[#entry + 1] = 'clients'
+    entry[#entry + 1] = args[8]
+  end
+  if args[3] == 'cancel_taker' then
+    entry[#entry + 1] = 'self_trade'
+    entry[#entry + 1] = 'cancel_taker'
+  end
+  local added = redis.pcall('XADD', orders_key, id, unpack(entry))
   if type(added) == 'table' and added.err then
     id = text.integer[tonumber(string.match(last_id(orders_key), '^%d+')) + 1] .. '-' .. first
-    redis.call('XADD', orders_key, id, 'entry', id, 'at', at, 'commands', commands, unpack(rule))
+    entry[2] = id
+    redis.call('XADD', orders_key, id, unpack(entry))
   end
   redis.call('SET', sequence_key, text.integer[sequence + count])
   if #remembered > 0 then

@@ -4,23 +4,28 @@
 --   made by anyone, any number of times; the result depends on the log alone, not on how it is cut into
 --   calls.
 -- KEYS  {card}
--- ARGS  how many commands at most
+-- ARGS  how many commands at most, and optionally for how many milliseconds the call may hold the server: it ends
+--       early when it has used them up, but never before its first command is done
 -- Reply commands done, sequence and log id now reached, trades made, entries rejected,
 --       1 if more commands may wait
 -- Event {card}:events <sequence>-<entries rejected so far>: `first`, the first sequence of this call (the last
 --       is in the id), `log`, the log id reached, and one line each of `trades`, `orders` (those completed) and
 --       `rejected`; {card}:matched is told the sequence
 --
--- Hot and flat on purpose: one call for 500 orders costs a third of 500 calls (`make bench`).
-local integer, sequence_text, number_text = text.integer, text.sequence, text.trade_number
-local concat, min, abs = table.concat, math.min, math.abs
+-- Hot and flat on purpose: one call for 500 orders costs a sixth of 500 calls (`tcgx bench match`).
+local integer, comma, sequence_text, number_text = text.integer, text.comma, text.sequence, text.trade_number
+local terms, terms_of_1 = text.terms, text.terms_of_1
+local concat, min, clock = table.concat, math.min, text.clock
 local advance, push, pop = side.advance, side.push, side.pop
-local TIME_IN_FORCE = { ',gtc,', ',ioc,', ',fok,' }
 local FOK = 3
 local LATEST = 50
 
 -- A call ends early once it has made, or looked at, this many fills: a command may cost as much as it has quantity.
 local WORK_MAX = 2000
+-- Writing what commands have changed takes about as long as finding it out.
+local FINDING_SHARE = 0.45
+-- How many commands and fills lie between two looks at the clock.
+local LOOK = 32
 
 -- The records in {card}:open of the orders that this batch cancels one by one, by sequence.
 local function records_to_cancel(tag, batch, base)
@@ -35,24 +40,31 @@ local function records_to_cancel(tag, batch, base)
 end
 
 local function match(keys, args)
+  local started = args[2] and clock()
   local tag = keys[1]
-  local limit = tonumber(args[1])
   local position = cursor.read(tag)
-  local batch, fault = log.read(tag, position, limit)
+  local batch, fault = log.read(tag, position, tonumber(args[1]))
   if not batch then return redis.error_reply('GAP ' .. fault) end
   local count = batch.count
   local rejected = batch.rejected
   if count == 0 and #rejected == 0 then
     return { 0, position.sequence, position.log_id, 0, 0, 0 }
   end
+  local hold_ms = tonumber(args[2])
+  local look_at_clock = hold_ms and LOOK or math.huge
+  local deadline = hold_ms and started + hold_ms * FINDING_SHARE / 1000
 
   local base = position.sequence
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
   local clients, times, rules = batch.clients, batch.times, batch.rules
   local asks, bids = side.new(tag, 1), side.new(tag, -1)
-  local to_cancel = records_to_cancel(tag, batch, base)
+  if count > 0 then
+    advance(asks)
+    advance(bids)
+  end
+  local to_cancel = batch.cancels and records_to_cancel(tag, batch, base)
 
-  local left, fields = {}, {} -- of order i of the batch: what is unfilled (nil: a cancel), its sequence as text
+  local left, fields = {}, {} -- of order i of the batch: what is unfilled, its sequence as text
   local trade_number = position.trades
   local trades, trade_count = {}, 0
   local orders, orders_count = {}, 0 -- the lines of those that are completed
@@ -65,17 +77,18 @@ local function match(keys, args)
     closed[2 * orders_count - 1], closed[2 * orders_count] = field, value
   end
 
-  -- The line of order i of the batch, with what comes after accepted_at.
-  local function line(i, comma, filled, status, at)
-    local kind, client = kinds[i], clients[i]
-    return fields[i] .. ',' .. integer[traders[i]] .. (kind > 0 and ',buy,' or ',sell,') .. integer[prices[i]] .. ','
-      .. integer[quantities[i]] .. TIME_IN_FORCE[abs(kind)] .. (client == 0 and ',' or client .. ',') .. times[i]
-      .. comma .. filled .. status .. at
+  -- The line of order i of the batch: up to accepted_at, and what comes after that.
+  local function line(i, after)
+    local kind, quantity = kinds[i], quantities[i]
+    local ordered = quantity == 1 and terms_of_1[kind][prices[i]] or terms(kind, prices[i], quantity)
+    local client = clients and clients[i] or 0
+    if client == 0 then return fields[i] .. comma[traders[i]] .. ordered .. times[i] .. after end
+    return fields[i] .. comma[traders[i]] .. ordered .. client .. times[i] .. after
   end
 
   -- Order i of the batch is completed with this status.
   local function close_own(i, status, at)
-    close(fields[i], line(i, ',', integer[quantities[i] - left[i]], status, at))
+    close(fields[i], line(i, comma[quantities[i] - left[i]] .. status .. at))
     left[i] = 0
   end
 
@@ -89,120 +102,129 @@ local function match(keys, args)
     book.gone[field] = true
     book.canceled[#book.canceled + 1] = field
     removed[#removed + 1] = field
-    close(field, before .. ',' .. integer[filled] .. ',canceled,' .. at)
+    close(field, before .. comma[filled] .. ',canceled' .. at)
     if book.sequence == field then advance(book) end
   end
 
   local work = 0
   local canceled_all, cancelers = {}, {} -- traders whose resting orders are all canceled
+  local time_now, filled_1 -- of the commands of an entry: their time, and how a line of a filled order of 1 ends
   for i = 1, count do
     local kind, trader_id, at = kinds[i], traders[i], times[i]
+    if at ~= time_now then time_now, filled_1 = at, ',1,filled' .. at end
     if kind == 0 then
-      local target, owner = prices[i], integer[trader_id]
+      left[i] = 0
+      local target, owner = prices[i], comma[trader_id]
       if target > base then
         local j = target - base
-        if j < i and left[j] and left[j] > 0 and traders[j] == trader_id then
-          close_own(j, ',canceled,', at)
+        if j < i and left[j] > 0 and traders[j] == trader_id then
+          close_own(j, ',canceled', at)
         end
       elseif target > 0 then
         local field = sequence_text(target)
         if to_cancel[field] then cancel_resting(field, to_cancel[field], owner, at) end
       else
         if not canceled_all[owner] then
-          local listed = redis.call('LRANGE', trader.key(tag, owner), 0, -1)
+          local listed = trader.sequences(tag, integer[trader_id], true)
           local records = bulk.read(tag .. ':open', listed)
           for r = 1, #listed do
             if records[r] then cancel_resting(listed[r], records[r], owner, at) end
           end
           canceled_all[owner] = true
-          cancelers[#cancelers + 1] = owner
+          cancelers[#cancelers + 1] = integer[trader_id]
           work = work + #listed
         end
         for j = 1, i - 1 do
-          if left[j] and left[j] > 0 and traders[j] == trader_id then close_own(j, ',canceled,', at) end
+          if left[j] > 0 and traders[j] == trader_id then close_own(j, ',canceled', at) end
         end
       end
     else
-      local sign = kind > 0 and 1 or -1
-      local time_in_force = kind * sign
       local price, quantity = prices[i], quantities[i]
-      local taker, field = integer[trader_id], sequence_text(base + i)
-      local taker_side = sign == 1 and ',buy,' or ',sell,'
+      local field = sequence_text(base + i)
       fields[i] = field
-      local book = sign == 1 and asks or bids
-      if not book.key then advance(book) end
-      local limit_key = sign * price
-      local remaining = quantity
-      local cancel_taker = rules[i]
-      local status = nil
-      if time_in_force == FOK then
-        local found, walked = side.available(book, limit_key, quantity, left, traders, cancel_taker and taker)
-        work = work + walked
-        if found < quantity then status = ',expired,' end
+      local book, own, limit_key, taker_side
+      if kind > 0 then
+        book, own, limit_key, taker_side = asks, bids, price, ',buy'
+      else
+        book, own, limit_key, taker_side = bids, asks, -price, ',sell'
       end
-      while remaining > 0 and not status do
-        local key, best = book.key, book.best
-        local maker, maker_field, fill
-        if key <= best then
+      local remaining = quantity
+      local status = nil
+      if book.top <= limit_key then
+        local taker = comma[trader_id]
+        local cancel_taker = rules[i]
+        if kind == FOK or kind == -FOK then
+          local found, walked = side.available(book, limit_key, quantity, left, traders, cancel_taker and taker)
+          work = work + walked
+          if found < quantity then status = ',expired' end
+        end
+        while remaining > 0 and not status do
+          local key = book.top
           if key > limit_key then break end
-          maker, maker_field = book.trader, book.sequence
-          if cancel_taker and maker == taker then
-            status = ',canceled,'
-            break
-          end
-          fill = min(remaining, book.left)
-          book.left = book.left - fill
-          book.filled = book.filled + fill
-          if book.left == 0 then
-            close(maker_field, book.line .. ',' .. integer[book.filled] .. ',filled,' .. at)
-            book.gone[maker_field] = true
-            removed[#removed + 1] = maker_field
-            book.consumed = book.consumed + 1
-            advance(book)
-          else
-            book.touched = true
-          end
-        else
-          if best > limit_key then break end
-          local j = book.first[best]
-          local own_left = left[j]
-          if own_left == 0 then
-            pop(book)
-            fill = 0
-          else
-            maker, maker_field = integer[traders[j]], fields[j]
+          local maker, maker_field, fill
+          if book.key == key then
+            maker, maker_field = book.trader, book.sequence
             if cancel_taker and maker == taker then
-              status = ',canceled,'
+              status = ',canceled'
               break
             end
-            fill = min(remaining, own_left)
-            left[j] = own_left - fill
-            if own_left == fill then
-              close_own(j, ',filled,', at)
+            fill = min(remaining, book.left)
+            book.left = book.left - fill
+            book.filled = book.filled + fill
+            if book.left == 0 then
+              close(maker_field, book.line .. (book.filled == 1 and filled_1 or comma[book.filled] .. ',filled' .. at))
+              book.gone[maker_field] = true
+              removed[#removed + 1] = maker_field
+              book.consumed = book.consumed + 1
+              advance(book)
+            else
+              book.touched = true
+            end
+          else
+            local j = book.first[key]
+            local own_left = left[j]
+            if own_left == 0 then
               pop(book)
+              fill = 0
+            else
+              maker, maker_field = comma[traders[j]], fields[j]
+              if cancel_taker and maker == taker then
+                status = ',canceled'
+                break
+              end
+              fill = min(remaining, own_left)
+              left[j] = own_left - fill
+              if own_left == fill then
+                close(maker_field, line(j, quantities[j] == 1 and filled_1 or comma[quantities[j]] .. ',filled' .. at))
+                pop(book)
+              end
             end
           end
-          key = best
-        end
-        if fill > 0 then
-          remaining = remaining - fill
-          work = work + 1
-          trade_number = trade_number + 1
-          trade_count = trade_count + 1
-          trades[trade_count] = number_text(trade_number) .. ',' .. field .. ',' .. maker_field .. ',' .. taker .. ','
-            .. maker .. ',' .. integer[key * sign] .. ',' .. integer[fill] .. taker_side .. at
+          if fill > 0 then
+            remaining = remaining - fill
+            work = work + 1
+            trade_number = trade_number + 1
+            trade_count = trade_count + 1
+            trades[trade_count] = number_text(trade_number) .. ',' .. field .. ',' .. maker_field .. taker .. maker
+              .. comma[key < 0 and -key or key] .. comma[fill] .. taker_side .. at
+          end
         end
       end
       left[i] = remaining
       if remaining == 0 then
-        close_own(i, ',filled,', at)
-      elseif status or time_in_force > 1 then
-        close_own(i, status or ',expired,', at)
+        close(field, line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. at))
+      elseif status or kind > 1 or kind < -1 then
+        close_own(i, status or ',expired', at)
       else
-        push(sign == 1 and bids or asks, i, -limit_key)
+        push(own, i, -limit_key)
       end
     end
-    if work > WORK_MAX and i < count then
+    local ends = work > WORK_MAX
+    if i + work >= look_at_clock then
+      look_at_clock = i + work + LOOK
+      ends = ends or clock() > deadline
+    end
+    if ends and i < count then
       log.cut(batch, position, i)
       count = i
       break
@@ -212,30 +234,15 @@ local function match(keys, args)
   local opened, opened_count = {}, 0 -- field, line, … for {card}:open
   for _, book in ipairs({ asks, bids }) do
     if book.touched and book.sequence then
-      opened[opened_count + 1], opened[opened_count + 2] = book.sequence, book.line .. ',' .. integer[book.filled]
+      opened[opened_count + 1], opened[opened_count + 2] = book.sequence, book.line .. comma[book.filled]
       opened_count = opened_count + 2
     end
   end
-  -- The traders of the batch, and for each its sequence or a list of them.
-  local listed, listed_count, sequences_of = {}, 0, {}
   local entered_asks, entered_bids, asks_count, bids_count = asks.entered, bids.entered, 0, 0
   for i = 1, count do
     local remaining = left[i]
-    if remaining then
-      local trader_id = traders[i]
-      local before = sequences_of[trader_id]
-      if not before then
-        sequences_of[trader_id] = fields[i]
-        listed_count = listed_count + 1
-        listed[listed_count] = trader_id
-      elseif type(before) == 'string' then
-        sequences_of[trader_id] = { before, fields[i] }
-      else
-        before[#before + 1] = fields[i]
-      end
-    end
-    if remaining and remaining > 0 then
-      local field, untouched = fields[i], remaining == quantities[i]
+    if remaining > 0 then
+      local field, quantity = fields[i], quantities[i]
       if kinds[i] > 0 then
         entered_bids[bids_count + 1], entered_bids[bids_count + 2] = integer[-prices[i]], field
         bids_count = bids_count + 2
@@ -244,8 +251,7 @@ local function match(keys, args)
         asks_count = asks_count + 2
       end
       opened[opened_count + 1] = field
-      opened[opened_count + 2] = untouched and line(i, '', '', '', '')
-        or line(i, ',', integer[quantities[i] - remaining], '', '')
+      opened[opened_count + 2] = line(i, remaining == quantity and '' or comma[quantity - remaining])
       opened_count = opened_count + 2
     end
   end
@@ -256,11 +262,13 @@ local function match(keys, args)
   local event = { 'first', integer[base + 1], 'log', position.log_id }
   if trade_count > 0 then
     event[#event + 1] = 'trades'
-    event[#event + 1] = concat(trades, '\n') .. '\n'
+    trades[trade_count + 1] = '' -- a newline at the end, too
+    event[#event + 1] = concat(trades, '\n')
   end
   if orders_count > 0 then
     event[#event + 1] = 'orders'
-    event[#event + 1] = concat(orders, '\n') .. '\n'
+    orders[orders_count + 1] = ''
+    event[#event + 1] = concat(orders, '\n')
   end
   if #rejected > 0 then
     event[#event + 1] = 'rejected'
@@ -277,10 +285,7 @@ local function match(keys, args)
   bulk.call('HDEL', asks.open, removed)
   bulk.call('HSET', asks.open, opened)
   bulk.call('HSET', tag .. ':closed', closed)
-  for t = 1, listed_count do
-    local trader_id = listed[t]
-    trader.append(tag, integer[trader_id], sequences_of[trader_id])
-  end
+  trader.enter(tag, batch, fields, count)
   for c = 1, #cancelers do trader.trim(tag, cancelers[c]) end
   if trade_count > 0 then
     local latest = {}

@@ -1,13 +1,12 @@
 -- trader_orders: the latest orders of a trader on this card, newest first.
 --
 -- KEYS  {card}
--- ARGS  trader id, how many at most, "all" or "open" (only those that rest in the book)
+-- ARGS  trader id, how many at most (50 for "all"), "all" or "open" (only those that rest in the book)
 -- Reply the orders' lines, as in {card}:open or {card}:closed
 local function trader_orders(keys, args)
   local tag, limit = keys[1], tonumber(args[2])
   local only_open = args[3] == 'open'
-  local from = only_open and 0 or -limit
-  local sequences = redis.call('LRANGE', trader.key(tag, args[1]), from, -1)
+  local sequences = trader.sequences(tag, args[1], only_open)
   local open = bulk.read(tag .. ':open', sequences)
   local closed = only_open and {} or bulk.read(tag .. ':closed', sequences)
   local reply = {}

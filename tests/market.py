@@ -117,7 +117,7 @@ class Market:
 
     def append_reply(self, commands: Sequence[Command], *, waiting_max: int = WAITING_MAX) -> list[Any]:
         """Appends in one call; the reply as it comes."""
-        arguments: list[str | int] = [len(commands), codec.encode(commands), waiting_max, self.self_trade]
+        arguments: list[str | int] = [len(commands), waiting_max, self.self_trade, *codec.encode(commands)]
         for place, command in enumerate(commands):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.contents(command)]

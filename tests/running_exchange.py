@@ -572,7 +572,7 @@ def log_of(redis_url: str, card: str) -> list[tuple[int, str, Command]]:
     for entry_id, fields in entries:
         first = int(entry_id.decode().partition("-")[2])
         assert first == len(found) + 1, f"{card}: command {len(found) + 1} is followed by {first}"
-        for command in codec.decode(card, fields[b"commands"]):
+        for command in codec.decode(card, fields):
             found.append((len(found) + 1, fields[b"at"].decode(), command))
     return found
 

@@ -1023,7 +1023,7 @@ def commands_of(exchange: ExchangeServer, card: str) -> dict[str, str | None]:
     entries: Any = exchange.redis.xrange(keys.key(card, "orders"))
     for entry_id, fields in entries:
         first = int(entry_id.partition(b"-")[2])
-        for place, command in enumerate(codec.decode(card, fields[b"commands"])):
+        for place, command in enumerate(codec.decode(card, fields)):
             if isinstance(command, PlaceOrder):
                 found[f"{card}-{first + place}"] = command.client_order_id
     return found

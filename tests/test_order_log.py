@@ -35,58 +35,90 @@ def by_hand(market: Market, *parts: str, sequence: int | None = None, ms: int | 
     return added.decode()
 
 
-def entry(commands: str, *, at: str = AT) -> tuple[str, ...]:
-    """The fields of an entry like those of an append."""
-    return "entry", "OWN_ID", "at", at, "commands", commands
+def entry(
+    kinds: str = "[1]", traders: str = "[1]", prices: str = "[500]", quantities: str = "[1]", *more: str, at: str = AT
+) -> tuple[str, ...]:
+    """The fields of an entry like those of an append; one buy at 5.00 unless told."""
+    columns = ("kinds", kinds, "traders", traders, "prices", prices, "quantities", quantities)
+    return "entry", "OWN_ID", "at", at, *columns, *more
 
 
+def alike(count: int, kind: int, trader: int, price_cents: int) -> tuple[str, ...]:
+    """An entry of so many orders of one card each."""
+    return entry(*(str([value] * count).replace(" ", "") for value in (kind, trader, price_cents, 1)))
+
+
+GOOD = entry()
 MALFORMED: dict[str, tuple[str, ...]] = {
     "other fields": ("side", "buy", "price", "5.50"),
-    "a field too many": (*entry("[1,1,500,1,0]"), "note", "x"),
-    "a field too few": ("entry", "OWN_ID", "commands", "[1,1,500,1,0]"),
-    "fields in another order": ("at", AT, "entry", "OWN_ID", "commands", "[1,1,500,1,0]"),
-    "the id of another entry": ("entry", "1-1", "at", AT, "commands", "[1,1,500,1,0]"),
-    "no time": entry("[1,1,500,1,0]", at="yesterday"),
-    "time with a comma": entry("[1,1,500,1,0]", at=AT + ",filled"),
-    "no commands": entry(""),
-    "an empty array": entry("[]"),
-    "not JSON": entry("[1,1,500"),
-    "JSON with something behind": entry("[1,1,500,1,0] x"),
+    "a field too many": (*GOOD, "note", "x"),
+    "a field too few": GOOD[:-2],
+    "fields in another order": (*GOOD[2:4], *GOOD[:2], *GOOD[4:]),
+    "columns in another order": (*GOOD[:4], *GOOD[6:8], *GOOD[4:6], *GOOD[8:]),
+    "the id of another entry": ("entry", "1-1", *GOOD[2:]),
+    "no time": entry(at="yesterday"),
+    "time with a comma": entry(at=AT + ",filled"),
+    "an empty column": entry(""),
+    "empty arrays": entry("[]", "[]", "[]", "[]"),
+    "not JSON": entry("[1"),
+    "JSON with something behind": entry("[1] x"),
     "an object": entry('{"kind":1}'),
+    "a number": entry("1"),
     "a text": entry('"buy"'),
     "null": entry("null"),
-    "nested arrays": entry("[[1,1,500,1,0]]"),
+    "nested arrays": entry("[[1]]"),
     "deeply nested arrays": entry("[" * 5_000 + "]" * 5_000),
-    "four values": entry("[1,1,500,1]"),
-    "six values": entry("[1,1,500,1,0,1]"),
-    "a good command, then half a one": entry("[1,1,500,1,0,1,1]"),
-    "a good command, then a bad one": entry("[1,1,500,1,0,1,1,500,0,0]"),
-    "more than a thousand commands": entry("[" + ",".join(["1,1,500,1,0"] * 1_001) + "]"),
-    "a price with a fraction": entry("[1,1,500.5,1,0]"),
-    "a quantity with a fraction": entry("[1,1,500,1.5,0]"),
-    "a price as text": entry('[1,1,"500",1,0]'),
-    "a trader as text": entry('[1,"1",500,1,0]'),
-    "a price of null": entry("[1,1,null,1,0]"),
-    "a price of true": entry("[1,1,true,1,0]"),
-    "a price without end": entry("[1,1,1e999,1,0]"),
-    "a price that is not a number": entry("[1,1,nan,1,0]"),
-    "a price of zero": entry("[1,1,0,1,0]"),
-    "a negative price": entry("[1,1,-500,1,0]"),
-    "a price beyond all bounds": entry("[1,1,1000001,1,0]"),
-    "a quantity of zero": entry("[1,1,500,0,0]"),
-    "a negative quantity": entry("[1,1,500,-1,0]"),
-    "a quantity beyond all bounds": entry("[1,1,500,2147483648,0]"),
-    "a negative trader": entry("[1,-1,500,1,0]"),
-    "an unknown kind": entry("[4,1,500,1,0]"),
-    "an unknown negative kind": entry("[-4,1,500,1,0]"),
-    "a kind with a fraction": entry("[0.5,1,500,1,0]"),
-    "a cancel of a negative sequence": entry("[0,1,-1,0,0]"),
-    "a cancel of text": entry('[0,1,"1",0,0]'),
-    "a client id with a comma": entry('[1,1,500,1,"a,b"]'),
-    "a client id with a line break": entry('[1,1,500,1,"a\\nb"]'),
-    "a client id with a zero byte": entry('[1,1,500,1,"a\\u0000b"]'),
-    "a client id with an accent": entry('[1,1,500,1,"\\u00e9"]'),
-    "a number as client id": entry("[1,1,500,1,7]"),
+    "fewer traders than kinds": entry("[1,1]", "[1]", "[500,500]", "[1,1]"),
+    "more traders than kinds": entry(traders="[1,1]"),
+    "fewer prices than kinds": entry("[1,1]", "[1,1]", "[500]", "[1,1]"),
+    "more prices than kinds": entry(prices="[500,500]"),
+    "fewer quantities than kinds": entry("[1,1]", "[1,1]", "[500,500]", "[1]"),
+    "more quantities than kinds": entry(quantities="[1,1]"),
+    "fewer client ids than kinds": entry("[1,1]", "[1,1]", "[500,500]", "[1,1]", "clients", '["a"]'),
+    "more client ids than kinds": entry(*GOOD[5:12:2], "clients", '["a","b"]'),
+    "client ids twice": entry(*GOOD[5:12:2], "clients", '["a"]', "clients", '["a"]'),
+    "a good command, then a bad one": entry("[1,1]", "[1,1]", "[500,500]", "[1,0]"),
+    "a cancel, then an order without a quantity": entry("[0,1]", "[1,1]", "[0,500]", "[0,0]"),
+    "a cancel, then an order without a price": entry("[0,1]", "[1,1]", "[0,0]", "[0,1]"),
+    "a cancel, then an order of a sequence's price": entry("[0,1]", "[1,1]", "[0,1000001]", "[0,1]"),
+    "more than a thousand commands": alike(1_001, 1, 1, 500),
+    "a price with a fraction": entry(prices="[500.5]"),
+    "a quantity with a fraction": entry(quantities="[1.5]"),
+    "a trader with an exponent": entry(traders="[1e-2]"),
+    "a trader with a great exponent": entry(traders="[15E-1]"),
+    "a price as text": entry(prices='["500"]'),
+    "a trader as text": entry(traders='["1"]'),
+    "a price of null": entry(prices="[null]"),
+    "a price of true": entry(prices="[true]"),
+    "a price of false": entry(prices="[false]"),
+    "a price without end": entry(prices="[1e999]"),
+    "an infinite price": entry(prices="[inf]"),
+    "an infinite price in capitals": entry(prices="[INF]"),
+    "a price that is not a number": entry(prices="[nan]"),
+    "a price that is not a number, in capitals": entry(prices="[NAN]"),
+    "a hexadecimal price": entry(prices="[0x10]"),
+    "a price of zero": entry(prices="[0]"),
+    "a negative price": entry(prices="[-500]"),
+    "a price beyond all bounds": entry(prices="[1000001]"),
+    "a quantity of zero": entry(quantities="[0]"),
+    "a negative quantity": entry(quantities="[-1]"),
+    "a quantity beyond all bounds": entry(quantities="[2147483648]"),
+    "a negative trader": entry(traders="[-1]"),
+    "a trader beyond all bounds": entry(traders="[2147483648]"),
+    "an unknown kind": entry("[4]"),
+    "an unknown negative kind": entry("[-4]"),
+    "a kind with a fraction": entry("[0.5]"),
+    "a cancel of a negative sequence": entry("[0]", "[1]", "[-1]", "[0]"),
+    "a cancel of text": entry("[0]", "[1]", '["1"]', "[0]"),
+    "a client id with a comma": entry(*GOOD[5:12:2], "clients", '["a,b"]'),
+    "a client id with a line break": entry(*GOOD[5:12:2], "clients", '["a\\nb"]'),
+    "a client id with a zero byte": entry(*GOOD[5:12:2], "clients", '["a\\u0000b"]'),
+    "a client id with an accent": entry(*GOOD[5:12:2], "clients", '["\\u00e9"]'),
+    "a number as client id": entry(*GOOD[5:12:2], "clients", "[7]"),
+    "client ids of null": entry(*GOOD[5:12:2], "clients", "[null]"),
+    "client ids in an array": entry(*GOOD[5:12:2], "clients", '[["a"]]'),
+    "client ids that are no array": entry(*GOOD[5:12:2], "clients", '"a"'),
+    "an unknown rule": entry(*GOOD[5:12:2], "self_trade", "allow"),
 }
 
 
@@ -151,7 +183,7 @@ def test_an_entry_that_claims_a_place_that_is_taken_is_skipped_in_whatever_batch
     market: Market, sequence: int, limit: int
 ) -> None:
     market.append(many(1, count=5))
-    rogue = by_hand(market, *entry("[" + ",".join(["-1,7,100,1,0"] * 8) + "]"), sequence=sequence)
+    rogue = by_hand(market, *alike(8, -1, 7, 100), sequence=sequence)
     market.buy("5.00")
 
     assert market.match(limit) == 0
@@ -175,7 +207,7 @@ def test_an_entry_far_in_the_future_does_not_keep_orders_out(market: Market) -> 
 
 def test_an_entry_with_a_sequence_that_was_never_given_out_is_skipped(market: Market) -> None:
     market.buy("5.00")
-    rogue = by_hand(market, *entry("[1,1,500,1,0]"), sequence=1_000_000)
+    rogue = by_hand(market, *GOOD, sequence=1_000_000)
 
     market.match()
     market.buy("5.00")
@@ -190,7 +222,7 @@ def test_an_entry_that_takes_the_next_sequence_is_skipped_and_the_append_after_i
     market: Market, size: int
 ) -> None:
     market.sell("5.00", 9)
-    rogue = by_hand(market, *entry("[" + ",".join(["1,7,500,1,0"] * size) + "]"))
+    rogue = by_hand(market, *alike(size, 1, 7, 500))
 
     market.match()
     order = market.buy("5.00")

@@ -17,14 +17,15 @@ function side.new(tag, sign)
     sign = sign,
     index = tag .. (sign == 1 and ':asks' or ':bids'),
     open = tag .. ':open',
-    -- The book's own orders. `key` is that of the head, NONE when there is none, nil before the first look.
-    key = nil, loaded = 0, at = 0, exhausted = false, fields = {}, records = {}, gone = {},
+    -- The book's own orders. `key` is that of the head, NONE when there is none.
+    key = NONE, loaded = 0, at = 0, exhausted = false, fields = {}, records = {}, gone = {},
     sequence = nil, left = 0, filled = 0, trader = nil, line = nil, touched = false,
     consumed = 0, -- how many of them, from the best on, are filled
     canceled = {}, -- members that go from anywhere
     entered = {}, -- score, member, … that come
     -- The batch's own orders.
     best = NONE, heap = {}, levels = 0, first = {}, last = {}, next = {},
+    top = NONE, -- the better of `key` and `best`
   }
 end
 
@@ -42,10 +43,11 @@ end
 -- An order is one line wherever it is stored: sequence, trader, side, price_cents, quantity, time in force,
 -- client_order_id, accepted_at; then, if anything is filled, filled_quantity; and once it is completed
 -- filled_quantity, status and closed_at.
--- Of an order that rests: the line up to accepted_at, what is filled, trader, price and quantity.
-local Z = 90
+-- Of an order that rests: the line up to accepted_at, what is filled, trader (with the comma before it), price and
+-- quantity.
+local Z, SEQUENCE_END = 90, 13
 function side.parse(record)
-  local trader, price, quantity = match(record, '^%d+,(%d+),%a+,(%d+),(%d+)')
+  local trader, price, quantity = match(record, '(,%d+),%a+,(%d+),(%d+)', SEQUENCE_END)
   if byte(record, -1) == Z then return record, 0, trader, tonumber(price), tonumber(quantity) end
   local line, filled = match(record, '^(.*),(%d+)$')
   return line, tonumber(filled), trader, tonumber(price), tonumber(quantity)
@@ -59,7 +61,7 @@ function side.advance(book)
     if at > book.loaded then
       if not book.exhausted then load_page(book) end
       if at > book.loaded then
-        book.at, book.key, book.sequence = at - 1, NONE, nil
+        book.at, book.key, book.sequence, book.top = at - 1, NONE, nil, book.best
         return
       end
     end
@@ -68,7 +70,9 @@ function side.advance(book)
       book.consumed = book.consumed + 1
     elseif not book.gone[field] then
       local line, filled, trader, price, quantity = side.parse(record)
-      book.at, book.key, book.sequence = at, book.sign * price, field
+      local key, best = book.sign * price, book.best
+      book.at, book.key, book.sequence = at, key, field
+      book.top = key < best and key or best
       book.filled, book.left = filled, quantity - filled
       book.trader, book.line, book.touched = trader, line, false
       return
@@ -95,7 +99,10 @@ function side.push(book, i, key)
     at = parent
   end
   heap[at] = key
-  book.best = heap[1]
+  if at == 1 then
+    book.best = key
+    if key < book.top then book.top = key end
+  end
 end
 
 -- Removes the oldest of the batch's orders at the best key.
@@ -111,7 +118,7 @@ function side.pop(book)
   levels = levels - 1
   book.levels = levels
   if levels == 0 then
-    book.best = NONE
+    book.best, book.top = NONE, book.key
     return
   end
   local at, child = 1, 2
@@ -122,7 +129,9 @@ function side.pop(book)
     at, child = child, 2 * child
   end
   heap[at] = key
-  book.best = heap[1]
+  best = heap[1]
+  book.best = best
+  book.top = best < book.key and best or book.key
 end
 
 -- Iterates over the book's own orders without changing anything: key, left, trader; NONE at the end.
@@ -157,7 +166,7 @@ local function walk_batch(book, left, traders)
         if level > book.levels then return NONE end
         i = book.first[keys[level]]
       end
-      if left[i] > 0 then return keys[level], left[i], text.integer[traders[i]] end
+      if left[i] > 0 then return keys[level], left[i], text.comma[traders[i]] end
       i = book.next[i]
     end
   end
