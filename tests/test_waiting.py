@@ -24,7 +24,7 @@ SECONDS = 5.0
 
 
 class FailingClient:
-    """A client of Redis whose first call fails, once it is let go."""
+    """A client of Redis whose first pipeline fails, or whose first call in it, once it is let go."""
 
     def __init__(self, error: Exception) -> None:
         self.go = asyncio.Event()
@@ -32,15 +32,26 @@ class FailingClient:
         self.calls: list[int] = []
         self._error: Exception | None = error
 
-    async def fcall(self, _name: str, _keys: int, _key: str, count: int, *_: Any) -> list[Any]:
+    def pipeline(self, *, transaction: bool) -> "FailingClient":
+        """Of one call, for there is one card."""
+        assert not transaction
+        return self
+
+    def fcall(self, _name: str, _keys: int, _key: str, count: int, *_: Any) -> None:
         """An append."""
         self.calls.append(count)
+
+    async def execute(self, *, raise_on_error: bool) -> list[Any]:
+        """The replies."""
+        assert not raise_on_error
         self.asked.set()
         if self._error is not None:
             await self.go.wait()
             error, self._error = self._error, None
+            if isinstance(error, redis.exceptions.ResponseError):
+                return [error]
             raise error
-        return [1, b"2026-11-23T00:00:00.000Z"]
+        return [[1, b"2026-11-23T00:00:00.000Z"]]
 
 
 async def outcomes(client: FailingClient, *, waiting: int) -> tuple[list[Any], OrderLog]:
@@ -133,7 +144,7 @@ def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) ->
     token = trust.token(SECRET, 7, "trader", 60)
 
     found = [
-        authenticator.identify(f"{scheme}{' ' * spaces}{token}{' ' * behind}")
+        authenticator.identify(f"{scheme}{' ' * spaces}{token}{' ' * behind}".encode())
         for spaces in (1, 2, 9)
         for behind in (0, 3)
     ]
