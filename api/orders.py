@@ -1,5 +1,6 @@
 """`/orders` and `/auth/token`: enter, find, list and cancel."""
 
+from collections.abc import Awaitable
 from typing import Annotated, Any
 
 import msgspec
@@ -62,12 +63,12 @@ async def enter_orders(context: Context, identity: Identity, body: bytes) -> Ans
     return Answer(202, b'{"results":[' + b",".join(results) + b"]}")
 
 
-async def _order(context: Context, headers: Headers, body: bytes) -> Answer:
-    return await enter_order(context, identity_of(context, headers), headers, body)
+def _order(context: Context, headers: Headers, body: bytes) -> Awaitable[Answer]:
+    return enter_order(context, identity_of(context, headers), headers, body)
 
 
-async def _orders(context: Context, headers: Headers, body: bytes) -> Answer:
-    return await enter_orders(context, identity_of(context, headers), body)
+def _orders(context: Context, headers: Headers, body: bytes) -> Awaitable[Answer]:
+    return enter_orders(context, identity_of(context, headers), body)
 
 
 DIRECT = {(b"POST", b"/orders"): _order, (b"POST", b"/orders/batch"): _orders}
