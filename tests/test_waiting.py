@@ -10,6 +10,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from api.auth import Authenticator
+from api.problems import ApiError
 from archiver.store import Archive
 from engine import life, trust
 from engine.errors import Overloaded, Unavailable
@@ -152,6 +153,43 @@ def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) ->
     assert all(identity is found[0] for identity in found)
     assert found[0].trader_id == 7
     assert len(authenticator._remembered) == 1
+
+
+def test_a_token_that_is_remembered_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
+    header = f"Bearer {trust.token(SECRET, 7, 'trader', 60)}".encode()
+    expires_at = authenticator.identify(header).expires_at
+
+    for seconds, code in ((-1, None), (0, "token_expired"), (1, "token_expired"), (-1, None)):
+        monkeypatch.setattr("api.auth.time.time", lambda at=expires_at + seconds: at)
+
+        if code is None:
+            assert authenticator.identify(header).trader_id == 7
+            continue
+        with pytest.raises(ApiError) as raised:
+            authenticator.identify(header)
+        assert raised.value.problem.code == code
+
+
+def test_no_more_tokens_are_remembered_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.auth.REMEMBERED_MAX", 10)
+    authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
+    headers = [f"Bearer {trust.token(SECRET, trader_id, 'trader', 60)}".encode() for trader_id in range(1, 26)]
+
+    for _ in range(2):
+        assert [authenticator.identify(header).trader_id for header in headers] == list(range(1, 26))
+        assert len(authenticator._remembered) <= 10
+
+
+@pytest.mark.parametrize("header", [None, b"", b"Bearer", b"Bearer  ", b"Basic x", b"Bearer \xff\x00", b"Bearer a.b.c"])
+def test_what_is_no_token_is_not_remembered(header: bytes | None) -> None:
+    authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
+
+    with pytest.raises(ApiError) as raised:
+        authenticator.identify(header)
+
+    assert raised.value.problem.status == 401
+    assert not authenticator._remembered
 
 
 def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
