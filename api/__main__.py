@@ -6,6 +6,8 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
+from typing import cast
 
 import structlog
 import uvicorn
@@ -61,7 +63,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         config = uvicorn.Config(
             app,
             loop="none",
-            http=Protocol,
+            http=cast(type[asyncio.Protocol], partial(Protocol, direct=app.state.direct)),
             ws="none",
             lifespan="on",
             access_log=False,

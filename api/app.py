@@ -8,7 +8,6 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
-import structlog
 from litestar import Litestar, Request, Response, Router
 from litestar.config.app import AppConfig
 from litestar.datastructures import State
@@ -29,8 +28,18 @@ from api import cards, health, history, orders
 from api.auth import Authenticator
 from api.bodies import OrderBodies
 from api.context import Context
+from api.direct import Direct
 from api.exchange import Exchange
-from api.problems import MEDIA_TYPE, VALUE_CHARACTERS_MAX, FieldError, Problem, headers_of, invalid, of_error
+from api.problems import (
+    MEDIA_TYPE,
+    VALUE_CHARACTERS_MAX,
+    FieldError,
+    Problem,
+    headers_of,
+    invalid,
+    of_error,
+    of_unexpected,
+)
 from archiver import store
 from archiver.store import Archive
 from engine import connection, library
@@ -41,8 +50,6 @@ from engine.log import OrderLog
 from engine.matched import MatchedWatch
 from engine.settings import JWT_SECRET_BYTES_MIN, Settings
 
-log = structlog.get_logger()
-
 SCHEMA = "/schema"
 ASSETS = f"{SCHEMA}/assets"
 
@@ -52,13 +59,16 @@ DISCONNECTED = "client disconnected prematurely"
 
 
 def create_app(settings: Settings) -> Litestar:
-    """The API for these settings; it connects when it starts.
+    """The API for these settings; it connects when it starts. `app.state.direct` is what our own server answers without
+    it (`api/direct.py`).
 
     Raises:
         StartError: no key to sign tokens with.
     """
     if len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
         raise StartError(f"TCGX_JWT_SECRET must be set, to at least {JWT_SECRET_BYTES_MIN} bytes")
+
+    direct = Direct(orders.DIRECT, body_bytes_max=settings.body_bytes_max)
 
     @asynccontextmanager
     async def services(app: Litestar) -> AsyncIterator[None]:
@@ -76,12 +86,14 @@ def create_app(settings: Settings) -> Litestar:
             )
             watch = MatchedWatch(redis, settings.cards)
             archive = Archive(pool)
-            app.state.context = Context(
+            context = Context(
                 settings=settings,
                 exchange=Exchange(settings.cards, order_log, Books(redis), watch, archive),
                 authenticator=Authenticator(settings, archive),
                 bodies=OrderBodies(settings),
             )
+            app.state.context = context
+            direct.open(context)
             stopping = asyncio.Event()
             listening = asyncio.create_task(watch.run(stopping), name="matched watch")
             try:
@@ -100,7 +112,7 @@ def create_app(settings: Settings) -> Litestar:
             _swagger_files(),
         ],
         lifespan=[services],
-        state=State({"settings": settings}),
+        state=State({"settings": settings, "direct": direct}),
         openapi_config=_openapi(),
         exception_handlers={
             TcgxError: _our_error,
@@ -231,5 +243,4 @@ def _rule(definition: Any) -> str:
 
 
 def _unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    log.error("a request failed", method=request.method, path=request.url.path, exc_info=error)
-    return _response(of_error(TcgxError(str(error))))
+    return _response(of_unexpected(error, method=request.method, path=request.url.path))

@@ -19,23 +19,18 @@ class Authenticator:
         self._secret = settings.jwt_secret
         self._seconds = settings.token_seconds
         self._archive = archive
-        self._remembered: dict[str, Identity] = {}
+        self._remembered: dict[bytes, Identity] = {}  # by header
 
-    def identify(self, authorization: str | None) -> Identity:
-        """The identity behind an `Authorization` header.
+    def identify(self, authorization: bytes | None) -> Identity:
+        """The identity behind an `Authorization` header, as it was received.
 
         Raises:
             ApiError: 401, because it is missing, malformed, wrong or expired.
         """
-        text = _token(authorization or "")
-        identity = self._remembered.get(text)
+        identity = self._remembered.get(authorization or b"")
         if identity is None:
-            identity = self._decode(text)
-            if len(self._remembered) >= REMEMBERED_MAX:
-                self._remembered.clear()
-            self._remembered[text] = identity
+            identity = self._looked_at(_token((authorization or b"").decode("latin-1")))
         if identity.expires_at <= time.time():
-            del self._remembered[text]
             raise unauthorized("token_expired", "the access token has expired: get a new one from POST /auth/token")
         return identity
 
@@ -53,6 +48,17 @@ class Authenticator:
         return trust.token(
             self._secret, trader_id, "admin" if role == "admin" else "trader", self._seconds
         ), self._seconds
+
+    def _looked_at(self, text: str) -> Identity:
+        """Decodes a token, unless it is remembered from a header that is spelled as most are."""
+        usual = f"Bearer {text}".encode("latin-1")
+        identity = self._remembered.get(usual)
+        if identity is None:
+            identity = self._decode(text)
+            if len(self._remembered) >= REMEMBERED_MAX:
+                self._remembered.clear()
+            self._remembered[usual] = identity
+        return identity
 
     def _decode(self, text: str) -> Identity:
         try:

@@ -17,6 +17,7 @@ DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 DIGITS_MAX = 12
 CENT, ONE = Decimal("0.01"), Decimal(1)
 ERRORS_MAX = 100
+_QUOTE = ord('"')
 
 
 class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -31,7 +32,13 @@ class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /orders/batch`; each order is decoded on its own, so that one that is wrong spoils no other."""
+    """The body of `POST /orders/batch` where every order is right."""
+
+    orders: list[OrderBody]
+
+
+class MixedBatchBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The same where one is not: each is then decoded on its own, so that it spoils no other."""
 
     orders: list[msgspec.Raw]
 
@@ -51,6 +58,7 @@ class OrderBodies:
         self._settings = settings
         self._decode = msgspec.json.Decoder(OrderBody).decode
         self._decode_batch = msgspec.json.Decoder(BatchBody).decode
+        self._decode_mixed_batch = msgspec.json.Decoder(MixedBatchBody).decode
         self._prices = _spellings(settings.price_cents_min, settings.price_cents_max)
 
     def place_order(self, body: bytes, trader_id: int) -> PlaceOrder:
@@ -63,26 +71,8 @@ class OrderBodies:
             order = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._explained(body, trader_id)
-        price_cents = self._prices.get(bytes(order.price))
-        quantity = 1 if order.quantity is msgspec.UNSET else order.quantity
-        client_order_id = None if order.client_order_id is msgspec.UNSET else order.client_order_id
-        if (
-            price_cents is None
-            or order.card not in self._cards
-            or not 1 <= quantity <= self._settings.max_quantity
-            or (client_order_id is not None and not CLIENT_ORDER_ID.fullmatch(client_order_id))
-            or not _has_each_field_once(body, order)
-        ):
-            return self._explained(body, trader_id)
-        return PlaceOrder(
-            trader_id=trader_id,
-            card=order.card,
-            side=_SIDES[order.side],
-            price_cents=price_cents,
-            quantity=quantity,
-            time_in_force=_TIMES_IN_FORCE[order.time_in_force or "gtc"],
-            client_order_id=client_order_id,
-        )
+        commands = self._taken([order], body, trader_id)
+        return commands[0] if commands else self._explained(body, trader_id)
 
     def place_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | ApiError]:
         """The orders that the body of `POST /orders/batch` asks for, or what is wrong with each.
@@ -91,7 +81,66 @@ class OrderBodies:
             ApiError: the body is no JSON object with `orders` alone, or has none or more than `COMMANDS_MAX`.
         """
         try:
-            raws = self._decode_batch(body).orders
+            orders = self._decode_batch(body).orders
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self._one_by_one(body, trader_id)
+        commands = self._taken(orders, body, trader_id, names=1) if 1 <= len(orders) <= COMMANDS_MAX else None
+        return list(commands) if commands else self._one_by_one(body, trader_id)
+
+    def _taken(self, orders: Sequence[OrderBody], body: bytes, trader_id: int, *, names: int = 0) -> list[PlaceOrder]:
+        """The commands of a body that is right, every order of it; otherwise none, and the slow ways say why.
+
+        A field that is given twice, of which the decoder keeps the last, shows in the quotes of the body: there are
+        more than those of each name (`names` around the orders) and each text that was kept. Nor is a body taken if an
+        escape could hide a quote.
+        """
+        if b"\\" in body:
+            return []
+        prices, cards, quantity_max = self._prices, self._cards, self._settings.max_quantity
+        commands = []
+        quoted = names + 5 * len(orders)  # the names card, side and price; the texts of card and side
+        for order in orders:
+            price = bytes(order.price)
+            price_cents = prices.get(price)
+            quantity = order.quantity
+            client_order_id = order.client_order_id
+            time_in_force = order.time_in_force
+            quoted += price[0] == _QUOTE
+            if quantity is msgspec.UNSET:
+                quantity = 1
+            else:
+                quoted += 1
+            if client_order_id is msgspec.UNSET:
+                client_order_id = None
+            elif client_order_id is None:
+                quoted += 1
+            elif CLIENT_ORDER_ID.fullmatch(client_order_id):
+                quoted += 2
+            else:
+                return []
+            if time_in_force is msgspec.UNSET:
+                time_in_force = "gtc"
+            else:
+                quoted += 2
+            if price_cents is None or order.card not in cards or not 1 <= quantity <= quantity_max:
+                return []
+            commands.append(
+                PlaceOrder(
+                    trader_id=trader_id,
+                    card=order.card,
+                    side=_SIDES[order.side],
+                    price_cents=price_cents,
+                    quantity=quantity,
+                    time_in_force=_TIMES_IN_FORCE[time_in_force],
+                    client_order_id=client_order_id,
+                )
+            )
+        return commands if body.count(b'"') == 2 * quoted else []
+
+    def _one_by_one(self, body: bytes, trader_id: int) -> list[PlaceOrder | ApiError]:
+        """The slow way for a batch: each order on its own."""
+        try:
+            raws = self._decode_mixed_batch(body).orders
             body.decode()
         except (msgspec.DecodeError, UnicodeDecodeError):
             raws = []
@@ -323,18 +372,6 @@ def _spellings(low: int, high: int) -> dict[bytes, int]:
             spellings[spelling.encode()] = cents
             spellings[f'"{spelling}"'.encode()] = cents
     return spellings
-
-
-def _has_each_field_once(body: bytes, order: OrderBody) -> bool:
-    """False if a field is given twice, of which a decoder keeps the last: then there are more quotes than those of
-    each name and each text that was kept. (Nor is the body taken if an escape could hide a quote.)"""
-    texts = 5  # the names card, side and price; the texts of card and side
-    texts += bytes(order.price).startswith(b'"')
-    texts += order.quantity is not msgspec.UNSET
-    texts += order.client_order_id is not msgspec.UNSET
-    texts += isinstance(order.client_order_id, str)
-    texts += 2 * (order.time_in_force is not msgspec.UNSET)
-    return body.count(b'"') == 2 * texts and b"\\" not in body
 
 
 _SIDES = {"buy": Side.BUY, "sell": Side.SELL}

@@ -17,7 +17,6 @@ from engine.model import (
     Entered,
     Order,
     PlaceOrder,
-    Status,
     Trade,
     order_id,
 )
@@ -25,6 +24,9 @@ from engine.trust import Identity
 
 CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
 SEQUENCE = re.compile(r"[1-9][0-9]{0,11}")
+
+Placed = Entered | Order
+"""What became of an order that was entered: its place in the log, or, where it repeats one, that one as it is now."""
 
 
 class Exchange:
@@ -39,43 +41,41 @@ class Exchange:
         self._log = order_log
         self._watch = watch
 
-    async def place(self, command: PlaceOrder) -> Order:
-        """Enters an order; it is durable when this returns. A repeated client_order_id gives the first order.
+    async def place(self, command: PlaceOrder) -> Placed:
+        """Enters an order; it is durable when this returns. Its place; for a repeated client_order_id the first order.
 
         Raises:
             ClientOrderIdConflict, Overloaded, Unavailable: see `OrderLog.append`.
         """
-        return await self._placed(command, await self._log.append(command))
+        entered = await self._log.append(command)
+        return entered if entered.accepted_at else await self._first(command, entered)
 
-    async def place_and_wait(self, command: PlaceOrder, seconds: float) -> tuple[Order, list[Trade]] | Order:
+    async def place_and_wait(self, command: PlaceOrder, seconds: float) -> tuple[Order, list[Trade]] | Placed:
         """Enters an order and waits until it is matched: the order and its trades, or as `place` if the time is
         over first."""
         entered = await self._log.append(command)
         if not await self._watch.wait(command.card, entered.sequence, seconds):
-            return await self._placed(command, entered)
+            return entered if entered.accepted_at else await self._first(command, entered)
         order = await self.find(command.card, entered.sequence)
         if order is None:
             raise Unavailable(f"order {order_id(command.card, entered.sequence)} was matched but can't be read now")
         return order, await self._taker_trades(order)
 
-    async def place_all(self, commands: Sequence[PlaceOrder]) -> list[Order | TcgxError]:
+    async def place_all(self, commands: Sequence[PlaceOrder]) -> list[Placed | TcgxError]:
         """Enters many orders, each with its own outcome, in order.
 
         Raises:
             Overloaded, Unavailable: none of them was entered for this reason.
         """
-        outcomes: list[Order | TcgxError] = []
-        for command, entered in zip(commands, await self._log.append_all(commands), strict=True):
-            if isinstance(entered, TcgxError):
-                outcomes.append(entered)
-                continue
-            try:
-                outcomes.append(await self._placed(command, entered))
-            except TcgxError as error:
-                outcomes.append(error)
-        failures = [outcome for outcome in outcomes if isinstance(outcome, Overloaded | Unavailable)]
-        if failures and len(failures) == len(outcomes):
-            raise failures[0]
+        outcomes: list[Placed | TcgxError] = [*await self._log.append_all(commands)]
+        for place, outcome in enumerate(outcomes):
+            if isinstance(outcome, Entered) and outcome.accepted_at is None:
+                try:
+                    outcomes[place] = await self._first(commands[place], outcome)
+                except TcgxError as error:
+                    outcomes[place] = error
+        if outcomes and all(isinstance(outcome, Overloaded | Unavailable) for outcome in outcomes):
+            raise next(outcome for outcome in outcomes if isinstance(outcome, TcgxError))
         return outcomes
 
     async def find(self, card: str, sequence: int) -> Order | None:
@@ -188,26 +188,12 @@ class Exchange:
         found = await asyncio.gather(*(self.find(order.card, order.sequence) for order in orders))
         return [now or before for now, before in zip(found, orders, strict=True)], True
 
-    async def _placed(self, command: PlaceOrder, entered: Entered) -> Order:
-        if entered.accepted_at is None:
-            first = await self.find(command.card, entered.sequence)
-            if first is None:
-                raise Unavailable(f"order {order_id(command.card, entered.sequence)} can't be read now")
-            return first
-        return Order(
-            card=command.card,
-            sequence=entered.sequence,
-            trader_id=command.trader_id,
-            side=command.side,
-            price_cents=command.price_cents,
-            quantity=command.quantity,
-            filled_quantity=0,
-            status=Status.ACCEPTED,
-            time_in_force=command.time_in_force,
-            client_order_id=command.client_order_id,
-            accepted_at=entered.accepted_at,
-            closed_at=None,
-        )
+    async def _first(self, command: PlaceOrder, entered: Entered) -> Order:
+        """The order that this one repeats."""
+        first = await self.find(command.card, entered.sequence)
+        if first is None:
+            raise Unavailable(f"order {order_id(command.card, entered.sequence)} can't be read now")
+        return first
 
     async def _taker_trades(self, order: Order) -> list[Trade]:
         trades = await self.books.taker_trades(order.card, order.sequence)

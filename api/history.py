@@ -8,7 +8,7 @@ from litestar.params import Parameter
 from api import describe
 from api.context import context_of
 from api.exchange import SEQUENCE
-from api.orders import BEARER
+from api.orders import BEARER, caller_of
 from api.problems import ApiError, FieldError, invalid
 from api.views import OrdersView, TradesView, orders_view, trades_view
 from engine.settings import CARD_PATTERN
@@ -36,8 +36,7 @@ async def list_orders(
     limit: Limit = 50,
 ) -> OrdersView:
     """A trader's completed orders."""
-    context = context_of(request)
-    identity = context.authenticator.identify(request.headers.get("authorization"))
+    context, identity = caller_of(request)
     if card is not None:
         context.known_card(card)
     start = None if before is None else _place(before, "-", "an order_id, like pikachu-1001")

@@ -1,13 +1,16 @@
 """`/orders` and `/auth/token`: enter, find, list and cancel."""
 
-from typing import Annotated
+from collections.abc import Awaitable
+from typing import Annotated, Any
 
+import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.params import Parameter
 
 from api import describe
 from api.bodies import token_body
 from api.context import Context, context_of
+from api.direct import Answer, Headers, header
 from api.prefer import wait_seconds
 from api.views import (
     BatchView,
@@ -15,10 +18,12 @@ from api.views import (
     OrdersView,
     OrderView,
     TokenView,
-    batch_view,
     matched_view,
     order_view,
     orders_view,
+    outcome_json,
+    placed_json,
+    refused_json,
 )
 from engine.model import LATEST, PlaceOrder
 from engine.trust import Identity
@@ -27,9 +32,57 @@ BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 NO_WAIT = 0.0
 
 
-def _caller(request: Request) -> tuple[Context, Identity]:  # type: ignore[type-arg]
+def identity_of(context: Context, headers: Headers) -> Identity:
+    """Who asks; every call of a trader comes through here.
+
+    Raises:
+        ApiError: 401, there is no valid token.
+    """
+    return context.authenticator.identify(header(headers, b"authorization"))
+
+
+async def enter_order(context: Context, identity: Identity, headers: Headers, body: bytes) -> Answer:
+    """Enters the order of a body."""
+    command = context.bodies.place_order(body, identity.trader_id)
+    prefer = header(headers, b"prefer")
+    seconds = NO_WAIT if prefer is None else wait_seconds(prefer.decode("latin-1"))
+    if seconds == NO_WAIT:
+        return Answer(202, placed_json(command, await context.exchange.place(command)))
+    placed = await context.exchange.place_and_wait(command, seconds)
+    if isinstance(placed, tuple):
+        return Answer(200, msgspec.json.encode(matched_view(*placed)))
+    return Answer(202, placed_json(command, placed))
+
+
+async def enter_orders(context: Context, identity: Identity, body: bytes) -> Answer:
+    """Enters the orders of a batch."""
+    asked = context.bodies.place_orders(body, identity.trader_id)
+    commands = [order for order in asked if isinstance(order, PlaceOrder)]
+    placed = zip(commands, await context.exchange.place_all(commands), strict=True)
+    results = [outcome_json(*next(placed)) if isinstance(order, PlaceOrder) else refused_json(order) for order in asked]
+    return Answer(202, b'{"results":[' + b",".join(results) + b"]}")
+
+
+def _order(context: Context, headers: Headers, body: bytes) -> Awaitable[Answer]:
+    return enter_order(context, identity_of(context, headers), headers, body)
+
+
+def _orders(context: Context, headers: Headers, body: bytes) -> Awaitable[Answer]:
+    return enter_orders(context, identity_of(context, headers), body)
+
+
+DIRECT = {(b"POST", b"/orders"): _order, (b"POST", b"/orders/batch"): _orders}
+"""What needs no Litestar to be answered (`api/direct.py`)."""
+
+
+def caller_of(request: Request) -> tuple[Context, Identity]:  # type: ignore[type-arg]
+    """What a handler of Litestar works with, and who asks; raises as `identity_of` does."""
     context = context_of(request)
-    return context, context.authenticator.identify(request.headers.get("authorization"))
+    return context, identity_of(context, request.scope["headers"])
+
+
+def _response(answer: Answer) -> Response[Any]:
+    return Response(answer.body, status_code=answer.status)
 
 
 @post(
@@ -66,15 +119,8 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
 )
 async def place_order(request: Request) -> Response[OrderView]:  # type: ignore[type-arg]
     """Enters an order."""
-    context, identity = _caller(request)
-    command = context.bodies.place_order(await request.body(), identity.trader_id)
-    seconds = wait_seconds(request.headers.get("prefer"))
-    if seconds == NO_WAIT:
-        return Response(order_view(await context.exchange.place(command)), status_code=202)
-    placed = await context.exchange.place_and_wait(command, seconds)
-    if isinstance(placed, tuple):
-        return Response(matched_view(*placed), status_code=200)
-    return Response(order_view(placed), status_code=202)
+    context, identity = caller_of(request)
+    return _response(await enter_order(context, identity, request.scope["headers"], await request.body()))
 
 
 @post(
@@ -97,11 +143,8 @@ async def place_order(request: Request) -> Response[OrderView]:  # type: ignore[
 )
 async def place_orders(request: Request) -> Response[BatchView]:  # type: ignore[type-arg]
     """Enters many orders."""
-    context, identity = _caller(request)
-    asked = context.bodies.place_orders(await request.body(), identity.trader_id)
-    placed = iter(await context.exchange.place_all([order for order in asked if isinstance(order, PlaceOrder)]))
-    outcomes = [next(placed) if isinstance(order, PlaceOrder) else order for order in asked]
-    return Response(batch_view(outcomes), status_code=202)
+    context, identity = caller_of(request)
+    return _response(await enter_orders(context, identity, await request.body()))
 
 
 @get(
@@ -118,7 +161,7 @@ async def list_orders(
     limit: Annotated[int, Parameter(ge=1, le=LATEST, description="how many at most")] = LATEST,
 ) -> OrdersView:
     """A trader's latest orders."""
-    context, identity = _caller(request)
+    context, identity = caller_of(request)
     return orders_view(await context.exchange.latest(identity.trader_id, limit))
 
 
@@ -136,7 +179,7 @@ async def list_orders(
 )
 async def get_order(request: Request, order_id: str) -> OrderView:  # type: ignore[type-arg]
     """An order by its id."""
-    context, identity = _caller(request)
+    context, identity = caller_of(request)
     return order_view(await context.exchange.find_own(order_id, identity))
 
 
@@ -154,7 +197,7 @@ async def get_order(request: Request, order_id: str) -> OrderView:  # type: igno
 )
 async def get_order_by_client_id(request: Request, client_order_id: str) -> OrderView:  # type: ignore[type-arg]
     """An order by its trader's id."""
-    context, identity = _caller(request)
+    context, identity = caller_of(request)
     return order_view(await context.exchange.find_by_client_id(client_order_id, identity.trader_id))
 
 
@@ -177,7 +220,7 @@ async def get_order_by_client_id(request: Request, client_order_id: str) -> Orde
 )
 async def cancel_order(request: Request, order_id: str) -> Response[OrderView]:  # type: ignore[type-arg]
     """Cancels an order."""
-    context, identity = _caller(request)
+    context, identity = caller_of(request)
     seconds = wait_seconds(request.headers.get("prefer"))
     order = await context.exchange.find_own(order_id, identity)
     after, matched = await context.exchange.cancel(order, seconds)
@@ -203,7 +246,7 @@ async def cancel_orders(
     card: Annotated[str | None, Parameter(description="only this card")] = None,
 ) -> Response[OrdersView]:
     """Cancels all open orders of the caller."""
-    context, identity = _caller(request)
+    context, identity = caller_of(request)
     seconds = wait_seconds(request.headers.get("prefer"))
     cards = context.exchange.cards if card is None else (context.known_card(card),)
     orders, matched = await context.exchange.cancel_all(identity.trader_id, cards, seconds)

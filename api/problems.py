@@ -3,8 +3,11 @@
 from typing import Any
 
 import msgspec
+import structlog
 
 from engine.errors import ClientOrderIdConflict, LogGap, Overloaded, TcgxError, Unavailable
+
+log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
@@ -93,6 +96,12 @@ def of_error(error: TcgxError) -> Problem:
             detail=f"{told}; repeat the request, an order with the same client_order_id",
         )
     return Problem(status=500, code="internal_error", title="Internal error", detail="the server failed; see its log")
+
+
+def of_unexpected(error: Exception, *, method: str, path: str) -> Problem:
+    """What nobody foresaw: the log gets all of it, the caller nothing."""
+    log.error("a request failed", method=method, path=path, exc_info=error)
+    return of_error(TcgxError(str(error)))
 
 
 def headers_of(problem: Problem) -> dict[str, str]:

@@ -7,7 +7,7 @@ import msgspec
 from api.problems import Problem, of_error
 from engine.books import Depth
 from engine.errors import TcgxError
-from engine.model import Order, Trade, price_text
+from engine.model import Entered, Order, PlaceOrder, Trade, price_text
 
 
 class OrderView(msgspec.Struct, frozen=True):
@@ -112,14 +112,29 @@ def order_view(order: Order) -> OrderView:
     return OrderView(*_order_values(order))
 
 
-def batch_view(outcomes: list[Order | TcgxError]) -> BatchView:
-    """The outcomes of a batch."""
-    return BatchView(
-        [
-            RefusedView(of_error(outcome)) if isinstance(outcome, TcgxError) else order_view(outcome)
-            for outcome in outcomes
-        ]
-    )
+def placed_json(command: PlaceOrder, placed: Entered | Order) -> bytes:
+    """`OrderView` of an order that was entered, as JSON: of one that has its place in the log it is written out here,
+    which costs half as much. No text in it needs an escape: a card is named by `CARD_PATTERN`, a client_order_id by
+    `CLIENT_ORDER_ID_PATTERN`."""
+    if isinstance(placed, Order):
+        return msgspec.json.encode(order_view(placed))
+    client_order_id = f'"{command.client_order_id}"' if command.client_order_id else "null"
+    return (
+        f'{{"order_id":"{command.card}-{placed.sequence}","client_order_id":{client_order_id},'
+        f'"card":"{command.card}","side":"{command.side}","price":"{price_text(command.price_cents)}",'
+        f'"quantity":{command.quantity},"filled_quantity":0,"status":"accepted",'
+        f'"time_in_force":"{command.time_in_force}","accepted_at":"{placed.accepted_at}","closed_at":null}}'
+    ).encode()
+
+
+def refused_json(error: TcgxError) -> bytes:
+    """`RefusedView` as JSON."""
+    return msgspec.json.encode(RefusedView(of_error(error)))
+
+
+def outcome_json(command: PlaceOrder, outcome: Entered | Order | TcgxError) -> bytes:
+    """One of the results of a batch, as JSON."""
+    return refused_json(outcome) if isinstance(outcome, TcgxError) else placed_json(command, outcome)
 
 
 def matched_view(order: Order, trades: list[Trade]) -> MatchedOrderView:

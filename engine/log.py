@@ -16,15 +16,18 @@ from engine.model import COMMANDS_MAX, Command, Entered, PlaceOrder, order_id
 
 log = structlog.get_logger()
 
-Waiting = tuple[Command, "asyncio.Future[Entered]"]
+Outcome = Entered | TcgxError
+Group = tuple[Sequence[Command], "asyncio.Future[list[Outcome]]"]
+"""Commands of one card that were handed over together, at most `COMMANDS_MAX`, and who waits for their outcomes."""
 
 
 class OrderLog:
     """Appends commands to the logs of the cards.
 
-    Commands that arrive while an append of their card is in flight go together in the next one, in order of
-    arrival; a lone command goes at once. When `append` returns, its command is in the log, durable as the
-    server's fsync setting makes it.
+    Commands that arrive while an append is in flight go together in the next one, those of one card in order of
+    arrival; a lone command goes at once. One flight carries all cards, an append each: the fewer and the larger the
+    appends, the less they cost everybody, down to the server's fsync. When `append` returns, its command is in the log,
+    durable as the server's fsync setting makes it.
     """
 
     def __init__(self, redis: Redis, *, backlog_max: int, pending_max: int, self_trade: str = "allow") -> None:
@@ -32,8 +35,9 @@ class OrderLog:
         self._backlog_max = backlog_max
         self._pending_max = pending_max
         self._self_trade = self_trade
-        self._waiting: dict[str, deque[Waiting]] = {}
-        self._appending: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[str, deque[Group]] = {}
+        self._pending: dict[str, int] = {}
+        self._appending: asyncio.Task[None] | None = None
 
     async def append(self, command: Command) -> Entered:
         """The command's place in the log.
@@ -43,103 +47,194 @@ class OrderLog:
             Overloaded: too many commands wait; nothing was appended.
             Unavailable: no answer; the command may or may not be in the log.
         """
-        return await self._put(command)
+        outcome = (await self._put(command.card, (command,)))[0]
+        if isinstance(outcome, Entered):
+            return outcome
+        raise outcome
 
-    async def append_all(self, commands: Sequence[Command]) -> list[Entered | TcgxError]:
+    async def append_all(self, commands: Sequence[Command]) -> list[Outcome]:
         """The same for many, each with its own outcome, in order."""
-        futures = [self._put(command) for command in commands]
-        outcomes: list[Entered | TcgxError] = []
-        for future in futures:
-            try:
-                outcomes.append(await future)
-            except TcgxError as error:
-                outcomes.append(error)
-        return outcomes
+        places_of_card: dict[str, list[int]] = {}
+        for place, command in enumerate(commands):
+            places_of_card.setdefault(command.card, []).append(place)
+        handed_over = []
+        for card, all_places in places_of_card.items():
+            for start in range(0, len(all_places), COMMANDS_MAX):
+                places = all_places[start : start + COMMANDS_MAX]
+                handed_over.append((places, self._put(card, [commands[place] for place in places])))
+        outcomes: dict[int, Outcome] = {}
+        for places, future in handed_over:
+            outcomes.update(zip(places, await future, strict=True))
+        return [outcomes[place] for place in range(len(commands))]
 
     async def close(self) -> None:
         """Waits until everything that was handed over is appended."""
-        while self._appending:
-            await asyncio.gather(*self._appending.values())
+        while self._appending is not None:
+            await asyncio.wait([self._appending])
 
-    def _put(self, command: Command) -> "asyncio.Future[Entered]":
-        card = command.card
-        waiting = self._waiting.setdefault(card, deque())
-        future: asyncio.Future[Entered] = asyncio.get_running_loop().create_future()
-        if len(waiting) >= self._pending_max:
-            future.set_exception(Overloaded(f"{len(waiting)} commands of {card} wait to be appended"))
+    def _put(self, card: str, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
+        future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        pending = self._pending.get(card, 0)
+        if pending >= self._pending_max:
+            _settle(future, [Overloaded(f"{pending} commands of {card} wait to be appended")] * len(commands))
             return future
-        waiting.append((command, future))
-        if card not in self._appending:
-            self._appending[card] = asyncio.create_task(self._append_waiting(card))
+        self._waiting.setdefault(card, deque()).append((commands, future))
+        self._pending[card] = pending + len(commands)
+        if self._appending is None:
+            self._appending = asyncio.create_task(self._append_waiting())
         return future
 
-    async def _append_waiting(self, card: str) -> None:
-        waiting = self._waiting[card]
+    async def _append_waiting(self) -> None:
+        """One flight after the other, until nothing waits."""
         try:
-            while waiting:
-                batch = [waiting.popleft() for _ in range(min(len(waiting), COMMANDS_MAX))]
-                try:
-                    await self._append_batch(card, batch)
-                except BaseException as error:
-                    log.warning("an append failed", card=card, commands=len(batch), reason=str(error))
-                    for _, future in batch:
-                        _settle(future, error)
-                    if isinstance(error, Unavailable) or not isinstance(error, TcgxError):
-                        # What still waits was not sent: it is refused now rather than after a timeout of its own.
-                        while waiting:
-                            _settle(waiting.popleft()[1], Overloaded(str(error)))
-                    if not isinstance(error, TcgxError):
-                        raise
+            while cards := [card for card, pending in self._pending.items() if pending]:
+                await self._append([_Append(card, self._next_groups(card)) for card in cards])
+        except BaseException as error:
+            for card in self._waiting:
+                self._refuse_waiting(card, error)
+            raise
         finally:
-            del self._appending[card]
+            self._appending = None
 
-    async def _append_batch(self, card: str, batch: list[Waiting]) -> None:
-        """Appends these, without those that repeat a client_order_id: they get the first order's place.
+    def _next_groups(self, card: str) -> list[Group]:
+        """What goes into a card's next append: whole groups in order of arrival, at most `COMMANDS_MAX` commands."""
+        waiting = self._waiting[card]
+        groups = [waiting.popleft()]
+        count = len(groups[0][0])
+        while waiting and count + len(waiting[0][0]) <= COMMANDS_MAX:
+            groups.append(waiting.popleft())
+            count += len(groups[-1][0])
+        self._pending[card] -= count
+        return groups
 
-        Each round that appends nothing settles at least one command, so there are at most `len(batch)` rounds.
-        """
-        while batch:
-            reply = await self._call(card, [command for command, _ in batch])
-            if reply[0] > 0:
-                accepted_at = reply[1].decode()
-                for offset, (_, future) in enumerate(batch):
-                    _settle(future, Entered(reply[0] + offset, accepted_at))
-                return
-            repeats = dict(zip(reply[1::2], reply[2::2], strict=True))
-            again = []
-            for place, item in enumerate(batch):
-                first = repeats.get(place)
-                if first:
-                    _settle(item[1], _entered_before(item[0], first))
-                elif first is not None:
-                    again.append(item)
-            fresh = [item for place, item in enumerate(batch) if place not in repeats]
-            if fresh:
-                await self._append_batch(card, fresh)
-            batch = again
+    async def _append(self, flight: Sequence["_Append"]) -> None:
+        """Appends these, without those that repeat a client_order_id: they get the first order's place."""
+        try:
+            while calling := [append for append in flight if append.is_open]:
+                for append, reply in zip(calling, await self._call(calling), strict=True):
+                    if isinstance(reply, Exception):
+                        append.fail(_meaning(reply))
+                    else:
+                        append.take(reply)
+        except BaseException as error:
+            for append in flight:
+                append.fail(error)
+            raise
+        finally:
+            for append in flight:
+                append.settle()
+                if append.error is not None:
+                    log.warning("an append failed", card=append.card, commands=append.count, reason=str(append.error))
+                if isinstance(append.error, Unavailable):
+                    self._refuse_waiting(append.card, append.error)
 
-    async def _call(self, card: str, commands: list[Command]) -> list[Any]:
-        arguments: list[str | int] = [
-            len(commands),
-            self._backlog_max,
-            self._self_trade,
-            *codec.encode(commands),
-        ]
+    async def _call(self, appends: Sequence["_Append"]) -> list[Any]:
+        """A reply for each, or the error in its place."""
+        try:
+            replies = await self._send(appends)
+            missing = [place for place, reply in enumerate(replies) if _lacks_function(reply)]
+            if missing:
+                # A server that was replaced has no library yet; nothing was run, so it is safe to call again.
+                await library.load(self._redis)
+                for place, reply in zip(missing, await self._send([appends[place] for place in missing]), strict=True):
+                    replies[place] = reply
+            return replies
+        except (TcgxError, redis.exceptions.RedisError, OSError) as error:
+            return [error] * len(appends)
+
+    async def _send(self, appends: Sequence["_Append"]) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for append in appends:
+            pipeline.fcall("append", 1, keys.tag(append.card), *append.arguments(self._backlog_max, self._self_trade))
+        return await pipeline.execute(raise_on_error=False)
+
+    def _refuse_waiting(self, card: str, error: BaseException) -> None:
+        """What waits behind an append without an answer was not sent: it is refused now rather than after a timeout
+        of its own."""
+        self._pending[card] = 0
+        while self._waiting[card]:
+            commands, future = self._waiting[card].popleft()
+            _settle(future, [Overloaded(str(error))] * len(commands))
+
+
+class _Append:
+    """One card's part of a flight: the groups that it carries, and what became of each command.
+
+    The server appends all of a call or, where client_order_ids repeat, nothing: then those that repeat an order of the
+    log are settled, the fresh ones are called again, and then those that repeat one of the fresh ones. A call that
+    appends nothing is followed by smaller ones alone, so there is an end.
+    """
+
+    def __init__(self, card: str, groups: Sequence[Group]) -> None:
+        self.card = card
+        self.error: BaseException | None = None
+        self._groups = groups
+        self._commands = [command for commands, _ in groups for command in commands]
+        self._outcomes: list[Outcome | None] = [None] * len(self._commands)
+        self._calls: list[Sequence[int]] = [range(len(self._commands))]  # the places of each call to make, last first
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a call to make."""
+        return bool(self._calls)
+
+    @property
+    def count(self) -> int:
+        """How many commands it carries."""
+        return len(self._commands)
+
+    def arguments(self, backlog_max: int, self_trade: str) -> list[str | int]:
+        """The arguments of the next call (lua/append.lua)."""
+        commands = [self._commands[place] for place in self._calls[-1]]
+        arguments: list[str | int] = [len(commands), backlog_max, self_trade, *codec.encode(commands)]
         for place, command in enumerate(commands):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.contents(command)]
-        with understood():
-            try:
-                return await self._redis.fcall("append", 1, keys.tag(card), *arguments)  # type: ignore[no-any-return]
-            except redis.exceptions.ResponseError as error:
-                if "Function not found" not in str(error):
-                    raise
-            # A server that was replaced has no library yet; nothing was run, so it is safe to call again.
-            await library.load(self._redis)
-            return await self._redis.fcall("append", 1, keys.tag(card), *arguments)  # type: ignore[no-any-return]
+        return arguments
+
+    def take(self, reply: Any) -> None:
+        """Takes the reply of a call."""
+        places = self._calls.pop()
+        if reply[0] > 0:
+            accepted_at = reply[1].decode()
+            for sequence, place in enumerate(places, reply[0]):
+                self._outcomes[place] = Entered(sequence, accepted_at)
+            return
+        repeats = dict(zip(reply[1::2], reply[2::2], strict=True))
+        fresh, again = [], []
+        for offset, place in enumerate(places):
+            first = repeats.get(offset)
+            if first:
+                self._outcomes[place] = _entered_before(self._commands[place], first)
+            elif first is None:
+                fresh.append(place)
+            else:
+                again.append(place)
+        self._calls += [call for call in (again, fresh) if call]
+
+    def fail(self, error: BaseException) -> None:
+        """What has no outcome yet will have none but this."""
+        if self._calls:
+            self.error = error
+            self._calls.clear()
+
+    def settle(self) -> None:
+        """Tells those who wait."""
+        start = 0
+        for commands, future in self._groups:
+            outcomes = self._outcomes[start : start + len(commands)]
+            start += len(commands)
+            found = [outcome for outcome in outcomes if outcome is not None]
+            if len(found) == len(outcomes):
+                _settle(future, found)
+            elif isinstance(self.error, TcgxError):
+                _settle(future, [outcome or self.error for outcome in outcomes])
+            else:
+                assert self.error is not None  # noqa: S101 - only a failure leaves one without an outcome
+                _settle(future, self.error)
 
 
-def _entered_before(command: Command, remembered: bytes) -> Entered | ClientOrderIdConflict:
+def _entered_before(command: Command, remembered: bytes) -> Outcome:
     assert isinstance(command, PlaceOrder)  # noqa: S101 - only these carry an id
     sequence, _, contents = remembered.decode().partition(" ")
     if contents != codec.contents(command):
@@ -147,8 +242,21 @@ def _entered_before(command: Command, remembered: bytes) -> Entered | ClientOrde
     return Entered(int(sequence), None)
 
 
-def _settle(future: "asyncio.Future[Entered]", outcome: Entered | BaseException) -> None:
-    """Gives a caller its outcome, unless it has gone away."""
+def _lacks_function(reply: Any) -> bool:
+    return isinstance(reply, redis.exceptions.ResponseError) and "Function not found" in str(reply)
+
+
+def _meaning(error: Exception) -> TcgxError:
+    """An error of redis-py as one of ours."""
+    try:
+        with understood():
+            raise error
+    except TcgxError as meaning:
+        return meaning
+
+
+def _settle(future: "asyncio.Future[list[Outcome]]", outcome: list[Outcome] | BaseException) -> None:
+    """Gives a caller its outcomes, unless it has gone away."""
     if future.done():
         return
     if isinstance(outcome, BaseException):

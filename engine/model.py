@@ -122,6 +122,9 @@ def order_id(card: str, sequence: int) -> str:
     return f"{card}-{sequence}"
 
 
+_CENTS = tuple(f"{cents:02d}" for cents in range(100))  # a format with a width costs as much as the rest of an order
+
+
 def price_text(price_cents: int) -> str:
     """Cents as decimal dollars, e.g. 550 as `5.50`."""
-    return f"{price_cents // 100}.{price_cents % 100:02d}"
+    return f"{price_cents // 100}.{_CENTS[price_cents % 100]}"

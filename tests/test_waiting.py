@@ -10,6 +10,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from api.auth import Authenticator
+from api.problems import ApiError
 from archiver.store import Archive
 from engine import life, trust
 from engine.errors import Overloaded, Unavailable
@@ -24,7 +25,7 @@ SECONDS = 5.0
 
 
 class FailingClient:
-    """A client of Redis whose first call fails, once it is let go."""
+    """A client of Redis whose first pipeline fails, or whose first call in it, once it is let go."""
 
     def __init__(self, error: Exception) -> None:
         self.go = asyncio.Event()
@@ -32,15 +33,26 @@ class FailingClient:
         self.calls: list[int] = []
         self._error: Exception | None = error
 
-    async def fcall(self, _name: str, _keys: int, _key: str, count: int, *_: Any) -> list[Any]:
+    def pipeline(self, *, transaction: bool) -> "FailingClient":
+        """Of one call, for there is one card."""
+        assert not transaction
+        return self
+
+    def fcall(self, _name: str, _keys: int, _key: str, count: int, *_: Any) -> None:
         """An append."""
         self.calls.append(count)
+
+    async def execute(self, *, raise_on_error: bool) -> list[Any]:
+        """The replies."""
+        assert not raise_on_error
         self.asked.set()
         if self._error is not None:
             await self.go.wait()
             error, self._error = self._error, None
+            if isinstance(error, redis.exceptions.ResponseError):
+                return [error]
             raise error
-        return [1, b"2026-11-23T00:00:00.000Z"]
+        return [[1, b"2026-11-23T00:00:00.000Z"]]
 
 
 async def outcomes(client: FailingClient, *, waiting: int) -> tuple[list[Any], OrderLog]:
@@ -133,7 +145,7 @@ def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) ->
     token = trust.token(SECRET, 7, "trader", 60)
 
     found = [
-        authenticator.identify(f"{scheme}{' ' * spaces}{token}{' ' * behind}")
+        authenticator.identify(f"{scheme}{' ' * spaces}{token}{' ' * behind}".encode())
         for spaces in (1, 2, 9)
         for behind in (0, 3)
     ]
@@ -141,6 +153,43 @@ def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) ->
     assert all(identity is found[0] for identity in found)
     assert found[0].trader_id == 7
     assert len(authenticator._remembered) == 1
+
+
+def test_a_token_that_is_remembered_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
+    header = f"Bearer {trust.token(SECRET, 7, 'trader', 60)}".encode()
+    expires_at = authenticator.identify(header).expires_at
+
+    for seconds, code in ((-1, None), (0, "token_expired"), (1, "token_expired"), (-1, None)):
+        monkeypatch.setattr("api.auth.time.time", lambda at=expires_at + seconds: at)
+
+        if code is None:
+            assert authenticator.identify(header).trader_id == 7
+            continue
+        with pytest.raises(ApiError) as raised:
+            authenticator.identify(header)
+        assert raised.value.problem.code == code
+
+
+def test_no_more_tokens_are_remembered_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.auth.REMEMBERED_MAX", 10)
+    authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
+    headers = [f"Bearer {trust.token(SECRET, trader_id, 'trader', 60)}".encode() for trader_id in range(1, 26)]
+
+    for _ in range(2):
+        assert [authenticator.identify(header).trader_id for header in headers] == list(range(1, 26))
+        assert len(authenticator._remembered) <= 10
+
+
+@pytest.mark.parametrize("header", [None, b"", b"Bearer", b"Bearer  ", b"Basic x", b"Bearer \xff\x00", b"Bearer a.b.c"])
+def test_what_is_no_token_is_not_remembered(header: bytes | None) -> None:
+    authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
+
+    with pytest.raises(ApiError) as raised:
+        authenticator.identify(header)
+
+    assert raised.value.problem.status == 401
+    assert not authenticator._remembered
 
 
 def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:

@@ -1,0 +1,86 @@
+"""Answers that are written out are those that the views would give. No server is needed."""
+
+import itertools
+import random
+
+import msgspec
+import pytest
+
+from api.problems import ApiError, FieldError, invalid
+from api.views import OrderView, RefusedView, order_view, outcome_json, placed_json
+from engine.errors import ClientOrderIdConflict, Overloaded, TcgxError
+from engine.model import Entered, Order, PlaceOrder, Side, Status, TimeInForce
+
+AT = "2026-11-23T01:34:23.732Z"
+SEED = 20_260_102
+
+
+def order_of(command: PlaceOrder, entered: Entered) -> Order:
+    """The order that a command has become."""
+    return Order(
+        card=command.card,
+        sequence=entered.sequence,
+        trader_id=command.trader_id,
+        side=command.side,
+        price_cents=command.price_cents,
+        quantity=command.quantity,
+        filled_quantity=0,
+        status=Status.ACCEPTED,
+        time_in_force=command.time_in_force,
+        client_order_id=command.client_order_id,
+        accepted_at=entered.accepted_at or "",
+        closed_at=None,
+    )
+
+
+def commands() -> list[PlaceOrder]:
+    """Every side, time in force and price, with and without an id of the characters that one may have."""
+    choose = random.Random(SEED)
+    ids = [None, "a", "A.b_c:d-9", "x" * 64]
+    return [
+        PlaceOrder(
+            trader_id=choose.randint(1, 10_000),
+            card=choose.choice(["pikachu", "a", "mr_mime2"]),
+            side=side,
+            price_cents=price_cents,
+            quantity=choose.randint(1, 10_000),
+            time_in_force=time_in_force,
+            client_order_id=choose.choice(ids),
+        )
+        for side, time_in_force, price_cents in itertools.product(Side, TimeInForce, range(100, 1_001))
+    ]
+
+
+def test_an_accepted_order_is_written_as_its_view_is_encoded() -> None:
+    for number, command in enumerate(commands(), 1):
+        entered = Entered(number**3, AT)
+
+        written = placed_json(command, entered)
+
+        assert written == msgspec.json.encode(order_view(order_of(command, entered)))
+        assert msgspec.json.decode(written, type=OrderView).order_id == f"{command.card}-{number**3}"
+
+
+def test_a_repeated_order_is_shown_as_it_is_now() -> None:
+    command = commands()[0]
+    first = msgspec.structs.replace(
+        order_of(command, Entered(7, AT)), status=Status.FILLED, filled_quantity=command.quantity, closed_at=AT
+    )
+
+    assert placed_json(command, first) == msgspec.json.encode(order_view(first))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Overloaded("9 commands of pikachu wait"),
+        ClientOrderIdConflict("a", "pikachu-1"),
+        invalid([FieldError("price", "invalid_price", "must be a decimal", '"\\\x00é')]),
+        ApiError(422, "invalid_body", "Invalid body", "the body must be a JSON object"),
+    ],
+)
+def test_a_refused_order_is_its_problem(error: TcgxError) -> None:
+    refused = msgspec.json.decode(outcome_json(commands()[0], error), type=RefusedView)
+
+    assert refused.error.detail
+    assert refused.error.status in (409, 422, 503)
