@@ -15,125 +15,95 @@ import asyncpg
 import structlog
 from redis.asyncio import Redis
 
-from archiver import schema, store
+from archiver import lag, schema, store
+from archiver.reader import ArchiveGap, Gathered, Reader
 from archiver.store import Cursor, Rows
 from engine import connection, keys
-from engine.connection import BLOCK_MS, understood
+from engine.connection import understood
 from engine.errors import StartError, TcgxError
 from engine.life import Retry, ended, unless_stopped
 from engine.settings import Settings
 
 log = structlog.get_logger()
 
-QUEUED_MAX = 2
-"""How many reads of a card wait for their transaction: the next is read while one is written."""
-
-
-class ArchiveGap(TcgxError):
-    """Events between the archive and what Redis still holds are missing; archiving the card stops."""
-
-
-class Reader:
-    """Reads one card's events after its archived position, ahead of the writer."""
-
-    def __init__(self, blocking: Redis, card: str, *, event_id: str, entries: int) -> None:
-        self._blocking: Any = blocking
-        self._card = card
-        self._event_id = event_id
-        self._entries = entries
-        self._key = keys.key(card, "events")
-
-    async def read(self) -> Rows | None:
-        """The next entries as rows; None when none came for a while."""
-        with understood():
-            reply = await self._blocking.xread({self._key: self._event_id}, count=self._entries, block=BLOCK_MS)
-        if not reply:
-            return None
-        ((_, entries),) = reply
-        for event_id, fields in entries:
-            self._follow(event_id.decode(), int(fields[b"first"]))
-        return Rows(
-            card=self._card,
-            trades=b"".join(fields.get(b"trades", b"") for _, fields in entries),
-            orders=b"".join(fields.get(b"orders", b"") for _, fields in entries),
-            event_id=self._event_id,
-            sequence=_sequence(self._event_id),
-            log_id=entries[-1][1][b"log"].decode(),
-        )
-
-    async def run(self, queue: "asyncio.Queue[Rows]") -> None:
-        """Feeds the queue, until events are missing: then this card stands still, and the others go on."""
-        while True:
-            try:
-                rows = await self.read()
-            except ArchiveGap as error:
-                log.error("archiving stands still", card=self._card, reason=str(error))
-                return
-            if rows is not None:
-                await queue.put(rows)
-
-    def _follow(self, event_id: str, first: int) -> None:
-        """Every event begins with the command after the last one of the event before."""
-        reached = _sequence(self._event_id)
-        if first != reached + 1:
-            raise ArchiveGap(
-                f"the archive of {self._card} stands at command {reached}, but the next event begins at {first}: "
-                "what is between was trimmed, or the archive is an older one"
-            )
-        self._event_id = event_id
-
-
-def _sequence(event_id: str) -> int:
-    return int(event_id.partition("-")[0])
+TRIM_COMMANDS = 1_000
+"""A card is trimmed when that many more of its commands are archived."""
 
 
 class Archiver:
-    """Writes what the readers queue, one transaction at a time, and trims."""
+    """Writes what the readers gather, one transaction at a time, and trims."""
 
     def __init__(self, settings: Settings, redis: Redis, blocking: Redis, database: asyncpg.Connection) -> None:
         self._settings = settings
         self._redis = redis
         self._blocking = blocking
         self._database = database
+        self._archived: dict[str, Cursor] = {}
+        self._trimmed: dict[str, int] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Archives until told to stop; a transaction that is under way is finished.
+        """Archives until told to stop, and then what is there at that moment.
 
         Raises:
             Unavailable: a server went away; starting again from the stored cursors is safe.
         """
+        settings = self._settings
         cursors = await store.cursors(self._database)
         for card, cursor in cursors.items():
-            if card in self._settings.cards:
+            if card in settings.cards:
                 await self._check_same_history(card, cursor)
-        archived = {card: cursor.event_id for card, cursor in cursors.items()}
-        queue: asyncio.Queue[Rows] = asyncio.Queue(QUEUED_MAX * len(self._settings.cards))
-        readers = [
-            asyncio.create_task(
-                Reader(
-                    self._blocking, card, event_id=archived.get(card, "0-0"), entries=self._settings.archive_entries
-                ).run(queue),
-                name=f"read {card}",
-            )
-            for card in self._settings.cards
+        self._archived = {card: cursors.get(card, store.BEGINNING) for card in settings.cards}
+        gathered = Gathered(bytes_max=settings.archive_batch_bytes)
+        pause_seconds = settings.archive_batch_ms / 1_000
+        tasks = [
+            asyncio.create_task(self._reader(card).run(gathered, pause_seconds=pause_seconds), name=f"read {card}")
+            for card in settings.cards
         ]
-        gone = asyncio.create_task(store.end_of(self._database), name="end of the connection")
+        tasks += [
+            asyncio.create_task(store.end_of(self._database), name="end of the connection"),
+            asyncio.create_task(
+                lag.watch(self._redis, self._archived, bound_seconds=settings.archive_lag_seconds), name="lag"
+            ),
+        ]
         try:
             while not stopping.is_set():
-                batch = await unless_stopped(_next(queue, [*readers, gone]), stopping)
+                batch = await unless_stopped(_next(gathered, tasks), stopping)
                 if batch:
-                    await store.insert(self._database, batch)
-                    await self._trim(batch)
+                    await self._write(batch)
         finally:
-            await ended(gone, *readers)
+            await ended(*tasks)
+        await self._flush()
 
-    async def _trim(self, batch: Sequence[Rows]) -> None:
+    def _reader(self, card: str) -> Reader:
+        return Reader(self._blocking, card, self._archived[card], batch_bytes=self._settings.archive_batch_bytes)
+
+    async def _write(self, batch: Sequence[Rows]) -> None:
+        """One transaction; then drops from Redis what need not be kept."""
         settings = self._settings
-        with understood():
-            for rows in {rows.card: rows for rows in batch}.values():
+        await store.insert(self._database, batch)
+        self._archived |= {rows.card: rows.cursor for rows in batch}
+        for card in {rows.card for rows in batch}:
+            reached = self._archived[card].sequence
+            if reached - self._trimmed.get(card, 0) < TRIM_COMMANDS:
+                continue
+            with understood():
                 await self._redis.fcall(
-                    "trim", 1, keys.tag(rows.card), rows.sequence, settings.event_retention, settings.log_retention
+                    "trim", 1, keys.tag(card), reached, settings.event_retention, settings.log_retention
                 )
+            self._trimmed[card] = reached
+
+    async def _flush(self) -> None:
+        """Archives what is still there when the service stops, for half of the time that it may take to stop. What
+        was read and not committed is read again."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._settings.stop_seconds / 2
+        for card in self._archived:
+            reader = self._reader(card)
+            try:
+                while now() < deadline and (rows := await reader.read(wait=False)):
+                    await self._write([rows])
+            except ArchiveGap as error:
+                log.warning("not archived before the stop", card=card, reason=str(error))
 
     async def _check_same_history(self, card: str, cursor: Cursor) -> None:
         """The last archived event must still be there, made of the same log entry (its id holds a time). Another or
@@ -148,22 +118,19 @@ class Archiver:
             )
 
 
-async def _next(queue: "asyncio.Queue[Rows]", others: Sequence["asyncio.Task[None]"]) -> list[Rows]:
-    """All that is queued, at least one; raises what one of the other tasks died of."""
-    get = asyncio.ensure_future(queue.get())
+async def _next(gathered: Gathered, others: Sequence["asyncio.Task[None]"]) -> list[Rows]:
+    """All that is gathered, at least one; raises what one of the other tasks died of."""
+    take = asyncio.ensure_future(gathered.take())
     try:
-        while not get.done():
+        while not take.done():
             for task in others:
                 if task.done():
                     task.result()
             running = [task for task in others if not task.done()]
-            await asyncio.wait({get, *running}, return_when=asyncio.FIRST_COMPLETED)
-        batch = [await get]
+            await asyncio.wait({take, *running}, return_when=asyncio.FIRST_COMPLETED)
+        return await take
     finally:
-        get.cancel()
-    while not queue.empty():
-        batch.append(queue.get_nowait())
-    return batch
+        take.cancel()
 
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:

@@ -11,6 +11,12 @@ from engine.errors import StartError
 LOCK = 0x7463_6778_0001
 """PostgreSQL advisory lock of whoever migrates."""
 
+MIGRATE_SECONDS = 3_600
+"""How long a migration may take, or wait for the one who runs it: an index is made anew for all rows that are there."""
+
+KEYS = {"orders": "sequence", "trades": "trade_number"}
+"""The primary key of a card's partition."""
+
 
 def migrations() -> list[tuple[str, str]]:
     """Name and SQL of every migration, in order."""
@@ -28,7 +34,7 @@ async def migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list[
 
 
 async def _migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
-    await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
+    await connection.execute("SELECT pg_advisory_lock($1)", LOCK, timeout=MIGRATE_SECONDS)
     try:
         async with connection.transaction():
             await connection.execute(
@@ -39,7 +45,7 @@ async def _migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list
         run_now = [(name, sql) for name, sql in migrations() if name not in applied]
         for name, sql in run_now:
             async with connection.transaction():
-                await connection.execute(sql)
+                await connection.execute(sql, timeout=MIGRATE_SECONDS)
                 await connection.execute("INSERT INTO schema_migrations (name) VALUES ($1)", name)
         for card in cards:
             await _create_partitions(connection, card)
@@ -76,8 +82,8 @@ async def _applied(connection: asyncpg.Connection) -> set[str]:
 
 async def _create_partitions(connection: asyncpg.Connection, card: str) -> None:
     # The card's name is a checked setting: lower-case letters, digits and _ (engine/settings.py).
-    for table in ("orders", "trades"):
+    for table, key in KEYS.items():
         await connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {table}_{card} PARTITION OF {table} (card DEFAULT '{card}') "
-            f"FOR VALUES IN ('{card}')"
+            f"CREATE TABLE IF NOT EXISTS {table}_{card} PARTITION OF {table} (card DEFAULT '{card}', "
+            f"PRIMARY KEY ({key})) FOR VALUES IN ('{card}')"
         )

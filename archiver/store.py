@@ -18,17 +18,7 @@ ARCHIVER_LOCK = 0x7463_6778_0002
 YEAR_SECONDS = 365 * 86_400
 CONNECT_SECONDS = 5
 COMMAND_SECONDS = 30
-
-
-class Rows(msgspec.Struct):
-    """What one transaction archives of a card: lines as in {card}:events, and the id of the last entry."""
-
-    card: str
-    trades: bytes
-    orders: bytes
-    event_id: str
-    sequence: int
-    log_id: str
+ROWS_BYTES = 500
 
 
 class Cursor(msgspec.Struct, frozen=True):
@@ -36,6 +26,29 @@ class Cursor(msgspec.Struct, frozen=True):
 
     event_id: str
     log_id: str
+
+    @property
+    def sequence(self) -> int:
+        """The last archived command."""
+        return int(self.event_id.partition("-")[0])
+
+
+BEGINNING = Cursor("0-0", "0-0")
+"""Where a card stands of which nothing is archived."""
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """What is archived together of a card: lines as in {card}:events, and the position after them."""
+
+    card: str
+    trades: bytes
+    orders: bytes
+    cursor: Cursor
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory, about."""
+        return len(self.trades) + len(self.orders) + ROWS_BYTES
 
 
 @contextlib.contextmanager
@@ -81,8 +94,8 @@ async def lock_archiver(connection: asyncpg.Connection) -> None:
         await connection.execute("SELECT pg_advisory_lock($1)", ARCHIVER_LOCK, timeout=YEAR_SECONDS)
 
 
-async def cursors(connection: asyncpg.Connection) -> dict[str, Cursor]:
-    """How far each card is archived."""
+async def cursors(connection: asyncpg.Connection | asyncpg.Pool) -> dict[str, Cursor]:
+    """How far each card is archived; a card of which nothing is has none."""
     with understood():
         rows = await connection.fetch("SELECT card, event_id, log_id FROM archive_cursor")
     return {row["card"]: Cursor(row["event_id"], row["log_id"]) for row in rows}
@@ -99,7 +112,10 @@ async def insert(connection: asyncpg.Connection, archived: Sequence[Rows]) -> No
                 "INSERT INTO archive_cursor (card, event_id, sequence, log_id, archived_at) "
                 "VALUES ($1, $2, $3, $4, now()) "
                 "ON CONFLICT (card) DO UPDATE SET event_id = $2, sequence = $3, log_id = $4, archived_at = now()",
-                [(rows.card, rows.event_id, rows.sequence, rows.log_id) for rows in archived],
+                [
+                    (card, cursor.event_id, cursor.sequence, cursor.log_id)
+                    for card, cursor in {rows.card: rows.cursor for rows in archived}.items()
+                ],
             )
 
 
@@ -187,6 +203,11 @@ class Archive:
         """The last archived event id of a card."""
         rows = await self._fetch("SELECT event_id FROM archive_cursor WHERE card = $1", card)
         return str(rows[0]["event_id"]) if rows else "0-0"
+
+    async def cursors(self, cards: Sequence[str]) -> dict[str, Cursor]:
+        """How far each of these cards is archived, for `archiver.lag.lag`."""
+        found = await cursors(self._pool)
+        return {card: found.get(card, BEGINNING) for card in cards}
 
     async def api_key(self, trader_id: int) -> tuple[bytes, str] | None:
         """SHA-256 of a trader's API key, and the trader's role."""

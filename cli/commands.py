@@ -13,7 +13,7 @@ import msgspec
 import uvloop
 from redis.asyncio import Redis
 
-from archiver import schema, store, traders
+from archiver import lag, schema, store, traders
 from archiver.store import Archive
 from cli import embedded, ladder, replay
 from cli.up import running, up
@@ -231,13 +231,11 @@ async def _doctor(arguments: argparse.Namespace, configured: Settings) -> int:
 
     async def archiver() -> str:
         async with store.pool(configured.database_url) as pool, connection.connect(configured.redis_url) as redis:
-            archive, books = Archive(pool), Books(redis)
-            behind = [
-                f"{card} {(await books.position(card)).matched - int((await archive.cursor(card)).partition('-')[0])}"
-                for card in configured.cards
-            ]
-            lag = f"commands not archived: {', '.join(behind)}"
-            return lag if await archive.has_archiver() else _fail(f"no archiver; {lag}")
+            archive = Archive(pool)
+            lags = await lag.lag(redis, await archive.cursors(configured.cards))
+            behind = ", ".join(f"{one.card} {one.commands} ({one.seconds:.1f} s)" for one in lags)
+            sentence = f"commands not archived: {behind}"
+            return sentence if await archive.has_archiver() else _fail(f"no archiver; {sentence}")
 
     checks: dict[str, Callable[[], Awaitable[str]]] = {
         "redis": lambda: on_redis(servers),

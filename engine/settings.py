@@ -37,7 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     match_hold_ms: int = 5
     backlog_max: int = 1_000_000
     append_pending_max: int = 20_000
-    archive_entries: int = 64
+    archive_batch_bytes: int = 4_000_000
+    archive_batch_ms: int = 50
+    archive_lag_seconds: int = 5
     event_retention: int = 10_000
     log_retention: int = 250_000
 
@@ -69,7 +71,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "match_hold_ms": "for how many milliseconds one match call may hold Redis; it ends early, after a whole command",
     "backlog_max": "how many commands of a card may wait to be matched before orders are answered with 503",
     "append_pending_max": "how many commands of a card may wait in one API process before 503",
-    "archive_entries": "how many event entries of a card one archive transaction takes at most",
+    "archive_batch_bytes": "about how many bytes of rows one archive transaction takes at most",
+    "archive_batch_ms": "how long rows gather for a transaction; what comes alone is archived at once",
+    "archive_lag_seconds": "how far the archive may be behind the matcher before the log says so",
     "event_retention": "how many archived commands of a card stay in its events",
     "log_retention": "how many archived commands of a card stay in its log",
     "data_dir": "where `tcgx up` keeps its servers' data",
@@ -93,7 +97,9 @@ BOUNDS: Mapping[str, tuple[int, int]] = {
     "match_hold_ms": (1, 1_000),
     "backlog_max": (1_000, 1_000_000_000),
     "append_pending_max": (1, 1_000_000),
-    "archive_entries": (1, 10_000),
+    "archive_batch_bytes": (1, 100_000_000),
+    "archive_batch_ms": (0, 10_000),
+    "archive_lag_seconds": (1, 86_400),
     "event_retention": (1, 1_000_000_000),
     "log_retention": (0, 1_000_000_000),
     "traders": (0, 1_000_000),

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.server
 
 SEED = 4_711
 KILLS = 20
-SMALL_STEPS = {"match_batch": 10, "archive_entries": 1}
+SMALL_STEPS = {"match_batch": 10, "archive_batch_bytes": 1}
 """Many calls and many transactions, so that it is likely that one is under way when its process is killed."""
 COMMANDS_MAX = 40_000
 ORDERS_A_CLIENT_MIN = 150
