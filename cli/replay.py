@@ -119,21 +119,22 @@ async def replay(lines: AsyncIterator[Line], redis: Redis, *, batch: int) -> lis
         if line.card in appended:
             with understood():
                 await client.set(keys.key(line.card, "sequence"), line.sequence)
-            await _match(Matcher(redis, redis, line.card, batch=batch), line.card)
+            await _match(Matcher(redis, redis, (line.card,), batch=batch), line.card)
         outcome.append((line.card, line.state_hash, await books.state_hash(line.card)))
     return outcome
 
 
 async def _match(matcher: Matcher, card: str) -> None:
-    started, calls, more = time.monotonic(), 0, True
-    while more:
-        more, log_id = await matcher.match()
+    started, calls = time.monotonic(), 0
+    while await matcher.match((card,)):
         calls += 1
         if calls % 200 == 0 and sys.stderr.isatty():
             seconds = time.monotonic() - started
-            print(f"\r{card}: {calls} calls, {calls / seconds:,.0f} calls/s, at {log_id}", end="", file=sys.stderr)
+            print(f"\r{card}: {calls} calls, {calls / seconds:,.0f} calls/s", end="", file=sys.stderr)
     if calls >= 200 and sys.stderr.isatty():
         print(file=sys.stderr)
+    if card in matcher.refused:
+        raise matcher.refused[card]
 
 
 async def _state(books: Books, client: Any, card: str) -> Expected:

@@ -4,6 +4,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import redis.exceptions
+
 from engine.connection import understood
 
 NAME = "tcgx"
@@ -49,18 +51,23 @@ def source() -> str:
     return "\n".join(lines) + "\n"
 
 
-async def is_loaded(redis: Any) -> bool:
+def is_missing(reply: Any) -> bool:
+    """Whether this reply to a call says that the server has no library; then nothing was run."""
+    return isinstance(reply, redis.exceptions.ResponseError) and "Function not found" in str(reply)
+
+
+async def is_loaded(client: Any) -> bool:
     """Whether the server's library is this one."""
     with understood():
-        loaded = await redis.function_list(library=NAME, withcode=True)
+        loaded = await client.function_list(library=NAME, withcode=True)
     return bool(loaded) and source() in _texts(loaded[0])
 
 
-async def load(redis: Any) -> None:
+async def load(client: Any) -> None:
     """Makes the server's library this one; does nothing where it already is."""
-    if not await is_loaded(redis):
+    if not await is_loaded(client):
         with understood():
-            await redis.function_load(source(), replace=True)
+            await client.function_load(source(), replace=True)
 
 
 def _texts(described: Any) -> set[str]:

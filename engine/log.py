@@ -132,7 +132,7 @@ class OrderLog:
         """A reply for each, or the error in its place."""
         try:
             replies = await self._send(appends)
-            missing = [place for place, reply in enumerate(replies) if _lacks_function(reply)]
+            missing = [place for place, reply in enumerate(replies) if library.is_missing(reply)]
             if missing:
                 # A server that was replaced has no library yet; nothing was run, so it is safe to call again.
                 await library.load(self._redis)
@@ -240,10 +240,6 @@ def _entered_before(command: Command, remembered: bytes) -> Outcome:
     if contents != codec.contents(command):
         return ClientOrderIdConflict(str(command.client_order_id), order_id(command.card, int(sequence)))
     return Entered(int(sequence), None)
-
-
-def _lacks_function(reply: Any) -> bool:
-    return isinstance(reply, redis.exceptions.ResponseError) and "Function not found" in str(reply)
 
 
 def _meaning(error: Exception) -> TcgxError:

@@ -5,6 +5,8 @@ connection is simply made again, because the cursor moves in the same step as th
 """
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -17,61 +19,102 @@ from engine.settings import Settings
 
 log = structlog.get_logger()
 
+STANDSTILL_SECONDS = 2.0
+"""For how long a card is left alone whose call was refused; the others go on."""
+
 
 class Matcher:
-    """Keeps one card matched up to the end of its log."""
+    """Keeps cards matched up to the end of their logs: those of one server (of a cluster: of one node).
 
-    def __init__(self, redis: Redis, blocking: Redis, card: str, *, batch: int, hold_ms: int | None = None) -> None:
+    One loop for all of them: orders arrive for many cards at once, and a round trip with a call for each costs
+    little more than one with a call for one.
+    """
+
+    def __init__(
+        self, redis: Redis, blocking: Redis, cards: Sequence[str], *, batch: int, hold_ms: int | None = None
+    ) -> None:
         self._redis = redis
-        self._blocking = blocking
-        self._card = card
+        self._blocking: Any = blocking  # redis-py's types of stream replies admit shapes that its RESP2 never gives
         self._limits = (batch,) if hold_ms is None else (batch, hold_ms)
+        self._log_ids = dict.fromkeys(cards, "0-0")
+        self._busy: set[str] = set()
+        self._again_at: dict[str, float] = {}
+        self.refused: dict[str, TcgxError] = {}
+        """Why the last call of a card was refused, of those where it was."""
 
-    async def match(self) -> tuple[bool, str]:
-        """One call. Whether more commands wait, and the log id reached.
+    async def match(self, cards: Sequence[str]) -> list[str]:
+        """One call for each of these cards. Those that have more commands waiting.
+
+        A card whose call is refused is told in the log, and left alone for `STANDSTILL_SECONDS`.
 
         Raises:
-            LogGap: acknowledged commands are missing from the log.
             Unavailable: no answer; calling again is safe.
         """
+        pipeline = self._redis.pipeline(transaction=False)
+        for card in cards:
+            pipeline.fcall("match", 1, keys.tag(card), *self._limits)
         with understood():
-            reply = await self._redis.fcall("match", 1, keys.tag(self._card), *self._limits)
-        _, _, log_id, _, rejected, more = reply
-        if rejected:
-            log.warning("rejected malformed log entries", card=self._card, count=rejected)
-        return bool(more), log_id.decode()
+            replies = await pipeline.execute(raise_on_error=False)
+        if any(library.is_missing(reply) for reply in replies):
+            # The server was replaced by an empty one.
+            await library.load(self._redis)
+            return list(cards)
+        self._busy.clear()
+        return [card for card, reply in zip(cards, replies, strict=True) if self._take(card, reply)]
 
-    async def arrival(self, log_id: str) -> None:
-        """Returns when the log has an entry after this one, or after `BLOCK_MS`."""
+    def _take(self, card: str, reply: Any) -> bool:
+        try:
+            with understood():
+                if isinstance(reply, Exception):
+                    raise reply
+        except TcgxError as error:
+            if isinstance(error, LogGap):
+                log.error("matching stands still", card=card, reason=str(error))
+            else:
+                log.warning("matching will be tried again", card=card, reason=str(error))
+            self.refused[card] = error
+            self._again_at[card] = asyncio.get_running_loop().time() + STANDSTILL_SECONDS
+            return False
+        self.refused.pop(card, None)
+        commands, _, log_id, _, rejected, more = reply
+        if commands:
+            self._busy.add(card)
+        if rejected:
+            log.warning("rejected malformed log entries", card=card, count=rejected)
+        self._log_ids[card] = log_id.decode()
+        return bool(more)
+
+    async def arrivals(self) -> list[str]:
+        """The cards to match next, once a log has entries that are not matched; none after a while.
+
+        Those of the call before are among them: of orders that come for many cards, only the first wakes the reader.
+        """
+        now = asyncio.get_running_loop().time()
+        self._again_at = {card: again_at for card, again_at in self._again_at.items() if again_at > now}
+        seconds = min([BLOCK_MS / 1000, *(again_at - now for again_at in self._again_at.values())])
+        names = {keys.key(card, "orders").encode(): card for card in self._log_ids if card not in self._again_at}
+        if not names:
+            await asyncio.sleep(seconds)
+            return []
         with understood():
-            await self._blocking.xread({keys.key(self._card, "orders"): log_id}, count=1, block=BLOCK_MS)
+            reply = await self._blocking.xread(
+                {name: self._log_ids[card] for name, card in names.items()}, count=1, block=max(1, int(seconds * 1000))
+            )
+        return list({names[name] for name, _ in reply} | (self._busy - self._again_at.keys())) if reply else []
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Matches until told to stop; a call that is under way is finished."""
+        """Matches until told to stop; calls that are under way are finished."""
         retry = Retry(stopping)
+        every = list(self._log_ids)
+        due = every
         while not stopping.is_set():
             try:
-                more, log_id = await self.match()
+                due = await self.match(due) if due else await unless_stopped(self.arrivals(), stopping) or []
                 retry.succeeded()
-                if not more:
-                    await unless_stopped(self.arrival(log_id), stopping)
-            except LogGap as error:
-                log.error("matching stands still", card=self._card, reason=str(error))
-                await retry.pause()
             except TcgxError as error:
-                log.warning("matching will be tried again", card=self._card, reason=str(error))
-                if "Function not found" in str(error):
-                    await _reload(self._redis)
+                log.warning("matching will be tried again", reason=str(error))
                 await retry.pause()
-
-
-async def _reload(redis: Redis) -> None:
-    """Loads the library again, for the case that the server was replaced by an empty one."""
-    try:
-        with understood():
-            await library.load(redis)
-    except TcgxError as error:
-        log.warning("the Lua library could not be loaded", reason=str(error))
+                due = every
 
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
@@ -87,8 +130,6 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         await connection.check(redis, durability=settings.durability)
         await library.load(redis)
         log.info("matching", cards=settings.cards, batch=settings.match_batch)
-        async with asyncio.TaskGroup() as tasks:
-            for card in settings.cards:
-                matcher = Matcher(redis, blocking, card, batch=settings.match_batch, hold_ms=settings.match_hold_ms)
-                tasks.create_task(matcher.run(stopping), name=f"match {card}")
+        matcher = Matcher(redis, blocking, settings.cards, batch=settings.match_batch, hold_ms=settings.match_hold_ms)
+        await matcher.run(stopping)
         log.info("stopped")
