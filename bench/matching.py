@@ -1,0 +1,63 @@
+"""Commands into the log, and from the log into the books, the way the services do it."""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from itertools import islice
+
+from redis.asyncio import Redis
+
+from bench.progress import Task
+from engine.books import Books
+from engine.errors import TcgxError
+from engine.log import OrderLog
+from engine.matcher import Matcher
+from engine.model import Command
+
+APPENDED_AT_ONCE = 20_000
+BACKLOG_MAX = 1_000_000_000
+
+
+def order_log(client: Redis) -> OrderLog:
+    """The log, without a bound on what waits to be matched."""
+    return OrderLog(client, backlog_max=BACKLOG_MAX, pending_max=2 * APPENDED_AT_ONCE)
+
+
+async def append(client: Redis, commands: Sequence[Command], task: Task) -> None:
+    """Appends them all, in order.
+
+    Raises:
+        TcgxError: one was refused.
+    """
+    log, rest = order_log(client), iter(commands)
+    while chunk := list(islice(rest, APPENDED_AT_ONCE)):
+        for outcome in await log.append_all(chunk):
+            if isinstance(outcome, TcgxError):
+                raise outcome
+        task.advance(len(chunk))
+
+
+async def match_all(client: Redis, cards: Sequence[str], *, batch: int) -> None:
+    """Matches until nothing waits: one call of each card under way at a time, as the engine makes them."""
+    await match_for(client, cards, batch=batch, seconds=math.inf)
+
+
+async def match_for(client: Redis, cards: Sequence[str], *, batch: int, seconds: float) -> bool:
+    """The same, but begins no call after so many seconds; whether more may wait."""
+    ends = time.perf_counter() + seconds
+
+    async def match(card: str) -> bool:
+        matcher = Matcher(client, client, card, batch=batch)
+        more = True
+        while more and time.perf_counter() < ends:
+            more, _ = await matcher.match()
+        return more
+
+    return any(await asyncio.gather(*(match(card) for card in cards)))
+
+
+async def matched(client: Redis, cards: Sequence[str]) -> int:
+    """How many commands are matched, over all cards."""
+    books = Books(client)
+    return sum([(await books.position(card)).matched for card in cards])
