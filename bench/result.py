@@ -1,7 +1,7 @@
 """What every benchmark leaves: a table, a file of JSON, and a plot as PNG and SVG."""
 
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,13 +118,14 @@ def save(result: Result, folder: Path) -> list[Path]:
     return paths
 
 
-def print_table(title: str, rows: Sequence[Row], columns: Iterable[str] = ("", "")) -> None:
-    """A table on standard output."""
+def print_table(title: str, rows: Sequence[Row], columns: Sequence[str] = ("", "")) -> None:
+    """A table on standard output, under a title."""
     from rich.console import Console  # noqa: PLC0415 - with matplotlib in the extra of the bench
     from rich.table import Table  # noqa: PLC0415
 
     console = Console()
-    table = Table(title=title, title_justify="left", show_header=any(columns))
+    console.print(title, highlight=False, soft_wrap=True)
+    table = Table(show_header=any(columns))
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:

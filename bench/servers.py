@@ -102,6 +102,7 @@ class Exchange:
         self.settings = local
         self.postgres_pid = postgres_pid
         self.processes: dict[str, Process] = {}
+        self.ports: dict[str, int] = {}
         self._folder = folder
 
     @property
@@ -117,6 +118,7 @@ class Exchange:
         """
         for name in names:
             local = msgspec.structs.replace(self.settings, **changes)
+            self.ports[name] = local.port
             environment = {key: value for key, value in os.environ.items() if not key.startswith(settings.PREFIX)}
             with self._output(name).open("ab") as output:
                 self.processes[name] = Process(
