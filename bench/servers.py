@@ -9,7 +9,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,14 @@ def long_client(url: str) -> Redis:
 
 
 @asynccontextmanager
-async def empty_redis(options: Options) -> AsyncIterator[Settings]:
-    """Settings that point at an empty Redis, gone or empty again at the end.
+async def empty_redis(options: Options, cards: Sequence[str] = CARDS) -> AsyncIterator[Settings]:
+    """Settings of these cards that point at an empty Redis, gone or empty again at the end.
 
     Raises:
         StartError: the one that was named holds an exchange, or one works on it.
     """
     if options.redis_url:
-        local = msgspec.structs.replace(options.settings, redis_url=options.redis_url)
+        local = msgspec.structs.replace(options.settings, redis_url=options.redis_url, cards=tuple(cards))
         await _refuse_used_redis(local)
         try:
             yield local
@@ -61,7 +61,7 @@ async def empty_redis(options: Options) -> AsyncIterator[Settings]:
             await _remove_keys(local)
         return
     with embedded.ephemeral_data_dir() as data_dir:
-        local = msgspec.structs.replace(options.settings, data_dir=str(data_dir))
+        local = msgspec.structs.replace(options.settings, data_dir=str(data_dir), cards=tuple(cards))
         server = embedded.RedisServer(local, embedded.load_secrets(data_dir))
         await server.start()
         try:
@@ -196,7 +196,7 @@ async def exchange(options: Options, *services: str, **changes: Any) -> AsyncIte
         local = await stack.enter_async_context(empty_redis(options))
         local, postgres_pid = await stack.enter_async_context(empty_database(options, local))
         folder = stack.enter_context(embedded.ephemeral_data_dir())
-        changes = {"port": free_port(), "jwt_secret": secrets.token_hex(32), "backlog_max": 10_000_000} | changes
+        changes = {"port": free_port(), "jwt_secret": secrets.token_hex(32)} | changes
         running = Exchange(msgspec.structs.replace(local, **changes), postgres_pid, folder)
         async with connection.connect(local.redis_url) as client:
             await library.load(client)
@@ -224,10 +224,6 @@ async def redis_cpu_seconds(client: Redis) -> float:
     return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
-def _names() -> list[str]:
-    return [*CARDS, *(YARDSTICK + card for card in CARDS)]
-
-
 async def _refuse_used_redis(local: Settings) -> None:
     async with connection.connect(local.redis_url) as client:
         try:
@@ -243,7 +239,7 @@ async def _refuse_used_redis(local: Settings) -> None:
 
 async def _remove_keys(local: Settings) -> None:
     async with connection.connect(local.redis_url) as client:
-        for name in _names():
+        for name in (*local.cards, *(YARDSTICK + card for card in local.cards)):
             async for key in client.scan_iter(match=f"{{{name}}}:*", count=KEYS_A_SCAN):
                 await client.unlink(key)
 
