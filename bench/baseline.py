@@ -23,6 +23,7 @@ from bench.progress import Board, Task
 from bench.result import COLORS, Result, Row, common
 from bench.servers import empty_database
 from engine.model import PlaceOrder, Side
+from engine.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,45 +121,50 @@ class BaselineResult(Result, kw_only=True):
 
 async def run(options: Options, board: Board) -> BaselineResult:
     """Each pool with tables of its own."""
-    here, pools = machine(), []
-    for connections in POOLS:
-        commands: list[Any] = list(FLOWS[options.flow](options.seed + connections, options.orders))
-        async with AsyncExitStack() as stack:
-            local, pid = await stack.enter_async_context(empty_database(options, options.settings))
-            opened = await store.connect(local.database_url)
-            stack.push_async_callback(opened.close)
-            await opened.execute(TABLES)
-            stack.push_async_callback(opened.execute, f"DROP SCHEMA {SCHEMA} CASCADE")
-            await opened.executemany("INSERT INTO cards (card) VALUES ($1)", [(card,) for card in CARDS])
-            version = await opened.fetchval("SHOW server_version")
-            pool = await stack.enter_async_context(
-                asyncpg.create_pool(
-                    local.database_url,
-                    min_size=connections,
-                    max_size=connections,
-                    server_settings={"search_path": SCHEMA},
-                )
-            )
-            task = board.task(f"{connections} connections: committed", len(commands))
-            cpu, started = cpu_seconds(pid) if pid else None, time.perf_counter()
-            await _place_all(pool, commands, connections, task)
-            seconds = time.perf_counter() - started
-            pools.append(
-                Pool(
-                    connections=connections,
-                    orders_per_second=len(commands) / seconds,
-                    trades=await opened.fetchval("SELECT count(*) FROM trades"),
-                    postgres_cpu_us_per_order=(
-                        None if pid is None or cpu is None else 1e6 * (cpu_seconds(pid) - cpu) / len(commands)
-                    ),
-                )
-            )
+    here = machine()
+    async with empty_database(options, options.settings) as (local, pid), AsyncExitStack() as stack:
+        opened = await store.connect(local.database_url)
+        stack.push_async_callback(opened.close)
+        version = await opened.fetchval("SHOW server_version")
+        pools = [
+            await _measure(options, board, opened, server=(local, pid), connections=connections)
+            for connections in POOLS
+        ]
     return BaselineResult(
         **common(options, here, f"PostgreSQL {version.split()[0]}"),
         orders=options.orders,
         orders_per_second=max(pool.orders_per_second for pool in pools),
         pools=pools,
     )
+
+
+async def _measure(
+    options: Options, board: Board, opened: Any, *, server: tuple[Settings, int | None], connections: int
+) -> Pool:
+    local, pid = server
+    commands: list[Any] = list(FLOWS[options.flow](options.seed + connections, options.orders))
+    await opened.execute(TABLES)
+    try:
+        await opened.executemany("INSERT INTO cards (card) VALUES ($1)", [(card,) for card in CARDS])
+        async with asyncpg.create_pool(
+            local.database_url,
+            min_size=connections,
+            max_size=connections,
+            server_settings={"search_path": SCHEMA},
+        ) as pool:
+            task = board.task(f"{connections} connections: committed", len(commands))
+            cpu, started = cpu_seconds(pid) if pid else 0.0, time.perf_counter()
+            await _place_all(pool, commands, connections, task)
+            seconds = time.perf_counter() - started
+            cpu = cpu_seconds(pid) - cpu if pid else 0.0
+        return Pool(
+            connections=connections,
+            orders_per_second=len(commands) / seconds,
+            trades=await opened.fetchval("SELECT count(*) FROM trades"),
+            postgres_cpu_us_per_order=1e6 * cpu / len(commands) if pid else None,
+        )
+    finally:
+        await opened.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
 
 
 async def _place_all(pool: asyncpg.Pool, commands: Sequence[PlaceOrder], connections: int, task: Task) -> None:

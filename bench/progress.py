@@ -30,6 +30,7 @@ class Task:
 
     def reach(self, done: int) -> None:
         """So many are done."""
+        done = min(done, self.total)
         if done == self.done:
             return
         self.done = done
@@ -66,7 +67,8 @@ class Board:
             if self._console.is_terminal
             else None
         )
-        self._last_lines: dict[str, float] = {}
+        self._running: list[Task] = []
+        self._last_line = 0.0
 
     def __enter__(self) -> Self:
         if self._bars:
@@ -79,7 +81,9 @@ class Board:
 
     def task(self, what: str, total: int) -> Task:
         """A new task; it is shown from now on."""
-        return Task(self, what, total, self._bars.add_task(what, total=total, rate="") if self._bars else None)
+        task = Task(self, what, total, self._bars.add_task(what, total=total, rate="") if self._bars else None)
+        self._running.append(task)
+        return task
 
     def say(self, sentence: str) -> None:
         """A line of its own."""
@@ -89,11 +93,13 @@ class Board:
             print(sentence, file=sys.stderr, flush=True)
 
     def changed(self, task: Task, task_id: TaskID | None) -> None:
-        """Shows where a task is, unless a line of it was written just now; its end is always shown."""
+        """Shows where all are, unless that was written just now; the end of a task is always shown."""
         if self._bars and task_id is not None:
             self._bars.update(task_id, completed=task.done, rate=f"{task.rate():,.0f}/s")
             return
-        now = time.monotonic()
-        if task.done >= task.total or now - self._last_lines.get(task.what, 0.0) >= LINE_SECONDS:
-            self._last_lines[task.what] = now
+        if task.done >= task.total:
+            self._running.remove(task)
             self.say(task.line())
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.say(" | ".join(one.line() for one in self._running))
