@@ -24,6 +24,7 @@ from bench.result import COLORS, Failed, Result, Row, common
 from bench.servers import empty_redis, long_client, redis_cpu_seconds, server_name
 from engine import library
 from engine.errors import TcgxError
+from engine.log import OrderLog
 from engine.model import COMMANDS_MAX, Command
 
 if TYPE_CHECKING:
@@ -104,10 +105,9 @@ async def run(options: Options, board: Board) -> AppendResult:
 
 
 async def _measure(client: Redis, commands: Sequence[Command], task: Task, *, size: int, at_once: int) -> Way:
-    log = matching.order_log(client)
     chunks = _chunks(commands, size)
 
-    async def caller() -> None:
+    async def caller(log: OrderLog) -> None:
         for chunk in chunks:
             for outcome in [await log.append(chunk[0])] if size == 1 else await log.append_all(chunk):
                 if isinstance(outcome, TcgxError):
@@ -115,9 +115,9 @@ async def _measure(client: Redis, commands: Sequence[Command], task: Task, *, si
             task.advance(len(chunk))
 
     cpu, own, started = await redis_cpu_seconds(client), time.process_time(), time.perf_counter()
-    async with asyncio.TaskGroup() as callers:
+    async with matching.order_log(client) as log, asyncio.TaskGroup() as callers:
         for _ in range(at_once):
-            callers.create_task(caller())
+            callers.create_task(caller(log))
     seconds = time.perf_counter() - started
     own = time.process_time() - own
     cpu = await redis_cpu_seconds(client) - cpu

@@ -3,7 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import islice
 
 from redis.asyncio import Redis
@@ -19,9 +20,14 @@ APPENDED_AT_ONCE = 20_000
 BACKLOG_MAX = 1_000_000_000
 
 
-def order_log(client: Redis) -> OrderLog:
-    """The log, without a bound on what waits to be matched."""
-    return OrderLog(client, backlog_max=BACKLOG_MAX, pending_max=2 * APPENDED_AT_ONCE)
+@asynccontextmanager
+async def order_log(client: Redis) -> AsyncIterator[OrderLog]:
+    """The log, without a bound on what waits to be matched; what was handed over is appended at the end."""
+    log = OrderLog(client, backlog_max=BACKLOG_MAX, pending_max=2 * APPENDED_AT_ONCE)
+    try:
+        yield log
+    finally:
+        await log.close()
 
 
 async def append(client: Redis, commands: Sequence[Command], task: Task) -> None:
@@ -30,12 +36,13 @@ async def append(client: Redis, commands: Sequence[Command], task: Task) -> None
     Raises:
         TcgxError: one was refused.
     """
-    log, rest = order_log(client), iter(commands)
-    while chunk := list(islice(rest, APPENDED_AT_ONCE)):
-        for outcome in await log.append_all(chunk):
-            if isinstance(outcome, TcgxError):
-                raise outcome
-        task.advance(len(chunk))
+    rest = iter(commands)
+    async with order_log(client) as log:
+        while chunk := list(islice(rest, APPENDED_AT_ONCE)):
+            for outcome in await log.append_all(chunk):
+                if isinstance(outcome, TcgxError):
+                    raise outcome
+            task.advance(len(chunk))
 
 
 async def match_all(client: Redis, cards: Sequence[str], *, batch: int) -> None:

@@ -6,6 +6,7 @@ of them begins shows that those before have left it empty.
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from redis import Redis
 
 from engine import keys
-from tests.running_exchange import ServerPair, fetch, folder, server_pair, tcgx
+from tests.running_exchange import ServerPair, descendants, ended, environment, fetch, folder, server_pair, tcgx
 
 pytestmark = pytest.mark.server
 
@@ -181,13 +182,40 @@ def test_servers_that_hold_an_exchange_are_refused_and_not_touched(place: Path, 
     assert kept == [{"rows": 1}]
 
 
-def test_nothing_is_left_behind(place: Path) -> None:
-    temporary = place / "t"
-    temporary.mkdir()
-    temporary.chmod(0o755)
+@pytest.fixture
+def temporary(place: Path) -> Path:
+    """Where a benchmark puts what it throws away."""
+    made = place / "t"
+    made.mkdir()
+    made.chmod(0o755)
+    return made
 
+
+def test_nothing_is_left_behind(place: Path, temporary: Path) -> None:
     done = bench(place, "archive", "--orders", "100", "--results", "kept", TMPDIR=str(temporary))
 
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in place.iterdir()) == ["kept", "t"]
+    assert [path.name for path in temporary.iterdir()] == []
+
+
+def test_a_stopped_benchmark_leaves_nothing_behind(place: Path, temporary: Path) -> None:
+    with subprocess.Popen(
+        [Path(sys.executable).with_name("tcgx"), "bench", "match", "--orders", "200000"],
+        cwd=place,
+        env=environment(TMPDIR=str(temporary)),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        assert "to the logs" in process.stderr.readline()
+        servers = descendants(process.pid)
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
+
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert len(servers) == 2
+    assert ended(servers, seconds=0)
+    assert [path.name for path in place.iterdir()] == ["t"]
     assert [path.name for path in temporary.iterdir()] == []

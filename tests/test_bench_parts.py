@@ -88,6 +88,14 @@ def test_without_the_plotting_package_the_extra_is_named_before_anything_is_meas
         result.check_installed()
 
 
+def test_the_command_starts_without_the_packages_of_the_bench() -> None:
+    code = "import sys; sys.modules['matplotlib'] = sys.modules['rich'] = None; import cli.commands, bench.command"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
 # -- progress
 
 
