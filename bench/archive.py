@@ -15,7 +15,7 @@ from bench.machine import machine, usage
 from bench.options import Options
 from bench.order_flow import FLOWS
 from bench.progress import Board, Task
-from bench.result import COLORS, Failed, Result, Row, common
+from bench.result import COLORS, Failed, Result, Row, common, from_zero
 from bench.servers import Exchange, exchange, long_client, server_name
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class ArchiveResult(Result, kw_only=True):
     def draw(self, figure: "Figure") -> None:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         left.plot([at for at, _ in self.points], [done / 1e3 for _, done in self.points], color=COLORS["ours"])
-        left.set(xlabel="seconds", ylabel="thousand orders archived", ylim=(0, None))
+        left.set(xlabel="seconds", ylabel="thousand orders archived")
+        from_zero(left)
         left.set_title(f"archive: {self.rows_per_second:,.0f} rows/s")
         bars = right.bar(list(self.cpu_us_per_row), list(self.cpu_us_per_row.values()), 0.5, color=COLORS["third"])
         right.bar_label(bars, fmt="{:.1f}", padding=2)
@@ -74,9 +75,8 @@ async def run(options: Options, board: Board) -> ArchiveResult:
         async with long_client(running.settings.redis_url) as client:
             server = await server_name(client)
             await matching.append(client, commands, board.task("to the log", len(commands)))
-            task = board.task("matched", len(commands))
-            await matching.match_all(client, running.settings.cards, batch=options.batch)
-            task.reach(await matching.matched(client, running.settings.cards))
+            matched = board.task("matched", len(commands))
+            await matching.match_all(client, running.settings.cards, batch=options.batch, task=matched)
         await running.start("archiver")
         before = await running.cpu_seconds()
         points = await _watch(running, board.task("archived", len(commands)))

@@ -20,7 +20,7 @@ from bench.machine import machine
 from bench.options import Options
 from bench.progress import Board, Task
 from bench.requests import single_orders
-from bench.result import COLORS, Failed, Result, Row, common
+from bench.result import COLORS, Failed, Result, Row, common, from_zero
 from bench.servers import exchange, server_name
 from engine import connection
 
@@ -88,7 +88,8 @@ class LatencyResult(Result, kw_only=True):
         ax.set_xscale("log")
         ax.set_xticks([x for x, _ in points], [percent for percent in self.percentiles_ms if percent != "100.0"])
         ax.minorticks_off()
-        ax.set(xlabel="percentile", ylabel="ms from the intended send time", ylim=(0, None))
+        ax.set(xlabel="percentile", ylabel="ms from the intended send time")
+        from_zero(ax)
         ax.set_title(f"latency of a matched order at {self.rate:,}/s, open loop")
 
 
@@ -98,7 +99,10 @@ class OpenLoop:
     def __init__(self, requests: Sequence[bytes], rate: int) -> None:
         self._requests = requests
         self._rate = rate
-        self._free: deque[Connection] = deque()
+        self._free: list[Connection] = []  # the last one used is the next: idle ones are closed by the server
+        self._open: set[Connection] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._address = ("", 0)
         self._due: deque[tuple[float, bytes]] = deque()
         self._intended: dict[Connection, float] = {}
         self._latencies: list[float] = []
@@ -111,8 +115,9 @@ class OpenLoop:
 
     async def run(self, address: tuple[str, int], seconds: int, task: Task) -> Outcome:
         """For so many seconds, and until all are answered."""
-        connections = await open_connections(address, CONNECTIONS, self._answered)
-        self._free.extend(connections)
+        self._address = address
+        self._free = await open_connections(address, CONNECTIONS, self._answered)
+        self._open.update(self._free)
         loop = asyncio.get_running_loop()
         count = self._rate * seconds
         self._under_way = count
@@ -131,7 +136,9 @@ class OpenLoop:
             spent = time.perf_counter() - started
             task.reach(task.total)
         finally:
-            for connection in connections:
+            for opening in [*self._opening]:
+                opening.cancel()
+            for connection in self._open:
                 connection.close()
         clock.join()
         self._latencies.sort()
@@ -156,9 +163,27 @@ class OpenLoop:
     def _send(self, intended: float, request: bytes) -> None:
         self._late.append(time.perf_counter() - intended)
         if self._free:
-            self._send_on(self._free.popleft(), intended, request)
+            self._send_on(self._free.pop(), intended, request)
+            return
+        self._due.append((intended, request))
+        if len(self._open) + len(self._opening) < CONNECTIONS:
+            opening = asyncio.ensure_future(self._open_another())
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    async def _open_another(self) -> None:
+        try:
+            (connection,) = await open_connections(self._address, 1, self._answered)
+        except OSError:
+            return  # what is due waits for a connection that is open
+        self._open.add(connection)
+        self._use(connection)
+
+    def _use(self, connection: Connection) -> None:
+        if self._due:
+            self._send_on(connection, *self._due.popleft())
         else:
-            self._due.append((intended, request))
+            self._free.append(connection)
 
     def _send_on(self, connection: Connection, intended: float, request: bytes) -> None:
         self._intended[connection] = intended
@@ -167,6 +192,10 @@ class OpenLoop:
 
     def _answered(self, connection: Connection, status: int) -> None:
         intended = self._intended.pop(connection, None)
+        if not status:
+            self._open.discard(connection)
+            if connection in self._free:
+                self._free.remove(connection)
         if intended is None:
             return
         self._under_way -= 1
@@ -178,12 +207,8 @@ class OpenLoop:
             self._errors += 1
         if self._under_way <= 0:
             self._all_answered.set()
-        if not status:
-            return
-        if self._due:
-            self._send_on(connection, *self._due.popleft())
-        else:
-            self._free.append(connection)
+        if status:
+            self._use(connection)
 
 
 async def run(options: Options, board: Board) -> LatencyResult:

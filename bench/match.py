@@ -115,7 +115,8 @@ async def run(options: Options, board: Board) -> MatchResult:
             filling = board.task(f"round {number}: to the logs", 2 * len(prefix) + len(commands) + yardstick_count)
             if prefix:
                 await matching.append(client, prefix, filling)
-                await matching.match_all(client, ours.cards, batch=options.batch)
+                resting_task = board.task(f"round {number}: resting", len(prefix))
+                await matching.match_all(client, ours.cards, batch=options.batch, task=resting_task)
                 yardstick.append(prefix, filling)
                 yardstick.match(yardstick.pipelines)
             await matching.append(client, commands, filling)

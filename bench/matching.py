@@ -18,6 +18,7 @@ from engine.model import Command
 
 APPENDED_AT_ONCE = 20_000
 BACKLOG_MAX = 1_000_000_000
+SHOWN_SECONDS = 0.5
 
 
 @asynccontextmanager
@@ -45,9 +46,23 @@ async def append(client: Redis, commands: Sequence[Command], task: Task) -> None
             task.advance(len(chunk))
 
 
-async def match_all(client: Redis, cards: Sequence[str], *, batch: int) -> None:
-    """Matches until nothing waits: one call of each card under way at a time, as the engine makes them."""
-    await match_for(client, cards, batch=batch, seconds=math.inf)
+async def match_all(client: Redis, cards: Sequence[str], *, batch: int, task: Task | None = None) -> None:
+    """Matches until nothing waits: one call of each card under way at a time, as the engine makes them. `task`: shows
+    how many are matched."""
+    showing = asyncio.create_task(_show(client, cards, task)) if task else None
+    try:
+        await match_for(client, cards, batch=batch, seconds=math.inf)
+    finally:
+        if showing:
+            showing.cancel()
+    if task:
+        task.reach(await matched(client, cards))
+
+
+async def _show(client: Redis, cards: Sequence[str], task: Task) -> None:
+    while True:
+        task.reach(await matched(client, cards))
+        await asyncio.sleep(SHOWN_SECONDS)
 
 
 async def match_for(client: Redis, cards: Sequence[str], *, batch: int, seconds: float) -> bool:

@@ -23,7 +23,7 @@ from bench.options import Options
 from bench.order_flow import FLOWS
 from bench.progress import Board
 from bench.requests import TOKENS, batch_body, post, tokens
-from bench.result import COLORS, Failed, Result, Row, common
+from bench.result import COLORS, Failed, Result, Row, common, from_zero
 from bench.servers import Exchange, exchange, server_name
 from bench.verification import Sent, verify
 from cli import embedded
@@ -97,7 +97,8 @@ class MillionResult(Result, kw_only=True):
         for name, color in (("accepted", "other"), ("matched", "third"), ("archived", "ours")):
             done = [getattr(sample, name) / 1e3 for sample in self.samples]
             upper.plot(at, done, label=name, color=COLORS[color])
-        upper.set(ylabel="thousand orders", ylim=(0, None))
+        upper.set_ylabel("thousand orders")
+        from_zero(upper)
         upper.set_title(f"{self.orders:,} orders from REST to SQL: {self.archive_seconds:.1f} s, verified")
         upper.legend(loc="lower right")
         measured = [sample for sample in self.samples if sample.memory_bytes]
@@ -107,7 +108,8 @@ class MillionResult(Result, kw_only=True):
                 [sample.memory_bytes[name] / 1e6 for sample in measured],
                 label=name,
             )
-        lower.set(xlabel="seconds from the first request", ylabel="MB", ylim=(0, None))
+        lower.set(xlabel="seconds from the first request", ylabel="MB")
+        from_zero(lower)
         lower.legend(loc="upper left", ncols=5, fontsize=7)
 
 

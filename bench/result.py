@@ -12,6 +12,7 @@ from bench.options import Options
 from engine.errors import StartError, TcgxError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Row = tuple[str, ...]
@@ -57,6 +58,11 @@ class Result(msgspec.Struct, kw_only=True):
     def headline(self) -> str:
         """The most important figure, in a few words."""
         raise NotImplementedError
+
+
+def from_zero(ax: "Axes") -> None:
+    """Lets the values begin at zero, with some space above the highest."""
+    ax.set_ylim(0, 1.12 * ax.dataLim.y1)
 
 
 def common(options: Options, machine: Machine, server: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from bench.options import Options
 from bench.order_flow import at_the_top, resting, uniform
 from bench.progress import Board, Task
 from bench.requests import single_orders
-from bench.result import COLORS, Failed, Result, Row, common
+from bench.result import COLORS, Failed, Result, Row, common, from_zero
 from bench.servers import Exchange, empty_redis, exchange, long_client, redis_cpu_seconds, server_name, until
 from cli import embedded
 from engine import library
@@ -90,7 +90,9 @@ class ScaleResult(Result, kw_only=True):
         for ax, (name, points) in zip(grid, self.parts.items(), strict=False):
             sizes = [point.size for point in points]
             ax.plot(sizes, [point.cpu_us_per_order for point in points], marker="o", color=COLORS["ours"])
-            ax.set(xlabel=LABELS[name], ylabel="CPU µs an order", ylim=(0, None))
+            ax.set_xlabel(LABELS[name])
+            ax.set_ylabel("CPU µs an order", color=COLORS["ours"])
+            from_zero(ax)
             if name in ("depth", "backlog", "cards"):
                 ax.set_xscale("log")
             ax.minorticks_off()
@@ -98,7 +100,8 @@ class ScaleResult(Result, kw_only=True):
             rate = ax.twinx()
             rates = [point.orders_per_second / 1e3 for point in points]
             rate.plot(sizes, rates, marker="s", linestyle=":", color=COLORS["other"])
-            rate.set(ylabel="thousand orders/s", ylim=(0, None))
+            rate.set_ylabel("thousand orders/s", color=COLORS["other"])
+            from_zero(rate)
         for ax in grid[len(self.parts) :]:
             ax.set_visible(False)
 
@@ -140,7 +143,8 @@ async def _depth(options: Options, board: Board) -> list[Point]:
             await library.load(client)
             task = board.task(f"{depth:,} resting orders", depth + options.orders)
             await matching.append(client, list(resting(options.seed, depth)), task)
-            await matching.match_all(client, local.cards, batch=options.batch)
+            filling = board.task(f"{depth:,} resting orders: matched", depth)
+            await matching.match_all(client, local.cards, batch=options.batch, task=filling)
             await matching.append(client, list(at_the_top(options.seed, options.orders)), task)
             points.append(await _measure([client], [local.cards], options, size=depth, count=options.orders))
     return points

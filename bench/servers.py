@@ -230,6 +230,7 @@ async def _refuse_used_redis(local: Settings) -> None:
             parts = ("orders", "sequence", "cursor", "events")
             held = await client.exists(*(keys.key(card, part) for card in local.cards for part in parts))
             works = await Books(client).has_engine()
+            await connection.check(client, durability=local.durability)
         except (redis.exceptions.RedisError, OSError, TcgxError) as error:
             raise StartError(f"--redis-url cannot be used: {error}") from error
     if held or works:

@@ -17,6 +17,7 @@ import pytest
 from bench import result
 from bench.batch_client import framed, put
 from bench.http_client import closed_loop, percentile
+from bench.latency import OpenLoop, Outcome
 from bench.options import BENCHES, add_benches, options_of
 from bench.order_flow import FLOWS, at_the_top, resting
 from bench.progress import LINE_SECONDS, Board
@@ -361,6 +362,41 @@ def test_our_own_client_counts_answers_and_errors(tmp_path: Path) -> None:
             return done
 
     assert asyncio.run(load())
+
+
+def test_an_open_loop_counts_from_the_intended_time_and_outlives_connections_that_are_closed() -> None:
+    """One request in ten has no answer: its connection is closed. The rest wait 30 ms."""
+
+    async def load() -> Outcome:
+        serving: list[asyncio.Task[None] | None] = []
+        served = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal served
+            serving.append(asyncio.current_task())
+            while await reader.read(10_000):
+                served += 1
+                if served % 10 == 0:
+                    break
+                await asyncio.sleep(0.03)
+                writer.write(answer("202 Accepted" if served % 10 == 5 else "200 OK", b"{}"))
+            writer.close()
+            await writer.wait_closed()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            loop = OpenLoop([post("/orders", b"{}", "token")], rate=200)
+            outcome = await loop.run(server.sockets[0].getsockname(), 1, Board().task("sent", 200))
+            await asyncio.gather(*(task for task in serving if task))
+        return outcome
+
+    outcome = asyncio.run(load())
+
+    assert outcome.sent == 200
+    assert outcome.errors == 20
+    assert len(outcome.latencies_ms) + outcome.dropped == 180
+    assert outcome.dropped > 0
+    assert outcome.latencies_ms[0] >= 29
+    assert outcome.seconds >= 1
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(0, 1), (50, 51), (99, 100), (100, 100)])
