@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from bench.progress import Task
 from engine.books import Books
 from engine.errors import TcgxError
+from engine.life import ended
 from engine.log import OrderLog
 from engine.matcher import Matcher
 from engine.model import Command
@@ -54,7 +55,7 @@ async def match_all(client: Redis, cards: Sequence[str], *, batch: int, task: Ta
         await match_for(client, cards, batch=batch, seconds=math.inf)
     finally:
         if showing:
-            showing.cancel()
+            await ended(showing)
     if task:
         task.reach(await matched(client, cards))
 
