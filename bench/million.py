@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 CLIENTS = 2
 LOOK_SECONDS = 0.05
-SAMPLE_SECONDS = 1.0
+SAMPLE_SECONDS = 0.25
+MEMORY_SECONDS = 1.0
 STANDSTILL_SECONDS = 120.0
 
 
@@ -227,7 +228,7 @@ class Watch:
     async def run(self, clients: Sequence["asyncio.Task[Told]"]) -> None:
         """Until all is archived and the clients have ended."""
         settings = self._running.settings
-        changed_at, next_sample = time.monotonic(), 0.0
+        before, changed_at, next_memory = (0, 0, 0), time.monotonic(), 0.0
         opened = await store.connect(settings.database_url)
         try:
             async with connection.connect(settings.redis_url) as redis:
@@ -237,12 +238,13 @@ class Watch:
                             client.result()
                     done = await self._look(redis, opened)
                     now = time.monotonic()
-                    if not self.samples or done != _progress(self.samples[-1]):
-                        changed_at = now
-                    memory = {}
-                    if now >= next_sample or self.archived_at:
-                        memory, next_sample = await self._memory(redis), now + SAMPLE_SECONDS
-                    self.samples.append(Sample(now, *done, memory))
+                    if done != before:
+                        before, changed_at = done, now
+                    if not self.samples or now >= self.samples[-1].seconds + SAMPLE_SECONDS or self.archived_at:
+                        memory = {}
+                        if now >= next_memory or self.archived_at:
+                            memory, next_memory = await self._memory(redis), now + MEMORY_SECONDS
+                        self.samples.append(Sample(now, *done, memory))
                     for task, count in zip(self._tasks, done, strict=True):
                         task.reach(count)
                     if now - changed_at > STANDSTILL_SECONDS:
@@ -286,7 +288,3 @@ class Watch:
         for name, size in memory.items():
             self._peaks[name] = max(self._peaks.get(name, 0), size)
         return memory
-
-
-def _progress(sample: Sample) -> tuple[int, int, int]:
-    return sample.accepted, sample.matched, sample.archived

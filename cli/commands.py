@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     add("settings", _settings, "every setting with its value, default and source")
     sub = add("doctor", _doctor, "check the servers, the database and how far everything is")
     sub.add_argument("--only", choices=CHECKS, help="this check alone")
-    sub = add("bench", benches.bench, "measure, with throw-away servers")
+    summary = "benchmarks, on throw-away servers"
+    sub = commands.add_parser("bench", help=summary, description=summary)
+    sub.set_defaults(command=benches.bench)
     add_benches(sub)
     return parser
 
