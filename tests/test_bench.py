@@ -4,6 +4,8 @@ Making a PostgreSQL takes seconds, so those that need one share one, by `--redis
 of them begins shows that those before have left it empty.
 """
 
+import argparse
+import asyncio
 import json
 import subprocess
 import sys
@@ -14,7 +16,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from bench.options import add_benches, options_of
+from bench.servers import exchange, listeners
 from engine import keys
+from engine.settings import Settings
 from tests.running_exchange import ServerPair, descendants, ended, environment, fetch, folder, server_pair, tcgx
 
 pytestmark = pytest.mark.server
@@ -180,6 +185,18 @@ def test_servers_that_hold_an_exchange_are_refused_and_not_touched(place: Path, 
     assert "--database-url has rows in archive_cursor" in refused_database.stderr
     assert held == b"3"
     assert kept == [{"rows": 1}]
+
+
+def test_all_api_processes_of_a_port_listen_before_anything_is_measured(others: Bystanders) -> None:
+    parser = argparse.ArgumentParser()
+    add_benches(parser)
+    options = options_of("http", parser.parse_args(["http", *others.urls]), Settings())
+
+    async def listening() -> int:
+        async with exchange(options, "api-1", "api-2", api_workers=2) as running:
+            return listeners(running.settings.port)
+
+    assert asyncio.run(listening()) == 2
 
 
 @pytest.fixture
