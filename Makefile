@@ -34,8 +34,8 @@ format: .venv/ready ## puts the code into its format
 	@"$(BIN)/ruff" format .
 	@"$(BIN)/ruff" check --fix .
 
-bench: .venv/ready ## the benchmarks
-	@"$(BIN)/python" -m bench.match $(ARGS)
+bench: .venv/ready ## the benchmarks, all of them (ARGS="match --orders 100000" and the like)
+	@exec "$(BIN)/tcgx" bench $(or $(ARGS),all)
 
 lock: .venv/ready ## resolves the dependencies anew
 	@"$(BIN)/python" -m pip install --quiet uv

@@ -1,220 +1,197 @@
-"""`make bench`: the match call against one script call an order, on the same server, in the same run.
+"""`tcgx bench match`: the match call against one script call an order, in the same run.
 
-What is measured: from orders that lie in the log to orders that are matched, with books, lists, trades, events and
-cursor written, durable as `--durability` says. Both read the log inside Redis; the baseline is called once an order,
-500 calls a pipeline, encoded beforehand. Appending to the log is measured on its own (`append`), since in the exchange
-it happens in another moment.
+Measured is the way from orders that lie in the log to orders that are matched, with books, lists, trades, events and
+cursor written, durable as `--durability` says. Both read the log inside Redis. They take turns of about two seconds, so
+that what else the machine does hits both; each has a throw-away server of its own. The yardstick gets fewer orders: its
+cost grows with the books, so this favours it.
 """
 
-import argparse
-import asyncio
-import contextlib
-import os
-import socket
 import statistics
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from redis import Redis
+from redis.asyncio import Redis
 
-from bench.order_flow import FLOWS
-from cli import embedded
-from engine import codec, keys, library
-from engine.model import COMMANDS_MAX, Command, PlaceOrder
-from engine.settings import read
+from bench import matching
+from bench.machine import machine
+from bench.options import Options
+from bench.order_flow import DEPTH_MAX, FLOWS, at_the_top, resting
+from bench.progress import Board, Task
+from bench.result import COLORS, Failed, Result, Row, common
+from bench.servers import empty_redis, long_client, redis_cpu_seconds, server_name
+from bench.yardstick import Yardstick
+from engine import library
+from engine.model import Command
 
-PIPELINE = 500
-BACKLOG_MAX = 1_000_000_000
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-Durability = Literal["always", "everysec"]
+YARDSTICK_SHARE = 10
+"""The yardstick gets one order in so many."""
+TURNS = 6
+TURN_SECONDS = 2.0
+SLOW_MICROSECONDS = 1_000
 
 
 class Round(msgspec.Struct, frozen=True):
-    """One measurement of each."""
+    """One measurement of each; CPU is the server's, in microseconds an order."""
 
-    baseline_orders_per_second: float
     orders_per_second: float
-    append_orders_per_second: float
+    baseline_orders_per_second: float
+    cpu_us_per_order: float
+    baseline_cpu_us_per_order: float
     longest_call_ms: float
     redis_memory_bytes: int
-    trades: int
 
 
-class Result(msgspec.Struct, frozen=True):
-    """What `--json` writes; the figures are the medians of the rounds."""
+class MatchResult(Result, kw_only=True):
+    """Rates, ratio and CPU are the medians of the rounds; the longest call and the memory are the largest."""
 
-    flow: str
     orders: int
+    baseline_orders: int
+    resting_orders_before: int
     batch: int
-    durability: str
-    server: str
     orders_per_second: float
     baseline_orders_per_second: float
     ratio: float
+    cpu_us_per_order: float
+    baseline_cpu_us_per_order: float
+    cpu_ratio: float
     longest_call_ms: float
     redis_memory_bytes: int
     rounds: list[Round]
 
+    def headline(self) -> str:
+        return f"{self.orders_per_second:,.0f} orders/s matched, {self.ratio:.2f} times one call an order"
 
-@contextlib.contextmanager
-def empty_server(durability: Durability) -> Iterator[Redis]:
-    """A client of a throw-away server."""
-    with embedded.ephemeral_data_dir() as data_dir:
-        settings = msgspec.structs.replace(read(os.environ), data_dir=str(data_dir), durability=durability)
-        server = embedded.RedisServer(settings, embedded.load_secrets(data_dir))
-        asyncio.run(server.start())
-        try:
-            with Redis.from_url(server.socket_url, socket_timeout=60) as client:
-                yield client
-        finally:
-            asyncio.run(server.stop())
-
-
-def one_order_per_call(durability: Durability, commands: Sequence[Command]) -> float:
-    """Orders per second of the baseline, from its log to matched."""
-    script = (files("bench") / "one_order_per_call.lua").read_text()
-    with empty_server(durability) as client:
-        sha = client.script_load(script)
-        for start in range(0, len(commands), PIPELINE):
-            pipeline = client.pipeline(transaction=False)
-            for command in commands[start : start + PIPELINE]:
-                pipeline.xadd(keys.key(command.card, "orders"), _baseline_entry(command))
-            pipeline.execute()
-        packer: Any = client.connection_pool.make_connection()
-        chunks = []
-        for start in range(0, len(commands), PIPELINE):
-            calls = [("EVALSHA", sha, 1, keys.tag(command.card)) for command in commands[start : start + PIPELINE]]
-            chunks.append((len(calls), b"".join(packer.pack_commands(calls))))
-        with socket.socket(socket.AF_UNIX) as connection:
-            about = client.get_connection_kwargs()
-            connection.connect(about["path"])
-            _exchange(connection, f"AUTH {about['password']}\r\n".encode(), 1)
-            started = time.perf_counter()
-            for count, chunk in chunks:
-                _exchange(connection, chunk, count)
-            return len(commands) / (time.perf_counter() - started)
-
-
-def _baseline_entry(command: Command) -> dict[Any, Any]:
-    if not isinstance(command, PlaceOrder):
-        raise TypeError("the baseline knows no cancels: use a flow without them")
-    return {
-        "trader": command.trader_id,
-        "side": command.side.value,
-        "price": command.price_cents,
-        "quantity": command.quantity,
-        "at": "2026-01-01T00:00:00.000Z",
-    }
-
-
-def _exchange(connection: socket.socket, request: bytes, replies: int) -> None:
-    """Sends, and waits for as many one-line replies."""
-    connection.sendall(request)
-    while replies > 0:
-        received = connection.recv(65_536)
-        if not received or received.startswith(b"-"):
-            raise RuntimeError(f"the server answered {received[:200]!r}")
-        replies -= received.count(b"\n")
-
-
-def match(durability: Durability, commands: Sequence[Command], *, batch: int) -> tuple[float, float, float, int, int]:
-    """Orders per second matched and appended, the longest call in ms, the server's memory, how many trades."""
-    by_card: dict[str, list[Command]] = {}
-    for command in commands:
-        by_card.setdefault(command.card, []).append(command)
-    with empty_server(durability) as client:
-        client.function_load(library.source())
-        chunks = [
-            (keys.tag(card), len(chunk), codec.encode(chunk))
-            for card, of_card in by_card.items()
-            for chunk in (of_card[start : start + COMMANDS_MAX] for start in range(0, len(of_card), COMMANDS_MAX))
+    def rows(self) -> list[Row]:
+        return [
+            ("matched, one script call an order", f"{self.baseline_orders_per_second:,.0f} orders/s"),
+            ("matched, tcgx", f"{self.orders_per_second:,.0f} orders/s"),
+            ("ratio", f"{self.ratio:.2f}"),
+            ("ratio of the server's CPU time", f"{self.cpu_ratio:.2f}"),
+            ("server CPU an order, one call each", f"{self.baseline_cpu_us_per_order:.1f} µs"),
+            ("server CPU an order, tcgx", f"{self.cpu_us_per_order:.1f} µs"),
+            ("longest match call", f"{self.longest_call_ms:.1f} ms"),
+            ("Redis memory", f"{self.redis_memory_bytes / 1e6:.0f} MB"),
         ]
-        started = time.perf_counter()
-        for tag, count, encoded in chunks:
-            client.fcall("append", 1, tag, count, BACKLOG_MAX, "allow", *encoded)
-        append_seconds = time.perf_counter() - started
 
-        client.config_set("slowlog-log-slower-than", 1_000)
-        client.config_set("slowlog-max-len", len(commands))
-        waiting = [keys.tag(card) for card in by_card]
-        done = trades = 0
-        started = time.perf_counter()
-        while waiting:
-            # One call of each card is under way at a time, as the engine does it.
-            pipeline = client.pipeline(transaction=False)
-            for tag in waiting:
-                pipeline.fcall("match", 1, tag, batch)
-            replies = pipeline.execute()
-            done += sum(reply[0] for reply in replies)
-            trades += sum(reply[3] for reply in replies)
-            waiting = [tag for tag, reply in zip(waiting, replies, strict=True) if reply[5]]
-        seconds = time.perf_counter() - started
-        if done != len(commands):
-            raise RuntimeError(f"{done} of {len(commands)} commands were matched")
-        calls: Any = client.slowlog_get(len(commands))
-        longest = max((call["duration"] for call in calls if b"match" in call["command"]), default=0) / 1_000
-        memory = int(client.info("memory")["used_memory"])
-    return len(commands) / seconds, len(commands) / append_seconds, longest, memory, trades
+    def draw(self, figure: "Figure") -> None:
+        ax = figure.subplots()
+        places = range(len(self.rounds))
+        for shift, name, color, rates in (
+            (-0.2, "one script call an order", "other", [one.baseline_orders_per_second for one in self.rounds]),
+            (0.2, "tcgx", "ours", [one.orders_per_second for one in self.rounds]),
+        ):
+            bars = ax.bar([place + shift for place in places], rates, 0.38, label=name, color=COLORS[color])
+            ax.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=2)
+        ax.set_xticks(list(places), [f"round {number + 1}" for number in places])
+        ax.set(ylabel="orders matched per second", title=f"match, flow {self.flow}: ratio {self.ratio:.2f}")
+        ax.margins(y=0.2)
+        ax.legend(loc="upper left")
 
 
-def measure(arguments: argparse.Namespace) -> Result:
-    """Both, one after the other, round by round."""
-    rounds = []
-    for number in range(1, arguments.rounds + 1):
-        commands = list(FLOWS[arguments.flow](arguments.seed + number, arguments.orders))
-        baseline = one_order_per_call(arguments.durability, commands)
-        matched, appended, longest, memory, trades = match(arguments.durability, commands, batch=arguments.batch)
-        rounds.append(Round(baseline, matched, appended, longest, memory, trades))
-        print(
-            f"round {number}/{arguments.rounds}: baseline {baseline:,.0f}/s, match {matched:,.0f}/s, "
-            f"ratio {matched / baseline:.2f}, append {appended:,.0f}/s, longest call {longest:.1f} ms",
-            file=sys.stderr,
-        )
-    with empty_server(arguments.durability) as client:
-        about = client.info("server")
-    name = about.get("server_name", "redis")
-    return Result(
-        flow=arguments.flow,
-        orders=arguments.orders,
-        batch=arguments.batch,
-        durability=arguments.durability,
-        server=f"{name} {about.get('valkey_version', about['redis_version'])}",
-        orders_per_second=statistics.median(one.orders_per_second for one in rounds),
-        baseline_orders_per_second=statistics.median(one.baseline_orders_per_second for one in rounds),
+async def run(options: Options, board: Board) -> MatchResult:
+    """Round by round."""
+    here, rounds, server = machine(), [], ""
+    yardstick_count = max(min(options.orders, 1_000), options.orders // YARDSTICK_SHARE)
+    before = min(DEPTH_MAX, options.orders) if options.flow == "deep" else 0
+    for number in range(1, options.rounds + 1):
+        seed = options.seed + number
+        prefix: list[Command] = list(resting(seed, before))
+        flow = at_the_top if before else FLOWS[options.flow]
+        commands = list(flow(seed, options.orders))
+        async with AsyncExitStack() as stack:
+            other = await stack.enter_async_context(empty_redis(options))
+            ours = await stack.enter_async_context(empty_redis(options))
+            client = await stack.enter_async_context(long_client(ours.redis_url))
+            yardstick = Yardstick(other.redis_url)
+            stack.callback(yardstick.close)
+            server = await server_name(client)
+            await library.load(client)
+            filling = board.task(f"round {number}: to the logs", 2 * len(prefix) + len(commands) + yardstick_count)
+            if prefix:
+                await matching.append(client, prefix, filling)
+                resting_task = board.task(f"round {number}: resting", len(prefix))
+                await matching.match_all(client, ours.cards, batch=options.batch, task=resting_task)
+                yardstick.append(prefix, filling)
+                yardstick.match(yardstick.pipelines)
+            await matching.append(client, commands, filling)
+            yardstick.append(commands[:yardstick_count], filling)
+            task = board.task(f"round {number}: matched", len(commands))
+            rounds.append(await _measure(client, ours.cards, yardstick, options, task, base=len(prefix)))
+    return MatchResult(
+        **common(options, here, server),
+        orders=options.orders,
+        baseline_orders=yardstick_count,
+        resting_orders_before=before,
+        batch=options.batch,
         ratio=statistics.median(one.orders_per_second / one.baseline_orders_per_second for one in rounds),
+        cpu_ratio=statistics.median(one.baseline_cpu_us_per_order / one.cpu_us_per_order for one in rounds),
         longest_call_ms=max(one.longest_call_ms for one in rounds),
         redis_memory_bytes=max(one.redis_memory_bytes for one in rounds),
         rounds=rounds,
+        **{
+            name: statistics.median(getattr(one, name) for one in rounds)
+            for name in (
+                "orders_per_second",
+                "baseline_orders_per_second",
+                "cpu_us_per_order",
+                "baseline_cpu_us_per_order",
+            )
+        },
     )
 
 
-def main() -> int:
-    """Measures and prints a table."""
-    parser = argparse.ArgumentParser(prog="bench.match", description=__doc__)
-    parser.add_argument("--orders", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--flow", choices=("uniform",), default="uniform")
-    parser.add_argument("--durability", choices=("always", "everysec"), default="always")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    result = measure(arguments)
-    print(f"{result.server}, {result.flow}, {result.orders:,} orders, {result.batch} a call, {result.durability}")
-    print(f"  one order a call  {result.baseline_orders_per_second:>10,.0f} orders/s")
-    print(f"  match             {result.orders_per_second:>10,.0f} orders/s")
-    print(f"  ratio             {result.ratio:>10.2f}")
-    print(f"  longest call      {result.longest_call_ms:>10.1f} ms")
-    print(f"  Redis memory      {result.redis_memory_bytes / 1e6:>10.0f} MB")
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
-    return 0
+async def _measure(
+    client: Redis, cards: Sequence[str], yardstick: Yardstick, options: Options, task: Task, *, base: int
+) -> Round:
+    """Both in turns until both are done. `base`: commands that are matched already."""
+    slow_log = await _log_slow_calls(client)
+    ours_seconds = ours_cpu = other_seconds = other_cpu = 0.0
+    other_done, more = 0, True
+    pipelines = max(1, -(-yardstick.pipelines // TURNS))
+    async with long_client(yardstick.url) as other:
+        while more or yardstick.pipelines:
+            cpu = await redis_cpu_seconds(other)
+            done, seconds = yardstick.match(pipelines)
+            other_done, other_seconds = other_done + done, other_seconds + seconds
+            other_cpu += await redis_cpu_seconds(other) - cpu
+
+            cpu = await redis_cpu_seconds(client)
+            started = time.perf_counter()
+            more = more and await matching.match_for(client, cards, batch=options.batch, seconds=TURN_SECONDS)
+            ours_seconds += time.perf_counter() - started
+            ours_cpu += await redis_cpu_seconds(client) - cpu
+            task.reach(await matching.matched(client, cards) - base)
+    if task.done != task.total:
+        raise Failed(f"{task.done} of {task.total} commands were matched")
+    memory: dict[str, Any] = await client.info("memory")
+    return Round(
+        orders_per_second=task.total / ours_seconds,
+        baseline_orders_per_second=other_done / other_seconds,
+        cpu_us_per_order=1e6 * ours_cpu / task.total,
+        baseline_cpu_us_per_order=1e6 * other_cpu / other_done,
+        longest_call_ms=await _longest_call_ms(client, slow_log),
+        redis_memory_bytes=int(memory["used_memory"]),
+    )
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+async def _log_slow_calls(client: Redis) -> Any:
+    """From now on; the settings that there were."""
+    before: Any = await client.config_get("slowlog-*")
+    await client.config_set("slowlog-max-len", 1_000_000)
+    await client.config_set("slowlog-log-slower-than", SLOW_MICROSECONDS)
+    return before
+
+
+async def _longest_call_ms(client: Redis, before: Any) -> float:
+    """Of the match calls in the log of slow calls; 0.0 where none took a millisecond. Puts the settings back."""
+    calls: list[dict[str, Any]] = await client.slowlog_get(1_000_000)
+    for name, value in before.items():
+        await client.config_set(name, value)
+    durations = [call["duration"] for call in calls if call["command"].startswith(b"FCALL match ")]
+    return max(durations, default=0) / 1_000

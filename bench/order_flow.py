@@ -6,7 +6,7 @@ yields is appended, in order, to empty logs.
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from engine.model import CancelOrder, Command, PlaceOrder, Side, TimeInForce
 
@@ -14,19 +14,21 @@ CARDS = ("pikachu", "bulbasaur", "charmander", "squirtle")
 TRADERS = 10_000
 PRICE_MIN, PRICE_MAX = 100, 1_000
 RECENT_MAX = 200
+DEPTH_MAX = 1_000_000
+BID_MAX, ASK_MIN = 500, 600
 SIDES = (Side.BUY, Side.SELL)
 
 Flow = Callable[[int, int], Iterator[Command]]
 """A seed and how many commands, to commands."""
 
 
-def uniform(seed: int, count: int) -> Iterator[Command]:
+def uniform(seed: int, count: int, cards: Sequence[str] = CARDS) -> Iterator[PlaceOrder]:
     """Four cards, prices 1.00 to 10.00, both sides alike, one card an order; 78 % of the orders trade."""
     choose = random.Random(seed)
     for _ in range(count):
         yield PlaceOrder(
             trader_id=choose.randint(1, TRADERS),
-            card=choose.choice(CARDS),
+            card=choose.choice(cards),
             side=choose.choice(SIDES),
             price_cents=choose.randint(PRICE_MIN, PRICE_MAX),
         )
@@ -59,6 +61,44 @@ def market(seed: int, count: int) -> Iterator[Command]:
             quantity=choose.randint(1, 20),
             time_in_force=TimeInForce.IOC if dice > 0.90 else TimeInForce.GTC,
         )
+
+
+def deep(seed: int, count: int) -> Iterator[Command]:
+    """First orders that rest (half of the commands, at most `DEPTH_MAX`), then trade at the top of these books."""
+    depth = min(DEPTH_MAX, count // 2)
+    yield from resting(seed, depth)
+    yield from at_the_top(seed, count - depth)
+
+
+def resting(seed: int, depth: int) -> Iterator[PlaceOrder]:
+    """So many orders that all rest: bids in the lower part of the prices, asks in the upper one."""
+    choose = random.Random(f"resting {seed}")
+    for number in range(depth):
+        yield _maker(choose, CARDS[number % len(CARDS)], SIDES[number // len(CARDS) % 2])
+
+
+def at_the_top(seed: int, count: int) -> Iterator[PlaceOrder]:
+    """Every second order takes the best of a side and another one comes to rest on it, so that the books stay as deep
+    as they are and as many orders trade whatever the depth."""
+    choose = random.Random(f"top {seed}")
+    for number in range(count):
+        # A whole turn: for each card and side a maker, then a taker.
+        turn = number % (4 * len(CARDS))
+        card, side = CARDS[turn % len(CARDS)], SIDES[turn // len(CARDS) % 2]
+        if turn < 2 * len(CARDS):
+            yield _maker(choose, card, side)
+            continue
+        yield PlaceOrder(
+            trader_id=choose.randint(1, TRADERS),
+            card=card,
+            side=side,
+            price_cents=PRICE_MAX if side is Side.BUY else PRICE_MIN,
+        )
+
+
+def _maker(choose: random.Random, card: str, side: Side) -> PlaceOrder:
+    low, high = (PRICE_MIN, BID_MAX) if side is Side.BUY else (ASK_MIN, PRICE_MAX)
+    return PlaceOrder(trader_id=choose.randint(1, TRADERS), card=card, side=side, price_cents=choose.randint(low, high))
 
 
 def stress_few_traders(seed: int, count: int) -> Iterator[Command]:
@@ -128,6 +168,7 @@ def _within_prices(price_cents: int) -> int:
 FLOWS: dict[str, Flow] = {
     "uniform": uniform,
     "market": market,
+    "deep": deep,
     "stress_few_traders": stress_few_traders,
     "stress_many_traders": stress_many_traders,
 }

@@ -15,6 +15,8 @@ from redis.asyncio import Redis
 
 from archiver import lag, schema, store, traders
 from archiver.store import Archive
+from bench import command as benches
+from bench.options import add_benches
 from cli import embedded, ladder, replay
 from cli.up import running, up
 from engine import connection, library, life, trust
@@ -54,7 +56,7 @@ def _configured(arguments: argparse.Namespace) -> Settings:
     }
     configured = msgspec.structs.replace(configured, **options)
     check(configured)
-    if arguments.name == "up":
+    if arguments.name in ("up", "bench"):
         return configured
     here = running(configured.data_dir)
     if here is not None:
@@ -98,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     add("settings", _settings, "every setting with its value, default and source")
     sub = add("doctor", _doctor, "check the servers, the database and how far everything is")
     sub.add_argument("--only", choices=CHECKS, help="this check alone")
+    summary = "benchmarks, on throw-away servers"
+    sub = commands.add_parser("bench", help=summary, description=summary)
+    sub.set_defaults(command=benches.bench)
+    add_benches(sub)
     return parser
 
 

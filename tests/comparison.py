@@ -8,9 +8,9 @@ import msgspec
 from redis import Redis
 
 from bench.order_flow import Flow
+from bench.reference_book import ReferenceBook, SelfTrade
 from engine.model import Command, Order, PlaceOrder, Side, Status, Trade
 from tests.market import Market, draw_reference, orders_in
-from tests.reference_book import ReferenceBook, SelfTrade
 
 GROUP_MAX = 1_000
 CHECK_EVERY = 2_500

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 from redis import Redis
 
+from bench.reference_book import ReferenceBook, SelfTrade
 from engine import codec, keys
 from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade, price_text
-from tests.reference_book import ReferenceBook, SelfTrade
 
 HEADER = "bid | price | ask"
 WAITING_MAX = 1_000_000

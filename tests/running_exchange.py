@@ -31,6 +31,7 @@ import msgspec
 from redis import Redis
 
 from archiver import schema
+from bench.reference_book import ReferenceBook
 from cli import embedded, up
 from cli.up import Running
 from engine import codec, connection, keys, settings, trust
@@ -38,7 +39,6 @@ from engine.books import Books
 from engine.log import OrderLog
 from engine.model import Command, Order, Trade
 from engine.settings import Settings
-from tests.reference_book import ReferenceBook
 
 CARDS = ("pikachu", "bulbasaur", "charmander", "squirtle")
 START_SECONDS = 60

@@ -12,11 +12,11 @@ import pytest
 from redis import Redis
 
 from bench.order_flow import FLOWS
+from bench.reference_book import SelfTrade
 from engine import library
 from engine.model import Status
 from tests.comparison import run
 from tests.market import Market, picture
-from tests.reference_book import SelfTrade
 
 COUNT = 1_200
 

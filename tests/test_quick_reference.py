@@ -2,9 +2,9 @@
 
 import pytest
 
+from bench.reference_book import ReferenceBook, SelfTrade
 from engine.model import CancelOrder, Command, PlaceOrder, Side, Status, TimeInForce
 from tests.market import cents, draw, draw_reference, parse, picture
-from tests.reference_book import ReferenceBook, SelfTrade
 
 BUY, SELL = Side.BUY, Side.SELL
 

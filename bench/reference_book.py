@@ -1,15 +1,17 @@
-"""The oracle: one card's order book, as naive and as obviously right as it can be.
+"""The oracle of the tests and of `tcgx bench million`: one card's order book, as naive and as obviously right as it can
+be where a million orders have to be judged in seconds.
 
-Every rule is written as it is said in the design: resting orders are lists, the best one is searched from the start
-each time, nothing is batched or remembered. It shares no code with lua/, only the names of engine.model.
+Every rule is written as it is said in the design: resting orders lie by price and, within a price, in order of arrival;
+the best price is searched among all of them each time, nothing is batched or remembered. It shares no code with lua/,
+only the names of engine.model.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
 
-from engine.model import LATEST, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
+from engine.model import COMPLETED, LATEST, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
 
 SelfTrade = Literal["allow", "cancel_taker"]
 
@@ -47,6 +49,37 @@ class BookOrder(msgspec.Struct, kw_only=True):
         )
 
 
+class BookSide:
+    """The resting orders of one side: by price, and within a price the oldest first."""
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self._levels: dict[int, dict[int, BookOrder]] = {}
+
+    def add(self, order: BookOrder) -> None:
+        """The order rests from now on."""
+        self._levels.setdefault(order.placed.price_cents, {})[order.sequence] = order
+
+    def remove(self, order: BookOrder) -> None:
+        """It rests no more."""
+        level = self._levels[order.placed.price_cents]
+        del level[order.sequence]
+        if not level:
+            del self._levels[order.placed.price_cents]
+
+    def best(self) -> BookOrder | None:
+        """The order with the best price, of these the earliest."""
+        if not self._levels:
+            return None
+        price_cents = max(self._levels) if self._side is Side.BUY else min(self._levels)
+        return next(iter(self._levels[price_cents].values()))
+
+    def in_priority(self) -> Iterator[BookOrder]:
+        """All, the best price first, at one price the earliest."""
+        for price_cents in sorted(self._levels, reverse=self._side is Side.BUY):
+            yield from self._levels[price_cents].values()
+
+
 class ReferenceBook:
     """Takes a card's commands one by one, in the order of their sequences."""
 
@@ -58,12 +91,13 @@ class ReferenceBook:
         self._self_trade = self_trade
         self._orders: dict[int, BookOrder] = {}
         self._by_trader: dict[int, list[BookOrder]] = {}
-        self._bids: list[BookOrder] = []
-        self._asks: list[BookOrder] = []
+        self._bids = BookSide(Side.BUY)
+        self._asks = BookSide(Side.SELL)
 
     def apply(self, sequence: int, at: str, command: Command) -> None:
         """Applies the next command of the log, which was appended at this time."""
-        assert sequence == self.sequence + 1
+        if sequence != self.sequence + 1:
+            raise ValueError(f"command {sequence} of {self.card} does not follow {self.sequence}")
         self.sequence = sequence
         if isinstance(command, PlaceOrder):
             self._place(sequence, at, command)
@@ -72,9 +106,9 @@ class ReferenceBook:
                 if order.placed.trader_id == command.trader_id:
                     self._cancel(order, at)
         else:
-            for order in self._resting():
-                if order.sequence == command.sequence and order.placed.trader_id == command.trader_id:
-                    self._cancel(order, at)
+            target = self._orders.get(command.sequence)
+            if target and target.status not in COMPLETED and target.placed.trader_id == command.trader_id:
+                self._cancel(target, at)
 
     def order(self, sequence: int) -> Order | None:
         """The order with this sequence; None for a cancel or a sequence not reached."""
@@ -87,11 +121,11 @@ class ReferenceBook:
 
     def bids(self) -> list[Order]:
         """Resting buys in priority order: the highest price first, at one price the earliest."""
-        return [order.snapshot() for order in sorted(self._bids, key=lambda o: (-o.placed.price_cents, o.sequence))]
+        return [order.snapshot() for order in self._bids.in_priority()]
 
     def asks(self) -> list[Order]:
         """Resting sells in priority order: the lowest price first, at one price the earliest."""
-        return [order.snapshot() for order in sorted(self._asks, key=lambda o: (o.placed.price_cents, o.sequence))]
+        return [order.snapshot() for order in self._asks.in_priority()]
 
     def latest_orders(self, trader_id: int) -> list[Order]:
         """The trader's latest 50 orders, newest first."""
@@ -118,8 +152,8 @@ class ReferenceBook:
             self._complete(taker, Status.EXPIRED, at)
             return
         while taker.remaining > 0:
-            maker = self._best(placed, self._other_side(placed.side))
-            if maker is None:
+            maker = self._other_side(placed.side).best()
+            if maker is None or not _crosses(placed, maker):
                 break
             if self._meets_itself(placed, maker):
                 self._complete(taker, Status.CANCELED, at)
@@ -128,7 +162,7 @@ class ReferenceBook:
         if taker.remaining == 0:
             self._complete(taker, Status.FILLED, at)
         elif placed.time_in_force is TimeInForce.GTC:
-            (self._bids if placed.side is Side.BUY else self._asks).append(taker)
+            self._own_side(placed.side).add(taker)
         else:
             self._complete(taker, Status.EXPIRED, at)
 
@@ -156,7 +190,7 @@ class ReferenceBook:
             self._complete(maker, Status.FILLED, at)
 
     def _cancel(self, order: BookOrder, at: str) -> None:
-        (self._bids if order.placed.side is Side.BUY else self._asks).remove(order)
+        self._own_side(order.placed.side).remove(order)
         self._complete(order, Status.CANCELED, at)
 
     def _complete(self, order: BookOrder, status: Status, at: str) -> None:
@@ -166,44 +200,31 @@ class ReferenceBook:
 
     def _available(self, placed: PlaceOrder) -> int:
         """What an order could trade at once, best price first, up to the first order it must not meet."""
-        others = list(self._other_side(placed.side))
         found = 0
-        while found < placed.quantity:
-            maker = self._best(placed, others)
-            if maker is None or self._meets_itself(placed, maker):
-                return found
+        for maker in self._other_side(placed.side).in_priority():
+            if found >= placed.quantity or not _crosses(placed, maker) or self._meets_itself(placed, maker):
+                break
             found += maker.remaining
-            others.remove(maker)
         return found
-
-    def _best(self, placed: PlaceOrder, others: list[BookOrder]) -> BookOrder | None:
-        """The resting order that trades next: best price, then earliest; None if no price crosses."""
-        better = _lower if placed.side is Side.BUY else _higher
-        best: BookOrder | None = None
-        for order in others:
-            if best is None or better(order.placed.price_cents, best.placed.price_cents):
-                best = order
-        if best is None or better(placed.price_cents, best.placed.price_cents):
-            return None
-        return best
 
     def _meets_itself(self, placed: PlaceOrder, maker: BookOrder) -> bool:
         return self._self_trade == "cancel_taker" and maker.placed.trader_id == placed.trader_id
 
-    def _other_side(self, side: Side) -> list[BookOrder]:
-        """The resting orders that an order of this side may trade with, oldest first."""
+    def _own_side(self, side: Side) -> BookSide:
+        """Where an order of this side rests."""
+        return self._bids if side is Side.BUY else self._asks
+
+    def _other_side(self, side: Side) -> BookSide:
+        """The resting orders that an order of this side may trade with."""
         return self._asks if side is Side.BUY else self._bids
 
     def _resting(self) -> list[BookOrder]:
-        return sorted(self._bids + self._asks, key=lambda order: order.sequence)
+        both = [*self._bids.in_priority(), *self._asks.in_priority()]
+        return sorted(both, key=lambda order: order.sequence)
 
 
-Better = Callable[[int, int], bool]
-
-
-def _lower(price: int, than: int) -> bool:
-    return price < than
-
-
-def _higher(price: int, than: int) -> bool:
-    return price > than
+def _crosses(placed: PlaceOrder, maker: BookOrder) -> bool:
+    """Whether the prices allow a trade: a buy pays its price or less, a sell gets its price or more."""
+    if placed.side is Side.BUY:
+        return maker.placed.price_cents <= placed.price_cents
+    return maker.placed.price_cents >= placed.price_cents

@@ -1,0 +1,69 @@
+"""`tcgx bench`: runs a benchmark, shows its table, and keeps its result."""
+
+import argparse
+import asyncio
+import importlib
+import signal
+
+from bench import result as results
+from bench.options import BENCHES, Options, options_of
+from bench.result import Failed, Result
+from engine.settings import Settings
+
+ORDER_OF_ALL = ("match", "append", "archive", "http", "latency", "million", "baseline", "scale")
+
+
+STOPPED = 130
+
+
+async def bench(arguments: argparse.Namespace, settings: Settings) -> int:
+    """The exit code. SIGINT and SIGTERM stop it, with its servers; nothing is left behind.
+
+    Raises:
+        StartError: a package or a server is missing, or a server holds an exchange.
+        Failed: what was measured is not right; nothing is written.
+    """
+    work = asyncio.ensure_future(_bench(arguments, settings))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        return STOPPED
+
+
+async def _bench(arguments: argparse.Namespace, settings: Settings) -> int:
+    results.check_installed()
+    if arguments.bench != "all":
+        options = options_of(arguments.bench, arguments, settings)
+        _write(options, results.encoded(await _run(options)))
+        return 0
+    found, failed = [], []
+    options = options_of(ORDER_OF_ALL[0], arguments, settings)
+    for name in ORDER_OF_ALL:
+        try:
+            found.append(await _run(options_of(name, arguments, settings)))
+        except Failed as error:
+            failed.append((name, f"FAILED: {error}"))
+    results.print_table("tcgx bench all", [(one.bench, one.headline()) for one in found] + failed)
+    _write(options, results.encoded_all(found))
+    return 1 if failed else 0
+
+
+async def _run(options: Options) -> Result:
+    from bench.progress import Board  # noqa: PLC0415 - rich is in the extra of the bench
+
+    module = importlib.import_module(f"bench.{options.name}")
+    with Board() as board:
+        result: Result = await module.run(options, board)
+    title = f"tcgx bench {options.name}: {BENCHES[options.name].summary}\n{result.about()}"
+    results.print_table(title, result.rows(), result.columns())
+    paths = results.save(result, options.results)
+    print("kept in " + ", ".join(str(path) for path in paths))
+    return result
+
+
+def _write(options: Options, text: bytes) -> None:
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_bytes(text)

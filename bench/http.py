@@ -1,0 +1,159 @@
+"""`tcgx bench http`: single orders over HTTP, against Litestar's own handler that does nothing.
+
+A whole exchange: one API process, engine, archiver, Redis, PostgreSQL. Beside it a Litestar application with one typed
+handler, which decodes the same body with msgspec, checks no token and does nothing, under the same HTTP server. The
+same client loads them in turn, round by round, over keep-alive connections, with requests of 1,000 traders that were
+encoded beforehand. Counted are orders that were answered: accepted and durable.
+"""
+
+import resource
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.http_client import Client, Load, closed_loop_client
+from bench.machine import machine
+from bench.options import Options
+from bench.progress import Board
+from bench.requests import single_orders
+from bench.result import COLORS, Result, Row, common
+from bench.servers import Exchange, exchange, free_port, server_name
+from cli import embedded
+from engine import connection
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REQUESTS = 20_000
+"""So many different ones, sent again and again."""
+WARM_SECONDS = 1
+
+
+class HttpRound(msgspec.Struct, frozen=True):
+    """The two loads of a round."""
+
+    orders: Load
+    noop: Load
+
+
+class HttpResult(Result, kw_only=True):
+    """Medians of the rounds; errors are the sum. `cpu_us_per_order`: by process, the client's too."""
+
+    client: str
+    connections: int
+    seconds: int
+    requests_per_second: float
+    noop_requests_per_second: float
+    ratio: float
+    p50_ms: float
+    p99_ms: float
+    noop_p50_ms: float
+    noop_p99_ms: float
+    errors: int
+    noop_errors: int
+    cpu_us_per_order: dict[str, float]
+    noop_cpu_us_per_request: float
+    rounds: list[HttpRound]
+
+    def headline(self) -> str:
+        return f"{self.requests_per_second:,.0f} orders/s accepted singly, {self.ratio:.2f} times an empty handler"
+
+    def columns(self) -> Row:
+        return ("", "POST /orders", "handler that does nothing")
+
+    def rows(self) -> list[Row]:
+        return [
+            ("answered", f"{self.requests_per_second:,.0f}/s", f"{self.noop_requests_per_second:,.0f}/s"),
+            ("ratio", f"{self.ratio:.2f}", ""),
+            ("p50", f"{self.p50_ms:.1f} ms", f"{self.noop_p50_ms:.1f} ms"),
+            ("p99", f"{self.p99_ms:.1f} ms", f"{self.noop_p99_ms:.1f} ms"),
+            ("errors", f"{self.errors}", f"{self.noop_errors}"),
+            ("CPU, API process", f"{self.cpu_us_per_order['api']:.0f} µs", f"{self.noop_cpu_us_per_request:.0f} µs"),
+            *(
+                (f"CPU, {name}", f"{value:.0f} µs", "")
+                for name, value in self.cpu_us_per_order.items()
+                if name != "api"
+            ),
+        ]
+
+    def draw(self, figure: "Figure") -> None:
+        left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+        names = ["POST /orders", "does nothing"]
+        rates = [self.requests_per_second, self.noop_requests_per_second]
+        bars = left.bar(names, rates, 0.5, color=[COLORS["ours"], COLORS["other"]])
+        left.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=2)
+        left.set(ylabel="answers per second", title=f"ratio {self.ratio:.2f}")
+        left.margins(y=0.15)
+        by_process = dict(sorted(self.cpu_us_per_order.items(), key=lambda item: item[1]))
+        bars = right.barh(list(by_process), list(by_process.values()), color=COLORS["ours"])
+        right.bar_label(bars, fmt="{:.0f}", padding=2)
+        right.set(xlabel="CPU µs per order", title="POST /orders, by process")
+        right.margins(x=0.15)
+
+
+async def run(options: Options, board: Board) -> HttpResult:
+    """Both in turn, round by round."""
+    here = machine()
+    name, client = closed_loop_client()
+    async with exchange(options, "engine", "archiver", "api") as running:
+        await running.start("noop", module="bench.noop", port=free_port())
+        async with connection.connect(running.settings.redis_url) as redis:
+            server = await server_name(redis)
+        requests = single_orders(options, running.settings.jwt_secret, REQUESTS)
+        ports = {"api": running.settings.port, "noop": running.ports["noop"]}
+        task = board.task("seconds of load", options.rounds * 2 * (options.seconds + WARM_SECONDS))
+        rounds: list[HttpRound] = []
+        cpu: dict[str, float] = {}
+        for _ in range(options.rounds):
+            loads = {}
+            for target, port in ports.items():
+                await _load(client, port, requests, options, seconds=WARM_SECONDS)
+                before = await _cpu(running)
+                loads[target] = await _load(client, port, requests, options, seconds=options.seconds)
+                task.advance(options.seconds + WARM_SECONDS)
+                for process, seconds in (await _cpu(running)).items():
+                    cpu[f"{target} {process}"] = cpu.get(f"{target} {process}", 0.0) + seconds - before[process]
+            rounds.append(HttpRound(loads["api"], loads["noop"]))
+    orders, noops = [one.orders for one in rounds], [one.noop for one in rounds]
+    ours = sum(load.requests for load in orders)
+    return HttpResult(
+        **common(options, here, server),
+        client=name,
+        connections=options.connections,
+        seconds=options.seconds,
+        requests_per_second=statistics.median(_rate(load) for load in orders),
+        noop_requests_per_second=statistics.median(_rate(load) for load in noops),
+        ratio=statistics.median(_rate(one.orders) / _rate(one.noop) for one in rounds),
+        p50_ms=statistics.median(load.p50_ms for load in orders),
+        p99_ms=statistics.median(load.p99_ms for load in orders),
+        noop_p50_ms=statistics.median(load.p50_ms for load in noops),
+        noop_p99_ms=statistics.median(load.p99_ms for load in noops),
+        errors=sum(load.errors for load in orders),
+        noop_errors=sum(load.errors for load in noops),
+        cpu_us_per_order={
+            process.removeprefix("api "): round(1e6 * seconds / max(1, ours), 1)
+            for process, seconds in cpu.items()
+            if process.startswith("api ") and process != "api noop"
+        },
+        noop_cpu_us_per_request=1e6 * cpu["noop noop"] / max(1, sum(load.requests for load in noops)),
+        rounds=rounds,
+    )
+
+
+def _rate(load: Load) -> float:
+    return load.requests / load.seconds
+
+
+async def _load(client: Client, port: int, requests: list[bytes], options: Options, *, seconds: float) -> Load:
+    with embedded.ephemeral_data_dir() as folder:
+        return await client(
+            ("127.0.0.1", port), requests, connections=options.connections, seconds=seconds, folder=folder
+        )
+
+
+async def _cpu(running: Exchange) -> dict[str, float]:
+    """Of all processes; of the client: wrk, which has ended by then, or this process."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return await running.cpu_seconds() | {"client": ended.ru_utime + ended.ru_stime + time.process_time()}

@@ -1,0 +1,98 @@
+"""The machine, what runs on it, and what its processes use: from /proc, so on Linux alone."""
+
+import os
+import platform
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+PACKAGES = ("tcgx", "litestar", "uvicorn", "uvloop", "redis", "asyncpg", "msgspec")
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where a result was measured. `load_1m` is the load average when the measurement began."""
+
+    cores: int
+    cpu: str
+    load_1m: float
+    memory_bytes: int
+    system: str
+    python: str
+    versions: dict[str, str]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """CPU seconds of a process and its descendants since their start; the peak of its own resident bytes; the bytes of
+    all of them now, what they share counted once."""
+
+    cpu_seconds: float
+    peak_bytes: int
+    now_bytes: int
+
+
+def machine() -> Machine:
+    """This one, now."""
+    return Machine(
+        cores=len(os.sched_getaffinity(0)),
+        cpu=_cpu_model(),
+        load_1m=round(os.getloadavg()[0], 2),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        versions={name: version(name) for name in PACKAGES},
+    )
+
+
+def _cpu_model() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and of all its descendants, ended ones too. Steps of 10 ms."""
+    return sum(_ticks(one) for one in [pid, *descendants(pid)]) / TICKS
+
+
+def _ticks(pid: int) -> int:
+    """Own time, and that of ended children that were waited for."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(int(field) for field in fields[11:15])
+    return 0
+
+
+def usage(pid: int) -> Usage:
+    """What a process and its descendants use."""
+    family = [pid, *descendants(pid)]
+    return Usage(
+        cpu_seconds=sum(_ticks(one) for one in family) / TICKS,
+        peak_bytes=_field_sum([pid], "status", "VmHWM:"),
+        now_bytes=_field_sum(family, "smaps_rollup", "Pss:"),
+    )
+
+
+def _field_sum(pids: Iterable[int], file: str, field: str) -> int:
+    found = 0
+    for pid in pids:
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+                if line.startswith(field):
+                    found += int(line.split()[1]) * 1024
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, and theirs."""
+    found = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *descendants(int(child))]
+    return found

@@ -1,0 +1,90 @@
+"""Commands into the log, and from the log into the books, the way the services do it."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
+
+from redis.asyncio import Redis
+
+from bench.progress import Task
+from engine.books import Books
+from engine.errors import TcgxError
+from engine.life import ended
+from engine.log import OrderLog
+from engine.matcher import Matcher
+from engine.model import Command
+from engine.settings import Settings
+
+APPENDED_AT_ONCE = 20_000
+BACKLOG_MAX = 1_000_000_000
+SHOWN_SECONDS = 0.5
+HOLD_MS = Settings().match_hold_ms
+
+
+@asynccontextmanager
+async def order_log(client: Redis) -> AsyncIterator[OrderLog]:
+    """The log, without a bound on what waits to be matched; what was handed over is appended at the end."""
+    log = OrderLog(client, backlog_max=BACKLOG_MAX, pending_max=2 * APPENDED_AT_ONCE)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def append(client: Redis, commands: Sequence[Command], task: Task) -> None:
+    """Appends them all, in order.
+
+    Raises:
+        TcgxError: one was refused.
+    """
+    rest = iter(commands)
+    async with order_log(client) as log:
+        while chunk := list(islice(rest, APPENDED_AT_ONCE)):
+            for outcome in await log.append_all(chunk):
+                if isinstance(outcome, TcgxError):
+                    raise outcome
+            task.advance(len(chunk))
+
+
+async def match_all(client: Redis, cards: Sequence[str], *, batch: int, task: Task | None = None) -> None:
+    """Matches until nothing waits: one call of each card under way at a time, as the engine makes them. `task`: shows
+    how many are matched."""
+    showing = asyncio.create_task(_show(client, cards, task)) if task else None
+    try:
+        await match_for(client, cards, batch=batch, seconds=math.inf)
+    finally:
+        if showing:
+            await ended(showing)
+    if task:
+        task.reach(await matched(client, cards))
+
+
+async def _show(client: Redis, cards: Sequence[str], task: Task) -> None:
+    while True:
+        task.reach(await matched(client, cards))
+        await asyncio.sleep(SHOWN_SECONDS)
+
+
+async def match_for(client: Redis, cards: Sequence[str], *, batch: int, seconds: float) -> bool:
+    """The same, but begins no call after so many seconds; whether more may wait.
+
+    Raises:
+        TcgxError: a card cannot be matched.
+    """
+    ends = time.perf_counter() + seconds
+    matcher = Matcher(client, client, cards, batch=batch, hold_ms=HOLD_MS)
+    due = list(cards)
+    while due and time.perf_counter() < ends:
+        due = await matcher.match(due)
+        for error in matcher.refused.values():
+            raise error
+    return bool(due)
+
+
+async def matched(client: Redis, cards: Sequence[str]) -> int:
+    """How many commands are matched, over all cards."""
+    books = Books(client)
+    return sum([(await books.position(card)).matched for card in cards])

@@ -1,0 +1,48 @@
+"""`python -m bench.noop`: a typed handler of Litestar that decodes the body of an order with msgspec and does nothing.
+
+It is served exactly as the API is, by `api.__main__`, whatever HTTP server that uses: only the application is another.
+"""
+
+import os
+import sys
+from typing import Literal
+from unittest.mock import patch
+
+import msgspec
+from litestar import Litestar, post
+from litestar.config.app import AppConfig
+
+import api.__main__ as service
+from engine import life
+from engine.settings import Settings
+
+
+class NoopOrder(msgspec.Struct):
+    """The body of `POST /orders`."""
+
+    card: str
+    side: Literal["buy", "sell"]
+    price: str
+    quantity: int = 1
+    time_in_force: Literal["gtc", "ioc", "fok"] = "gtc"
+    client_order_id: str | None = None
+
+
+@post("/orders", status_code=202)
+async def noop(data: NoopOrder) -> None:
+    """Nothing."""
+
+
+def create_noop_app(_: Settings) -> Litestar:
+    """As plain as Litestar gets: no OpenAPI document, no logging."""
+    return Litestar(route_handlers=[noop], openapi_config=None, on_app_init=[_without_logging])
+
+
+def _without_logging(config: AppConfig) -> AppConfig:
+    config.logging_config = None
+    return config
+
+
+if __name__ == "__main__":
+    with patch.object(service, "create_app", create_noop_app):
+        sys.exit(life.run("noop", service.work, dict(os.environ)))

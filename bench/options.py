@@ -1,0 +1,177 @@
+"""What every benchmark is asked for, and how the command line says it."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from bench.order_flow import CARDS
+from engine.settings import Settings
+
+Durability = Literal["always", "everysec"]
+
+RESULTS = Path("bench/results")
+SCALES = ("depth", "backlog", "cards", "workers", "engines", "nodes")
+PLACING_FLOWS = ("uniform", "deep")
+"""Flows without cancels, for doors that take orders alone."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The arguments of one benchmark. `seconds`: of one measurement, where time decides and not `orders`."""
+
+    name: str
+    settings: Settings
+    orders: int
+    rounds: int
+    seconds: int
+    seed: int = 0
+    flow: str = "uniform"
+    batch: int = Settings().match_batch
+    rate: int = 1_000
+    connections: int = 64
+    durability: Durability = "always"
+    only: tuple[str, ...] = SCALES
+    redis_url: str = ""
+    database_url: str = ""
+    results: Path = RESULTS
+    json: Path | None = None
+
+
+class Defaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What a benchmark does unless told otherwise; where a number is None, it has no such option."""
+
+    summary: str
+    orders: int | None = None
+    rounds: int | None = None
+    seconds: int | None = None
+    flows: tuple[str, ...] = ("uniform",)
+    more: tuple[str, ...] = ()
+    database: bool = True
+
+
+BENCHES: Mapping[str, Defaults] = {
+    "match": Defaults(
+        summary="orders in the log to orders matched, against one script call an order",
+        orders=1_000_000,
+        rounds=3,
+        flows=("uniform", "market", "deep"),
+        more=("batch",),
+        database=False,
+    ),
+    "append": Defaults(
+        summary="orders to the log, durable",
+        orders=200_000,
+        rounds=3,
+        flows=("uniform", "market"),
+        database=False,
+    ),
+    "http": Defaults(
+        summary="single orders over HTTP, against a Litestar handler that does nothing",
+        rounds=3,
+        seconds=8,
+        flows=PLACING_FLOWS,
+        more=("connections",),
+    ),
+    "million": Defaults(
+        summary="REST batches to rows in PostgreSQL, every row checked", orders=1_000_000, flows=PLACING_FLOWS
+    ),
+    "latency": Defaults(
+        summary="time to a matched order at a fixed rate, open loop", seconds=30, flows=PLACING_FLOWS, more=("rate",)
+    ),
+    "archive": Defaults(
+        summary="matched orders in Redis to rows in PostgreSQL", orders=1_000_000, flows=("uniform", "market")
+    ),
+    "scale": Defaults(
+        summary="cost of an order as books, backlog, cards, processes and nodes grow",
+        orders=100_000,
+        seconds=5,
+        more=("batch", "only"),
+    ),
+    "baseline": Defaults(
+        summary="the usual design: a PostgreSQL transaction an order, the card's row locked", orders=4_000
+    ),
+}
+SUMMARY_OF_ALL = "all of them, one after the other"
+
+
+def add_benches(parser: argparse.ArgumentParser) -> None:
+    """Adds a subcommand for each benchmark."""
+    benches = parser.add_subparsers(required=True, metavar="BENCH", dest="bench")
+    for name, defaults in BENCHES.items():
+        _add_options(benches.add_parser(name, help=defaults.summary, description=defaults.summary), defaults)
+    everything = benches.add_parser("all", help=SUMMARY_OF_ALL, description=SUMMARY_OF_ALL)
+    everything.add_argument("--orders", type=_whole, help="orders of each (default: as each has it)")
+    everything.add_argument("--rounds", type=_whole, help="rounds of those that have rounds")
+    everything.add_argument("--seconds", type=_whole, help="seconds of those that go by time")
+    _add_common(everything)
+
+
+def _add_options(sub: argparse.ArgumentParser, defaults: Defaults) -> None:
+    help_of = {"orders": "how many orders", "rounds": "how often each is measured", "seconds": "of each measurement"}
+    for number, text in help_of.items():
+        if getattr(defaults, number) is not None:
+            default = getattr(defaults, number)
+            sub.add_argument(f"--{number}", type=_whole, default=default, help=f"{text} ({default:,})")
+    if len(defaults.flows) > 1:
+        sub.add_argument("--flow", choices=defaults.flows, default="uniform", help="the stream of orders (uniform)")
+    if "batch" in defaults.more:
+        default = Settings().match_batch
+        sub.add_argument(
+            "--batch", type=_whole, default=default, help=f"commands a match call takes at most ({default:,})"
+        )
+    if "rate" in defaults.more:
+        sub.add_argument("--rate", type=_whole, default=1_000, help="orders a second (1,000)")
+    if "connections" in defaults.more:
+        sub.add_argument("--connections", type=_whole, default=64, help="keep-alive connections (64)")
+    if "only" in defaults.more:
+        sub.add_argument("--only", type=_scales, default=SCALES, help=f"some of {','.join(SCALES)}")
+    _add_common(sub, database=defaults.database)
+
+
+def _add_common(sub: argparse.ArgumentParser, *, database: bool = True) -> None:
+    sub.add_argument("--seed", type=int, default=0, help="of the stream of orders (0)")
+    sub.add_argument("--durability", choices=("always", "everysec"), default="always", help="of Redis (always)")
+    sub.add_argument("--redis-url", default="", help="an empty Redis to use, instead of a throw-away one")
+    if database:
+        sub.add_argument("--database-url", default="", help="an empty database to use, instead of a throw-away one")
+    sub.add_argument("--json", type=Path, help="a file that gets the result")
+    sub.add_argument("--results", type=Path, default=RESULTS, help=f"where results and plots are kept ({RESULTS})")
+
+
+def _whole(text: str) -> int:
+    try:
+        number = int(text.replace("_", ""))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return number
+
+
+def _scales(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    wrong = [name for name in names if name not in SCALES]
+    if wrong or not names:
+        raise argparse.ArgumentTypeError(f"{', '.join(wrong) or 'nothing'} is none of {', '.join(SCALES)}")
+    return names
+
+
+def options_of(name: str, arguments: argparse.Namespace, settings: Settings) -> Options:
+    """The options of one benchmark; what it has no option for has its default."""
+    defaults = BENCHES[name]
+    given = {
+        field.name: getattr(arguments, field.name)
+        for field in msgspec.structs.fields(Options)
+        if getattr(arguments, field.name, None) is not None
+    }
+    numbers = {
+        number: given.get(number) or getattr(defaults, number) or 1 for number in ("orders", "rounds", "seconds")
+    }
+    local = msgspec.structs.replace(
+        settings, cards=CARDS, durability=arguments.durability, redis_url="", database_url="", jwt_secret=""
+    )
+    if "batch" in given:
+        local = msgspec.structs.replace(local, match_batch=given["batch"])
+    return Options(**{**given, **numbers, "name": name, "settings": local})

@@ -1,0 +1,282 @@
+"""`tcgx bench scale`: what an order costs as something grows.
+
+`depth`: resting orders, 1,000 to 1,000,000, with a flow at the top that trades as much at every depth. `backlog`:
+commands that wait, matched in portions of that size. `cards`: 4 to 64, one flow over all. `workers`: API processes,
+single orders over HTTP. `engines`: engine processes on one backlog. `nodes`: one Redis, then a cluster of three, with
+12 cards, each card's calls at the node that has it; append and match alone. All on the same cores: what needs more of
+them than there are cannot show.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+from redis.asyncio import Redis
+
+from bench import matching
+from bench.cluster import by_node, cluster, spread_cards
+from bench.http_client import closed_loop_client
+from bench.machine import machine
+from bench.options import Options
+from bench.order_flow import at_the_top, resting, uniform
+from bench.progress import Board, Task
+from bench.requests import single_orders
+from bench.result import COLORS, Failed, Result, Row, common, from_zero
+from bench.servers import Exchange, empty_redis, exchange, long_client, redis_cpu_seconds, server_name, until
+from cli import embedded
+from engine import library
+from engine.model import Command
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
+CARDS = (4, 8, 16, 32, 64)
+PROCESSES = (1, 2)
+NODES = (1, 3)
+CARDS_A_NODE = 4
+TIMES_ORDERS = 10
+"""The deepest book and the longest backlog, in orders of the flow that is measured."""
+REQUESTS = 10_000
+WARM_SECONDS = 1
+MATCH_SECONDS_MAX = 600
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One size. `orders_per_second`: matched; of `workers` accepted. CPU in microseconds an order: of Redis, of all
+    nodes together; of `workers` of all API processes together."""
+
+    size: int
+    orders_per_second: float
+    cpu_us_per_order: float
+    append_orders_per_second: float | None = None
+
+
+class ScaleResult(Result, kw_only=True):
+    """`depth_cpu_ratio`: CPU of an order at the deepest book to that at the shallowest."""
+
+    orders: int
+    parts: dict[str, list[Point]]
+    depth_cpu_ratio: float | None
+    depth_time_ratio: float | None
+
+    def headline(self) -> str:
+        if self.depth_cpu_ratio is None:
+            return ", ".join(self.parts)
+        deepest = self.parts["depth"][-1].size
+        return f"an order at {deepest:,} resting ones costs {self.depth_cpu_ratio:.2f} times one at {DEPTHS[0]:,}"
+
+    def columns(self) -> Row:
+        return ("", "size", "orders/s", "CPU an order", "appended/s")
+
+    def rows(self) -> list[Row]:
+        return [
+            (
+                name,
+                f"{point.size:,}",
+                f"{point.orders_per_second:,.0f}",
+                f"{point.cpu_us_per_order:.1f} µs",
+                "" if point.append_orders_per_second is None else f"{point.append_orders_per_second:,.0f}",
+            )
+            for name, points in self.parts.items()
+            for point in points
+        ]
+
+    def draw(self, figure: "Figure") -> None:
+        figure.set_size_inches(9, 5.2)
+        grid = figure.subplots(2, -(-len(self.parts) // 2), squeeze=False).flatten()
+        for ax, (name, points) in zip(grid, self.parts.items(), strict=False):
+            sizes = [point.size for point in points]
+            ax.plot(sizes, [point.cpu_us_per_order for point in points], marker="o", color=COLORS["ours"])
+            ax.set_xlabel(LABELS[name])
+            ax.set_ylabel("CPU µs an order", color=COLORS["ours"])
+            from_zero(ax)
+            if name in ("depth", "backlog", "cards"):
+                ax.set_xscale("log")
+            ax.minorticks_off()
+            ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            rate = ax.twinx()
+            rates = [point.orders_per_second / 1e3 for point in points]
+            rate.plot(sizes, rates, marker="s", linestyle=":", color=COLORS["other"])
+            rate.set_ylabel("thousand orders/s", color=COLORS["other"])
+            from_zero(rate)
+        for ax in grid[len(self.parts) :]:
+            ax.set_visible(False)
+
+
+LABELS = {
+    "depth": "resting orders",
+    "backlog": "commands waiting",
+    "cards": "cards",
+    "workers": "API processes (their CPU)",
+    "engines": "engine processes",
+    "nodes": "Redis nodes",
+}
+
+
+async def run(options: Options, board: Board) -> ScaleResult:
+    """The parts that were asked for."""
+    here = machine()
+    async with empty_redis(options) as local, long_client(local.redis_url) as client:
+        server = await server_name(client)
+    parts = {name: await PARTS[name](options, board) for name in options.only}
+    depth = parts.get("depth", [])
+    return ScaleResult(
+        **common(options, here, server),
+        orders=options.orders,
+        parts=parts,
+        depth_cpu_ratio=depth[-1].cpu_us_per_order / depth[0].cpu_us_per_order if depth else None,
+        depth_time_ratio=depth[0].orders_per_second / depth[-1].orders_per_second if depth else None,
+    )
+
+
+def _sizes(options: Options) -> list[int]:
+    return [size for size in DEPTHS if size <= max(DEPTHS[0], TIMES_ORDERS * options.orders)]
+
+
+async def _depth(options: Options, board: Board) -> list[Point]:
+    points = []
+    for depth in _sizes(options):
+        async with empty_redis(options) as local, long_client(local.redis_url) as client:
+            await library.load(client)
+            task = board.task(f"{depth:,} resting orders", depth + options.orders)
+            await matching.append(client, list(resting(options.seed, depth)), task)
+            filling = board.task(f"{depth:,} resting orders: matched", depth)
+            await matching.match_all(client, local.cards, batch=options.batch, task=filling)
+            await matching.append(client, list(at_the_top(options.seed, options.orders)), task)
+            points.append(await _measure([client], [local.cards], options, size=depth, count=options.orders))
+    return points
+
+
+async def _backlog(options: Options, board: Board) -> list[Point]:
+    points = []
+    for backlog in _sizes(options):
+        count = max(options.orders, backlog)
+        async with empty_redis(options) as local, long_client(local.redis_url) as client:
+            await library.load(client)
+            task = board.task(f"backlog of {backlog:,}", count)
+            commands, portions = uniform(options.seed, count), []
+            while portion := list(islice(commands, backlog)):
+                await matching.append(client, portion, task)
+                portions.append(await _measure([client], [local.cards], options, size=backlog, count=len(portion)))
+            points.append(_together(portions))
+    return points
+
+
+def _together(portions: Sequence[Point]) -> Point:
+    """Of portions of nearly one size; the mean CPU, and the rate by the mean time."""
+    times = [1 / portion.orders_per_second for portion in portions]
+    cpu = [portion.cpu_us_per_order for portion in portions]
+    return Point(portions[0].size, len(times) / sum(times), sum(cpu) / len(cpu))
+
+
+async def _cards(options: Options, board: Board) -> list[Point]:
+    points = []
+    for count in CARDS:
+        names = [f"card_{number}" for number in range(count)]
+        async with empty_redis(options, names) as local, long_client(local.redis_url) as client:
+            await library.load(client)
+            task = board.task(f"{count} cards", options.orders)
+            await matching.append(client, list(uniform(options.seed, options.orders, names)), task)
+            points.append(await _measure([client], [local.cards], options, size=count, count=options.orders))
+    return points
+
+
+async def _measure(
+    clients: Sequence[Redis], cards: Sequence[Sequence[str]], options: Options, *, size: int, count: int
+) -> Point:
+    """Matches what waits: `count` commands."""
+    cpu = sum([await redis_cpu_seconds(client) for client in clients])
+    started = time.perf_counter()
+    await asyncio.gather(
+        *(matching.match_all(client, names, batch=options.batch) for client, names in zip(clients, cards, strict=True))
+    )
+    seconds = time.perf_counter() - started
+    cpu = sum([await redis_cpu_seconds(client) for client in clients]) - cpu
+    return Point(size, count / seconds, 1e6 * cpu / count)
+
+
+async def _workers(options: Options, board: Board) -> list[Point]:
+    _, client = closed_loop_client()
+    points = []
+    for count in PROCESSES:
+        names = [f"api-{number}" for number in range(count)]
+        async with exchange(options, "engine", "archiver", *names, api_workers=count) as running:
+            task = board.task(f"{count} API processes: seconds", options.seconds)
+            requests = single_orders(options, running.settings.jwt_secret, REQUESTS)
+            with embedded.ephemeral_data_dir() as folder:
+                for seconds in (WARM_SECONDS, options.seconds):
+                    before = await running.cpu_seconds()
+                    load = await client(
+                        running.api, requests, connections=options.connections, seconds=seconds, folder=folder
+                    )
+            used = await running.cpu_seconds()
+            cpu = sum(used[name] - before[name] for name in names)
+            task.reach(options.seconds)
+            points.append(Point(count, load.requests / load.seconds, 1e6 * cpu / max(1, load.requests)))
+    return points
+
+
+async def _engines(options: Options, board: Board) -> list[Point]:
+    points = []
+    for count in PROCESSES:
+        async with exchange(options) as running, long_client(running.settings.redis_url) as client:
+            total = TIMES_ORDERS * options.orders // 2
+            task = board.task(f"{count} engines: to the log", total)
+            commands: list[Command] = list(uniform(options.seed, total))
+            await matching.append(client, commands, task)
+            points.append(await _by_engines(running, client, count, board.task(f"{count} engines: matched", total)))
+    return points
+
+
+async def _by_engines(running: Exchange, client: Redis, count: int, task: Task) -> Point:
+    """Counts from the first look at which anything was matched: the processes take a while to start."""
+    names = ["engine", *(f"engine-{number}" for number in range(2, count + 1))]
+    looks: list[tuple[float, int, float]] = []
+
+    async def look() -> bool:
+        done = await matching.matched(client, running.settings.cards)
+        if done:
+            looks.append((time.perf_counter(), done, await redis_cpu_seconds(client)))
+        task.reach(done)
+        return done >= task.total
+
+    starting = asyncio.gather(*(running.start(name) for name in names))
+    await until(look, MATCH_SECONDS_MAX, "the engines do not match everything")
+    await starting
+    (first_at, first, first_cpu), (last_at, last, last_cpu) = looks[0], looks[-1]
+    if last == first:
+        raise Failed(f"{task.total} orders are matched before anybody can look: use more --orders")
+    return Point(count, (last - first) / (last_at - first_at), 1e6 * (last_cpu - first_cpu) / (last - first))
+
+
+async def _nodes(options: Options, board: Board) -> list[Point]:
+    cards = spread_cards(CARDS_A_NODE, NODES[-1])
+    commands = list(uniform(options.seed, options.orders, cards))
+    points = []
+    for size in NODES:
+        names = by_node(cards, size)
+        async with cluster(options, size) as clients:
+            task = board.task(f"{size} nodes: to the logs", len(commands))
+            parts = [[command for command in commands if command.card in of_node] for of_node in names]
+            started = time.perf_counter()
+            await asyncio.gather(
+                *(matching.append(client, part, task) for client, part in zip(clients, parts, strict=True))
+            )
+            appended = len(commands) / (time.perf_counter() - started)
+            point = await _measure(clients, names, options, size=size, count=len(commands))
+            points.append(msgspec.structs.replace(point, append_orders_per_second=appended))
+    return points
+
+
+PARTS = {
+    "depth": _depth,
+    "backlog": _backlog,
+    "cards": _cards,
+    "workers": _workers,
+    "engines": _engines,
+    "nodes": _nodes,
+}
