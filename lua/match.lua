@@ -82,8 +82,8 @@ local function match(keys, args)
     local kind, quantity = kinds[i], quantities[i]
     local ordered = quantity == 1 and terms_of_1[kind][prices[i]] or terms(kind, prices[i], quantity)
     local client = clients and clients[i] or 0
-    if client == 0 then return fields[i] .. comma[traders[i]] .. ordered .. times[i] .. after end
-    return fields[i] .. comma[traders[i]] .. ordered .. client .. times[i] .. after
+    if client == 0 then return fields[i] .. ',' .. integer[traders[i]] .. ordered .. times[i] .. after end
+    return fields[i] .. ',' .. integer[traders[i]] .. ordered .. client .. times[i] .. after
   end
 
   -- Order i of the batch is completed with this status.
@@ -114,7 +114,7 @@ local function match(keys, args)
     if at ~= time_now then time_now, filled_1 = at, ',1,filled' .. at end
     if kind == 0 then
       left[i] = 0
-      local target, owner = prices[i], comma[trader_id]
+      local target, owner = prices[i], integer[trader_id]
       if target > base then
         local j = target - base
         if j < i and left[j] > 0 and traders[j] == trader_id then
@@ -125,13 +125,13 @@ local function match(keys, args)
         if to_cancel[field] then cancel_resting(field, to_cancel[field], owner, at) end
       else
         if not canceled_all[owner] then
-          local listed = trader.sequences(tag, integer[trader_id], true)
+          local listed = trader.sequences(tag, owner, true)
           local records = bulk.read(tag .. ':open', listed)
           for r = 1, #listed do
             if records[r] then cancel_resting(listed[r], records[r], owner, at) end
           end
           canceled_all[owner] = true
-          cancelers[#cancelers + 1] = integer[trader_id]
+          cancelers[#cancelers + 1] = owner
           work = work + #listed
         end
         for j = 1, i - 1 do
@@ -151,7 +151,7 @@ local function match(keys, args)
       local remaining = quantity
       local status = nil
       if book.top <= limit_key then
-        local taker = comma[trader_id]
+        local taker = integer[trader_id]
         local cancel_taker = rules[i]
         if kind == FOK or kind == -FOK then
           local found, walked = side.available(book, limit_key, quantity, left, traders, cancel_taker and taker)
@@ -187,7 +187,7 @@ local function match(keys, args)
               pop(book)
               fill = 0
             else
-              maker, maker_field = comma[traders[j]], fields[j]
+              maker, maker_field = integer[traders[j]], fields[j]
               if cancel_taker and maker == taker then
                 status = ',canceled'
                 break
@@ -205,8 +205,8 @@ local function match(keys, args)
             work = work + 1
             trade_number = trade_number + 1
             trade_count = trade_count + 1
-            trades[trade_count] = number_text(trade_number) .. ',' .. field .. ',' .. maker_field .. taker .. maker
-              .. comma[key < 0 and -key or key] .. comma[fill] .. taker_side .. at
+            trades[trade_count] = number_text(trade_number) .. ',' .. field .. ',' .. maker_field .. ',' .. taker .. ','
+              .. maker .. comma[key < 0 and -key or key] .. comma[fill] .. taker_side .. at
           end
         end
       end

@@ -43,11 +43,10 @@ end
 -- An order is one line wherever it is stored: sequence, trader, side, price_cents, quantity, time in force,
 -- client_order_id, accepted_at; then, if anything is filled, filled_quantity; and once it is completed
 -- filled_quantity, status and closed_at.
--- Of an order that rests: the line up to accepted_at, what is filled, trader (with the comma before it), price and
--- quantity.
-local Z, SEQUENCE_END = 90, 13
+-- Of an order that rests: the line up to accepted_at, what is filled, trader, price and quantity.
+local Z, TRADER_AT = 90, 14
 function side.parse(record)
-  local trader, price, quantity = match(record, '(,%d+),%a+,(%d+),(%d+)', SEQUENCE_END)
+  local trader, price, quantity = match(record, '(%d+),%a+,(%d+),(%d+)', TRADER_AT)
   if byte(record, -1) == Z then return record, 0, trader, tonumber(price), tonumber(quantity) end
   local line, filled = match(record, '^(.*),(%d+)$')
   return line, tonumber(filled), trader, tonumber(price), tonumber(quantity)
@@ -166,7 +165,7 @@ local function walk_batch(book, left, traders)
         if level > book.levels then return NONE end
         i = book.first[keys[level]]
       end
-      if left[i] > 0 then return keys[level], left[i], text.comma[traders[i]] end
+      if left[i] > 0 then return keys[level], left[i], text.integer[traders[i]] end
       i = book.next[i]
     end
   end

@@ -19,7 +19,8 @@ local function remembering(make)
   })
 end
 
--- text.integer[n]: n as decimal digits; text.comma[n]: the same after a comma.
+-- text.integer[n]: n as decimal digits; text.comma[n]: the same after a comma, for prices and quantities. Not for
+-- traders: a second text of ten thousand of them is memory that the processor has to fetch.
 text.integer = remembering(function(n) return format('%d', n) end)
 text.comma = remembering(function(n) return format(',%d', n) end)
 
