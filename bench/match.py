@@ -1,9 +1,9 @@
 """`tcgx bench match`: the match call against one script call an order, in the same run.
 
 Measured is the way from orders that lie in the log to orders that are matched, with books, lists, trades, events and
-cursor written, durable as `--durability` says. Both read the log inside Redis. They take turns of about two seconds, so
-that what else the machine does hits both; each has a throw-away server of its own. The yardstick gets fewer orders: its
-cost grows with the books, so this favours it.
+cursor written, durable as `--durability` says. Both read the log inside Redis. They take turns, so
+that what else the machine does hits both; each has a throw-away server of its own, and both get the same orders: what
+an order costs grows with what is kept.
 """
 
 import statistics
@@ -29,10 +29,8 @@ from engine.model import Command
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-YARDSTICK_SHARE = 10
-"""The yardstick gets one order in so many."""
-TURNS = 6
-TURN_SECONDS = 2.0
+TURNS = 12
+TURN_SECONDS = 1.0
 SLOW_MICROSECONDS = 1_000
 
 
@@ -51,7 +49,6 @@ class MatchResult(Result, kw_only=True):
     """Rates, ratio and CPU are the medians of the rounds; the longest call and the memory are the largest."""
 
     orders: int
-    baseline_orders: int
     resting_orders_before: int
     batch: int
     orders_per_second: float
@@ -97,7 +94,6 @@ class MatchResult(Result, kw_only=True):
 async def run(options: Options, board: Board) -> MatchResult:
     """Round by round."""
     here, rounds, server = machine(), [], ""
-    yardstick_count = max(min(options.orders, 1_000), options.orders // YARDSTICK_SHARE)
     before = min(DEPTH_MAX, options.orders) if options.flow == "deep" else 0
     for number in range(1, options.rounds + 1):
         seed = options.seed + number
@@ -112,7 +108,7 @@ async def run(options: Options, board: Board) -> MatchResult:
             stack.callback(yardstick.close)
             server = await server_name(client)
             await library.load(client)
-            filling = board.task(f"round {number}: to the logs", 2 * len(prefix) + len(commands) + yardstick_count)
+            filling = board.task(f"round {number}: to the logs", 2 * (len(prefix) + len(commands)))
             if prefix:
                 await matching.append(client, prefix, filling)
                 resting_task = board.task(f"round {number}: resting", len(prefix))
@@ -120,13 +116,12 @@ async def run(options: Options, board: Board) -> MatchResult:
                 yardstick.append(prefix, filling)
                 yardstick.match(yardstick.pipelines)
             await matching.append(client, commands, filling)
-            yardstick.append(commands[:yardstick_count], filling)
+            yardstick.append(commands, filling)
             task = board.task(f"round {number}: matched", len(commands))
             rounds.append(await _measure(client, ours.cards, yardstick, options, task, base=len(prefix)))
     return MatchResult(
         **common(options, here, server),
         orders=options.orders,
-        baseline_orders=yardstick_count,
         resting_orders_before=before,
         batch=options.batch,
         ratio=statistics.median(one.orders_per_second / one.baseline_orders_per_second for one in rounds),

@@ -73,7 +73,7 @@ def encode(commands: Sequence[Command]) -> Columns:
     clients = [(isinstance(command, PlaceOrder) and command.client_order_id) or 0 for command in commands]
     return Columns(
         _array([kind(command) if isinstance(command, PlaceOrder) else 0 for command in commands]),
-        _array([command.trader_id for command in commands]),
+        '["' + '","'.join([str(command.trader_id) for command in commands]) + '"]',
         _array([command.price_cents if isinstance(command, PlaceOrder) else command.sequence for command in commands]),
         _array([command.quantity if isinstance(command, PlaceOrder) else 0 for command in commands]),
         json.dumps(clients, separators=(",", ":")) if any(clients) else "",

@@ -36,7 +36,7 @@ local function order(keys, args)
     local command = log.find(tag, sequence)
     if not command or command.kind == 0 then return nil end
     return named('accepted', {
-      text.integer[sequence], text.integer[command.trader], command.kind > 0 and 'buy' or 'sell',
+      text.integer[sequence], command.trader, command.kind > 0 and 'buy' or 'sell',
       text.integer[command.price], text.integer[command.quantity], KINDS[math.abs(command.kind)],
       command.client == 0 and '' or command.client, command.at,
     })

@@ -36,7 +36,7 @@ def by_hand(market: Market, *parts: str, sequence: int | None = None, ms: int | 
 
 
 def entry(
-    kinds: str = "[1]", traders: str = "[1]", prices: str = "[500]", quantities: str = "[1]", *more: str, at: str = AT
+    kinds: str = "[1]", traders: str = '["1"]', prices: str = "[500]", quantities: str = "[1]", *more: str, at: str = AT
 ) -> tuple[str, ...]:
     """The fields of an entry like those of an append; one buy at 5.00 unless told."""
     columns = ("kinds", kinds, "traders", traders, "prices", prices, "quantities", quantities)
@@ -45,10 +45,12 @@ def entry(
 
 def alike(count: int, kind: int, trader: int, price_cents: int) -> tuple[str, ...]:
     """An entry of so many orders of one card each."""
-    return entry(*(str([value] * count).replace(" ", "") for value in (kind, trader, price_cents, 1)))
+    kinds, prices, quantities = (str([value] * count).replace(" ", "") for value in (kind, price_cents, 1))
+    return entry(kinds, str([str(trader)] * count).replace("'", '"').replace(" ", ""), prices, quantities)
 
 
 GOOD = entry()
+TWO = '["1","1"]'
 MALFORMED: dict[str, tuple[str, ...]] = {
     "other fields": ("side", "buy", "price", "5.50"),
     "a field too many": (*GOOD, "note", "x"),
@@ -68,26 +70,34 @@ MALFORMED: dict[str, tuple[str, ...]] = {
     "null": entry("null"),
     "nested arrays": entry("[[1]]"),
     "deeply nested arrays": entry("[" * 5_000 + "]" * 5_000),
-    "fewer traders than kinds": entry("[1,1]", "[1]", "[500,500]", "[1,1]"),
-    "more traders than kinds": entry(traders="[1,1]"),
-    "fewer prices than kinds": entry("[1,1]", "[1,1]", "[500]", "[1,1]"),
+    "fewer traders than kinds": entry("[1,1]", '["1"]', "[500,500]", "[1,1]"),
+    "more traders than kinds": entry(traders=TWO),
+    "fewer prices than kinds": entry("[1,1]", TWO, "[500]", "[1,1]"),
     "more prices than kinds": entry(prices="[500,500]"),
-    "fewer quantities than kinds": entry("[1,1]", "[1,1]", "[500,500]", "[1]"),
+    "fewer quantities than kinds": entry("[1,1]", TWO, "[500,500]", "[1]"),
     "more quantities than kinds": entry(quantities="[1,1]"),
-    "fewer client ids than kinds": entry("[1,1]", "[1,1]", "[500,500]", "[1,1]", "clients", '["a"]'),
+    "fewer client ids than kinds": entry("[1,1]", TWO, "[500,500]", "[1,1]", "clients", '["a"]'),
     "more client ids than kinds": entry(*GOOD[5:12:2], "clients", '["a","b"]'),
     "client ids twice": entry(*GOOD[5:12:2], "clients", '["a"]', "clients", '["a"]'),
-    "a good command, then a bad one": entry("[1,1]", "[1,1]", "[500,500]", "[1,0]"),
-    "a cancel, then an order without a quantity": entry("[0,1]", "[1,1]", "[0,500]", "[0,0]"),
-    "a cancel, then an order without a price": entry("[0,1]", "[1,1]", "[0,0]", "[0,1]"),
-    "a cancel, then an order of a sequence's price": entry("[0,1]", "[1,1]", "[0,1000001]", "[0,1]"),
+    "a good command, then a bad one": entry("[1,1]", TWO, "[500,500]", "[1,0]"),
+    "a cancel, then an order without a quantity": entry("[0,1]", TWO, "[0,500]", "[0,0]"),
+    "a cancel, then an order without a price": entry("[0,1]", TWO, "[0,0]", "[0,1]"),
+    "a cancel, then an order of a sequence's price": entry("[0,1]", TWO, "[0,1000001]", "[0,1]"),
     "more than a thousand commands": alike(1_001, 1, 1, 500),
     "a price with a fraction": entry(prices="[500.5]"),
     "a quantity with a fraction": entry(quantities="[1.5]"),
-    "a trader with an exponent": entry(traders="[1e-2]"),
-    "a trader with a great exponent": entry(traders="[15E-1]"),
+    "a price with an exponent": entry(prices="[1e-2]"),
+    "a price with a great exponent": entry(prices="[15E-1]"),
+    "a trader with an exponent": entry(traders='["1e-2"]'),
+    "a trader with a fraction": entry(traders='["1.5"]'),
+    "a trader that begins with a zero": entry(traders='["01"]'),
+    "a trader of no digits": entry(traders='[""]'),
+    "a trader with letters": entry(traders='["a"]'),
+    "a trader with a line break": entry(traders='["1\\n"]'),
+    "traders behind each other": entry("[1,1]", '["1""1"]', "[500,500]", "[1,1]"),
+    "traders in an object": entry(traders='{"1":1}'),
     "a price as text": entry(prices='["500"]'),
-    "a trader as text": entry(traders='["1"]'),
+    "a trader as a number": entry(traders="[1]"),
     "a price of null": entry(prices="[null]"),
     "a price of true": entry(prices="[true]"),
     "a price of false": entry(prices="[false]"),
@@ -103,13 +113,14 @@ MALFORMED: dict[str, tuple[str, ...]] = {
     "a quantity of zero": entry(quantities="[0]"),
     "a negative quantity": entry(quantities="[-1]"),
     "a quantity beyond all bounds": entry(quantities="[2147483648]"),
-    "a negative trader": entry(traders="[-1]"),
-    "a trader beyond all bounds": entry(traders="[2147483648]"),
+    "a negative trader": entry(traders='["-1"]'),
+    "a trader beyond all bounds": entry(traders='["2147483648"]'),
+    "a trader far beyond all bounds": entry(traders='["99999999999"]'),
     "an unknown kind": entry("[4]"),
     "an unknown negative kind": entry("[-4]"),
     "a kind with a fraction": entry("[0.5]"),
-    "a cancel of a negative sequence": entry("[0]", "[1]", "[-1]", "[0]"),
-    "a cancel of text": entry("[0]", "[1]", '["1"]', "[0]"),
+    "a cancel of a negative sequence": entry("[0]", '["1"]', "[-1]", "[0]"),
+    "a cancel of text": entry("[0]", '["1"]', '["1"]', "[0]"),
     "a client id with a comma": entry(*GOOD[5:12:2], "clients", '["a,b"]'),
     "a client id with a line break": entry(*GOOD[5:12:2], "clients", '["a\\nb"]'),
     "a client id with a zero byte": entry(*GOOD[5:12:2], "clients", '["a\\u0000b"]'),

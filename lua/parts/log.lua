@@ -5,7 +5,7 @@
 --   entry       that id again (a copied entry gives itself away)
 --   at          RFC 3339 time of the append
 --   kinds       [1,-1,0]: 1 gtc, 2 ioc, 3 fok of a buy; the same negative of a sell; 0: a cancel
---   traders     [17,4,4]: trader_id
+--   traders     ["17","4","4"]: trader_id, as the text that it is wherever it is stored
 --   prices      [550,540,12]: price_cents; of a cancel the sequence of the order, or 0 for all of the trader's
 --   quantities  [1,20,0]: 0 of a cancel
 --   clients     ["a",0,0]: client_order_id or 0; only where there is one
@@ -40,6 +40,22 @@ local function column(name, json, size, low, high)
   return values
 end
 
+-- The ids of a column of texts.
+local function traders_column(json, size)
+  local rest, count = string.gsub(json, '"%d+"', '')
+  if count ~= size or rest ~= '[' .. string.rep(',', size - 1) .. ']' then
+    error('traders is not an array of ' .. size .. ' numbers as text', 0)
+  end
+  if find(json, '"0%d') then error('traders has a number that begins with 0', 0) end
+  local values = cjson.decode(json)
+  if find(json, '%d%d%d%d%d%d%d%d%d%d') then
+    for i = 1, size do
+      if tonumber(values[i]) > INTEGER_MAX then error('traders has a value that is above ' .. INTEGER_MAX, 0) end
+    end
+  end
+  return values
+end
+
 local function clients_column(json, size)
   local values = cjson.decode(json)
   if #values ~= size then error('clients has another length than kinds', 0) end
@@ -58,7 +74,7 @@ local function columns(fields, from)
   local entry = {
     kinds = kinds,
     size = size,
-    traders = column('traders', fields[from + 3], size, 0, INTEGER_MAX),
+    traders = traders_column(fields[from + 3], size),
     cancels = find(fields[from + 1], '[,%[]%-?0') ~= nil,
   }
   local prices = column('prices', fields[from + 5], size, entry.cancels and 0 or 1,
@@ -85,30 +101,32 @@ local function columns(fields, from)
   return entry
 end
 
--- The entry that was decoded last: a call that ends within an entry leaves the rest of it to the next one.
-local decoded_fields, decoded_entry = {}, nil
+-- Of each card the entries that its last call read, by id, each with the fields that it was decoded from: a call that
+-- ends early leaves some of them, or a part, to the next one.
+local last_read = {}
 
-local function is_decoded(fields)
-  if not decoded_entry or #fields ~= #decoded_fields then return false end
+local function decoded_before(known, fields)
+  if not known or #fields ~= #known.fields then return nil end
   for f = 1, #fields do
-    if fields[f] ~= decoded_fields[f] then return false end
+    if fields[f] ~= known.fields[f] then return nil end
   end
-  return true
+  return known
 end
 
--- An entry's columns, with its first sequence and its time; or nil and what is wrong with it.
-local function decode(id, fields)
+-- An entry's columns, with its first sequence and its time; or nil and what is wrong with it. `known`: what an entry
+-- with this id was decoded to before.
+local function decode(id, fields, known)
   if fields[1] ~= 'entry' or fields[3] ~= 'at' or fields[5] ~= 'kinds' or fields[7] ~= 'traders'
     or fields[9] ~= 'prices' or fields[11] ~= 'quantities' then
     return nil, 'its fields are not entry, at, kinds, traders, prices, quantities'
   end
   if fields[2] ~= id then return nil, 'it names another id than its own' end
-  if is_decoded(fields) then return decoded_entry end
+  local before = decoded_before(known, fields)
+  if before then return before end
   if not find(fields[4], '^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d%.%d%d%dZ$') then return nil, 'at is not a time' end
   local decoded, entry = pcall(columns, fields, 5)
   if not decoded then return nil, entry end
-  entry.first, entry.at = tonumber(string.match(id, '%d+$')), ',' .. fields[4]
-  decoded_fields, decoded_entry = fields, entry
+  entry.first, entry.at, entry.fields = tonumber(string.match(id, '%d+$')), ',' .. fields[4], fields
   return entry
 end
 
@@ -162,6 +180,8 @@ function log.read(tag, position, limit)
   }
   local rejected, marks = batch.rejected, batch.marks
   local key, issued = tag .. ':orders', tonumber(redis.call('GET', tag .. ':sequence') or 0)
+  local read_before, read_now = last_read[tag] or {}, {}
+  last_read[tag] = read_now
   local from = batch.log_id
   local seen = 0
   while batch.more and batch.count < limit do
@@ -172,7 +192,8 @@ function log.read(tag, position, limit)
     batch.more = #entries == wanted
     for e = 1, #entries do
       local id, fields = entries[e][1], entries[e][2]
-      local entry, fault = decode(id, fields)
+      local entry, fault = decode(id, fields, read_before[id])
+      read_now[id] = entry
       if entry and entry.first + entry.size - 1 > issued then entry, fault = nil, 'its sequence was never given out' end
       if entry then
         local done = batch.sequence + 1 - entry.first

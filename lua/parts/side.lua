@@ -165,7 +165,7 @@ local function walk_batch(book, left, traders)
         if level > book.levels then return NONE end
         i = book.first[keys[level]]
       end
-      if left[i] > 0 then return keys[level], left[i], text.integer[traders[i]] end
+      if left[i] > 0 then return keys[level], left[i], traders[i] end
       i = book.next[i]
     end
   end

@@ -84,7 +84,6 @@ end
 
 -- Enters the orders of a batch (not its cancels), after {card}:open and {card}:closed are written.
 function trader.enter(tag, batch, fields, count)
-  local integer = text.integer
   local kinds, traders, cancels = batch.kinds, batch.traders, batch.cancels
   -- A trader's first order of the batch has the slot of its id; `again` lists the others.
   local slot_of, ids, first, slots, again = {}, {}, {}, 0, {}
@@ -95,7 +94,7 @@ function trader.enter(tag, batch, fields, count)
         again[#again + 1] = i
       else
         slots = slots + 1
-        slot_of[id], ids[slots], first[slots] = slots, integer[id], fields[i]
+        slot_of[id], ids[slots], first[slots] = slots, id, fields[i]
       end
     end
   end
