@@ -11,8 +11,10 @@ from unittest.mock import patch
 import msgspec
 from litestar import Litestar, post
 from litestar.config.app import AppConfig
+from litestar.datastructures import State
 
 import api.__main__ as service
+from api.direct import Direct
 from engine import life
 from engine.settings import Settings
 
@@ -33,9 +35,14 @@ async def noop(data: NoopOrder) -> None:
     """Nothing."""
 
 
-def create_noop_app(_: Settings) -> Litestar:
-    """As plain as Litestar gets: no OpenAPI document, no logging."""
-    return Litestar(route_handlers=[noop], openapi_config=None, on_app_init=[_without_logging])
+def create_noop_app(settings: Settings) -> Litestar:
+    """As plain as Litestar gets: no OpenAPI document, no logging. No call is answered beside it."""
+    return Litestar(
+        route_handlers=[noop],
+        state=State({"direct": Direct({}, body_bytes_max=settings.body_bytes_max)}),
+        openapi_config=None,
+        on_app_init=[_without_logging],
+    )
 
 
 def _without_logging(config: AppConfig) -> AppConfig:
