@@ -62,10 +62,6 @@ local function match(keys, args)
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
   local clients, times, rules = batch.clients, batch.times, batch.rules
   local asks, bids = side.new(tag, 1), side.new(tag, -1)
-  if count > 0 then
-    advance(asks)
-    advance(bids)
-  end
   local to_cancel = batch.cancels and records_to_cancel(tag, batch, base)
 
   local left, fields = {}, {} -- of order i of the batch: what is unfilled, its sequence as text
@@ -154,6 +150,7 @@ local function match(keys, args)
       end
       local remaining = quantity
       local status = nil
+      if not book.key then advance(book) end
       if book.top <= limit_key then
         local taker = trader_id
         local cancel_taker = rules[i]

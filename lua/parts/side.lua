@@ -7,7 +7,8 @@
 -- Hot: fields are read and written directly by the matcher; see `make bench`.
 local side = {}
 
-local PAGE = 20
+-- How many orders are read at once: a small batch reaches few, a large one hundreds.
+local PAGE_MIN, PAGE_MAX = 4, 64
 local NONE = math.huge
 local match, byte = string.match, string.byte
 
@@ -17,8 +18,8 @@ function side.new(tag, sign)
     sign = sign,
     index = tag .. (sign == 1 and ':asks' or ':bids'),
     open = tag .. ':open',
-    -- The book's own orders. `key` is that of the head, NONE when there is none.
-    key = NONE, loaded = 0, at = 0, exhausted = false, fields = {}, records = {}, gone = {},
+    -- The book's own orders. `key` is that of the head, NONE when there is none, nil before the first look.
+    key = nil, page = PAGE_MIN, loaded = 0, at = 0, exhausted = false, fields = {}, records = {}, gone = {},
     sequence = nil, left = 0, filled = 0, trader = nil, line = nil, touched = false,
     consumed = 0, -- how many of them, from the best on, are filled
     canceled = {}, -- members that go from anywhere
@@ -30,9 +31,11 @@ function side.new(tag, sign)
 end
 
 local function load_page(book)
-  local members = redis.call('ZRANGE', book.index, book.loaded, book.loaded + PAGE - 1)
+  local page = book.page
+  local members = redis.call('ZRANGE', book.index, book.loaded, book.loaded + page - 1)
   local count = #members
-  if count < PAGE then book.exhausted = true end
+  if count < page then book.exhausted = true end
+  if page < PAGE_MAX then book.page = 2 * page end
   if count == 0 then return end
   local records = redis.call('HMGET', book.open, unpack(members))
   local loaded, fields, lines = book.loaded, book.fields, book.records
