@@ -56,6 +56,9 @@ class Exchange:
         entered = await self._log.append(command)
         if not await self._watch.wait(command.card, entered.sequence, seconds):
             return entered if entered.accepted_at else await self._first(command, entered)
+        told = self._watch.outcome(command, entered)
+        if told is not None:
+            return told
         order = await self.find(command.card, entered.sequence)
         if order is None:
             raise Unavailable(f"order {order_id(command.card, entered.sequence)} was matched but can't be read now")

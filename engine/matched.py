@@ -2,21 +2,62 @@
 
 import asyncio
 import heapq
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 
-from engine import keys
+from engine import codec, keys
 from engine.connection import understood
 from engine.errors import TcgxError
 from engine.life import Retry
+from engine.model import Entered, Order, PlaceOrder, Status, Trade
 
 log = structlog.get_logger()
 
 LISTEN_SECONDS = 5.0
 FORGOTTEN_MAX = 100
+KEPT_MESSAGES = 64
+"""Of a card: an order's append may be answered after its match was told, on another connection."""
+
+
+class Message:
+    """What a match call told: which commands it did and, if they were few, its trades and completed orders."""
+
+    def __init__(self, text: bytes) -> None:
+        head, *lines = text.split(b"\n")
+        first, last, *trades = head.split()
+        self.first, self.last = int(first), int(last)
+        self.is_whole = bool(trades)
+        self._trades = lines[: int(trades[0])] if trades else []
+        self._orders = lines[int(trades[0]) :] if trades else []
+
+    def outcome(self, command: PlaceOrder, entered: Entered) -> tuple[Order, list[Trade]]:
+        """An order of these as it stood after the call, and the trades that it made when it arrived."""
+        own = codec.sequence_text(entered.sequence).encode()
+        trades = [codec.trade(command.card, line.decode()) for line in self._trades if own in line.split(b",", 3)[1:3]]
+        made = [trade for trade in trades if trade.taker_sequence == entered.sequence]
+        for line in self._orders:
+            if line.startswith(own):
+                return codec.order(command.card, line.decode().split(",")), made
+        filled = sum(trade.quantity for trade in trades)
+        order = Order(
+            card=command.card,
+            sequence=entered.sequence,
+            trader_id=command.trader_id,
+            side=command.side,
+            price_cents=command.price_cents,
+            quantity=command.quantity,
+            filled_quantity=filled,
+            status=Status.PARTIALLY_FILLED if filled else Status.OPEN,
+            time_in_force=command.time_in_force,
+            client_order_id=command.client_order_id,
+            accepted_at=entered.accepted_at or "",
+            closed_at=None,
+        )
+        return order, made
 
 
 class MatchedWatch:
@@ -29,6 +70,7 @@ class MatchedWatch:
         self._redis: Any = redis
         self._cards = {keys.matched_channel(card).encode(): card for card in cards}
         self._matched = dict.fromkeys(cards, 0)
+        self._messages: dict[str, deque[Message]] = {card: deque(maxlen=KEPT_MESSAGES) for card in cards}
         self._waiters: dict[str, list[tuple[int, int, asyncio.Future[None]]]] = {card: [] for card in cards}
         self._count = 0
 
@@ -45,6 +87,16 @@ class MatchedWatch:
             self._forget(card)
             return False
         return True
+
+    def outcome(self, command: PlaceOrder, entered: Entered) -> tuple[Order, list[Trade]] | None:
+        """An order that is matched as it stood after that, and the trades that it made when it arrived; None where
+        that was not told, or too long ago."""
+        if entered.accepted_at is None:
+            return None
+        for message in reversed(self._messages[command.card]):
+            if message.first <= entered.sequence <= message.last:
+                return message.outcome(command, entered) if message.is_whole else None
+        return None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Listens until canceled."""
@@ -67,12 +119,18 @@ class MatchedWatch:
                     if message is None:
                         await self._look()
                     else:
-                        self._advance(self._cards[message["channel"]], int(message["data"]))
+                        self.take(self._cards[message["channel"]], Message(message["data"]))
+
+    def take(self, card: str, told: Message) -> None:
+        """Keeps what a match call told, and wakes who waited for it."""
+        self._messages[card].append(told)
+        self._advance(card, told.last)
 
     async def _look(self) -> None:
         """Takes the positions from the cursors: after messages may have been missed, and where Redis came back with
         an older state."""
         for card in self._matched:
+            self._messages[card].clear()
             self._matched[card] = int(await self._redis.hget(keys.key(card, "cursor"), "sequence") or 0)
             self._advance(card, self._matched[card])
 

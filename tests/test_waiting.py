@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+import msgspec
 import pytest
 import redis.exceptions
 from redis.asyncio import Redis
@@ -15,8 +16,8 @@ from archiver.store import Archive
 from engine import life, trust
 from engine.errors import Overloaded, Unavailable
 from engine.log import OrderLog
-from engine.matched import FORGOTTEN_MAX, MatchedWatch
-from engine.model import Entered, PlaceOrder, Side
+from engine.matched import FORGOTTEN_MAX, MatchedWatch, Message
+from engine.model import Entered, PlaceOrder, Side, Status
 from engine.settings import Settings
 
 ORDER = PlaceOrder(trader_id=1, card="pikachu", side=Side.BUY, price_cents=500)
@@ -205,3 +206,42 @@ def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
         return task.cancelled()
 
     assert asyncio.run(run())
+
+
+# What a match call told.
+
+
+LINES = (
+    b"000000000007,000000000012,000000000003,1,5,500,2,buy,2026-11-23T00:00:00.001Z\n"
+    b"000000000008,000000000013,000000000012,4,1,500,1,sell,2026-11-23T00:00:00.001Z\n"
+    b"000000000003,5,sell,500,2,gtc,,2026-11-22T00:00:00.000Z,2,filled,2026-11-23T00:00:00.001Z\n"
+    b"000000000013,4,sell,500,1,gtc,,2026-11-23T00:00:00.000Z,1,filled,2026-11-23T00:00:00.001Z\n"
+)
+AT = "2026-11-23T00:00:00.000Z"
+
+
+def test_what_a_small_call_told_answers_for_its_orders() -> None:
+    told = Message(b"11 14 2\n" + LINES)
+
+    rests, nothing = told.outcome(ORDER, Entered(11, AT))
+    partly, made = told.outcome(msgspec.structs.replace(ORDER, quantity=9), Entered(12, AT))
+    filled, sold = told.outcome(msgspec.structs.replace(ORDER, side=Side.SELL, trader_id=4), Entered(13, AT))
+
+    assert (told.first, told.last, told.is_whole) == (11, 14, True)
+    assert (rests.status, rests.filled_quantity, nothing) == (Status.OPEN, 0, [])
+    assert (partly.status, partly.filled_quantity) == (Status.PARTIALLY_FILLED, 3)
+    assert [(trade.number, trade.quantity) for trade in made] == [(7, 2)]
+    assert (filled.status, filled.closed_at) == (Status.FILLED, "2026-11-23T00:00:00.001Z")
+    assert [trade.number for trade in sold] == [8]
+
+
+@pytest.mark.parametrize(
+    ("text", "sequence", "accepted_at"),
+    [(b"11 14", 12, AT), (b"11 14 0\n", 15, AT), (b"11 14 0\n", 10, AT), (b"11 14 0\n", 12, None)],
+    ids=["a large call", "a later order", "an earlier order", "a repeated order"],
+)
+def test_what_was_not_told_is_read(text: bytes, sequence: int, accepted_at: str | None) -> None:
+    watch = MatchedWatch(cast(Redis, None), ["pikachu"])
+    watch.take("pikachu", Message(text))
+
+    assert watch.outcome(ORDER, Entered(sequence, accepted_at)) is None
