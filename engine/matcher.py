@@ -22,6 +22,11 @@ log = structlog.get_logger()
 STANDSTILL_SECONDS = 2.0
 """For how long a card is left alone whose call was refused; the others go on."""
 
+CROWD = 16
+CROWD_SECONDS = 0.003
+"""Where so many commands come at once, those of the next moment are taken together. Who places an order is answered before
+it is matched; a lone order is never held back."""
+
 
 class Matcher:
     """Keeps cards matched up to the end of their logs: those of one server (of a cluster: of one node).
@@ -38,6 +43,7 @@ class Matcher:
         self._limits = (batch,) if hold_ms is None else (batch, hold_ms)
         self._log_ids = dict.fromkeys(cards, "0-0")
         self._busy: set[str] = set()
+        self._done = 0
         self._again_at: dict[str, float] = {}
         self.refused: dict[str, TcgxError] = {}
         """Why the last call of a card was refused, of those where it was."""
@@ -60,6 +66,7 @@ class Matcher:
             await library.load(self._redis)
             return list(cards)
         self._busy.clear()
+        self._done = 0
         return [card for card, reply in zip(cards, replies, strict=True) if self._take(card, reply)]
 
     def _take(self, card: str, reply: Any) -> bool:
@@ -79,6 +86,7 @@ class Matcher:
         commands, _, log_id, _, rejected, more = reply
         if commands:
             self._busy.add(card)
+            self._done += commands
         if rejected:
             log.warning("rejected malformed log entries", card=card, count=rejected)
         self._log_ids[card] = log_id.decode()
@@ -111,6 +119,9 @@ class Matcher:
             try:
                 due = await self.match(due) if due else await unless_stopped(self.arrivals(), stopping) or []
                 retry.succeeded()
+                if not due and self._done >= CROWD:
+                    self._done = 0
+                    await asyncio.sleep(CROWD_SECONDS)
             except TcgxError as error:
                 log.warning("matching will be tried again", reason=str(error))
                 await retry.pause()
