@@ -27,6 +27,9 @@ CROWD_SECONDS = 0.003
 """Where so many commands come at once, those of the next moment are taken together. Who places an order is answered before
 it is matched; a lone order is never held back."""
 
+MANY = 400
+"""Commands of a round after which the next one makes its calls one by one."""
+
 
 class Matcher:
     """Keeps cards matched up to the end of their logs: those of one server (of a cluster: of one node).
@@ -56,11 +59,16 @@ class Matcher:
         Raises:
             Unavailable: no answer; calling again is safe.
         """
-        pipeline = self._redis.pipeline(transaction=False)
-        for card in cards:
-            pipeline.fcall("match", 1, keys.tag(card), *self._limits)
-        with understood():
-            replies = await pipeline.execute(raise_on_error=False)
+        # Calls of one pipeline are done without a pause: with many commands they go one by one, so that appends and
+        # reads of others come in between.
+        at_once = len(cards) if self._done < MANY else 1
+        replies: list[Any] = []
+        for start in range(0, len(cards), at_once):
+            pipeline = self._redis.pipeline(transaction=False)
+            for card in cards[start : start + at_once]:
+                pipeline.fcall("match", 1, keys.tag(card), *self._limits)
+            with understood():
+                replies += await pipeline.execute(raise_on_error=False)
         if any(library.is_missing(reply) for reply in replies):
             # The server was replaced by an empty one.
             await library.load(self._redis)
@@ -117,10 +125,12 @@ class Matcher:
         due = every
         while not stopping.is_set():
             try:
-                due = await self.match(due) if due else await unless_stopped(self.arrivals(), stopping) or []
+                if not due:
+                    due = await unless_stopped(self.arrivals(), stopping) or []
+                    continue
+                due = await self.match(due)
                 retry.succeeded()
                 if not due and self._done >= CROWD:
-                    self._done = 0
                     await asyncio.sleep(CROWD_SECONDS)
             except TcgxError as error:
                 log.warning("matching will be tried again", reason=str(error))
