@@ -24,8 +24,8 @@ STANDSTILL_SECONDS = 2.0
 
 CROWD = 16
 CROWD_SECONDS = 0.003
-"""Where so many commands come at once, those of the next moment are taken together. Who places an order is answered before
-it is matched; a lone order is never held back."""
+"""Where so many commands come at once, those of the next moment are taken together. Who places an order is answered
+before it is matched; a lone order is never held back."""
 
 MANY = 400
 """Commands of a round after which the next one makes its calls one by one."""
