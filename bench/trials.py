@@ -1,9 +1,9 @@
 """`tcgx bench trials`: what else the matcher's data could look like, and what an order would cost then.
 
 Each trial does one piece of a match call's work in several ways, in Lua (bench/trials/*.lua, with the parts of lua/ at
-hand; `batch`: the match function itself). All ways get the same seeded orders of the flow `uniform`, in batches of
-500, on one server that nobody else uses; they take turns, another one first in each round. Their replies must be
-equal, so that all have done the same.
+hand); `traders_in_match` and `batch` are the match function itself. All ways get the same seeded orders of the flow
+`uniform`, on one server that nobody else uses, and on cards of their own (four, of `batch` one). They take turns,
+another one first in each round. Their replies, or books, must be equal, so that all have done the same.
 
 Counted is what INFO says of the server: its CPU with the calls themselves and their arguments, which `nothing` shows
 alone. Replies, fsync and the network are in the time.
@@ -27,6 +27,7 @@ from bench.progress import Board, Task
 from bench.result import COLORS, Failed, Result, Row, common
 from bench.servers import empty_redis, long_client, redis_cpu_seconds, server_name
 from engine import keys, library
+from engine.books import Books
 from engine.connection import understood
 from engine.matcher import Matcher
 from engine.model import Side
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 LIBRARY = "tcgx_trials"
 FUNCTION = "trial"
 BATCH = 500
-CALLS_A_PIPELINE = 4
-"""As many as there are cards: an engine sends a call of each at once."""
+CARDS_A_VARIANT = 4
+"""As the flow has them: a call of each goes in one pipeline, as an engine sends them, and what one card's call has at
+hand in the processor's caches the next ones push out."""
 NOTHING = "nothing: the call alone"
 PAGES = -(-BATCH // 3)
 """Three orders of each page are reached."""
@@ -54,7 +56,7 @@ Call = tuple[Any, ...]
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """500 orders. `base`: the sequence before the first; kind: 1 a buy, -1 a sell."""
+    """500 orders of a card. `base`: the sequence before the first; kind: 1 a buy, -1 a sell."""
 
     base: int
     kinds: list[int]
@@ -63,8 +65,8 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """Variants by their name: the Lua function; the first is what tcgx does. `before`: how many batches are taken
-    before anything is measured. `dropped`: keys that only grow, and go after every turn."""
+    """Variants by their name: the Lua function; the first is what tcgx does. `before`: how many batches of each card
+    are taken before anything is measured. `dropped`: keys that only grow, and go after every turn."""
 
     variants: Mapping[str, str]
     calls: Callable[[str, Sequence[Batch], int], list[Call]]
@@ -126,7 +128,7 @@ class TrialsResult(Result, kw_only=True):
 
     def draw(self, figure: "Figure") -> None:
         lines = -(-len(self.trials) // 2)
-        figure.set_size_inches(11, 1 + 2 * lines)
+        figure.set_size_inches(12, 1 + 2 * lines)
         grid = figure.subplots(lines, min(2, len(self.trials)), squeeze=False).flatten()
         for ax, (name, outcomes) in zip(grid, self.trials.items(), strict=False):
             _bars(ax, name, outcomes)
@@ -142,7 +144,7 @@ def _bars(ax: "Axes", name: str, outcomes: Sequence[Outcome]) -> None:
     )
     ax.bar_label(bars, [f"{one.cpu_us_per_order:.2f} ({one.ratio:.2f}x)" for one in outcomes], padding=2)
     ax.invert_yaxis()
-    ax.margins(x=0.3)
+    ax.margins(x=0.5)
     ax.set(title=name, xlabel="server CPU µs an order")
 
 
@@ -152,7 +154,7 @@ async def run(options: Options, board: Board) -> TrialsResult:
     async with empty_redis(options) as local, long_client(local.redis_url) as client:
         server = await server_name(client)
     trials = {
-        name: await (_lua_trial(name, options, board) if name in TRIALS else _batch_trial(options, board))
+        name: await (_lua_trial(name, options, board) if name in TRIALS else MATCH_TRIALS[name](options, board))
         for name in options.only
     }
     return TrialsResult(
@@ -172,25 +174,25 @@ def _portion(options: Options) -> int:
 async def _lua_trial(name: str, options: Options, board: Board) -> list[Outcome]:
     trial = TRIALS[name]
     portion = _portion(options)
-    batches = _batches(options.seed, trial.before + portion * options.rounds)
-    slots = [f"trial_{number}" for number in range(len(trial.variants))]
-    async with empty_redis(options, slots) as local, long_client(local.redis_url) as client:
+    functions = list(trial.variants.values())
+    before = CARDS_A_VARIANT * trial.before
+    async with (
+        empty_redis(options, [card for function in functions for card in _cards(function)]) as local,
+        long_client(local.redis_url) as client,
+    ):
         await _load(client)
         try:
-            lua = _LuaTrial(client, trial, batches, options.seed)
-            for slot, function in zip(slots, trial.variants.values(), strict=True):
-                await lua.call(slot, function, range(trial.before))
-            task = board.task(f"{name}: orders", portion * options.rounds * BATCH * len(slots))
+            lua = _LuaTrial(client, trial, options.seed, before + portion * options.rounds)
+            for function in functions:
+                await lua.call(function, range(before))
+            task = board.task(f"{name}: orders", portion * options.rounds * BATCH * len(functions))
 
             async def turn(number: int, variant: int) -> Turn:
-                start = trial.before + number * portion
+                function, start = functions[variant], before + number * portion
                 places = range(start, start + portion)
-                function = list(trial.variants.values())[variant]
-                measured = await _measure(
-                    client, lambda: lua.call(slots[variant], function, places), portion * BATCH, task
-                )
+                measured = await _measure(client, lambda: lua.call(function, places), portion * BATCH, task)
                 if trial.dropped:
-                    await client.delete(*(keys.key(slots[variant], part) for part in trial.dropped))
+                    await client.delete(*(keys.key(card, part) for card in _cards(function) for part in trial.dropped))
                 return measured
 
             return await _in_turns(list(trial.variants), options.rounds, turn)
@@ -198,26 +200,38 @@ async def _lua_trial(name: str, options: Options, board: Board) -> list[Outcome]
             await _any(client).function_delete(LIBRARY)
 
 
+def _cards(function: str) -> list[str]:
+    """On which a variant works."""
+    return [f"{function.replace('.', '_')}_{number}" for number in range(CARDS_A_VARIANT)]
+
+
 class _LuaTrial:
     """Calls of a trial's variants, whose replies have to be those of the others."""
 
-    def __init__(self, client: Redis, trial: Trial, batches: Sequence[Batch], seed: int) -> None:
+    def __init__(self, client: Redis, trial: Trial, seed: int, count: int) -> None:
         self._client = client
-        self._calls = {function: trial.calls(function, batches, seed) for function in trial.variants.values()}
+        self._calls: dict[str, list[tuple[str, Call]]] = {function: [] for function in trial.variants.values()}
+        flows = [_batches(f"{seed} {card}", -(-count // CARDS_A_VARIANT)) for card in range(CARDS_A_VARIANT)]
+        for function, calls in self._calls.items():
+            of_cards = [
+                [(card, call) for call in trial.calls(function, flow, seed)]
+                for card, flow in zip(_cards(function), flows, strict=True)
+            ]
+            calls.extend(call for side_by_side in zip(*of_cards, strict=True) for call in side_by_side)
         self._replies: dict[int, tuple[str, Any]] = {}
 
-    async def call(self, slot: str, function: str, places: range) -> None:
-        """Those at these places, a few a pipeline.
+    async def call(self, function: str, places: range) -> None:
+        """Those at these places, one of each card a pipeline.
 
         Raises:
             Failed: a reply is not what another variant had.
         """
-        calls = self._calls[function]
-        for first in range(places.start, places.stop, CALLS_A_PIPELINE):
-            some = range(first, min(first + CALLS_A_PIPELINE, places.stop))
+        for first in range(places.start, places.stop, CARDS_A_VARIANT):
+            some = range(first, min(first + CARDS_A_VARIANT, places.stop))
             pipeline = self._client.pipeline(transaction=False)
             for place in some:
-                pipeline.fcall(FUNCTION, 1, keys.tag(slot), *calls[place])
+                card, call = self._calls[function][place]
+                pipeline.fcall(FUNCTION, 1, keys.tag(card), *call)
             for place, reply in zip(some, await pipeline.execute(), strict=True):
                 self._compare(function, place, reply)
 
@@ -297,8 +311,8 @@ async def _load(client: Redis) -> None:
 # -- the data
 
 
-def _batches(seed: int, count: int) -> list[Batch]:
-    flow = uniform(seed, count * BATCH, ("any",))
+def _batches(seed: str, count: int) -> list[Batch]:
+    flow = uniform(random.Random(seed).getrandbits(32), count * BATCH, ("any",))
     batches = []
     for number in range(count):
         orders = [next(flow) for _ in range(BATCH)]
@@ -321,7 +335,7 @@ def _texts(numbers: Sequence[int]) -> list[str]:
     return [str(number) for number in numbers]
 
 
-BOOK_BEFORE = 40
+BOOK_BEFORE = 20
 
 
 def _book_calls(function: str, batches: Sequence[Batch], seed: int) -> list[Call]:
@@ -424,7 +438,7 @@ TRIALS: Mapping[str, Trial] = {
             NOTHING: "traders.nothing",
         },
         _flow_calls,
-        200,
+        100,
     ),
     "entry": Trial(
         {
@@ -434,7 +448,7 @@ TRIALS: Mapping[str, Trial] = {
             "commands in a flat array, MessagePack": "entry.msgpack_flat",
         },
         _entry_calls,
-        4,
+        1,
         dropped=("orders",),
     ),
     "event": Trial(
@@ -447,46 +461,105 @@ TRIALS: Mapping[str, Trial] = {
             NOTHING: "event.nothing",
         },
         _event_calls,
-        4,
+        1,
         dropped=("events",),
     ),
 }
-"""By name; `batch` is made otherwise."""
+"""By name, those in Lua of their own; the first variant is the one that is used."""
 FILES = sorted({function.partition(".")[0] for trial in TRIALS.values() for function in trial.variants.values()})
 
 
-# -- the match function with other limits
+# -- the match function, with other limits or with a part that does something else
 
 
-async def _batch_trial(options: Options, board: Board) -> list[Outcome]:
-    """The same orders for every size, on a card of its own; appended in portions, so that all have the same backlog."""
-    chosen = (options.settings.match_batch, options.settings.match_hold_ms)
+class Matching(msgspec.Struct, frozen=True):
+    """A way of matching. `part`: the file of bench/trials/ that takes the place of trader.enter."""
+
+    batch: int
+    hold_ms: int | None
+    part: str = ""
+
+
+async def _limits_trial(options: Options, board: Board) -> list[Outcome]:
+    chosen = options.settings.match_batch, options.settings.match_hold_ms
     limits: list[tuple[int, int | None]] = [chosen, *((size, None) for size in BATCH_SIZES)]
-    names = [f"{size:,} a call, {f'at most {hold_ms} ms' if hold_ms else 'however long'}" for size, hold_ms in limits]
-    cards = [f"trial_{number}" for number in range(len(limits))]
+    variants = {
+        f"{size:,} a call, {f'at most {hold_ms} ms' if hold_ms else 'however long'}": Matching(size, hold_ms)
+        for size, hold_ms in limits
+    }
+    return await _match_trial("batch", variants, 1, options, board)
+
+
+async def _traders_trial(options: Options, board: Board) -> list[Outcome]:
+    """What `traders` asks, of the whole call: alone a list a trader took 0.9 times what the hash takes, but the whole
+    call with it 1.1 times (300,000 orders; with few it is noise). Caches that hold a piece alone may be why."""
+    limits = options.settings.match_batch, None
+    variants = {
+        "a hash with chunks of 8": Matching(*limits),
+        "a hash with whole lists": Matching(*limits, "enter_hash"),
+        "a list a trader, RPUSH": Matching(*limits, "enter_lists"),
+    }
+    return await _match_trial("traders_in_match", variants, CARDS_A_VARIANT, options, board)
+
+
+async def _match_trial(
+    name: str, variants: Mapping[str, Matching], cards_each: int, options: Options, board: Board
+) -> list[Outcome]:
+    """The same orders for every variant, on cards of its own; appended in portions, so that all have the same backlog.
+
+    Raises:
+        Failed: they do not lead to the same books.
+    """
+    ways = list(variants.values())
+    cards = [[f"trial_{variant}_{number}" for number in range(cards_each)] for variant in range(len(ways))]
+    sources = [_source(way.part) for way in ways]
     portion = _portion(options) * BATCH
-    flows = [uniform(options.seed, portion * options.rounds, (card,)) for card in cards]
-    async with empty_redis(options, cards) as local, long_client(local.redis_url) as client:
+    flows = [uniform(options.seed, portion * options.rounds, names) for names in cards]
+    async with (
+        empty_redis(options, [card for names in cards for card in names]) as local,
+        long_client(local.redis_url) as client,
+    ):
         await library.load(client)
-        filling = board.task("batch: orders to the logs", portion * options.rounds * len(cards))
-        task = board.task("batch: orders", portion * options.rounds * len(cards))
+        try:
+            filling = board.task(f"{name}: orders to the logs", portion * options.rounds * len(ways))
+            task = board.task(f"{name}: orders", portion * options.rounds * len(ways))
 
-        async def turn(_number: int, variant: int) -> Turn:
-            size, hold_ms = limits[variant]
-            await matching.append(client, [next(flows[variant]) for _ in range(portion)], filling)
-            return await _measure(client, lambda: _match(client, cards[variant], size, hold_ms), portion, task)
+            async def turn(_number: int, variant: int) -> Turn:
+                await matching.append(client, [next(flows[variant]) for _ in range(portion)], filling)
+                if len(set(sources)) > 1:
+                    await _any(client).function_load(sources[variant], replace=True)
+                    # A new library is built by its first call: here, by one that finds nothing to do.
+                    await Books(client).state_hash(cards[variant][0])
+                return await _measure(client, lambda: _match(client, cards[variant], ways[variant]), portion, task)
 
-        outcomes = await _in_turns(names, options.rounds, turn)
-        states = [await matching.matched(client, [card]) for card in cards]
-    if states != [portion * options.rounds] * len(cards):
-        raise Failed(f"of {portion * options.rounds} orders were matched {states}")
+            outcomes = await _in_turns(list(variants), options.rounds, turn)
+        finally:
+            await library.load(client)
+        states = [[await Books(client).state_hash(card) for card in names] for names in cards]
+        matched = [await matching.matched(client, names) for names in cards]
+    if states != [states[0]] * len(ways) or matched != [portion * options.rounds] * len(ways):
+        raise Failed(f"{name}: the variants do not lead to the same books; matched are {matched} orders")
     return outcomes
 
 
-async def _match(client: Redis, card: str, size: int, hold_ms: int | None) -> None:
-    matcher = Matcher(client, client, [card], batch=size, hold_ms=hold_ms)
-    due = [card]
+def _source(part: str) -> str:
+    """Our library, with this file behind the part `trader`."""
+    source, end = library.source(), "\nreturn trader\n"
+    if not part:
+        return source
+    if source.count(end) != 1:
+        raise Failed("the library has no part `trader` any more that something could take the place of")
+    return source.replace(end, "\n" + (files("bench") / "trials" / f"{part}.lua").read_text() + end)
+
+
+async def _match(client: Redis, cards: Sequence[str], way: Matching) -> None:
+    matcher = Matcher(client, client, cards, batch=way.batch, hold_ms=way.hold_ms)
+    due = list(cards)
     while due:
         due = await matcher.match(due)
         for error in matcher.refused.values():
             raise error
+
+
+MATCH_TRIALS = {"traders_in_match": _traders_trial, "batch": _limits_trial}
+"""By name, those with the match function itself."""
