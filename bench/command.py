@@ -10,7 +10,7 @@ from bench.options import BENCHES, Options, options_of
 from bench.result import Failed, Result
 from engine.settings import Settings
 
-ORDER_OF_ALL = ("match", "append", "archive", "http", "latency", "million", "baseline", "scale")
+ORDER_OF_ALL = ("match", "append", "archive", "http", "latency", "million", "baseline", "scale", "trials")
 
 
 STOPPED = 130

@@ -1,9 +1,9 @@
 """What every benchmark is asked for, and how the command line says it."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,6 +14,7 @@ Durability = Literal["always", "everysec"]
 
 RESULTS = Path("bench/results")
 SCALES = ("depth", "backlog", "cards", "workers", "engines", "nodes")
+TRIALS = ("parse", "resting", "levels", "traders", "traders_in_match", "entry", "event", "batch")
 PLACING_FLOWS = ("uniform", "deep")
 """Flows without cancels, for doors that take orders alone."""
 
@@ -32,7 +33,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     rate: int = 1_000
     connections: int = 64
     durability: Durability = "always"
-    only: tuple[str, ...] = SCALES
+    only: tuple[str, ...] = ()
     redis_url: str = ""
     database_url: str = ""
     results: Path = RESULTS
@@ -48,6 +49,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     seconds: int | None = None
     flows: tuple[str, ...] = ("uniform",)
     more: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     database: bool = True
 
 
@@ -87,10 +89,18 @@ BENCHES: Mapping[str, Defaults] = {
         summary="cost of an order as books, backlog, cards, processes and nodes grow",
         orders=100_000,
         seconds=5,
-        more=("batch", "only"),
+        more=("batch",),
+        parts=SCALES,
     ),
     "baseline": Defaults(
         summary="the usual design: a PostgreSQL transaction an order, the card's row locked", orders=4_000
+    ),
+    "trials": Defaults(
+        summary="what else the matcher's data could look like, and what an order would cost then",
+        orders=100_000,
+        rounds=10,
+        parts=TRIALS,
+        database=False,
     ),
 }
 SUMMARY_OF_ALL = "all of them, one after the other"
@@ -125,8 +135,8 @@ def _add_options(sub: argparse.ArgumentParser, defaults: Defaults) -> None:
         sub.add_argument("--rate", type=_whole, default=1_000, help="orders a second (1,000)")
     if "connections" in defaults.more:
         sub.add_argument("--connections", type=_whole, default=64, help="keep-alive connections (64)")
-    if "only" in defaults.more:
-        sub.add_argument("--only", type=_scales, default=SCALES, help=f"some of {','.join(SCALES)}")
+    if defaults.parts:
+        sub.add_argument("--only", type=_some_of(defaults.parts), help=f"some of {','.join(defaults.parts)}")
     _add_common(sub, database=defaults.database)
 
 
@@ -150,18 +160,21 @@ def _whole(text: str) -> int:
     return number
 
 
-def _scales(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    wrong = [name for name in names if name not in SCALES]
-    if wrong or not names:
-        raise argparse.ArgumentTypeError(f"{', '.join(wrong) or 'nothing'} is none of {', '.join(SCALES)}")
-    return names
+def _some_of(parts: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    def some(text: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(",") if name.strip())
+        wrong = [name for name in names if name not in parts]
+        if wrong or not names:
+            raise argparse.ArgumentTypeError(f"{', '.join(wrong) or 'nothing'} is none of {', '.join(parts)}")
+        return names
+
+    return some
 
 
 def options_of(name: str, arguments: argparse.Namespace, settings: Settings) -> Options:
     """The options of one benchmark; what it has no option for has its default."""
     defaults = BENCHES[name]
-    given = {
+    given: dict[str, Any] = {"only": defaults.parts} | {
         field.name: getattr(arguments, field.name)
         for field in msgspec.structs.fields(Options)
         if getattr(arguments, field.name, None) is not None

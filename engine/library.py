@@ -26,13 +26,7 @@ def source() -> str:
     folder = files("lua")
     # The garbage collector is left little to do by itself: match.lua tells it when.
     lines = [f"#!lua name={NAME}", "local function build()", "collectgarbage('setpause', 400)"]
-    for name in PARTS:
-        lines += [
-            f"local {name} = (function()",
-            (folder / "parts" / f"{name}.lua").read_text(),
-            f"return {name}",
-            "end)()",
-        ]
+    lines += parts()
     lines.append("return {")
     for name in WRITING + READING:
         lines += [f"{name} = (function()", (folder / f"{name}.lua").read_text(), "end)(),"]
@@ -49,6 +43,15 @@ def source() -> str:
             "})",
         ]
     return "\n".join(lines) + "\n"
+
+
+def parts() -> list[str]:
+    """Lines of Lua that make the parts, as local tables."""
+    folder = files("lua") / "parts"
+    lines = []
+    for name in PARTS:
+        lines += [f"local {name} = (function()", (folder / f"{name}.lua").read_text(), f"return {name}", "end)()"]
+    return lines
 
 
 def is_missing(reply: Any) -> bool:
