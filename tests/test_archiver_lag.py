@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from archiver.lag import REPEAT_SECONDS, Lag, LagLines, lag
 from archiver.store import BEGINNING, Cursor
-from engine import connection
+from engine import codec, connection
 from tests.conftest import RedisServer
 from tests.market import Market, many
 
@@ -82,8 +82,9 @@ def backdated(market: Market, days: int) -> None:
     seconds, _ = market.redis.time()
     sequence = market.redis.incr(market.key("sequence"))
     entry = f"{(seconds - days * DAY_SECONDS) * 1_000}-{sequence}"
-    fields = {"entry": entry, "at": "2026-01-01T00:00:00.000Z", "commands": "[1,1,500,1,0]"}
-    market.redis.xadd(market.key("orders"), fields, id=entry)
+    columns = codec.encode(many(1, count=1))._asdict()
+    del columns["clients"]
+    market.redis.xadd(market.key("orders"), {"entry": entry, "at": "2026-01-01T00:00:00.000Z", **columns}, id=entry)
 
 
 def said(looks: Sequence[tuple[float, int, float]]) -> list[dict[str, Any]]:

@@ -216,8 +216,9 @@ def test_a_changed_log_is_noticed_by_the_replay(shared: Exchange) -> None:
     shared.run("replay", "--export", "log.jsonl")
     exported = shared.where / "log.jsonl"
     text = exported.read_text()
-    assert "1,33,123,4,0" in text
-    exported.write_text(text.replace("1,33,123,4,0", "1,33,124,4,0"))
+    price = '"prices","[123]"'
+    assert price in text
+    exported.write_text(text.replace(price, '"prices","[124]"'))
 
     result = tcgx(shared.where, "replay", "--file", "log.jsonl")
 
