@@ -36,9 +36,9 @@ class Comparison:
         assert appended.first == len(self._appended) + 1
         self._appended += [(appended.at, command) for command in commands]
 
-    def match(self, limit: int) -> bool:
+    def match(self, limit: int, hold_ms: int | None = None) -> bool:
         """One match call on the server, the same commands on the reference; whether more wait."""
-        matched = self.market.match_once(limit)
+        matched = self.market.match_once(limit, hold_ms)
         while self.reference.sequence < matched.sequence:
             sequence = self.reference.sequence + 1
             self.reference.apply(sequence, *self._appended[sequence - 1])

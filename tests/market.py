@@ -173,9 +173,9 @@ class Market:
         self.append(parse(table, self.card, trader_id=trader))
         self.match()
 
-    def match_once(self, limit: int = MATCH_BATCH) -> Matched:
-        """One match call."""
-        reply = self.redis.fcall("match", 1, self.tag, limit)
+    def match_once(self, limit: int = MATCH_BATCH, hold_ms: int | None = None) -> Matched:
+        """One match call; without a bound in time unless given."""
+        reply = self.redis.fcall("match", 1, self.tag, limit, *([] if hold_ms is None else [hold_ms]))
         return Matched(reply[0], reply[1], reply[2].decode(), reply[3], reply[4], bool(reply[5]))
 
     def match(self, limit: int = MATCH_BATCH) -> int:

@@ -3,6 +3,7 @@
 import pytest
 from redis import Redis
 
+from bench.order_flow import stress_many_traders
 from engine import codec
 from engine.model import CancelOrder, Command, PlaceOrder, Side, Status, TimeInForce
 from tests.comparison import Comparison
@@ -487,6 +488,23 @@ def test_cancel_alls_in_one_batch_cancel_what_each_finds_and_leave_a_short_list(
 
 BEHIND = PlaceOrder(trader_id=9, card="pikachu", side=Side.BUY, price_cents=500, quantity=601, time_in_force=FOK)
 SWEEP = PlaceOrder(trader_id=9, card="pikachu", side=Side.BUY, price_cents=500, quantity=100)
+
+
+@pytest.mark.parametrize("entry", [7, 300, 1_000])
+def test_a_call_whose_time_is_over_leaves_the_rest_to_the_next_ones(redis_client: Redis, entry: int) -> None:
+    comparison = Comparison(redis_client, "pikachu", "allow")
+    commands = list(stress_many_traders(1, 8_000))
+    of_card = [command for command in commands if command.card == "pikachu"]
+    for start in range(0, len(of_card), entry):
+        comparison.append(of_card[start : start + entry])
+
+    calls = 1
+    while comparison.match(10_000, hold_ms=1):
+        calls += 1
+
+    assert calls > 4  # 4,000 commands take tens of milliseconds, and a call writes about as long as it finds
+    comparison.compare()
+    comparison.compare_traders()
 
 
 @pytest.mark.parametrize("entry", [1, 3, 4, 5, 21, 30])

@@ -188,6 +188,19 @@ def test_an_entry_that_is_copied_is_not_done_twice(market: Market, limit: int) -
     assert [order.sequence for order in market.completed()] == [1, 2, 3, 4, 5, 6, last]
 
 
+def test_an_entry_that_a_call_has_left_half_done_is_read_as_it_is_then(market: Market) -> None:
+    """As where a server gets another state while its Lua goes on."""
+    market.append(many(1, count=3))
+    market.match_once(1)
+    entry_id, fields = market.log_entries()[0]
+    market.redis.delete(market.key("orders"))
+    market.redis.xadd(market.key("orders"), {**fields, b"prices": b"[500,510,520]"}, id=entry_id)
+
+    market.match_once()
+
+    assert [order.price_cents for order in market.bids()] == [520, 510, 500]
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3, 500])
 @pytest.mark.parametrize("sequence", [0, 1, 3, 4, 5])
 def test_an_entry_that_claims_a_place_that_is_taken_is_skipped_in_whatever_batches(
