@@ -139,7 +139,7 @@ class Matcher:
 
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
-    """The engine service: one matcher a card.
+    """The engine service: one matcher for all cards.
 
     Raises:
         StartError: Redis cannot be trusted with orders, or does not answer.
