@@ -59,7 +59,7 @@ class Exchange:
         told = self._watch.outcome(command, entered)
         if told is not None:
             return told
-        order = await self.find(command.card, entered.sequence)
+        order = await self.find(command.card, entered.sequence, command.trader_id)
         if order is None:
             raise Unavailable(f"order {order_id(command.card, entered.sequence)} was matched but can't be read now")
         return order, await self._taker_trades(order)
@@ -81,9 +81,10 @@ class Exchange:
             raise next(outcome for outcome in outcomes if isinstance(outcome, TcgxError))
         return outcomes
 
-    async def find(self, card: str, sequence: int) -> Order | None:
-        """An order, wherever it is: in the log, a book, a trader's latest, the archive, or on its way there."""
-        order = await self.books.order(card, sequence)
+    async def find(self, card: str, sequence: int, trader_id: int | None = None) -> Order | None:
+        """An order, wherever it is: in the log, a book, a trader's latest, the archive, or on its way there.
+        `trader_id`: whose it is, where that is known."""
+        order = await self.books.order(card, sequence, trader_id)
         if order is not None:
             return order
         position = await self.books.position(card)
@@ -105,7 +106,7 @@ class Exchange:
         card, _, digits = text.rpartition("-")
         if card not in self.cards or not SEQUENCE.fullmatch(digits):
             raise not_found(text)
-        order = await self.find(card, int(digits))
+        order = await self.find(card, int(digits), None if identity.role == "admin" else identity.trader_id)
         if order is None or not _may_see(order, identity):
             raise not_found(text)
         return order
@@ -122,7 +123,7 @@ class Exchange:
             *(self.books.client_order(card, trader_id, client_order_id) for card in self.cards)
         )
         found = [
-            await self.find(card, sequence)
+            await self.find(card, sequence, trader_id)
             for card, sequence in zip(self.cards, sequences, strict=True)
             if sequence is not None
         ]
@@ -160,7 +161,7 @@ class Exchange:
             CancelOrder(trader_id=order.trader_id, card=order.card, sequence=order.sequence)
         )
         matched = seconds > 0 and await self._watch.wait(order.card, entered.sequence, seconds)
-        return await self.find(order.card, order.sequence) or order, matched
+        return await self.find(order.card, order.sequence, order.trader_id) or order, matched
 
     async def cancel_all(self, trader_id: int, cards: Sequence[str], seconds: float) -> tuple[list[Order], bool]:
         """Asks for all open orders on these cards to be canceled: those orders, and whether that is matched.
@@ -188,12 +189,12 @@ class Exchange:
         orders = [order for card_orders in listed for order in card_orders]
         if not all(matched):
             return orders, False
-        found = await asyncio.gather(*(self.find(order.card, order.sequence) for order in orders))
+        found = await asyncio.gather(*(self.find(order.card, order.sequence, trader_id) for order in orders))
         return [now or before for now, before in zip(found, orders, strict=True)], True
 
     async def _first(self, command: PlaceOrder, entered: Entered) -> Order:
         """The order that this one repeats."""
-        first = await self.find(command.card, entered.sequence)
+        first = await self.find(command.card, entered.sequence, command.trader_id)
         if first is None:
             raise Unavailable(f"order {order_id(command.card, entered.sequence)} can't be read now")
         return first

@@ -41,9 +41,10 @@ class Books:
         self._redis: Any = redis  # redis-py's types of stream replies admit shapes that its RESP2 never gives
         self._turns = asyncio.Semaphore(READS_MAX)
 
-    async def order(self, card: str, sequence: int) -> Order | None:
-        """An order that is accepted, open or lately completed; None if Redis does not hold it."""
-        reply = await self._read("order", card, sequence)
+    async def order(self, card: str, sequence: int, trader_id: int | None = None) -> Order | None:
+        """An order that is accepted, open or lately completed; None if Redis does not hold it. Whose it is, where that
+        is known, saves looking it up in the log; a completed order of another trader is not found then."""
+        reply = await self._read("order", card, sequence, *([] if trader_id is None else [trader_id]))
         if reply is None:
             return None
         state, *values = [value.decode() for value in reply[1::2]]

@@ -46,7 +46,7 @@ local function records_to_cancel(tag, batch, base)
   return records
 end
 
-local function match(keys, args)
+local function apply(keys, args)
   local started = args[2] and clock()
   local tag = keys[1]
   local position = cursor.read(tag)
@@ -70,14 +70,12 @@ local function match(keys, args)
   local left, fields = {}, {} -- of order i of the batch: what is unfilled, its sequence as text
   local trade_number = position.trades
   local trades, trade_count = {}, 0
-  local orders, orders_count = {}, 0 -- the lines of those that are completed
-  local closed = {} -- field, value, … for {card}:closed
+  local orders, owners, orders_count = {}, {}, 0 -- the lines of those that are completed, and whose they were
   local removed = {} -- fields of {card}:open that go
 
-  local function close(field, value)
+  local function close(owner, value)
     orders_count = orders_count + 1
-    orders[orders_count] = value
-    closed[2 * orders_count - 1], closed[2 * orders_count] = field, value
+    orders[orders_count], owners[orders_count] = value, owner
   end
 
   -- The line of order i of the batch: up to accepted_at, and what comes after that.
@@ -91,7 +89,7 @@ local function match(keys, args)
 
   -- Order i of the batch is completed with this status.
   local function close_own(i, status, at)
-    close(fields[i], line(i, comma[quantities[i] - left[i]] .. status .. at))
+    close(traders[i], line(i, comma[quantities[i] - left[i]] .. status .. at))
     left[i] = 0
   end
 
@@ -105,7 +103,7 @@ local function match(keys, args)
     book.gone[field] = true
     book.canceled[#book.canceled + 1] = field
     removed[#removed + 1] = field
-    close(field, before .. comma[filled] .. ',canceled' .. at)
+    close(owner, before .. comma[filled] .. ',canceled' .. at)
     if book.sequence == field then advance(book) end
   end
 
@@ -128,7 +126,7 @@ local function match(keys, args)
         if to_cancel[field] then cancel_resting(field, to_cancel[field], owner, at) end
       else
         if not canceled_all[owner] then
-          local listed = trader.sequences(tag, owner, true)
+          local listed = trader.resting(tag, owner)
           local records = bulk.read(tag .. ':open', listed)
           for r = 1, #listed do
             if records[r] then cancel_resting(listed[r], records[r], owner, at) end
@@ -176,7 +174,7 @@ local function match(keys, args)
             book.left = book.left - fill
             book.filled = book.filled + fill
             if book.left == 0 then
-              close(maker_field, book.line .. (book.filled == 1 and filled_1 or comma[book.filled] .. ',filled' .. at))
+              close(maker, book.line .. (book.filled == 1 and filled_1 or comma[book.filled] .. ',filled' .. at))
               book.gone[maker_field] = true
               removed[#removed + 1] = maker_field
               book.consumed = book.consumed + 1
@@ -199,7 +197,7 @@ local function match(keys, args)
               fill = min(remaining, own_left)
               left[j] = own_left - fill
               if own_left == fill then
-                close(maker_field, line(j, quantities[j] == 1 and filled_1 or comma[quantities[j]] .. ',filled' .. at))
+                close(maker, line(j, quantities[j] == 1 and filled_1 or comma[quantities[j]] .. ',filled' .. at))
                 pop(book)
               end
             end
@@ -209,14 +207,20 @@ local function match(keys, args)
             work = work + 1
             trade_number = trade_number + 1
             trade_count = trade_count + 1
-            trades[trade_count] = number_text(trade_number) .. ',' .. field .. ',' .. maker_field .. ',' .. taker .. ','
+            local number, ending = number_text(trade_number)
+            trades[trade_count] = number .. ending .. ',' .. field .. ',' .. maker_field .. ',' .. taker .. ','
               .. maker .. comma[key < 0 and -key or key] .. comma[fill] .. taker_side .. at
           end
         end
       end
       left[i] = remaining
       if remaining == 0 then
-        close(field, line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. at))
+        if quantity == 1 and not clients then
+          orders_count = orders_count + 1
+          orders[orders_count], owners[orders_count] = field .. ',' .. trader_id .. terms_of_1[kind][price] .. at .. filled_1, trader_id
+        else
+          close(trader_id, line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. at))
+        end
       elseif status or kind > 1 or kind < -1 then
         close_own(i, status or ',expired', at)
       else
@@ -242,6 +246,9 @@ local function match(keys, args)
       opened_count = opened_count + 2
     end
   end
+  trades[trade_count + 1], orders[orders_count + 1] = '', '' -- a newline at the end, too
+  local trade_lines, order_lines = concat(trades, '\n'), concat(orders, '\n')
+  local completed_count = orders_count
   local entered_asks, entered_bids, asks_count, bids_count = asks.entered, bids.entered, 0, 0
   for i = 1, count do
     local remaining = left[i]
@@ -254,23 +261,24 @@ local function match(keys, args)
         entered_asks[asks_count + 1], entered_asks[asks_count + 2] = integer[prices[i]], field
         asks_count = asks_count + 2
       end
+      orders_count = orders_count + 1
+      orders[orders_count], owners[orders_count] = field, traders[i]
       opened[opened_count + 1] = field
       opened[opened_count + 2] = line(i, remaining == quantity and '' or comma[quantity - remaining])
       opened_count = opened_count + 2
     end
   end
 
+  log.forget(tag, batch)
   position.log_id, position.part, position.sequence = batch.log_id, batch.part, batch.sequence
   position.trades = trade_number
   position.rejected = position.rejected + #rejected
   local event = { 'first', integer[base + 1], 'log', position.log_id }
-  trades[trade_count + 1], orders[orders_count + 1] = '', '' -- a newline at the end, too
-  local trade_lines, order_lines = concat(trades, '\n'), concat(orders, '\n')
   if trade_count > 0 then
     event[#event + 1] = 'trades'
     event[#event + 1] = trade_lines
   end
-  if orders_count > 0 then
+  if completed_count > 0 then
     event[#event + 1] = 'orders'
     event[#event + 1] = order_lines
   end
@@ -288,9 +296,8 @@ local function match(keys, args)
   end
   bulk.call('HDEL', asks.open, removed)
   bulk.call('HSET', asks.open, opened)
-  bulk.call('HSET', tag .. ':closed', closed)
-  trader.enter(tag, batch, fields, count)
-  for c = 1, #cancelers do trader.trim(tag, cancelers[c]) end
+  trader.enter(tag, owners, orders, orders_count, base, position.sequence)
+  for c = 1, #cancelers do trader.trim_older(tag, cancelers[c]) end
   if trade_count > 0 then
     local latest = {}
     for t = math.max(1, trade_count - LATEST + 1), trade_count do latest[#latest + 1] = trades[t] end
@@ -301,8 +308,13 @@ local function match(keys, args)
   local told = integer[base + 1] .. ' ' .. integer[position.sequence]
   if count <= TOLD_MAX then told = told .. ' ' .. integer[trade_count] .. '\n' .. trade_lines .. order_lines end
   redis.call('PUBLISH', tag .. ':matched', told)
-  if collectgarbage('count') > GARBAGE_KB then collectgarbage() end
   return { count, position.sequence, position.log_id, trade_count, #rejected, batch.more and 1 or 0 }
+end
+
+local function match(keys, args)
+  local reply = apply(keys, args)
+  if collectgarbage('count') > GARBAGE_KB then collectgarbage() end
+  return reply
 end
 
 return match

@@ -1,7 +1,7 @@
 -- order: one order by its sequence, wherever it is in Redis.
 --
 -- KEYS  {card}
--- ARGS  sequence
+-- ARGS  sequence, and optionally its trader's id: without it, a completed order is found as long as the log holds it
 -- Reply names and values in turn: state, sequence, trader_id, side, price_cents, quantity, time_in_force,
 --        client_order_id, accepted_at, filled_quantity if anything is filled, and of a completed order status and
 --        closed_at. The state is "accepted" (in the log, not matched yet), "open" or "closed". Nil if Redis does
@@ -44,9 +44,13 @@ local function order(keys, args)
   local field = text.sequence(sequence)
   local line = redis.call('HGET', tag .. ':open', field)
   if line then return named('open', split(line, sequence)) end
-  line = redis.call('HGET', tag .. ':closed', field)
-  if line then return named('closed', split(line, sequence)) end
-  return nil
+  local owner = args[2]
+  if not owner then
+    local command = log.find(tag, sequence)
+    owner = command and command.trader
+  end
+  line = owner and trader.completed(tag, owner, field)
+  return line and named('closed', split(line, sequence)) or nil
 end
 
 return order

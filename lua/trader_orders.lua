@@ -2,17 +2,24 @@
 --
 -- KEYS  {card}
 -- ARGS  trader id, how many at most (50 for "all"), "all" or "open" (only those that rest in the book)
--- Reply the orders' lines, as in {card}:open or {card}:closed
+-- Reply the orders' lines, as in {card}:open or, of completed ones, {card}:trader:<id>
 local function trader_orders(keys, args)
-  local tag, limit = keys[1], tonumber(args[2])
-  local only_open = args[3] == 'open'
-  local sequences = trader.sequences(tag, args[1], only_open)
-  local open = bulk.read(tag .. ':open', sequences)
-  local closed = only_open and {} or bulk.read(tag .. ':closed', sequences)
+  local tag, id, limit = keys[1], args[1], tonumber(args[2])
   local reply = {}
-  for i = #sequences, 1, -1 do
-    local line = open[i] or closed[i]
-    if line and #reply < limit then reply[#reply + 1] = line end
+  if args[3] == 'open' then
+    local resting = trader.resting(tag, id)
+    local open = bulk.read(tag .. ':open', resting)
+    for i = #resting, 1, -1 do
+      if open[i] and #reply < limit then reply[#reply + 1] = open[i] end
+    end
+    return reply
+  end
+  local known, sequences = trader.latest(tag, id)
+  local fields = {}
+  for i = 1, #sequences do fields[i] = text.sequence(sequences[i]) end
+  local open = bulk.read(tag .. ':open', fields)
+  for i = #sequences, math.max(1, #sequences - limit + 1), -1 do
+    reply[#reply + 1] = open[i] or known[sequences[i]]
   end
   return reply
 end

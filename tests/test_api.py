@@ -81,6 +81,13 @@ class Trader:
         """That many orders which are completed at once: nobody sells at 1.00."""
         return [self.place(card, "buy", "1.00", time_in_force="ioc", **fields) for _ in range(count)]
 
+    def expired_at_once(self, card: str, count: int) -> None:
+        """The same by one request, and matched."""
+        order = {"card": card, "side": "buy", "price": "1.00", "time_in_force": "ioc"}
+        answer = self.http.post("/orders/batch", json={"orders": [order] * count})
+        last = answer.json()["results"][-1]["order_id"]
+        until(lambda: self.order(last)["status"] == "expired")
+
     def cancel_all(self) -> None:
         """Leaves nothing in the books."""
         assert self.http.delete("/orders", headers=WAIT).status_code == 200
@@ -659,15 +666,18 @@ def test_a_trader_neither_sees_nor_cancels_the_orders_of_others(trader: Trader, 
 # -- old orders
 
 
+MANY = 1_000
+"""Orders of a trader that push an older one out of Redis: the newest wait in a bucket of some kilobytes."""
+
+
 def is_in_redis(exchange: ExchangeServer, order: Json) -> bool:
-    fields = str(sequence_of(order))
-    parts = [keys.key(order["card"], part) for part in ("open", "closed")]
-    return any(exchange.redis.hexists(part, fields) for part in parts)
+    return exchange.redis.fcall_ro("order", 1, keys.tag(order["card"]), str(sequence_of(order))) is not None
 
 
 def test_an_order_that_only_the_archive_has_is_found(exchange: ExchangeServer, trader: Trader) -> None:
     first = trader.place("bulbasaur", "buy", "1.00", time_in_force="ioc", client_order_id="old")
-    trader.expired("bulbasaur", 2 * LATEST)
+    assert is_in_redis(exchange, first)
+    trader.expired_at_once("bulbasaur", MANY)
     exchange.archived()
 
     assert not is_in_redis(exchange, first)
@@ -684,7 +694,7 @@ def test_a_completed_order_that_is_in_neither_list_nor_archive_is_found(
 ) -> None:
     with without(fragile, "archiver"):
         first = settler.place("charmander", "buy", "1.00", time_in_force="ioc", client_order_id="between")
-        settler.expired("charmander", 2 * LATEST)
+        settler.expired_at_once("charmander", MANY)
 
         assert not is_in_redis(fragile, first)
         assert fragile.execute("SELECT 1 FROM orders WHERE trader_id = $1", settler.trader_id) == []

@@ -480,7 +480,6 @@ def test_cancel_alls_in_one_batch_cancel_what_each_finds_and_leave_a_short_list(
     comparison.compare_traders()
     assert len(market.completed()) == 303
     assert [int(market.redis.llen(market.key(f"older:{trader}"))) for trader in (1, 2)] == [0, 0]
-    assert 100 <= int(market.redis.hlen(market.key("closed"))) <= 2 * 64
 
 
 # The bound on the work of a call.
@@ -597,13 +596,49 @@ def test_old_open_orders_stay_listed_however_many_come_after(market: Market) -> 
     old = [market.buy("1.00") for _ in range(5)]
     market.match()
     for _ in range(25):
-        market.append([PlaceOrder(trader_id=1, card="pikachu", side=Side.BUY, price_cents=500, time_in_force=IOC)] * 20)
+        market.append([PlaceOrder(trader_id=1, card="pikachu", side=Side.BUY, price_cents=500, time_in_force=IOC)] * 40)
         market.match()
 
-    assert [order.sequence for order in market.orders_of(1)] == list(range(505, 455, -1))
+    assert [order.sequence for order in market.orders_of(1)] == list(range(1_005, 955, -1))
     assert [order.sequence for order in market.orders_of(1, only="open")] == old[::-1]
     assert market.redis.lrange(market.key("older:1"), 0, -1) == [codec.sequence_text(order).encode() for order in old]
-    assert market.redis.hlen(market.key("closed")) <= 64
+    assert market.redis.llen(market.key("trader:1")) <= 150
+
+
+def expiring(trader: int, count: int) -> list[Command]:
+    """Orders that are completed at once: nobody sells."""
+    order = PlaceOrder(trader_id=trader, card="pikachu", side=Side.BUY, price_cents=500, time_in_force=IOC)
+    return [order] * count
+
+
+@pytest.mark.parametrize(("trader", "bucket"), [(303, "03"), (3, "3")])
+def test_what_happened_is_sorted_into_lists_at_its_turn(market: Market, trader: int, bucket: str) -> None:
+    waiting, listed = market.key(f"recent:{bucket}"), market.key(f"trader:{trader}")
+    market.append(expiring(trader, 400))
+    for other, count in (50, 500), (51, 500), (52, 135):
+        market.append(expiring(other, count))
+    market.match()
+    assert market.redis.strlen(waiting) > 32_768
+    assert market.redis.llen(listed) == 0
+
+    market.append(expiring(53, 1))  # the 1,536th, 3 times 512
+    market.match()
+
+    assert market.redis.strlen(waiting) == 0
+    assert market.redis.llen(listed) == 50
+    assert [order.sequence for order in market.orders_of(trader)] == list(range(400, 350, -1))
+    assert market.order(350) is None
+    assert market.order(351) == market.orders_of(trader)[-1]
+
+
+def test_what_happened_to_many_orders_of_one_trader_is_sorted_at_once(market: Market) -> None:
+    for _ in range(7):
+        market.append(expiring(99, 100))
+        market.match()
+
+    assert market.redis.strlen(market.key("recent:99")) < 65_536
+    assert market.redis.llen(market.key("trader:99")) == 50
+    assert [order.sequence for order in market.orders_of(99)] == list(range(700, 650, -1))
 
 
 @pytest.mark.parametrize("limit", [9, 500])

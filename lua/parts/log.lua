@@ -224,7 +224,7 @@ function log.read(tag, position, limit)
       end
       from = id
       seen = seen + 1
-      marks[#marks + 1] = { count = batch.count, log_id = batch.log_id, part = batch.part, rejected = #rejected }
+      marks[#marks + 1] = { id = id, count = batch.count, log_id = batch.log_id, part = batch.part, rejected = #rejected }
       if batch.part > 0 or batch.count >= limit then
         batch.more = batch.more or e < #entries
         return batch
@@ -233,6 +233,14 @@ function log.read(tag, position, limit)
     if #rejected >= COMMANDS_MAX then break end
   end
   return batch
+end
+
+-- Keeps of the entries that were read only those that the next call reads again.
+function log.forget(tag, batch)
+  local marks, kept = batch.marks, last_read[tag]
+  for m = 1, #marks do
+    if marks[m].count <= batch.count and marks[m].part == 0 then kept[marks[m].id] = nil end
+  end
 end
 
 -- Ends a batch after its first `count` commands: what comes after them is left for the next call.

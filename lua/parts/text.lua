@@ -57,15 +57,20 @@ local function counter()
       known = number - ending
       start = format('%09d', known / THOUSAND)
     end
-    return start .. endings[ending]
+    return start, endings[ending]
   end
 end
 
+local sequence_parts = counter()
+
 -- A sequence as it stands in books, hashes, lists and lines: 12 digits, so that members of a book with equal
 -- scores sort by age, and one text serves everywhere.
-text.sequence = counter()
+function text.sequence(number)
+  local start, ending = sequence_parts(number)
+  return start .. ending
+end
 
--- A trade's number in 12 digits.
+-- A trade's number in 12 digits, in two parts: it is joined with more.
 text.trade_number = counter()
 
 local MS_PER_DAY = 86400000

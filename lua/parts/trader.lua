@@ -1,147 +1,201 @@
--- trader: which orders a trader has entered on this card, by sequence. Their contents are in {card}:open and
--- {card}:closed.
---   {card}:traders   a hash, read and written for a whole batch in one call each (with a list a trader, one RPUSH
---                    an order, a match call costs 1.1 to 1.3 times as much):
---     <id>             the newest sequences, a comma before each, behind the number of that chunk
---     <id>:<number>    the chunks before that one, full ones, as many as the latest orders take
---   {card}:older:<id>  a list: orders of older chunks that were open when these were dropped, oldest first
+-- trader: what has happened to each trader's orders on this card.
+--   {card}:trader:<id>    a list, oldest first: the line of each order that is completed, and the sequence alone of each
+--                         that came to rest in the book; the latest 50 orders, or some more
+--   {card}:recent:<dd>    a string: the newest of these of all traders whose id ends with these digits (two, or the only
+--                         one), a line each behind the id; now and then it is sorted into their lists
+--   {card}:older:<id>     a list: orders that were open when they were dropped from the trader's list, oldest first
+-- Two steps, because one call of Redis and one cold list an order cost more than matching it: a hundred APPENDs take a
+-- whole batch, and one RPUSH several orders (docs/decisions.md).
 local trader = {}
 
+local find, sub, format, concat, floor = string.find, string.sub, string.format, table.concat, math.floor
 local LATEST = 50
-local CHUNK = 8
-local CHUNKS = math.ceil(LATEST / CHUNK) -- full ones that are kept besides the newest
-local NUMBER = '%06d'
-local DIGITS = 6
-local ITEM = 13 -- a comma and a sequence
-local FULL = DIGITS + CHUNK * ITEM
-local TRIM_AT = 2 * LATEST
+local TRIM_AT = 3 * LATEST
+local OLDER_TRIM_AT = 2 * LATEST
+local BUCKETS = 100
+-- Whenever so many commands are done it is the next bucket's turn to be sorted into the lists of its traders, if it has
+-- grown to so many bytes by then; at so many it is sorted at once.
+local SORT_EVERY = 512
+local BUCKET_BYTES, BUCKET_BYTES_MAX = 32768, 65536
+local DIGITS = 12 -- of a sequence
 
-local function chunk_field(id, number)
-  return id .. ':' .. text.integer[number]
-end
+local function list_key(tag, id) return tag .. ':trader:' .. id end
+local function recent_key(tag, bucket) return tag .. ':recent:' .. bucket end
+local function older_key(tag, id) return tag .. ':older:' .. id end
 
-local function sequences_of(chunk, into)
-  for sequence in string.gmatch(chunk, ',(%d+)') do into[#into + 1] = sequence end
-  return into
+-- Drops the completed orders from a trader's older ones.
+function trader.trim_older(tag, id)
+  local key = older_key(tag, id)
+  local sequences = redis.call('LRANGE', key, 0, -1)
+  local records = bulk.read(tag .. ':open', sequences)
+  local open = {}
+  for i = 1, #sequences do
+    if records[i] then open[#open + 1] = sequences[i] end
+  end
+  if #open == #sequences then return end
+  redis.call('DEL', key)
+  bulk.call('RPUSH', key, open)
 end
 
 -- Appends to a trader's older open orders. Drops the completed ones when the length passes 100, 200, 400, …: that
 -- costs what the list holds, so it has to become rarer as more open orders stay in it.
 local function keep_older(tag, id, open)
-  local key = tag .. ':older:' .. id
-  local length = bulk.call('RPUSH', key, open)
-  local bound = TRIM_AT
+  local length = bulk.call('RPUSH', older_key(tag, id), open)
+  local bound = OLDER_TRIM_AT
   while bound <= length do
     if length - #open < bound then
-      trader.trim(tag, id)
+      trader.trim_older(tag, id)
       return
     end
     bound = bound * 2
   end
 end
 
--- Drops the completed orders from a trader's older ones.
-function trader.trim(tag, id)
-  local key = tag .. ':older:' .. id
-  local sequences = redis.call('LRANGE', key, 0, -1)
-  local records = bulk.read(tag .. ':open', sequences)
-  local open, closed = {}, {}
+-- Puts items of a list (or of a bucket) together by their orders: what is known of each sequence, its line where it is
+-- completed, and the sequences in the order they were first seen.
+local function gather(items, known, sequences)
+  for i = 1, #items do
+    local item = items[i]
+    local is_line = #item > DIGITS
+    local sequence = tonumber(is_line and sub(item, 1, DIGITS) or item)
+    if not known[sequence] then sequences[#sequences + 1] = sequence end
+    if is_line or not known[sequence] then known[sequence] = item end
+  end
+end
+
+-- Keeps the latest orders in a trader's list, and remembers the older ones that are open.
+local function trim(tag, id)
+  local key = list_key(tag, id)
+  local known, sequences = {}, {}
+  gather(redis.call('LRANGE', key, 0, -1), known, sequences)
+  table.sort(sequences)
+  local dropped, kept = {}, {}
   for i = 1, #sequences do
-    local into = records[i] and open or closed
-    into[#into + 1] = sequences[i]
+    local item = known[sequences[i]]
+    if i > #sequences - LATEST then
+      kept[#kept + 1] = item
+    elseif #item == DIGITS then
+      dropped[#dropped + 1] = item
+    end
   end
-  if #closed == 0 then return end
+  local records, open = bulk.read(tag .. ':open', dropped), {}
+  for i = 1, #dropped do
+    if records[i] then open[#open + 1] = dropped[i] end
+  end
   redis.call('DEL', key)
-  bulk.call('RPUSH', key, open)
-  bulk.call('HDEL', tag .. ':closed', closed)
+  bulk.call('RPUSH', key, kept)
+  if #open > 0 then keep_older(tag, id, open) end
 end
 
--- Drops chunks that are older than the latest orders.
-local function retire(tag, dropped)
-  local key = tag .. ':traders'
-  local fields = {}
-  for d = 1, #dropped do fields[d] = chunk_field(dropped[d].id, dropped[d].number) end
-  local chunks = bulk.read(key, fields)
-  local sequences, ends = {}, {}
-  for d = 1, #dropped do
-    sequences_of(chunks[d] or '', sequences)
-    ends[d] = #sequences
-  end
-  local records = bulk.read(tag .. ':open', sequences)
-  local closed, from = {}, 1
-  for d = 1, #dropped do
-    local open = {}
-    for i = from, ends[d] do
-      local into = records[i] and open or closed
-      into[#into + 1] = sequences[i]
+-- Sorts a bucket into the lists of its traders.
+local function sort(tag, bucket)
+  local key = recent_key(tag, bucket)
+  local stored = redis.call('GET', key)
+  if not stored then return end
+  local lists, ids = {}, {}
+  local at = 2
+  repeat
+    local space = find(stored, ' ', at, true)
+    local stop = find(stored, '\n', space, true)
+    local id, item = sub(stored, at, space - 1), sub(stored, space + 1, stop and stop - 1)
+    local list = lists[id]
+    if list then
+      list[#list + 1] = item
+    else
+      lists[id] = { item }
+      ids[#ids + 1] = id
     end
-    from = ends[d] + 1
-    if #open > 0 then keep_older(tag, dropped[d].id, open) end
+    at = stop and stop + 1
+  until not at
+  for i = 1, #ids do
+    local id = ids[i]
+    if bulk.call('RPUSH', list_key(tag, id), lists[id]) > TRIM_AT then trim(tag, id) end
   end
-  bulk.call('HDEL', tag .. ':closed', closed)
-  bulk.call('HDEL', key, fields)
+  redis.call('DEL', key)
 end
 
--- Enters the orders of a batch (not its cancels), after {card}:open and {card}:closed are written.
-function trader.enter(tag, batch, fields, count)
-  local kinds, traders, cancels = batch.kinds, batch.traders, batch.cancels
-  -- A trader's first order of the batch has the slot of its id; `again` lists the others.
-  local slot_of, ids, first, slots, again = {}, {}, {}, 0, {}
-  for i = 1, count do
-    if not cancels or kinds[i] ~= 0 then
-      local id = traders[i]
-      if slot_of[id] then
-        again[#again + 1] = i
-      else
-        slots = slots + 1
-        slot_of[id], ids[slots], first[slots] = slots, id, fields[i]
-      end
+local pieces = {} -- of a bucket's text; kept between calls for its memory alone
+
+-- Enters what a batch did to orders: items[n], a completed order's line or the sequence of one that came to rest, is
+-- owners[n]'s. `base` and `last`: the sequences before and at the end of the batch.
+function trader.enter(tag, owners, items, count, base, last)
+  local first, latest, following, buckets = {}, {}, {}, {}
+  for n = 1, count do
+    local bucket = sub(owners[n], -2)
+    local before = latest[bucket]
+    if before then
+      following[before] = n
+    else
+      first[bucket] = n
+      buckets[#buckets + 1] = bucket
+    end
+    latest[bucket] = n
+  end
+  for b = 1, #buckets do
+    local bucket = buckets[b]
+    local n, size = first[bucket], 0
+    while n do
+      pieces[size + 1], pieces[size + 2], pieces[size + 3], pieces[size + 4] = '\n', owners[n], ' ', items[n]
+      size = size + 4
+      n = following[n]
+    end
+    local length = redis.call('APPEND', recent_key(tag, bucket), concat(pieces, '', 1, size))
+    if length > BUCKET_BYTES_MAX then sort(tag, bucket) end
+  end
+  for turn = floor(base / SORT_EVERY) + 1, floor(last / SORT_EVERY) do
+    local number = turn % BUCKETS
+    local names = { format('%02d', number), number < 10 and text.integer[number] or nil }
+    for n = 1, #names do
+      if redis.call('STRLEN', recent_key(tag, names[n])) > BUCKET_BYTES then sort(tag, names[n]) end
     end
   end
-  if slots == 0 then return end
-  local key = tag .. ':traders'
-  local newest = bulk.read(key, ids)
-  local written, dropped = {}, {}
-
-  -- A chunk with one more sequence: itself or, where it is full, the next one.
-  local function longer(chunk, id, sequence)
-    if not chunk then return '000000,' .. sequence end
-    if #chunk < FULL then return chunk .. ',' .. sequence end
-    local number = tonumber(string.sub(chunk, 1, DIGITS))
-    written[#written + 1] = chunk_field(id, number)
-    written[#written + 1] = string.sub(chunk, DIGITS + 1)
-    if number >= CHUNKS then dropped[#dropped + 1] = { id = id, number = number - CHUNKS } end
-    return string.format(NUMBER, number + 1) .. ',' .. sequence
-  end
-
-  for slot = 1, slots do
-    local chunk = newest[slot]
-    newest[slot] = chunk and #chunk < FULL and chunk .. ',' .. first[slot] or longer(chunk, ids[slot], first[slot])
-  end
-  for a = 1, #again do
-    local slot = slot_of[traders[again[a]]]
-    newest[slot] = longer(newest[slot], ids[slot], fields[again[a]])
-  end
-  local at = #written
-  for slot = 1, slots do
-    written[at + 1], written[at + 2] = ids[slot], newest[slot]
-    at = at + 2
-  end
-  bulk.call('HSET', key, written)
-  if #dropped > 0 then retire(tag, dropped) end
 end
 
--- A trader's sequences, oldest first: the latest ones (50 or a few more), with `all_open` also older ones that may
--- still be open.
-function trader.sequences(tag, id, all_open)
-  local key = tag .. ':traders'
-  local found = all_open and redis.call('LRANGE', tag .. ':older:' .. id, 0, -1) or {}
-  local newest = redis.call('HGET', key, id)
-  if not newest then return found end
-  local number = tonumber(string.sub(newest, 1, DIGITS))
-  local fields = {}
-  for n = math.max(0, number - CHUNKS), number - 1 do fields[#fields + 1] = chunk_field(id, n) end
-  local chunks = bulk.read(key, fields)
-  for c = 1, #fields do sequences_of(chunks[c] or '', found) end
-  return sequences_of(newest, found)
+-- The items of a bucket that are a trader's.
+local function recent_items(tag, id)
+  local stored, items = redis.call('GET', recent_key(tag, sub(id, -2))), {}
+  local mark = '\n' .. id .. ' '
+  local from, at = nil, 0
+  if stored then from, at = find(stored, mark, 1, true) end
+  while from do
+    local stop = find(stored, '\n', at, true)
+    items[#items + 1] = sub(stored, at + 1, stop and stop - 1)
+    if not stop then break end
+    from, at = find(stored, mark, stop, true)
+  end
+  return items
+end
+
+-- What is known of a trader's latest orders, by sequence: the line of a completed one, the sequence's text of one that
+-- came to rest; and the sequences, oldest first.
+function trader.latest(tag, id)
+  local known, sequences = {}, {}
+  gather(redis.call('LRANGE', list_key(tag, id), 0, -1), known, sequences)
+  gather(recent_items(tag, id), known, sequences)
+  table.sort(sequences)
+  return known, sequences
+end
+
+-- The texts of the sequences of a trader's orders that may be open, oldest first.
+function trader.resting(tag, id)
+  local found = redis.call('LRANGE', older_key(tag, id), 0, -1)
+  local known, sequences = trader.latest(tag, id)
+  for i = 1, #sequences do
+    local item = known[sequences[i]]
+    if #item == DIGITS then found[#found + 1] = item end
+  end
+  return found
+end
+
+-- The line of one of a trader's latest completed orders, by the text of its sequence.
+function trader.completed(tag, id, sequence)
+  local begins = sequence .. ','
+  local lists = { recent_items(tag, id), redis.call('LRANGE', list_key(tag, id), 0, -1) }
+  for l = 1, #lists do
+    local items = lists[l]
+    for i = #items, 1, -1 do
+      if sub(items[i], 1, DIGITS + 1) == begins then return items[i] end
+    end
+  end
+  return nil
 end
