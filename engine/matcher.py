@@ -28,7 +28,8 @@ CROWD_SECONDS = 0.003
 before it is matched; a lone order is never held back."""
 
 MANY = 400
-"""Commands of a round after which the next one makes its calls one by one."""
+"""Commands of a round after which the next one makes only so many calls at once as in `AT_ONCE`."""
+AT_ONCE = 4
 
 
 class Matcher:
@@ -59,9 +60,9 @@ class Matcher:
         Raises:
             Unavailable: no answer; calling again is safe.
         """
-        # Calls of one pipeline are done without a pause: with many commands they go one by one, so that appends and
-        # reads of others come in between.
-        at_once = len(cards) if self._done < MANY else 1
+        # Calls of one pipeline are done without a pause, and share an fsync: with many commands a few go together, so
+        # that appends and reads of others come in between.
+        at_once = len(cards) if self._done < MANY else AT_ONCE
         replies: list[Any] = []
         for start in range(0, len(cards), at_once):
             pipeline = self._redis.pipeline(transaction=False)

@@ -16,7 +16,7 @@
 --
 -- Hot and flat on purpose: one call for 500 orders costs a third of 500 calls, or less (`tcgx bench match`).
 local integer, comma, sequence_text, number_text = text.integer, text.comma, text.sequence, text.trade_number
-local terms, terms_of_1 = text.terms, text.terms_of_1
+local side_text, force, one_and_force = text.side, text.force, text.one_and_force
 local concat, min, clock = table.concat, math.min, text.clock
 local advance, push, pop = side.advance, side.push, side.pop
 local FOK = 3
@@ -29,10 +29,14 @@ local GARBAGE_KB = 1500
 
 -- A call ends early once it has made, or looked at, this many fills: a command may cost as much as it has quantity.
 local WORK_MAX = 2000
--- Writing what commands have changed takes about as long as finding it out.
-local FINDING_SHARE = 0.45
 -- How many commands and fills lie between two looks at the clock.
 local LOOK = 32
+-- Of the time that a call has, how much it plans to use.
+local PLANNED = 0.7
+-- What a command or fill costs after it is found out: to write, and to collect. Learned from the calls of so many.
+local LEARNED_FROM = 8 * LOOK
+local seconds_after = 3 / 1000000
+local found_at, found -- of the call under way: when everything was found out, and how much that was
 
 -- The records in {card}:open of the orders that this batch cancels one by one, by sequence.
 local function records_to_cancel(tag, batch, base)
@@ -59,7 +63,7 @@ local function apply(keys, args)
   end
   local hold_ms = tonumber(args[2])
   local look_at_clock = hold_ms and LOOK or math.huge
-  local deadline = hold_ms and started + hold_ms * FINDING_SHARE / 1000
+  local deadline = hold_ms and started + hold_ms * PLANNED / 1000
 
   local base = position.sequence
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
@@ -81,10 +85,13 @@ local function apply(keys, args)
   -- The line of order i of the batch: up to accepted_at, and what comes after that.
   local function line(i, after)
     local kind, quantity = kinds[i], quantities[i]
-    local ordered = quantity == 1 and terms_of_1[kind][prices[i]] or terms(kind, prices[i], quantity)
     local client = clients and clients[i] or 0
-    if client == 0 then return fields[i] .. ',' .. traders[i] .. ordered .. times[i] .. after end
-    return fields[i] .. ',' .. traders[i] .. ordered .. client .. times[i] .. after
+    if quantity == 1 and client == 0 then
+      return fields[i] .. ',' .. traders[i] .. side_text[kind] .. integer[prices[i]] .. one_and_force[kind] .. times[i]
+        .. after
+    end
+    return fields[i] .. ',' .. traders[i] .. side_text[kind] .. integer[prices[i]] .. comma[quantity] .. force[kind]
+      .. (client == 0 and '' or client) .. times[i] .. after
   end
 
   -- Order i of the batch is completed with this status.
@@ -209,7 +216,7 @@ local function apply(keys, args)
             trade_count = trade_count + 1
             local number, ending = number_text(trade_number)
             trades[trade_count] = number .. ending .. ',' .. field .. ',' .. maker_field .. ',' .. taker .. ','
-              .. maker .. comma[key < 0 and -key or key] .. comma[fill] .. taker_side .. at
+              .. maker .. ',' .. integer[key < 0 and -key or key] .. comma[fill] .. taker_side .. at
           end
         end
       end
@@ -217,7 +224,9 @@ local function apply(keys, args)
       if remaining == 0 then
         if quantity == 1 and not clients then
           orders_count = orders_count + 1
-          orders[orders_count], owners[orders_count] = field .. ',' .. trader_id .. terms_of_1[kind][price] .. at .. filled_1, trader_id
+          orders[orders_count] = field .. ',' .. trader_id .. side_text[kind] .. integer[price] .. one_and_force[kind] .. at
+            .. filled_1
+          owners[orders_count] = trader_id
         else
           close(trader_id, line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. at))
         end
@@ -230,7 +239,7 @@ local function apply(keys, args)
     local ends = work > WORK_MAX
     if i + work >= look_at_clock then
       look_at_clock = i + work + LOOK
-      ends = ends or clock() > deadline
+      ends = ends or clock() + (i + work) * seconds_after > deadline
     end
     if ends and i < count then
       log.cut(batch, position, i)
@@ -238,6 +247,8 @@ local function apply(keys, args)
       break
     end
   end
+
+  if hold_ms then found_at, found = clock(), count + work end
 
   local opened, opened_count = {}, 0 -- field, line, … for {card}:open
   for _, book in ipairs({ asks, bids }) do
@@ -312,8 +323,10 @@ local function apply(keys, args)
 end
 
 local function match(keys, args)
+  found = 0
   local reply = apply(keys, args)
   if collectgarbage('count') > GARBAGE_KB then collectgarbage() end
+  if found >= LEARNED_FROM then seconds_after = 0.8 * seconds_after + 0.2 * (clock() - found_at) / found end
   return reply
 end
 

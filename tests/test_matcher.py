@@ -98,7 +98,7 @@ def test_a_card_whose_call_was_refused_is_tried_again(
             assert matched(market) == 0
             redis_client.delete(events)
             await until_matched(market, 1)
-            assert matcher.refused == {}
+            await until(lambda: matcher.refused == {})
 
     asyncio.run(run())
 

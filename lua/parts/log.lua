@@ -46,13 +46,9 @@ local function traders_column(json, size)
   if count ~= size or rest ~= '[' .. string.rep(',', size - 1) .. ']' then
     error('traders is not an array of ' .. size .. ' numbers as text', 0)
   end
-  if find(json, '"0%d') then error('traders has a number that begins with 0', 0) end
+  if find(json, '"0', 1, true) and find(json, '"0%d') then error('traders has a number that begins with 0', 0) end
   local values = cjson.decode(json)
-  if find(json, '%d%d%d%d%d%d%d%d%d%d') then
-    for i = 1, size do
-      if tonumber(values[i]) > INTEGER_MAX then error('traders has a value that is above ' .. INTEGER_MAX, 0) end
-    end
-  end
+  if max(unpack(values)) > INTEGER_MAX then error('traders has a value that is above ' .. INTEGER_MAX, 0) end
   return values
 end
 
@@ -75,7 +71,7 @@ local function columns(fields, from)
     kinds = kinds,
     size = size,
     traders = traders_column(fields[from + 3], size),
-    cancels = find(fields[from + 1], '[,%[]%-?0') ~= nil,
+    cancels = find(fields[from + 1], '0', 1, true) ~= nil,
   }
   local prices = column('prices', fields[from + 5], size, entry.cancels and 0 or 1,
     entry.cancels and SEQUENCE_MAX or PRICE_CENTS_MAX)
@@ -167,8 +163,7 @@ local function add(batch, entry, from, to)
   batch.count = last
 end
 
--- The commands after a position, as a structure of arrays: whole entries as long as they fit into `limit`, of the first
--- one as much as fits. Entries that are malformed are listed in `rejected`, passed over, and count for nothing.
+-- The commands after a position, as a structure of arrays: as many as `limit`, of the last entry as much as fits. Entries that are malformed are listed in `rejected`, passed over, and count for nothing.
 -- Returns nil and a sentence where acknowledged commands are missing from the log.
 function log.read(tag, position, limit)
   local batch = {
@@ -204,10 +199,6 @@ function log.read(tag, position, limit)
         if done ~= batch.part or done >= entry.size then
           entry, fault = nil, 'its sequence is not the next one'
         else
-          if batch.count > 0 and batch.count + entry.size - done > limit then
-            batch.more = true
-            return batch
-          end
           local last = min(entry.size, done + limit - batch.count)
           add(batch, entry, done + 1, last)
           batch.sequence = entry.first + last - 1

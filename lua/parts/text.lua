@@ -19,28 +19,21 @@ local function remembering(make)
   })
 end
 
--- text.integer[n]: n as decimal digits; text.comma[n]: the same after a comma, for prices and quantities. Not for
--- traders: a second text of ten thousand of them is memory that the processor has to fetch.
+-- text.integer[n]: n as decimal digits; text.comma[n]: the same after a comma, for quantities. Not for prices and
+-- traders: a second text of all of them is memory that the processor has to fetch, and that every collection of garbage
+-- walks through.
 text.integer = remembering(function(n) return format('%d', n) end)
 text.comma = remembering(function(n) return format(',%d', n) end)
 
--- text.terms_of_1[kind][price]: side, price, a quantity of 1 and time in force, as they stand in a line.
-local SIDE = { [-1] = ',sell,', [1] = ',buy,' }
-local TIME_IN_FORCE = { ',gtc,', ',ioc,', ',fok,' }
-text.terms_of_1 = {}
-for time_in_force = 1, #TIME_IN_FORCE do
+-- By the kind of an order: its side and time in force as they stand in a line before and after its numbers, and the
+-- latter behind a quantity of 1.
+text.side, text.force, text.one_and_force = {}, {}, {}
+for time_in_force, name in ipairs({ ',gtc,', ',ioc,', ',fok,' }) do
   for sign = -1, 1, 2 do
-    local after = ',1' .. TIME_IN_FORCE[time_in_force]
-    text.terms_of_1[sign * time_in_force] = remembering(function(price)
-      return SIDE[sign] .. text.integer[price] .. after
-    end)
+    local kind = sign * time_in_force
+    text.side[kind] = sign > 0 and ',buy,' or ',sell,'
+    text.force[kind], text.one_and_force[kind] = name, ',1' .. name
   end
-end
-
--- The same for any quantity.
-function text.terms(kind, price, quantity)
-  local sign = kind > 0 and 1 or -1
-  return SIDE[sign] .. text.integer[price] .. text.comma[quantity] .. TIME_IN_FORCE[kind * sign]
 end
 
 -- Numbers that grow by one are too many to be remembered, but one and the next share all but their last three
