@@ -25,7 +25,8 @@ local TOLD_MAX = 100 -- commands of a call whose outcome is published
 
 -- What a call leaves in Lua's memory is collected at its end, once there is so much of it: the next call gets memory
 -- that the processor still has at hand. Left to itself, Lua walks through megabytes of it.
-local GARBAGE_KB = 1500
+local GARBAGE_KB = 1000
+local kept_kb = 0 -- what the last collection left
 
 -- A call ends early once it has made, or looked at, this many fills: a command may cost as much as it has quantity.
 local WORK_MAX = 2000
@@ -33,9 +34,10 @@ local WORK_MAX = 2000
 local LOOK = 32
 -- Of the time that a call has, how much it plans to use.
 local PLANNED = 0.7
--- What a command or fill costs after it is found out: to write, and to collect. Learned from the calls of so many.
-local LEARNED_FROM = 8 * LOOK
-local seconds_after = 3 / 1000000
+-- What a command or fill costs until it is found out, and after that: to write, and to collect. Learned from the calls
+-- of so many, the newest one counting a fifth.
+local LEARNED_FROM = 2 * LOOK
+local seconds_before, seconds_after = 2 / 1000000, 3 / 1000000
 local found_at, found -- of the call under way: when everything was found out, and how much that was
 
 -- The records in {card}:open of the orders that this batch cancels one by one, by sequence.
@@ -50,18 +52,23 @@ local function records_to_cancel(tag, batch, base)
   return records
 end
 
-local function apply(keys, args)
-  local started = args[2] and clock()
+-- How many commands a call can do in its time at the most, so that not much more is read.
+local function at_most(hold_ms)
+  return math.ceil(LOOK + 1.5 * PLANNED * hold_ms / 1000 / (seconds_before + seconds_after))
+end
+
+local function apply(keys, args, started)
   local tag = keys[1]
   local position = cursor.read(tag)
-  local batch, fault = log.read(tag, position, tonumber(args[1]))
+  local hold_ms, limit = tonumber(args[2]), tonumber(args[1])
+  if hold_ms then limit = min(limit, at_most(hold_ms)) end
+  local batch, fault = log.read(tag, position, limit)
   if not batch then return redis.error_reply('GAP ' .. fault) end
   local count = batch.count
   local rejected = batch.rejected
   if count == 0 and #rejected == 0 then
     return { 0, position.sequence, position.log_id, 0, 0, 0 }
   end
-  local hold_ms = tonumber(args[2])
   local look_at_clock = hold_ms and LOOK or math.huge
   local deadline = hold_ms and started + hold_ms * PLANNED / 1000
 
@@ -324,9 +331,16 @@ end
 
 local function match(keys, args)
   found = 0
-  local reply = apply(keys, args)
-  if collectgarbage('count') > GARBAGE_KB then collectgarbage() end
-  if found >= LEARNED_FROM then seconds_after = 0.8 * seconds_after + 0.2 * (clock() - found_at) / found end
+  local started = args[2] and clock()
+  local reply = apply(keys, args, started)
+  if collectgarbage('count') > kept_kb + GARBAGE_KB then
+    collectgarbage()
+    kept_kb = collectgarbage('count')
+  end
+  if found >= LEARNED_FROM then
+    seconds_before = 0.8 * seconds_before + 0.2 * (found_at - started) / found
+    seconds_after = 0.8 * seconds_after + 0.2 * (clock() - found_at) / found
+  end
   return reply
 end
 

@@ -163,7 +163,16 @@ local function add(batch, entry, from, to)
   batch.count = last
 end
 
--- The commands after a position, as a structure of arrays: as many as `limit`, of the last entry as much as fits. Entries that are malformed are listed in `rejected`, passed over, and count for nothing.
+-- How many entries to read first: one where the last call left enough of it, two elsewhere.
+local function first_look(read_before, sequence, limit)
+  for _, entry in pairs(read_before) do
+    if entry.first <= sequence and entry.first + entry.size >= sequence + limit then return 1 end
+  end
+  return 2
+end
+
+-- The commands after a position, as a structure of arrays: as many as `limit`, of the last entry as much as fits. Entries
+-- that are malformed are listed in `rejected`, passed over, and count for nothing.
 -- Returns nil and a sentence where acknowledged commands are missing from the log.
 function log.read(tag, position, limit)
   local batch = {
@@ -181,7 +190,7 @@ function log.read(tag, position, limit)
   local seen = 0
   while batch.more and batch.count < limit do
     -- Entries hold one command or a thousand: read as many as the ones seen so far suggest.
-    local wanted = seen == 0 and 2 or math.ceil((limit - batch.count) * seen / max(batch.count, 1))
+    local wanted = seen == 0 and first_look(read_before, batch.sequence + 1, limit) or math.ceil((limit - batch.count) * seen / max(batch.count, 1))
     wanted = min(wanted, ENTRIES_MAX, limit - batch.count)
     local entries = redis.call('XRANGE', key, '(' .. from, '+', 'COUNT', wanted)
     batch.more = #entries == wanted
