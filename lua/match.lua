@@ -23,22 +23,22 @@ local FOK = 3
 local LATEST = 50
 local TOLD_MAX = 100 -- commands of a call whose outcome is published
 
--- What a call leaves in Lua's memory is collected at its end, once there is so much of it: the next call gets memory
--- that the processor still has at hand. Left to itself, Lua walks through megabytes of it.
-local GARBAGE_KB = 1000
-local kept_kb = 0 -- what the last collection left
+-- What a call leaves in Lua's memory is collected step by step, in a heap that stays small: the processor has it at hand.
+local GARBAGE_PERCENT = 150
+collectgarbage('setpause', GARBAGE_PERCENT)
 
 -- A call ends early once it has made, or looked at, this many fills: a command may cost as much as it has quantity.
 local WORK_MAX = 2000
 -- How many commands and fills lie between two looks at the clock.
 local LOOK = 32
 -- Of the time that a call has, how much it plans to use.
-local PLANNED = 0.7
+local PLANNED = 0.75
 -- What a command or fill costs until it is found out, and after that: to write, and to collect. Learned from the calls
 -- of so many, the newest one counting a fifth.
 local LEARNED_FROM = 2 * LOOK
 local seconds_before, seconds_after = 2 / 1000000, 3 / 1000000
-local found_at, found -- of the call under way: when everything was found out, and how much that was
+local seconds_a_sort = 1 / 1000 -- of a bucket of traders' orders
+local found_at, found, sorted_in -- of the call under way: when everything was found out, how much, and what sorting took
 
 -- The records in {card}:open of the orders that this batch cancels one by one, by sequence.
 local function records_to_cancel(tag, batch, base)
@@ -57,6 +57,14 @@ local function at_most(hold_ms)
   return math.ceil(LOOK + 1.5 * PLANNED * hold_ms / 1000 / (seconds_before + seconds_after))
 end
 
+local function sort_buckets(tag, count, timed)
+  local started = timed and clock()
+  trader.sort(tag, count)
+  if not timed then return end
+  sorted_in = clock() - started
+  seconds_a_sort = 0.8 * seconds_a_sort + 0.2 * sorted_in / count
+end
+
 local function apply(keys, args, started)
   local tag = keys[1]
   local position = cursor.read(tag)
@@ -70,7 +78,8 @@ local function apply(keys, args, started)
     return { 0, position.sequence, position.log_id, 0, 0, 0 }
   end
   local look_at_clock = hold_ms and LOOK or math.huge
-  local deadline = hold_ms and started + hold_ms * PLANNED / 1000
+  local sorts = trader.sorts(tag)
+  local deadline = hold_ms and started + hold_ms * PLANNED / 1000 - sorts * seconds_a_sort
 
   local base = position.sequence
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
@@ -315,6 +324,7 @@ local function apply(keys, args, started)
   bulk.call('HDEL', asks.open, removed)
   bulk.call('HSET', asks.open, opened)
   trader.enter(tag, owners, orders, orders_count, base, position.sequence)
+  if sorts > 0 then sort_buckets(tag, sorts, hold_ms) end
   for c = 1, #cancelers do trader.trim_older(tag, cancelers[c]) end
   if trade_count > 0 then
     local latest = {}
@@ -330,16 +340,12 @@ local function apply(keys, args, started)
 end
 
 local function match(keys, args)
-  found = 0
+  found, sorted_in = 0, 0
   local started = args[2] and clock()
   local reply = apply(keys, args, started)
-  if collectgarbage('count') > kept_kb + GARBAGE_KB then
-    collectgarbage()
-    kept_kb = collectgarbage('count')
-  end
   if found >= LEARNED_FROM then
     seconds_before = 0.8 * seconds_before + 0.2 * (found_at - started) / found
-    seconds_after = 0.8 * seconds_after + 0.2 * (clock() - found_at) / found
+    seconds_after = 0.8 * seconds_after + 0.2 * (clock() - found_at - sorted_in) / found
   end
   return reply
 end

@@ -612,7 +612,7 @@ def expiring(trader: int, count: int) -> list[Command]:
 
 
 @pytest.mark.parametrize(("trader", "bucket"), [(303, "03"), (3, "3")])
-def test_what_happened_is_sorted_into_lists_at_its_turn(market: Market, trader: int, bucket: str) -> None:
+def test_what_happened_is_sorted_into_lists_after_its_turn(market: Market, trader: int, bucket: str) -> None:
     waiting, listed = market.key(f"recent:{bucket}"), market.key(f"trader:{trader}")
     market.append(expiring(trader, 400))
     for other, count in (50, 500), (51, 500), (52, 135):
@@ -621,8 +621,9 @@ def test_what_happened_is_sorted_into_lists_at_its_turn(market: Market, trader: 
     assert market.redis.strlen(waiting) > 32_768
     assert market.redis.llen(listed) == 0
 
-    market.append(expiring(53, 1))  # the 1,536th, 3 times 512
-    market.match()
+    for other in 53, 54:  # the 1,536th, 3 times 512: it is due, and sorted by the next call
+        market.append(expiring(other, 1))
+        market.match()
 
     assert market.redis.strlen(waiting) == 0
     assert market.redis.llen(listed) == 50
@@ -631,14 +632,15 @@ def test_what_happened_is_sorted_into_lists_at_its_turn(market: Market, trader: 
     assert market.order(351) == market.orders_of(trader)[-1]
 
 
-def test_what_happened_to_many_orders_of_one_trader_is_sorted_at_once(market: Market) -> None:
-    for _ in range(7):
-        market.append(expiring(99, 100))
-        market.match()
+@pytest.mark.parametrize(("calls", "count"), [(8, 100), (2, 1_000)])
+def test_what_happened_to_many_orders_of_one_trader_is_sorted_soon(market: Market, calls: int, count: int) -> None:
+    for _ in range(calls):
+        market.append(expiring(99, count))
+        market.match(1_000)
 
     assert market.redis.strlen(market.key("recent:99")) < 65_536
     assert market.redis.llen(market.key("trader:99")) == 50
-    assert [order.sequence for order in market.orders_of(99)] == list(range(700, 650, -1))
+    assert [order.sequence for order in market.orders_of(99)] == list(range(calls * count, calls * count - 50, -1))
 
 
 @pytest.mark.parametrize("limit", [9, 500])

@@ -14,9 +14,12 @@ local TRIM_AT = 3 * LATEST
 local OLDER_TRIM_AT = 2 * LATEST
 local BUCKETS = 100
 -- Whenever so many commands are done it is the next bucket's turn to be sorted into the lists of its traders, if it has
--- grown to so many bytes by then; at so many it is sorted at once.
+-- grown to so many bytes by then; or as soon as it has twice as many. A call sorts one of those that earlier calls have
+-- found due, or two of many: what it has to do is known when it plans its time. One of four times as many bytes is sorted at once.
 local SORT_EVERY = 512
-local BUCKET_BYTES, BUCKET_BYTES_MAX = 32768, 65536
+local BUCKET_BYTES = 32768
+local MANY_DUE = 4
+local due = {} -- of each card: its buckets that are due, the longest first; not more than a hint
 local DIGITS = 12 -- of a sequence
 
 local function list_key(tag, id) return tag .. ':trader:' .. id end
@@ -114,6 +117,15 @@ local function sort(tag, bucket)
   redis.call('DEL', key)
 end
 
+local function add_due(tag, bucket)
+  local list = due[tag] or {}
+  due[tag] = list
+  for i = 1, #list do
+    if list[i] == bucket then return end
+  end
+  list[#list + 1] = bucket
+end
+
 local pieces = {} -- of a bucket's text; kept between calls for its memory alone
 
 -- Enters what a batch did to orders: items[n], a completed order's line or the sequence of one that came to rest, is
@@ -140,15 +152,30 @@ function trader.enter(tag, owners, items, count, base, last)
       n = following[n]
     end
     local length = redis.call('APPEND', recent_key(tag, bucket), concat(pieces, '', 1, size))
-    if length > BUCKET_BYTES_MAX then sort(tag, bucket) end
+    if length > 4 * BUCKET_BYTES then
+      sort(tag, bucket)
+    elseif length > 2 * BUCKET_BYTES then
+      add_due(tag, bucket)
+    end
   end
   for turn = floor(base / SORT_EVERY) + 1, floor(last / SORT_EVERY) do
     local number = turn % BUCKETS
     local names = { format('%02d', number), number < 10 and text.integer[number] or nil }
     for n = 1, #names do
-      if redis.call('STRLEN', recent_key(tag, names[n])) > BUCKET_BYTES then sort(tag, names[n]) end
+      if redis.call('STRLEN', recent_key(tag, names[n])) > BUCKET_BYTES then add_due(tag, names[n]) end
     end
   end
+end
+
+-- How many buckets a call is to sort.
+function trader.sorts(tag)
+  local count = due[tag] and #due[tag] or 0
+  return count > MANY_DUE and 2 or math.min(count, 1)
+end
+
+-- Sorts so many of the buckets that are due.
+function trader.sort(tag, count)
+  for _ = 1, count do sort(tag, table.remove(due[tag], 1)) end
 end
 
 -- The items of a bucket that are a trader's.
