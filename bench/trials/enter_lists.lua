@@ -1,7 +1,4 @@
--- enter_lists: in place of trader.enter, a list a trader, without what keeps it short.
-function trader.enter(tag, batch, fields, count)
-  local kinds, traders, prefix = batch.kinds, batch.traders, tag .. ':trader:'
-  for i = 1, count do
-    if kinds[i] ~= 0 then redis.call('RPUSH', prefix .. traders[i], fields[i]) end
-  end
+-- enter_lists: in place of trader.enter, each item to its trader's list at once, without what keeps it short.
+function trader.enter(tag, owners, items, count)
+  for n = 1, count do redis.call('RPUSH', list_key(tag, owners[n]), items[n]) end
 end

@@ -7,7 +7,7 @@
 -- Reply how many trades: the same of all
 local AT = '2026-01-01T00:00:00.000Z'
 local SHARE = 0.78
-local terms = { [-1] = text.terms_of_1[-1], [1] = text.terms_of_1[1] }
+local integer, side_text, one_and_force = text.integer, text.side, text.one_and_force
 local comma = text.comma
 
 local function read(args)
@@ -20,7 +20,7 @@ local function id_of(base, count)
 end
 
 local function line(field, trader_id, sign, price)
-  return field .. ',' .. trader_id .. terms[sign][price] .. ',' .. AT .. ',1,filled,' .. AT
+  return field .. ',' .. trader_id .. side_text[sign] .. integer[price] .. one_and_force[sign] .. ',' .. AT .. ',1,filled,' .. AT
 end
 
 -- The lines of the two orders of trade t.

@@ -6,14 +6,14 @@
 -- Reply how many were taken, the sum of their prices, the newest of them, how many were canceled: the same of all
 local PAGE = 64
 local AT = ',2026-01-01T00:00:00.000Z'
-local terms = text.terms_of_1[-1]
+local integer, sell, one_and_force = text.integer, text.side[-1], text.one_and_force[-1]
 
 local function lines_of(args)
   local base, traders, prices = tonumber(args[1]), cjson.decode(args[2]), cjson.decode(args[3])
   local fields, lines = {}, {}
   for i = 1, #prices do
     local field = text.sequence(base + i)
-    fields[i], lines[i] = field, field .. ',' .. traders[i] .. terms[prices[i]] .. AT
+    fields[i], lines[i] = field, field .. ',' .. traders[i] .. sell .. integer[prices[i]] .. one_and_force .. AT
   end
   return fields, lines, prices
 end

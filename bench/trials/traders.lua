@@ -43,10 +43,12 @@ function traders.nothing(_, args)
 end
 
 -- What tcgx has: lua/parts/trader.lua.
-function traders.chunks(tag, args)
+function traders.buckets(tag, args)
   local batch, fields = read(args)
-  trader.enter(tag, batch, fields, batch.count)
-  return latest(trader.sequences(tag, batch.traders[batch.count], false))
+  local base = tonumber(args[1])
+  trader.sort(tag, trader.sorts(tag))
+  trader.enter(tag, batch.traders, fields, batch.count, base, base + batch.count)
+  return latest(trader.resting(tag, batch.traders[batch.count]))
 end
 
 function traders.lists(tag, args)
