@@ -23,7 +23,8 @@ local FOK = 3
 local LATEST = 50
 local TOLD_MAX = 100 -- commands of a call whose outcome is published
 
--- What a call leaves in Lua's memory is collected step by step, in a heap that stays small: the processor has it at hand.
+-- What a call leaves in Lua's memory is collected step by step, in a heap that stays small: the processor has it at
+-- hand.
 local GARBAGE_PERCENT = 150
 collectgarbage('setpause', GARBAGE_PERCENT)
 
@@ -38,7 +39,8 @@ local PLANNED = 0.75
 local LEARNED_FROM = 2 * LOOK
 local seconds_before, seconds_after = 2 / 1000000, 3 / 1000000
 local seconds_a_sort = 1 / 1000 -- of a bucket of traders' orders
-local found_at, found, sorted_in -- of the call under way: when everything was found out, how much, and what sorting took
+-- Of the call under way: when everything was found out, how much that was, and how long sorting took.
+local found_at, found, sorted_in
 
 -- The records in {card}:open of the orders that this batch cancels one by one, by sequence.
 local function records_to_cancel(tag, batch, base)
@@ -240,8 +242,8 @@ local function apply(keys, args, started)
       if remaining == 0 then
         if quantity == 1 and not clients then
           orders_count = orders_count + 1
-          orders[orders_count] = field .. ',' .. trader_id .. side_text[kind] .. integer[price] .. one_and_force[kind] .. at
-            .. filled_1
+          orders[orders_count] = field .. ',' .. trader_id .. side_text[kind] .. integer[price] .. one_and_force[kind]
+            .. at .. filled_1
           owners[orders_count] = trader_id
         else
           close(trader_id, line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. at))

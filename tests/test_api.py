@@ -82,11 +82,12 @@ class Trader:
         return [self.place(card, "buy", "1.00", time_in_force="ioc", **fields) for _ in range(count)]
 
     def expired_at_once(self, card: str, count: int) -> None:
-        """The same by one request, and matched."""
+        """The same by one request, matched, and sorted into the trader's list, which the next match call does."""
         order = {"card": card, "side": "buy", "price": "1.00", "time_in_force": "ioc"}
         answer = self.http.post("/orders/batch", json={"orders": [order] * count})
         last = answer.json()["results"][-1]["order_id"]
         until(lambda: self.order(last)["status"] == "expired")
+        self.expired(card, 1)
 
     def cancel_all(self) -> None:
         """Leaves nothing in the books."""

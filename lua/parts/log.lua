@@ -190,7 +190,8 @@ function log.read(tag, position, limit)
   local seen = 0
   while batch.more and batch.count < limit do
     -- Entries hold one command or a thousand: read as many as the ones seen so far suggest.
-    local wanted = seen == 0 and first_look(read_before, batch.sequence + 1, limit) or math.ceil((limit - batch.count) * seen / max(batch.count, 1))
+    local wanted = seen == 0 and first_look(read_before, batch.sequence + 1, limit)
+      or math.ceil((limit - batch.count) * seen / max(batch.count, 1))
     wanted = min(wanted, ENTRIES_MAX, limit - batch.count)
     local entries = redis.call('XRANGE', key, '(' .. from, '+', 'COUNT', wanted)
     batch.more = #entries == wanted

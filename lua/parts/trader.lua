@@ -15,11 +15,12 @@ local OLDER_TRIM_AT = 2 * LATEST
 local BUCKETS = 100
 -- Whenever so many commands are done it is the next bucket's turn to be sorted into the lists of its traders, if it has
 -- grown to so many bytes by then; or as soon as it has twice as many. A call sorts one of those that earlier calls have
--- found due, or two of many: what it has to do is known when it plans its time. One of four times as many bytes is sorted at once.
+-- found due, or two of many: what it has to do is known when it plans its time. With four times as many bytes a bucket
+-- is sorted at once.
 local SORT_EVERY = 512
 local BUCKET_BYTES = 32768
 local MANY_DUE = 4
-local due = {} -- of each card: its buckets that are due, the longest first; not more than a hint
+local due = {} -- of each card: its buckets that are due, in turn; what a restart forgets is due again later
 local DIGITS = 12 -- of a sequence
 
 local function list_key(tag, id) return tag .. ':trader:' .. id end
@@ -173,7 +174,8 @@ function trader.sorts(tag)
   return count > MANY_DUE and 2 or math.min(count, 1)
 end
 
--- Sorts so many of the buckets that are due.
+-- Sorts so many of the buckets that are due. An order's sequence stands before its line, in a bucket and in a list: it
+-- came to rest before it was completed, and a bucket is sorted as a whole.
 function trader.sort(tag, count)
   for _ = 1, count do sort(tag, table.remove(due[tag], 1)) end
 end
