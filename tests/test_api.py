@@ -82,9 +82,10 @@ class Trader:
         return [self.place(card, "buy", "1.00", time_in_force="ioc", **fields) for _ in range(count)]
 
     def expired_at_once(self, card: str, count: int) -> None:
-        """The same by one request, matched, and sorted into the trader's list, which the next match call does."""
+        """The same by batches, matched, and sorted into the trader's list, which the next match call does."""
         order = {"card": card, "side": "buy", "price": "1.00", "time_in_force": "ioc"}
-        answer = self.http.post("/orders/batch", json={"orders": [order] * count})
+        for start in range(0, count, 500):
+            answer = self.http.post("/orders/batch", json={"orders": [order] * min(500, count - start)})
         last = answer.json()["results"][-1]["order_id"]
         until(lambda: self.order(last)["status"] == "expired")
         self.expired(card, 1)
@@ -667,7 +668,7 @@ def test_a_trader_neither_sees_nor_cancels_the_orders_of_others(trader: Trader, 
 # -- old orders
 
 
-MANY = 1_000
+MANY = 1_500
 """Orders of a trader that push an older one out of Redis: the newest wait in a bucket of some kilobytes."""
 
 

@@ -595,11 +595,11 @@ def test_the_latest_fifty_orders_of_a_trader_are_listed_newest_first(market: Mar
 def test_old_open_orders_stay_listed_however_many_come_after(market: Market) -> None:
     old = [market.buy("1.00") for _ in range(5)]
     market.match()
-    for _ in range(25):
+    for _ in range(40):
         market.append([PlaceOrder(trader_id=1, card="pikachu", side=Side.BUY, price_cents=500, time_in_force=IOC)] * 40)
         market.match()
 
-    assert [order.sequence for order in market.orders_of(1)] == list(range(1_005, 955, -1))
+    assert [order.sequence for order in market.orders_of(1)] == list(range(1_605, 1_555, -1))
     assert [order.sequence for order in market.orders_of(1, only="open")] == old[::-1]
     assert market.redis.lrange(market.key("older:1"), 0, -1) == [codec.sequence_text(order).encode() for order in old]
     assert market.redis.llen(market.key("trader:1")) <= 150
@@ -614,11 +614,11 @@ def expiring(trader: int, count: int) -> list[Command]:
 @pytest.mark.parametrize(("trader", "bucket"), [(303, "03"), (3, "3")])
 def test_what_happened_is_sorted_into_lists_after_its_turn(market: Market, trader: int, bucket: str) -> None:
     waiting, listed = market.key(f"recent:{bucket}"), market.key(f"trader:{trader}")
-    market.append(expiring(trader, 400))
-    for other, count in (50, 500), (51, 500), (52, 135):
+    market.append(expiring(trader, 600))
+    for other, count in (50, 500), (51, 435):
         market.append(expiring(other, count))
     market.match()
-    assert market.redis.strlen(waiting) > 32_768
+    assert market.redis.strlen(waiting) > 49_152
     assert market.redis.llen(listed) == 0
 
     for other in 53, 54:  # the 1,536th, 3 times 512: it is due, and sorted by the next call
@@ -627,18 +627,18 @@ def test_what_happened_is_sorted_into_lists_after_its_turn(market: Market, trade
 
     assert market.redis.strlen(waiting) == 0
     assert market.redis.llen(listed) == 50
-    assert [order.sequence for order in market.orders_of(trader)] == list(range(400, 350, -1))
-    assert market.order(350) is None
-    assert market.order(351) == market.orders_of(trader)[-1]
+    assert [order.sequence for order in market.orders_of(trader)] == list(range(600, 550, -1))
+    assert market.order(550) is None
+    assert market.order(551) == market.orders_of(trader)[-1]
 
 
-@pytest.mark.parametrize(("calls", "count"), [(8, 100), (2, 1_000)])
+@pytest.mark.parametrize(("calls", "count"), [(12, 100), (3, 1_000)])
 def test_what_happened_to_many_orders_of_one_trader_is_sorted_soon(market: Market, calls: int, count: int) -> None:
     for _ in range(calls):
         market.append(expiring(99, count))
         market.match(1_000)
 
-    assert market.redis.strlen(market.key("recent:99")) < 65_536
+    assert market.redis.strlen(market.key("recent:99")) < 98_304
     assert market.redis.llen(market.key("trader:99")) == 50
     assert [order.sequence for order in market.orders_of(99)] == list(range(calls * count, calls * count - 50, -1))
 

@@ -18,7 +18,7 @@ local BUCKETS = 100
 -- found due, or two of many: what it has to do is known when it plans its time. With four times as many bytes a bucket
 -- is sorted at once.
 local SORT_EVERY = 512
-local BUCKET_BYTES = 32768
+local BUCKET_BYTES = 49152
 local MANY_DUE = 4
 local due = {} -- of each card: its buckets that are due, in turn; what a restart forgets is due again later
 local DIGITS = 12 -- of a sequence
