@@ -40,6 +40,9 @@ NODES = (1, 3)
 CARDS_A_NODE = 4
 TIMES_ORDERS = 10
 """The deepest book and the longest backlog, in orders of the flow that is measured."""
+BEFORE_ORDERS = 2
+"""Of the flow at a depth, so many times the measured ones come before: what making the book has left to do (traders'
+lists are sorted later) is done then."""
 REQUESTS = 10_000
 WARM_SECONDS = 1
 MATCH_SECONDS_MAX = 600
@@ -142,11 +145,14 @@ async def _depth(options: Options, board: Board) -> list[Point]:
     for depth in _sizes(options):
         async with empty_redis(options) as local, long_client(local.redis_url) as client:
             await library.load(client)
-            task = board.task(f"{depth:,} resting orders", depth + options.orders)
+            before = BEFORE_ORDERS * options.orders
+            flow = list(at_the_top(options.seed, before + options.orders))
+            task = board.task(f"{depth:,} resting orders", depth + len(flow))
+            filling = board.task(f"{depth:,} resting orders: matched", depth + before)
             await matching.append(client, list(resting(options.seed, depth)), task)
-            filling = board.task(f"{depth:,} resting orders: matched", depth)
+            await matching.append(client, flow[:before], task)
             await matching.match_all(client, local.cards, batch=options.batch, task=filling)
-            await matching.append(client, list(at_the_top(options.seed, options.orders)), task)
+            await matching.append(client, flow[before:], task)
             points.append(await _measure([client], [local.cards], options, size=depth, count=options.orders))
     return points
 
