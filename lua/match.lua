@@ -240,14 +240,7 @@ local function apply(keys, args, started)
       end
       left[i] = remaining
       if remaining == 0 then
-        if quantity == 1 and not clients then
-          orders_count = orders_count + 1
-          orders[orders_count] = field .. ',' .. trader_id .. side_text[kind] .. integer[price] .. one_and_force[kind]
-            .. at .. filled_1
-          owners[orders_count] = trader_id
-        else
-          close(trader_id, line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. at))
-        end
+        close(trader_id, line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. at))
       elseif status or kind > 1 or kind < -1 then
         close_own(i, status or ',expired', at)
       else

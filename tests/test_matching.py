@@ -542,6 +542,23 @@ def test_a_call_that_has_done_much_leaves_the_rest_to_the_next_ones(
     assert comparison.market.state_hash() == singly.state_hash()
 
 
+def test_a_call_looks_at_the_clock_while_it_fills(redis_client: Redis) -> None:
+    comparison = Comparison(redis_client, "pikachu", "allow")
+    book = many(1, count=3_000, trader=2, side=Side.SELL)
+    for at in range(0, len(book), 1_000):
+        comparison.append(book[at : at + 1_000])
+    while comparison.match(1_000):
+        pass
+    comparison.append([SWEEP] * 30)
+
+    calls = 1
+    while comparison.match(1_000, hold_ms=1):
+        calls += 1
+
+    assert calls > 4  # 30 commands are too few to be read in parts, and two calls would do by the work of each
+    comparison.compare()
+
+
 # A trader that meets itself.
 
 
