@@ -454,6 +454,7 @@ TRIALS: Mapping[str, Trial] = {
     "event": Trial(
         {
             "lines": "event.lines",
+            "lines, table.concat": "event.lines_concat",
             "arrays, JSON": "event.json",
             "arrays, MessagePack": "event.msgpack",
             "arrays, MessagePack; lines for traders' lists": "event.msgpack_and_lines",

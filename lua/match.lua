@@ -113,13 +113,13 @@ local function apply(keys, args, started)
   end
 
   -- Order i of the batch is completed with this status.
-  local function close_own(i, status, at)
-    close(traders[i], line(i, comma[quantities[i] - left[i]] .. status .. at))
+  local function close_own(i, status, closing)
+    close(traders[i], line(i, comma[quantities[i] - left[i]] .. status .. closing))
     left[i] = 0
   end
 
   -- Cancels an order of the book by its field, if it is still there and the trader's.
-  local function cancel_resting(field, record, owner, at)
+  local function cancel_resting(field, record, owner, closing)
     local before, filled, owned_by = side.parse(record)
     if owned_by ~= owner then return end
     local book = string.find(before, ',buy,', 1, true) and bids or asks
@@ -128,40 +128,40 @@ local function apply(keys, args, started)
     book.gone[field] = true
     book.canceled[#book.canceled + 1] = field
     removed[#removed + 1] = field
-    close(owner, before .. comma[filled] .. ',canceled' .. at)
+    close(owner, before .. comma[filled] .. ',canceled' .. closing)
     if book.sequence == field then advance(book) end
   end
 
   local work = 0
   local canceled_all, cancelers = {}, {} -- traders whose resting orders are all canceled
-  local time_now, filled_1 -- of the commands of an entry: their time, and how a line of a filled order of 1 ends
+  local time_now, closing, filled_1 -- of the commands of an entry: their time; how a line ends, and of a filled order of 1
   for i = 1, count do
     local kind, trader_id, at = kinds[i], traders[i], times[i]
-    if at ~= time_now then time_now, filled_1 = at, ',1,filled' .. at end
+    if at ~= time_now then time_now, closing, filled_1 = at, at .. '\n', ',1,filled' .. at .. '\n' end
     if kind == 0 then
       left[i] = 0
       local target, owner = prices[i], trader_id
       if target > base then
         local j = target - base
         if j < i and left[j] > 0 and traders[j] == trader_id then
-          close_own(j, ',canceled', at)
+          close_own(j, ',canceled', closing)
         end
       elseif target > 0 then
         local field = sequence_text(target)
-        if to_cancel[field] then cancel_resting(field, to_cancel[field], owner, at) end
+        if to_cancel[field] then cancel_resting(field, to_cancel[field], owner, closing) end
       else
         if not canceled_all[owner] then
           local listed = trader.resting(tag, owner)
           local records = bulk.read(tag .. ':open', listed)
           for r = 1, #listed do
-            if records[r] then cancel_resting(listed[r], records[r], owner, at) end
+            if records[r] then cancel_resting(listed[r], records[r], owner, closing) end
           end
           canceled_all[owner] = true
           cancelers[#cancelers + 1] = owner
           work = work + #listed
         end
         for j = 1, i - 1 do
-          if left[j] > 0 and traders[j] == trader_id then close_own(j, ',canceled', at) end
+          if left[j] > 0 and traders[j] == trader_id then close_own(j, ',canceled', closing) end
         end
       end
     else
@@ -199,7 +199,7 @@ local function apply(keys, args, started)
             book.left = book.left - fill
             book.filled = book.filled + fill
             if book.left == 0 then
-              close(maker, book.line .. (book.filled == 1 and filled_1 or comma[book.filled] .. ',filled' .. at))
+              close(maker, book.line .. (book.filled == 1 and filled_1 or comma[book.filled] .. ',filled' .. closing))
               book.gone[maker_field] = true
               removed[#removed + 1] = maker_field
               book.consumed = book.consumed + 1
@@ -222,7 +222,7 @@ local function apply(keys, args, started)
               fill = min(remaining, own_left)
               left[j] = own_left - fill
               if own_left == fill then
-                close(maker, line(j, quantities[j] == 1 and filled_1 or comma[quantities[j]] .. ',filled' .. at))
+                close(maker, line(j, quantities[j] == 1 and filled_1 or comma[quantities[j]] .. ',filled' .. closing))
                 pop(book)
               end
             end
@@ -234,15 +234,15 @@ local function apply(keys, args, started)
             trade_count = trade_count + 1
             local number, ending = number_text(trade_number)
             trades[trade_count] = number .. ending .. ',' .. field .. ',' .. maker_field .. ',' .. taker .. ','
-              .. maker .. ',' .. integer[key < 0 and -key or key] .. comma[fill] .. taker_side .. at
+              .. maker .. ',' .. integer[key < 0 and -key or key] .. comma[fill] .. taker_side .. closing
           end
         end
       end
       left[i] = remaining
       if remaining == 0 then
-        close(trader_id, line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. at))
+        close(trader_id, line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. closing))
       elseif status or kind > 1 or kind < -1 then
-        close_own(i, status or ',expired', at)
+        close_own(i, status or ',expired', closing)
       else
         push(own, i, -limit_key)
       end
@@ -268,8 +268,7 @@ local function apply(keys, args, started)
       opened_count = opened_count + 2
     end
   end
-  trades[trade_count + 1], orders[orders_count + 1] = '', '' -- a newline at the end, too
-  local trade_lines, order_lines = concat(trades, '\n'), concat(orders, '\n')
+  local trade_lines, order_lines = text.join(trades, trade_count), text.join(orders, orders_count)
   local completed_count = orders_count
   local entered_asks, entered_bids, asks_count, bids_count = asks.entered, bids.entered, 0, 0
   for i = 1, count do
@@ -284,7 +283,7 @@ local function apply(keys, args, started)
         asks_count = asks_count + 2
       end
       orders_count = orders_count + 1
-      orders[orders_count], owners[orders_count] = field, traders[i]
+      orders[orders_count], owners[orders_count] = field .. '\n', traders[i]
       opened[opened_count + 1] = field
       opened[opened_count + 2] = line(i, remaining == quantity and '' or comma[quantity - remaining])
       opened_count = opened_count + 2
@@ -323,7 +322,7 @@ local function apply(keys, args, started)
   for c = 1, #cancelers do trader.trim_older(tag, cancelers[c]) end
   if trade_count > 0 then
     local latest = {}
-    for t = math.max(1, trade_count - LATEST + 1), trade_count do latest[#latest + 1] = trades[t] end
+    for t = math.max(1, trade_count - LATEST + 1), trade_count do latest[#latest + 1] = string.sub(trades[t], 1, -2) end
     redis.call('LPUSH', tag .. ':trades', unpack(latest))
     redis.call('LTRIM', tag .. ':trades', 0, LATEST - 1)
   end

@@ -619,7 +619,12 @@ def test_old_open_orders_stay_listed_however_many_come_after(market: Market) -> 
     assert [order.sequence for order in market.orders_of(1)] == list(range(1_605, 1_555, -1))
     assert [order.sequence for order in market.orders_of(1, only="open")] == old[::-1]
     assert market.redis.lrange(market.key("older:1"), 0, -1) == [codec.sequence_text(order).encode() for order in old]
-    assert market.redis.llen(market.key("trader:1")) <= 150
+    assert len(listed(market, 1)) <= 150
+
+
+def listed(market: Market, trader: int) -> list[bytes]:
+    """The lines of a trader's list."""
+    return b"".join(market.redis.lrange(market.key(f"trader:{trader}"), 0, -1)).splitlines()
 
 
 def expiring(trader: int, count: int) -> list[Command]:
@@ -630,20 +635,20 @@ def expiring(trader: int, count: int) -> list[Command]:
 
 @pytest.mark.parametrize(("trader", "bucket"), [(303, "03"), (3, "3")])
 def test_what_happened_is_sorted_into_lists_after_its_turn(market: Market, trader: int, bucket: str) -> None:
-    waiting, listed = market.key(f"recent:{bucket}"), market.key(f"trader:{trader}")
+    waiting = market.key(f"recent:{bucket}")
     market.append(expiring(trader, 600))
     for other, count in (50, 500), (51, 435):
         market.append(expiring(other, count))
     market.match()
     assert market.redis.strlen(waiting) > 49_152
-    assert market.redis.llen(listed) == 0
+    assert listed(market, trader) == []
 
     for other in 53, 54:  # the 1,536th, 3 times 512: it is due, and sorted by the next call
         market.append(expiring(other, 1))
         market.match()
 
     assert market.redis.strlen(waiting) == 0
-    assert market.redis.llen(listed) == 50
+    assert len(listed(market, trader)) == 50
     assert [order.sequence for order in market.orders_of(trader)] == list(range(600, 550, -1))
     assert market.order(550) is None
     assert market.order(551) == market.orders_of(trader)[-1]
@@ -656,8 +661,26 @@ def test_what_happened_to_many_orders_of_one_trader_is_sorted_soon(market: Marke
         market.match(1_000)
 
     assert market.redis.strlen(market.key("recent:99")) < 98_304
-    assert market.redis.llen(market.key("trader:99")) == 50
+    assert len(listed(market, 99)) == 50
     assert [order.sequence for order in market.orders_of(99)] == list(range(calls * count, calls * count - 50, -1))
+
+
+def test_a_list_of_many_short_texts_is_joined(market: Market) -> None:
+    for _ in range(20):  # 110 KB each: due, and sorted by the next call
+        for trader, count in (102, 4), (202, 1), (402, 600), (302, 600):
+            market.append(expiring(trader, count))
+        market.match(1_000)
+        market.append(expiring(1, 1))
+        market.match()
+
+    lengths = [int(market.redis.llen(market.key(f"trader:{trader}"))) for trader in (102, 202)]
+    assert all(1 < length < 17 for length in lengths)
+    each = 4 + 1 + 600 + 600 + 1
+    firsts = range(19 * each + 1, 0, -each)
+    assert [order.sequence for order in market.orders_of(202)] == [first + 4 for first in firsts]
+    assert [order.sequence for order in market.orders_of(102)] == [
+        first + place for first in firsts for place in (3, 2, 1, 0)
+    ][:50]
 
 
 @pytest.mark.parametrize("limit", [9, 500])

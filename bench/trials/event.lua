@@ -20,7 +20,7 @@ local function id_of(base, count)
 end
 
 local function line(field, trader_id, sign, price)
-  return field .. ',' .. trader_id .. side_text[sign] .. integer[price] .. one_and_force[sign] .. ',' .. AT .. ',1,filled,' .. AT
+  return field .. ',' .. trader_id .. side_text[sign] .. integer[price] .. one_and_force[sign] .. ',' .. AT .. ',1,filled,' .. AT .. '\n'
 end
 
 -- The lines of the two orders of trade t.
@@ -33,7 +33,7 @@ end
 local function trade_of(base, traders, prices, t)
   local maker, taker = 2 * t - 1, 2 * t
   return text.trade_number(base + t) .. ',' .. text.sequence(base + taker) .. ',' .. text.sequence(base + maker) .. ','
-    .. traders[taker] .. ',' .. traders[maker] .. comma[prices[maker]] .. ',1,buy,' .. AT
+    .. traders[taker] .. ',' .. traders[maker] .. comma[prices[maker]] .. ',1,buy,' .. AT .. '\n'
 end
 
 local event = {}
@@ -43,19 +43,21 @@ function event.nothing(_, args)
   return 0
 end
 
--- What tcgx has: lua/match.lua.
-function event.lines(tag, args)
+local function lines_joined(tag, args, join)
   local base, traders, prices, count = read(args)
   local trades, orders = {}, {}
   for t = 1, count do
     trades[t] = trade_of(base, traders, prices, t)
     orders[2 * t - 1], orders[2 * t] = orders_of(base, traders, prices, t)
   end
-  trades[count + 1], orders[2 * count + 1] = '', ''
-  redis.call('XADD', tag .. ':events', id_of(base, #prices), 'trades', table.concat(trades, '\n'),
-    'orders', table.concat(orders, '\n'))
+  redis.call('XADD', tag .. ':events', id_of(base, #prices), 'trades', join(trades, count), 'orders', join(orders, 2 * count))
   return count
 end
+
+-- What tcgx has: lua/match.lua.
+function event.lines(tag, args) return lines_joined(tag, args, text.join) end
+
+function event.lines_concat(tag, args) return lines_joined(tag, args, function(parts) return table.concat(parts) end) end
 
 -- One XADD a trade, with its two orders.
 function event.singly(tag, args)

@@ -45,9 +45,10 @@ end
 -- What tcgx has: lua/parts/trader.lua.
 function traders.buckets(tag, args)
   local batch, fields = read(args)
-  local base = tonumber(args[1])
+  local base, lines = tonumber(args[1]), {}
+  for i = 1, batch.count do lines[i] = fields[i] .. '\n' end
   trader.sort(tag, trader.sorts(tag))
-  trader.enter(tag, batch.traders, fields, batch.count, base, base + batch.count)
+  trader.enter(tag, batch.traders, lines, batch.count, base, base + batch.count)
   return latest(trader.resting(tag, batch.traders[batch.count]))
 end
 

@@ -6,7 +6,7 @@
 local text = {}
 
 local REMEMBERED_MAX = 20000
-local format, floor = string.format, math.floor
+local format, floor, concat, min = string.format, math.floor, table.concat, math.min
 
 -- A table whose values are made when they are first asked for; those of small integers are kept.
 local function remembering(make)
@@ -65,6 +65,29 @@ end
 
 -- A trade's number in 12 digits, in two parts: it is joined with more.
 text.trade_number = counter()
+
+-- One text of many that are about 100 bytes long. table.concat alone joins what is longer than 8 KB pair by pair, and Lua
+-- copies and hashes each of these texts: three times as much as when groups of that size are joined at once.
+local GROUP = 64
+function text.join(parts, count)
+  local groups, joined = {}, 0
+  for from = 1, count, GROUP do
+    joined = joined + 1
+    groups[joined] = concat(parts, '', from, min(from + GROUP - 1, count))
+  end
+  while joined > 1 do
+    for g = joined + 1, joined + 15 do groups[g] = '' end
+    local fewer = 0
+    for g = 1, joined, 16 do
+      fewer = fewer + 1
+      groups[fewer] = groups[g] .. groups[g + 1] .. groups[g + 2] .. groups[g + 3] .. groups[g + 4] .. groups[g + 5]
+        .. groups[g + 6] .. groups[g + 7] .. groups[g + 8] .. groups[g + 9] .. groups[g + 10] .. groups[g + 11]
+        .. groups[g + 12] .. groups[g + 13] .. groups[g + 14] .. groups[g + 15]
+    end
+    joined = fewer
+  end
+  return groups[1] or ''
+end
 
 local MS_PER_DAY = 86400000
 local remembered_day, remembered_date = -1, ''

@@ -1,16 +1,18 @@
 -- trader: what has happened to each trader's orders on this card.
---   {card}:trader:<id>    a list, oldest first: the line of each order that is completed, and the sequence alone of each
---                         that came to rest in the book; the latest 50 orders, or some more
---   {card}:recent:<dd>    a string: the newest of these of all traders whose id ends with these digits (two, or the only
---                         one), a line each behind the id; now and then it is sorted into their lists
+--   {card}:trader:<id>    a list of texts, oldest first: a line for each order that is completed, and one with the
+--                         sequence alone for each that came to rest in the book; the latest 50 orders, or some more
+--   {card}:recent:<dd>    a text: the newest such lines of all traders whose id ends with these digits (two, or the only
+--                         one), each behind the id and a space; now and then it is sorted into their lists
 --   {card}:older:<id>     a list: orders that were open when they were dropped from the trader's list, oldest first
 -- Two steps, because one call of Redis and one cold list an order cost more than matching it: a hundred APPENDs take a
--- whole batch, and one RPUSH several orders (docs/decisions.md).
+-- whole batch, and one RPUSH of one text several orders (docs/decisions.md).
 local trader = {}
 
 local find, sub, format, concat, floor = string.find, string.sub, string.format, table.concat, math.floor
 local LATEST = 50
-local TRIM_AT = 3 * LATEST
+-- A list is trimmed when it has so many texts, or would have so many lines if all its texts had as many as the newest.
+local TEXTS_MAX = 16
+local LINES_MAX = 3 * LATEST
 local OLDER_TRIM_AT = 2 * LATEST
 local BUCKETS = 100
 -- Whenever so many commands are done it is the next bucket's turn to be sorted into the lists of its traders, if it has
@@ -21,6 +23,8 @@ local SORT_EVERY = 512
 local BUCKET_BYTES = 49152
 local MANY_DUE = 4
 local due = {} -- of each card: its buckets that are due, in turn; what a restart forgets is due again later
+-- A bucket is read so many bytes at a time: such strings stay in the processor's cache, and in Lua's free memory.
+local WINDOW = 8192
 local DIGITS = 12 -- of a sequence
 
 local function list_key(tag, id) return tag .. ':trader:' .. id end
@@ -55,7 +59,16 @@ local function keep_older(tag, id, open)
   end
 end
 
--- Puts items of a list (or of a bucket) together by their orders: what is known of each sequence, its line where it is
+-- The lines of a trader's list.
+local function listed(tag, id)
+  local texts, items = redis.call('LRANGE', list_key(tag, id), 0, -1), {}
+  for t = 1, #texts do
+    for item in string.gmatch(texts[t], '[^\n]+') do items[#items + 1] = item end
+  end
+  return items
+end
+
+-- Puts lines of a list (or of a bucket) together by their orders: what is known of each sequence, its line where it is
 -- completed, and the sequences in the order they were first seen.
 local function gather(items, known, sequences)
   for i = 1, #items do
@@ -71,7 +84,7 @@ end
 local function trim(tag, id)
   local key = list_key(tag, id)
   local known, sequences = {}, {}
-  gather(redis.call('LRANGE', key, 0, -1), known, sequences)
+  gather(listed(tag, id), known, sequences)
   table.sort(sequences)
   local dropped, kept = {}, {}
   for i = 1, #sequences do
@@ -87,33 +100,65 @@ local function trim(tag, id)
     if records[i] then open[#open + 1] = dropped[i] end
   end
   redis.call('DEL', key)
-  bulk.call('RPUSH', key, kept)
+  redis.call('RPUSH', key, concat(kept, '\n') .. '\n')
   if #open > 0 then keep_older(tag, id, open) end
+end
+
+local pieces = {} -- of a text; kept between calls for its memory alone
+
+-- Links what belongs together: the names in the order they come, the first n of each, and the one that follows each n.
+-- The names are what owners end with: all from this character on.
+local function link(owners, count, from)
+  local names, first, following, latest = {}, {}, {}, {}
+  for n = 1, count do
+    local name = sub(owners[n], from)
+    local before = latest[name]
+    if before then
+      following[before] = n
+    else
+      first[name] = n
+      names[#names + 1] = name
+    end
+    latest[name] = n
+  end
+  return names, first, following
+end
+
+-- The lines of a bucket, and whose they are.
+local function bucket_lines(key)
+  local owners, lines, count, offset, at, window = {}, {}, 0, 0, nil, nil
+  repeat
+    window = redis.call('GETRANGE', key, offset, offset + WINDOW - 1)
+    at = 1
+    while true do
+      local space = find(window, ' ', at, true)
+      local stop = space and find(window, '\n', space, true)
+      if not stop then break end
+      count = count + 1
+      owners[count], lines[count] = sub(window, at, space - 1), sub(window, space + 1, stop)
+      at = stop + 1
+    end
+    offset = offset + at - 1
+  until at == 1 or #window < WINDOW
+  return owners, lines, count
 end
 
 -- Sorts a bucket into the lists of its traders.
 local function sort(tag, bucket)
   local key = recent_key(tag, bucket)
-  local stored = redis.call('GET', key)
-  if not stored then return end
-  local lists, ids = {}, {}
-  local at = 2
-  repeat
-    local space = find(stored, ' ', at, true)
-    local stop = find(stored, '\n', space, true)
-    local id, item = sub(stored, at, space - 1), sub(stored, space + 1, stop and stop - 1)
-    local list = lists[id]
-    if list then
-      list[#list + 1] = item
-    else
-      lists[id] = { item }
-      ids[#ids + 1] = id
-    end
-    at = stop and stop + 1
-  until not at
+  local owners, lines, count = bucket_lines(key)
+  if count == 0 then return end
+  local ids, first, following = link(owners, count, 1)
   for i = 1, #ids do
     local id = ids[i]
-    if bulk.call('RPUSH', list_key(tag, id), lists[id]) > TRIM_AT then trim(tag, id) end
+    local n, size = first[id], 0
+    while n do
+      size = size + 1
+      pieces[size] = lines[n]
+      n = following[n]
+    end
+    local length = redis.call('RPUSH', list_key(tag, id), concat(pieces, '', 1, size))
+    if length > TEXTS_MAX or length * size > LINES_MAX then trim(tag, id) end
   end
   redis.call('DEL', key)
 end
@@ -127,29 +172,16 @@ local function add_due(tag, bucket)
   list[#list + 1] = bucket
 end
 
-local pieces = {} -- of a bucket's text; kept between calls for its memory alone
-
--- Enters what a batch did to orders: items[n], a completed order's line or the sequence of one that came to rest, is
--- owners[n]'s. `base` and `last`: the sequences before and at the end of the batch.
-function trader.enter(tag, owners, items, count, base, last)
-  local first, latest, following, buckets = {}, {}, {}, {}
-  for n = 1, count do
-    local bucket = sub(owners[n], -2)
-    local before = latest[bucket]
-    if before then
-      following[before] = n
-    else
-      first[bucket] = n
-      buckets[#buckets + 1] = bucket
-    end
-    latest[bucket] = n
-  end
+-- Enters what a batch did to orders: lines[n], a completed order's line or the sequence of one that came to rest, with a
+-- newline behind it, is owners[n]'s. `base` and `last`: the sequences before and at the end of the batch.
+function trader.enter(tag, owners, lines, count, base, last)
+  local buckets, first, following = link(owners, count, -2)
   for b = 1, #buckets do
     local bucket = buckets[b]
     local n, size = first[bucket], 0
     while n do
-      pieces[size + 1], pieces[size + 2], pieces[size + 3], pieces[size + 4] = '\n', owners[n], ' ', items[n]
-      size = size + 4
+      pieces[size + 1], pieces[size + 2], pieces[size + 3] = owners[n], ' ', lines[n]
+      size = size + 3
       n = following[n]
     end
     local length = redis.call('APPEND', recent_key(tag, bucket), concat(pieces, '', 1, size))
@@ -180,17 +212,21 @@ function trader.sort(tag, count)
   for _ = 1, count do sort(tag, table.remove(due[tag], 1)) end
 end
 
--- The items of a bucket that are a trader's.
-local function recent_items(tag, id)
+-- The lines of a bucket that are a trader's.
+local function recent(tag, id)
   local stored, items = redis.call('GET', recent_key(tag, sub(id, -2))), {}
+  if not stored then return items end
   local mark = '\n' .. id .. ' '
-  local from, at = nil, 0
-  if stored then from, at = find(stored, mark, 1, true) end
-  while from do
+  local _, at
+  if sub(stored, 1, #id + 1) == id .. ' ' then
+    at = #id + 1
+  else
+    _, at = find(stored, mark, 1, true)
+  end
+  while at do
     local stop = find(stored, '\n', at, true)
-    items[#items + 1] = sub(stored, at + 1, stop and stop - 1)
-    if not stop then break end
-    from, at = find(stored, mark, stop, true)
+    items[#items + 1] = sub(stored, at + 1, stop - 1)
+    _, at = find(stored, mark, stop, true)
   end
   return items
 end
@@ -199,8 +235,8 @@ end
 -- came to rest; and the sequences, oldest first.
 function trader.latest(tag, id)
   local known, sequences = {}, {}
-  gather(redis.call('LRANGE', list_key(tag, id), 0, -1), known, sequences)
-  gather(recent_items(tag, id), known, sequences)
+  gather(listed(tag, id), known, sequences)
+  gather(recent(tag, id), known, sequences)
   table.sort(sequences)
   return known, sequences
 end
@@ -219,7 +255,7 @@ end
 -- The line of one of a trader's latest completed orders, by the text of its sequence.
 function trader.completed(tag, id, sequence)
   local begins = sequence .. ','
-  local lists = { recent_items(tag, id), redis.call('LRANGE', list_key(tag, id), 0, -1) }
+  local lists = { recent(tag, id), listed(tag, id) }
   for l = 1, #lists do
     local items = lists[l]
     for i = #items, 1, -1 do
