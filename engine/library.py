@@ -12,7 +12,7 @@ NAME = "tcgx"
 
 # Parts are local tables that later parts and the functions use, so their order matters.
 PARTS = ("text", "bulk", "cursor", "log", "side", "trader")
-WRITING = ("append", "match", "trim")
+WRITING = ("append", "match", "sort", "trim")
 READING = ("order", "trader_orders", "client_order", "depth", "state_hash")
 
 

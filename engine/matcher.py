@@ -47,6 +47,7 @@ class Matcher:
         self._limits = (batch,) if hold_ms is None else (batch, hold_ms)
         self._log_ids = dict.fromkeys(cards, "0-0")
         self._busy: set[str] = set()
+        self._unsorted: set[str] = set()
         self._done = 0
         self._again_at: dict[str, float] = {}
         self.refused: dict[str, TcgxError] = {}
@@ -63,20 +64,26 @@ class Matcher:
         # Calls of one pipeline are done without a pause, and share an fsync: with many commands a few go together, so
         # that appends and reads of others come in between.
         at_once = len(cards) if self._done < MANY else AT_ONCE
-        replies: list[Any] = []
+        matched: list[Any] = []
         for start in range(0, len(cards), at_once):
             pipeline = self._redis.pipeline(transaction=False)
-            for card in cards[start : start + at_once]:
+            together = cards[start : start + at_once]
+            for card in together:
                 pipeline.fcall("match", 1, keys.tag(card), *self._limits)
+            sorting = [card for card in together if card in self._unsorted]
+            for card in sorting:
+                pipeline.fcall("sort", 1, keys.tag(card))
             with understood():
-                replies += await pipeline.execute(raise_on_error=False)
-        if any(library.is_missing(reply) for reply in replies):
+                replies = await pipeline.execute(raise_on_error=False)
+            matched += replies[: len(together)]
+            self._take_sorted(sorting, replies[len(together) :])
+        if any(library.is_missing(reply) for reply in matched):
             # The server was replaced by an empty one.
             await library.load(self._redis)
             return list(cards)
         self._busy.clear()
         self._done = 0
-        return [card for card, reply in zip(cards, replies, strict=True) if self._take(card, reply)]
+        return [card for card, reply in zip(cards, matched, strict=True) if self._take(card, reply)]
 
     def _take(self, card: str, reply: Any) -> bool:
         try:
@@ -92,14 +99,38 @@ class Matcher:
             self._again_at[card] = asyncio.get_running_loop().time() + STANDSTILL_SECONDS
             return False
         self.refused.pop(card, None)
-        commands, _, log_id, _, rejected, more = reply
+        commands, _, log_id, _, rejected, more, unsorted = reply
         if commands:
             self._busy.add(card)
             self._done += commands
         if rejected:
             log.warning("rejected malformed log entries", card=card, count=rejected)
+        if unsorted:
+            self._unsorted.add(card)
         self._log_ids[card] = log_id.decode()
         return bool(more)
+
+    async def sort(self) -> None:
+        """One call for each card where much has happened to traders' orders: puts a part of it into their lists.
+
+        Raises:
+            Unavailable: no answer; calling again is safe.
+        """
+        cards = list(self._unsorted)
+        if not cards:
+            return
+        pipeline = self._redis.pipeline(transaction=False)
+        for card in cards:
+            pipeline.fcall("sort", 1, keys.tag(card))
+        with understood():
+            self._take_sorted(cards, await pipeline.execute(raise_on_error=False))
+
+    def _take_sorted(self, cards: Sequence[str], replies: Sequence[Any]) -> None:
+        for card, reply in zip(cards, replies, strict=True):
+            if isinstance(reply, Exception):
+                log.warning("sorting traders' orders will be tried again", card=card, reason=str(reply))
+            elif reply == 0:
+                self._unsorted.discard(card)
 
     async def arrivals(self) -> list[str]:
         """The cards to match next, once a log has entries that are not matched; none after a while.
@@ -127,6 +158,7 @@ class Matcher:
         while not stopping.is_set():
             try:
                 if not due:
+                    await self.sort()
                     due = await unless_stopped(self.arrivals(), stopping) or []
                     continue
                 due = await self.match(due)

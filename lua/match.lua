@@ -7,7 +7,7 @@
 -- ARGS  how many commands at most, and optionally for how many milliseconds the call may hold the server: it ends
 --       early when it has used them up, but never before its first command is done
 -- Reply commands done, sequence and log id now reached, trades made, entries rejected,
---       1 if more commands may wait
+--       1 if more commands may wait, how many buckets of traders' orders are due to be sorted (sort.lua)
 -- Event {card}:events <sequence>-<entries rejected so far>: `first`, the first sequence of this call (the last
 --       is in the id), `log`, the log id reached, and one line each of `trades`, `orders` (those completed) and
 --       `rejected`
@@ -38,9 +38,8 @@ local PLANNED = 0.75
 -- of so many, the newest one counting a fifth.
 local LEARNED_FROM = 2 * LOOK
 local seconds_before, seconds_after = 2 / 1000000, 3 / 1000000
-local seconds_a_sort = 1 / 1000 -- of a bucket of traders' orders
--- Of the call under way: when everything was found out, how much that was, and how long sorting took.
-local found_at, found, sorted_in
+-- Of the call under way: when everything was found out, and how much that was.
+local found_at, found
 
 -- The records in {card}:open of the orders that this batch cancels one by one, by sequence.
 local function records_to_cancel(tag, batch, base)
@@ -59,14 +58,6 @@ local function at_most(hold_ms)
   return math.ceil(LOOK + 1.5 * PLANNED * hold_ms / 1000 / (seconds_before + seconds_after))
 end
 
-local function sort_buckets(tag, count, timed)
-  local started = timed and clock()
-  trader.sort(tag, count)
-  if not timed then return end
-  sorted_in = clock() - started
-  seconds_a_sort = 0.8 * seconds_a_sort + 0.2 * sorted_in / count
-end
-
 local function apply(keys, args, started)
   local tag = keys[1]
   local position = cursor.read(tag)
@@ -77,11 +68,10 @@ local function apply(keys, args, started)
   local count = batch.count
   local rejected = batch.rejected
   if count == 0 and #rejected == 0 then
-    return { 0, position.sequence, position.log_id, 0, 0, 0 }
+    return { 0, position.sequence, position.log_id, 0, 0, 0, trader.due(tag) }
   end
   local look_at_clock = hold_ms and LOOK or math.huge
-  local sorts = trader.sorts(tag)
-  local deadline = hold_ms and started + hold_ms * PLANNED / 1000 - sorts * seconds_a_sort
+  local deadline = hold_ms and started + hold_ms * PLANNED / 1000
 
   local base = position.sequence
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
@@ -318,7 +308,6 @@ local function apply(keys, args, started)
   bulk.call('HDEL', asks.open, removed)
   bulk.call('HSET', asks.open, opened)
   trader.enter(tag, owners, orders, orders_count, base, position.sequence)
-  if sorts > 0 then sort_buckets(tag, sorts, hold_ms) end
   for c = 1, #cancelers do trader.trim_older(tag, cancelers[c]) end
   if trade_count > 0 then
     local latest = {}
@@ -330,16 +319,16 @@ local function apply(keys, args, started)
   local told = integer[base + 1] .. ' ' .. integer[position.sequence]
   if count <= TOLD_MAX then told = told .. ' ' .. integer[trade_count] .. '\n' .. trade_lines .. order_lines end
   redis.call('PUBLISH', tag .. ':matched', told)
-  return { count, position.sequence, position.log_id, trade_count, #rejected, batch.more and 1 or 0 }
+  return { count, position.sequence, position.log_id, trade_count, #rejected, batch.more and 1 or 0, trader.due(tag) }
 end
 
 local function match(keys, args)
-  found, sorted_in = 0, 0
+  found = 0
   local started = args[2] and clock()
   local reply = apply(keys, args, started)
   if found >= LEARNED_FROM then
     seconds_before = 0.8 * seconds_before + 0.2 * (found_at - started) / found
-    seconds_after = 0.8 * seconds_after + 0.2 * (clock() - found_at - sorted_in) / found
+    seconds_after = 0.8 * seconds_after + 0.2 * (clock() - found_at) / found
   end
   return reply
 end

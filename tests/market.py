@@ -100,6 +100,7 @@ class Matched(msgspec.Struct, frozen=True):
     trades: int
     rejected: int
     more: bool
+    unsorted: int
 
 
 class Market:
@@ -176,14 +177,20 @@ class Market:
     def match_once(self, limit: int = MATCH_BATCH, hold_ms: int | None = None) -> Matched:
         """One match call; without a bound in time unless given."""
         reply = self.redis.fcall("match", 1, self.tag, limit, *([] if hold_ms is None else [hold_ms]))
-        return Matched(reply[0], reply[1], reply[2].decode(), reply[3], reply[4], bool(reply[5]))
+        return Matched(reply[0], reply[1], reply[2].decode(), reply[3], reply[4], bool(reply[5]), reply[6])
+
+    def sort(self) -> int:
+        """One sort call; how many buckets are still due."""
+        return int(self.redis.fcall("sort", 1, self.tag))
 
     def match(self, limit: int = MATCH_BATCH) -> int:
-        """Matches until nothing waits; how many trades that made."""
+        """Matches until nothing waits, and sorts traders' orders where that is due; how many trades that made."""
         trades = 0
         while True:
             matched = self.match_once(limit)
             trades += matched.trades
+            if matched.unsorted:
+                self.sort()
             if not matched.more:
                 return trades
 

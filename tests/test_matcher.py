@@ -10,6 +10,7 @@ from redis import Redis
 from engine import connection, keys
 from engine.errors import LogGap
 from engine.matcher import Matcher
+from engine.model import PlaceOrder, Side, TimeInForce
 from tests.conftest import RedisServer
 from tests.market import Market
 
@@ -61,6 +62,19 @@ def test_orders_that_come_while_nothing_waits_are_matched(redis_server: RedisSer
                     market.buy("5.00")
                 for market in markets:
                     await until_matched(market, round_number)
+
+    asyncio.run(run())
+
+
+def test_traders_orders_are_sorted_once_nothing_waits(redis_server: RedisServer, redis_client: Redis) -> None:
+    market = Market(redis_client, CARDS[0])
+    order = PlaceOrder(trader_id=7, card=market.card, side=Side.BUY, price_cents=500, time_in_force=TimeInForce.IOC)
+    for _ in range(2):
+        market.append([order] * 600)
+
+    async def run() -> None:
+        async with matching(redis_server):
+            await until(lambda: redis_client.llen(market.key("trader:7")) == 1)
 
     asyncio.run(run())
 

@@ -640,13 +640,15 @@ def test_what_happened_is_sorted_into_lists_after_its_turn(market: Market, trade
     for other, count in (50, 500), (51, 435):
         market.append(expiring(other, count))
     market.match()
+    market.append(expiring(53, 1))  # the 1,536th, 3 times 512
+    assert market.match_once().unsorted == 1
     assert market.redis.strlen(waiting) > 49_152
     assert listed(market, trader) == []
+    before = market.orders_of(trader)
 
-    for other in 53, 54:  # the 1,536th, 3 times 512: it is due, and sorted by the next call
-        market.append(expiring(other, 1))
-        market.match()
+    assert market.sort() == 0
 
+    assert market.orders_of(trader) == before
     assert market.redis.strlen(waiting) == 0
     assert len(listed(market, trader)) == 50
     assert [order.sequence for order in market.orders_of(trader)] == list(range(600, 550, -1))
@@ -654,28 +656,26 @@ def test_what_happened_is_sorted_into_lists_after_its_turn(market: Market, trade
     assert market.order(551) == market.orders_of(trader)[-1]
 
 
-@pytest.mark.parametrize(("calls", "count"), [(12, 100), (3, 1_000)])
-def test_what_happened_to_many_orders_of_one_trader_is_sorted_soon(market: Market, calls: int, count: int) -> None:
+@pytest.mark.parametrize(("calls", "count"), [(24, 100), (3, 1_000)])
+def test_what_nobody_sorts_is_sorted_by_match_before_it_grows_too_large(market: Market, calls: int, count: int) -> None:
     for _ in range(calls):
         market.append(expiring(99, count))
-        market.match(1_000)
+        market.match_once(1_000)
 
-    assert market.redis.strlen(market.key("recent:99")) < 98_304
+    assert market.redis.strlen(market.key("recent:99")) < 196_608
     assert len(listed(market, 99)) == 50
     assert [order.sequence for order in market.orders_of(99)] == list(range(calls * count, calls * count - 50, -1))
 
 
 def test_a_list_of_many_short_texts_is_joined(market: Market) -> None:
-    for _ in range(20):  # 110 KB each: due, and sorted by the next call
+    for _ in range(20):  # 110 KB each
         for trader, count in (102, 4), (202, 1), (402, 600), (302, 600):
             market.append(expiring(trader, count))
-        market.match(1_000)
-        market.append(expiring(1, 1))
-        market.match()
+        market.match(10_000)
 
     lengths = [int(market.redis.llen(market.key(f"trader:{trader}"))) for trader in (102, 202)]
     assert all(1 < length < 17 for length in lengths)
-    each = 4 + 1 + 600 + 600 + 1
+    each = 4 + 1 + 600 + 600
     firsts = range(19 * each + 1, 0, -each)
     assert [order.sequence for order in market.orders_of(202)] == [first + 4 for first in firsts]
     assert [order.sequence for order in market.orders_of(102)] == [

@@ -47,7 +47,7 @@ function traders.buckets(tag, args)
   local batch, fields = read(args)
   local base, lines = tonumber(args[1]), {}
   for i = 1, batch.count do lines[i] = fields[i] .. '\n' end
-  trader.sort(tag, trader.sorts(tag))
+  trader.sort(tag)
   trader.enter(tag, batch.traders, lines, batch.count, base, base + batch.count)
   return latest(trader.resting(tag, batch.traders[batch.count]))
 end

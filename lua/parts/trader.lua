@@ -16,9 +16,8 @@ local LINES_MAX = 3 * LATEST
 local OLDER_TRIM_AT = 2 * LATEST
 local BUCKETS = 100
 -- Whenever so many commands are done it is the next bucket's turn to be sorted into the lists of its traders, if it has
--- grown to so many bytes by then; or as soon as it has twice as many. A call sorts one of those that earlier calls have
--- found due, or two of many: what it has to do is known when it plans its time. With four times as many bytes a bucket
--- is sorted at once.
+-- grown to so many bytes by then; or as soon as it has twice as many. That is done by calls of their own (sort.lua), so
+-- that nobody who waits for a match waits for it, too. With four times as many bytes a bucket is sorted at once.
 local SORT_EVERY = 512
 local BUCKET_BYTES = 49152
 local MANY_DUE = 4
@@ -200,16 +199,13 @@ function trader.enter(tag, owners, lines, count, base, last)
   end
 end
 
--- How many buckets a call is to sort.
-function trader.sorts(tag)
-  local count = due[tag] and #due[tag] or 0
-  return count > MANY_DUE and 2 or math.min(count, 1)
-end
+-- How many buckets are due to be sorted.
+function trader.due(tag) return due[tag] and #due[tag] or 0 end
 
--- Sorts so many of the buckets that are due. An order's sequence stands before its line, in a bucket and in a list: it
+-- Sorts a bucket that is due, or two of many. An order's sequence stands before its line, in a bucket and in a list: it
 -- came to rest before it was completed, and a bucket is sorted as a whole.
-function trader.sort(tag, count)
-  for _ = 1, count do sort(tag, table.remove(due[tag], 1)) end
+function trader.sort(tag)
+  for _ = 1, math.min(trader.due(tag), trader.due(tag) > MANY_DUE and 2 or 1) do sort(tag, table.remove(due[tag], 1)) end
 end
 
 -- The lines of a bucket that are a trader's.
