@@ -33,7 +33,7 @@ local WORK_MAX = 2000
 -- How many commands and fills lie between two looks at the clock.
 local LOOK = 32
 -- Of the time that a call has, how much it plans to use.
-local PLANNED = 0.75
+local PLANNED = 0.65
 -- What a command or fill costs until it is found out, and after that: to write, and to collect. Learned from the calls
 -- of so many, the newest one counting a fifth.
 local LEARNED_FROM = 2 * LOOK

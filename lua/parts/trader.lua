@@ -105,27 +105,12 @@ end
 
 local pieces = {} -- of a text; kept between calls for its memory alone
 
--- Links what belongs together: the names in the order they come, the first n of each, and the one that follows each n.
--- The names are what owners end with: all from this character on.
-local function link(owners, count, from)
-  local names, first, following, latest = {}, {}, {}, {}
-  for n = 1, count do
-    local name = sub(owners[n], from)
-    local before = latest[name]
-    if before then
-      following[before] = n
-    else
-      first[name] = n
-      names[#names + 1] = name
-    end
-    latest[name] = n
-  end
-  return names, first, following
-end
-
--- The lines of a bucket, and whose they are.
-local function bucket_lines(key)
-  local owners, lines, count, offset, at, window = {}, {}, 0, 0, nil, nil
+-- Sorts a bucket into the lists of its traders.
+local function sort(tag, bucket)
+  local key = recent_key(tag, bucket)
+  local lines, count = {}, 0
+  local ids, first, following, latest = {}, {}, {}, {} -- the first line of each id, and the one that follows each
+  local offset, at, window = 0, nil, nil
   repeat
     window = redis.call('GETRANGE', key, offset, offset + WINDOW - 1)
     at = 1
@@ -133,21 +118,22 @@ local function bucket_lines(key)
       local space = find(window, ' ', at, true)
       local stop = space and find(window, '\n', space, true)
       if not stop then break end
+      local id = sub(window, at, space - 1)
       count = count + 1
-      owners[count], lines[count] = sub(window, at, space - 1), sub(window, space + 1, stop)
+      lines[count] = sub(window, space + 1, stop)
+      local before = latest[id]
+      if before then
+        following[before] = count
+      else
+        first[id] = count
+        ids[#ids + 1] = id
+      end
+      latest[id] = count
       at = stop + 1
     end
     offset = offset + at - 1
   until at == 1 or #window < WINDOW
-  return owners, lines, count
-end
-
--- Sorts a bucket into the lists of its traders.
-local function sort(tag, bucket)
-  local key = recent_key(tag, bucket)
-  local owners, lines, count = bucket_lines(key)
   if count == 0 then return end
-  local ids, first, following = link(owners, count, 1)
   for i = 1, #ids do
     local id = ids[i]
     local n, size = first[id], 0
@@ -174,7 +160,18 @@ end
 -- Enters what a batch did to orders: lines[n], a completed order's line or the sequence of one that came to rest, with a
 -- newline behind it, is owners[n]'s. `base` and `last`: the sequences before and at the end of the batch.
 function trader.enter(tag, owners, lines, count, base, last)
-  local buckets, first, following = link(owners, count, -2)
+  local buckets, first, following, latest = {}, {}, {}, {} -- the first line of each bucket, and the one that follows each
+  for n = 1, count do
+    local bucket = sub(owners[n], -2)
+    local before = latest[bucket]
+    if before then
+      following[before] = n
+    else
+      first[bucket] = n
+      buckets[#buckets + 1] = bucket
+    end
+    latest[bucket] = n
+  end
   for b = 1, #buckets do
     local bucket = buckets[b]
     local n, size = first[bucket], 0
