@@ -683,6 +683,17 @@ def test_a_list_of_many_short_texts_is_joined(market: Market) -> None:
     ][:50]
 
 
+def test_a_log_is_matched_again_where_its_books_were_dropped(market: Market) -> None:
+    market.append(many(1, count=400, side=Side.SELL) + many(1, count=400, side=Side.BUY))
+    for _ in range(2):
+        market.match_once(250)  # what is done of an entry is not kept
+    for name in ("cursor", "asks", "bids", "open", "events"):
+        market.redis.delete(market.key(name))
+
+    assert market.match(250) == 400
+    assert market.bids() == market.asks() == []
+
+
 @pytest.mark.parametrize("limit", [9, 500])
 def test_cancel_all_finds_every_one_of_three_hundred_open_orders(market: Market, limit: int) -> None:
     market.append(many(1, count=300))
