@@ -15,11 +15,17 @@ local function trader_orders(keys, args)
     return reply
   end
   local known, sequences = trader.latest(tag, id)
-  local fields = {}
-  for i = 1, #sequences do fields[i] = text.sequence(sequences[i]) end
-  local open = bulk.read(tag .. ':open', fields)
-  for i = #sequences, math.max(1, #sequences - limit + 1), -1 do
-    reply[#reply + 1] = open[i] or known[sequences[i]]
+  local from = math.max(1, #sequences - limit + 1)
+  local resting = {} -- as far as is known from there: the others are completed
+  for i = from, #sequences do
+    local item = known[sequences[i]]
+    if trader.rests(item) then resting[#resting + 1] = item end
+  end
+  local records, open = bulk.read(tag .. ':open', resting), {}
+  for r = 1, #resting do open[resting[r]] = records[r] end
+  for i = #sequences, from, -1 do
+    local item = known[sequences[i]]
+    reply[#reply + 1] = open[item] or item
   end
   return reply
 end

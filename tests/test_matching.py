@@ -667,6 +667,19 @@ def test_what_nobody_sorts_is_sorted_by_match_before_it_grows_too_large(market: 
     assert [order.sequence for order in market.orders_of(99)] == list(range(calls * count, calls * count - 50, -1))
 
 
+def test_a_bucket_of_few_traders_is_sorted_early(market: Market) -> None:
+    market.append(expiring(7, 1_000))
+    market.match()
+    market.append(expiring(7, 110))
+    market.match()
+    assert market.redis.strlen(market.key("recent:7")) == 0  # it had 98,304 bytes
+
+    market.append(expiring(7, 90))
+    assert market.match_once().unsorted == 0
+    market.append(expiring(7, 20))  # 8,192, and 1,024 for the trader
+    assert market.match_once().unsorted == 1
+
+
 def test_a_list_of_many_short_texts_is_joined(market: Market) -> None:
     for _ in range(20):  # 110 KB each
         for trader, count in (102, 4), (202, 1), (402, 600), (302, 600):

@@ -21,7 +21,11 @@ local BUCKETS = 100
 local SORT_EVERY = 512
 local BUCKET_BYTES = 49152
 local MANY_DUE = 4
+-- Where a bucket has few traders it is due earlier, with so many bytes more for each: there are enough lines of a trader
+-- for one RPUSH then, and whoever reads the trader's orders reads them all.
+local BYTES_MIN, BYTES_A_TRADER = 8192, 1024
 local due = {} -- of each card: its buckets that are due, in turn; what a restart forgets is due again later
+local due_bytes = {} -- of each card and bucket: with how many bytes it is due, known once it has been sorted
 -- A bucket is read so many bytes at a time: such strings stay in the processor's cache, and in Lua's free memory.
 local WINDOW = 8192
 local DIGITS = 12 -- of a sequence
@@ -105,7 +109,7 @@ end
 
 local pieces = {} -- of a text; kept between calls for its memory alone
 
--- Sorts a bucket into the lists of its traders.
+-- Sorts a bucket into the lists of its traders; how many bytes it had.
 local function sort(tag, bucket)
   local key = recent_key(tag, bucket)
   local lines, count = {}, 0
@@ -133,7 +137,7 @@ local function sort(tag, bucket)
     end
     offset = offset + at - 1
   until at == 1 or #window < WINDOW
-  if count == 0 then return end
+  if count == 0 then return 0 end
   for i = 1, #ids do
     local id = ids[i]
     local n, size = first[id], 0
@@ -146,6 +150,9 @@ local function sort(tag, bucket)
     if length > TEXTS_MAX or length * size > LINES_MAX then trim(tag, id) end
   end
   redis.call('DEL', key)
+  due_bytes[tag] = due_bytes[tag] or {}
+  due_bytes[tag][bucket] = math.min(2 * BUCKET_BYTES, BYTES_MIN + #ids * BYTES_A_TRADER)
+  return offset
 end
 
 local function add_due(tag, bucket)
@@ -172,6 +179,7 @@ function trader.enter(tag, owners, lines, count, base, last)
     end
     latest[bucket] = n
   end
+  local due_bytes_now = due_bytes[tag] or {}
   for b = 1, #buckets do
     local bucket = buckets[b]
     local n, size = first[bucket], 0
@@ -183,7 +191,7 @@ function trader.enter(tag, owners, lines, count, base, last)
     local length = redis.call('APPEND', recent_key(tag, bucket), concat(pieces, '', 1, size))
     if length > 4 * BUCKET_BYTES then
       sort(tag, bucket)
-    elseif length > 2 * BUCKET_BYTES then
+    elseif length > (due_bytes_now[bucket] or 2 * BUCKET_BYTES) then
       add_due(tag, bucket)
     end
   end
@@ -199,10 +207,11 @@ end
 -- How many buckets are due to be sorted.
 function trader.due(tag) return due[tag] and #due[tag] or 0 end
 
--- Sorts a bucket that is due, or two of many. An order's sequence stands before its line, in a bucket and in a list: it
--- came to rest before it was completed, and a bucket is sorted as a whole.
+-- Sorts a large bucket that is due, or two where many are, or as many bytes of small ones. An order's sequence stands
+-- before its line, in a bucket and in a list: it came to rest before it was completed, and a bucket is sorted as a whole.
 function trader.sort(tag)
-  for _ = 1, math.min(trader.due(tag), trader.due(tag) > MANY_DUE and 2 or 1) do sort(tag, table.remove(due[tag], 1)) end
+  local bytes = trader.due(tag) > MANY_DUE and 2 * BUCKET_BYTES or BUCKET_BYTES
+  while bytes > 0 and trader.due(tag) > 0 do bytes = bytes - sort(tag, table.remove(due[tag], 1)) end
 end
 
 -- The lines of a bucket that are a trader's.
@@ -234,13 +243,16 @@ function trader.latest(tag, id)
   return known, sequences
 end
 
+-- Whether this is all that is known of an order: it came to rest.
+function trader.rests(item) return #item == DIGITS end
+
 -- The texts of the sequences of a trader's orders that may be open, oldest first.
 function trader.resting(tag, id)
   local found = redis.call('LRANGE', older_key(tag, id), 0, -1)
   local known, sequences = trader.latest(tag, id)
   for i = 1, #sequences do
     local item = known[sequences[i]]
-    if #item == DIGITS then found[#found + 1] = item end
+    if trader.rests(item) then found[#found + 1] = item end
   end
   return found
 end
