@@ -674,9 +674,9 @@ def test_a_bucket_of_few_traders_is_sorted_early(market: Market) -> None:
     market.match()
     assert market.redis.strlen(market.key("recent:7")) == 0  # it had 98,304 bytes
 
-    market.append(expiring(7, 90))
+    market.append(expiring(7, 120))
     assert market.match_once().unsorted == 0
-    market.append(expiring(7, 20))  # 8,192, and 1,024 for the trader
+    market.append(expiring(7, 40))  # 8,192 bytes, and 4,096 for the trader
     assert market.match_once().unsorted == 1
 
 

@@ -23,7 +23,7 @@ local BUCKET_BYTES = 49152
 local MANY_DUE = 4
 -- Where a bucket has few traders it is due earlier, with so many bytes more for each: there are enough lines of a trader
 -- for one RPUSH then, and whoever reads the trader's orders reads them all.
-local BYTES_MIN, BYTES_A_TRADER = 8192, 1024
+local BYTES_MIN, BYTES_A_TRADER = 8192, 4096
 local due = {} -- of each card: its buckets that are due, in turn; what a restart forgets is due again later
 local due_bytes = {} -- of each card and bucket: with how many bytes it is due, known once it has been sorted
 -- A bucket is read so many bytes at a time: such strings stay in the processor's cache, and in Lua's free memory.
