@@ -127,10 +127,10 @@ class Matcher:
 
     def _take_sorted(self, cards: Sequence[str], replies: Sequence[Any]) -> None:
         for card, reply in zip(cards, replies, strict=True):
-            if isinstance(reply, Exception):
-                log.warning("sorting traders' orders will be tried again", card=card, reason=str(reply))
-            elif reply == 0:
+            if reply == 0 or library.is_missing(reply):  # an empty server has nothing to sort
                 self._unsorted.discard(card)
+            elif isinstance(reply, Exception):
+                log.warning("sorting traders' orders will be tried again", card=card, reason=str(reply))
 
     async def arrivals(self) -> list[str]:
         """The cards to match next, once a log has entries that are not matched; none after a while.

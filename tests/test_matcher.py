@@ -69,11 +69,12 @@ def test_orders_that_come_while_nothing_waits_are_matched(redis_server: RedisSer
 def test_traders_orders_are_sorted_once_nothing_waits(redis_server: RedisServer, redis_client: Redis) -> None:
     market = Market(redis_client, CARDS[0])
     order = PlaceOrder(trader_id=7, card=market.card, side=Side.BUY, price_cents=500, time_in_force=TimeInForce.IOC)
-    for _ in range(2):
-        market.append([order] * 600)
 
     async def run() -> None:
         async with matching(redis_server):
+            market.append([order] * 1_000)
+            await until_matched(market, 1_000)
+            market.append([order] * 90)  # one call, and with it there are 98,304 bytes
             await until(lambda: redis_client.llen(market.key("trader:7")) == 1)
 
     asyncio.run(run())
