@@ -16,6 +16,7 @@ from engine.connection import BLOCK_MS, ENGINE_NAME, understood
 from engine.errors import LogGap, TcgxError
 from engine.life import Retry, unless_stopped
 from engine.settings import Settings
+from engine.sorting import Sorting
 
 log = structlog.get_logger()
 
@@ -30,6 +31,9 @@ before it is matched; a lone order is never held back."""
 MANY = 400
 """Commands of a round after which the next one makes only so many calls at once as in `AT_ONCE`."""
 AT_ONCE = 4
+
+SORTING_SECONDS = 0.001
+"""For how long orders are awaited while traders' orders wait to be sorted."""
 
 
 class Matcher:
@@ -47,7 +51,7 @@ class Matcher:
         self._limits = (batch,) if hold_ms is None else (batch, hold_ms)
         self._log_ids = dict.fromkeys(cards, "0-0")
         self._busy: set[str] = set()
-        self._unsorted: set[str] = set()
+        self._sorting = Sorting()
         self._done = 0
         self._again_at: dict[str, float] = {}
         self.refused: dict[str, TcgxError] = {}
@@ -70,13 +74,7 @@ class Matcher:
             together = cards[start : start + at_once]
             for card in together:
                 pipeline.fcall("match", 1, keys.tag(card), *self._limits)
-            sorting = [card for card in together if card in self._unsorted]
-            for card in sorting:
-                pipeline.fcall("sort", 1, keys.tag(card))
-            with understood():
-                replies = await pipeline.execute(raise_on_error=False)
-            matched += replies[: len(together)]
-            self._take_sorted(sorting, replies[len(together) :])
+            matched += await self._execute(pipeline, together)
         if any(library.is_missing(reply) for reply in matched):
             # The server was replaced by an empty one.
             await library.load(self._redis)
@@ -84,6 +82,26 @@ class Matcher:
         self._busy.clear()
         self._done = 0
         return [card for card, reply in zip(cards, matched, strict=True) if self._take(card, reply)]
+
+    async def _execute(self, pipeline: Any, cards: Sequence[str]) -> list[Any]:
+        """The replies to a pipeline of a match call for each of these cards. Traders' orders are sorted meanwhile."""
+        sorting = self._sorting
+        try:
+            with understood():
+                if sorting:
+                    sorting.add_calls(pipeline)
+                    replies, _ = await asyncio.gather(pipeline.execute(raise_on_error=False), sorting.sort())
+                else:
+                    replies = await pipeline.execute(raise_on_error=False)
+        except TcgxError:
+            self._sorting = Sorting()
+            raise
+        matched: list[Any] = replies[: len(cards)]
+        for card, reply in zip(cards, matched, strict=True):
+            if not isinstance(reply, Exception):
+                sorting.due(card, reply[-1])
+        sorting.take(replies[len(cards) :])
+        return matched
 
     def _take(self, card: str, reply: Any) -> bool:
         try:
@@ -99,47 +117,34 @@ class Matcher:
             self._again_at[card] = asyncio.get_running_loop().time() + STANDSTILL_SECONDS
             return False
         self.refused.pop(card, None)
-        commands, _, log_id, _, rejected, more, unsorted = reply
+        commands, _, log_id, _, rejected, more, _ = reply
         if commands:
             self._busy.add(card)
             self._done += commands
         if rejected:
             log.warning("rejected malformed log entries", card=card, count=rejected)
-        if unsorted:
-            self._unsorted.add(card)
         self._log_ids[card] = log_id.decode()
         return bool(more)
 
-    async def sort(self) -> None:
-        """One call for each card where much has happened to traders' orders: puts a part of it into their lists.
+    async def sort(self) -> bool:
+        """Sorts a part of what happened to traders' orders, where that is due; whether there is more.
 
         Raises:
             Unavailable: no answer; calling again is safe.
         """
-        cards = list(self._unsorted)
-        if not cards:
-            return
-        pipeline = self._redis.pipeline(transaction=False)
-        for card in cards:
-            pipeline.fcall("sort", 1, keys.tag(card))
-        with understood():
-            self._take_sorted(cards, await pipeline.execute(raise_on_error=False))
+        if self._sorting:
+            await self._execute(self._redis.pipeline(transaction=False), ())
+            await self._sorting.sort()
+        return bool(self._sorting)
 
-    def _take_sorted(self, cards: Sequence[str], replies: Sequence[Any]) -> None:
-        for card, reply in zip(cards, replies, strict=True):
-            if reply == 0 or library.is_missing(reply):  # an empty server has nothing to sort
-                self._unsorted.discard(card)
-            elif isinstance(reply, Exception):
-                log.warning("sorting traders' orders will be tried again", card=card, reason=str(reply))
-
-    async def arrivals(self) -> list[str]:
-        """The cards to match next, once a log has entries that are not matched; none after a while.
+    async def arrivals(self, seconds: float = BLOCK_MS / 1000) -> list[str]:
+        """The cards to match next, once a log has entries that are not matched; none after so many seconds.
 
         Those of the call before are among them: of orders that come for many cards, only the first wakes the reader.
         """
         now = asyncio.get_running_loop().time()
         self._again_at = {card: again_at for card, again_at in self._again_at.items() if again_at > now}
-        seconds = min([BLOCK_MS / 1000, *(again_at - now for again_at in self._again_at.values())])
+        seconds = min([seconds, *(again_at - now for again_at in self._again_at.values())])
         names = {keys.key(card, "orders").encode(): card for card in self._log_ids if card not in self._again_at}
         if not names:
             await asyncio.sleep(seconds)
@@ -158,8 +163,8 @@ class Matcher:
         while not stopping.is_set():
             try:
                 if not due:
-                    await self.sort()
-                    due = await unless_stopped(self.arrivals(), stopping) or []
+                    arrivals = self.arrivals(SORTING_SECONDS) if await self.sort() else self.arrivals()
+                    due = await unless_stopped(arrivals, stopping) or []
                     continue
                 due = await self.match(due)
                 retry.succeeded()

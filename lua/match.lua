@@ -7,7 +7,7 @@
 -- ARGS  how many commands at most, and optionally for how many milliseconds the call may hold the server: it ends
 --       early when it has used them up, but never before its first command is done
 -- Reply commands done, sequence and log id now reached, trades made, entries rejected,
---       1 if more commands may wait, how many buckets of traders' orders are due to be sorted (sort.lua)
+--       1 if more commands may wait, the first buckets of traders' orders that are due to be sorted (sort.lua)
 -- Event {card}:events <sequence>-<entries rejected so far>: `first`, the first sequence of this call (the last
 --       is in the id), `log`, the log id reached, and one line each of `trades`, `orders` (those completed) and
 --       `rejected`

@@ -17,6 +17,7 @@ from redis import Redis
 from bench.reference_book import ReferenceBook, SelfTrade
 from engine import codec, keys
 from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade, price_text
+from engine.sorting import BYTES_AT_ONCE, arguments
 
 HEADER = "bid | price | ask"
 WAITING_MAX = 1_000_000
@@ -100,7 +101,7 @@ class Matched(msgspec.Struct, frozen=True):
     trades: int
     rejected: int
     more: bool
-    unsorted: int
+    unsorted: list[bytes]
 
 
 class Market:
@@ -179,9 +180,14 @@ class Market:
         reply = self.redis.fcall("match", 1, self.tag, limit, *([] if hold_ms is None else [hold_ms]))
         return Matched(reply[0], reply[1], reply[2].decode(), reply[3], reply[4], bool(reply[5]), reply[6])
 
-    def sort(self) -> int:
-        """One sort call; how many buckets are still due."""
-        return int(self.redis.fcall("sort", 1, self.tag))
+    def sort(self, buckets: Sequence[bytes]) -> list[bytes]:
+        """A sort call for each of these buckets, as the engine makes them; those that are still due."""
+        due: list[bytes] = []
+        for bucket in buckets:
+            text = self.redis.getrange(self.key(f"recent:{bucket.decode()}"), 0, BYTES_AT_ONCE - 1)
+            done, due = self.redis.fcall("sort", 1, self.tag, *arguments(bucket, text))
+            assert done
+        return due
 
     def match(self, limit: int = MATCH_BATCH) -> int:
         """Matches until nothing waits, and sorts traders' orders where that is due; how many trades that made."""
@@ -189,8 +195,7 @@ class Market:
         while True:
             matched = self.match_once(limit)
             trades += matched.trades
-            if matched.unsorted:
-                self.sort()
+            self.sort(matched.unsorted)
             if not matched.more:
                 return trades
 

@@ -80,6 +80,49 @@ def test_traders_orders_are_sorted_once_nothing_waits(redis_server: RedisServer,
     asyncio.run(run())
 
 
+def test_traders_orders_are_sorted_beside_match_calls(redis_server: RedisServer, redis_client: Redis) -> None:
+    markets = [Market(redis_client, card) for card in CARDS]
+    waiting: list[int] = []
+    for market in markets:
+        order = PlaceOrder(trader_id=7, card=market.card, side=Side.BUY, price_cents=500, time_in_force=TimeInForce.IOC)
+        for _ in range(10):
+            market.append([order] * 1_000)
+
+    async def run() -> None:
+        url = f"unix://{redis_server.socket}"
+        async with connection.connect(url) as redis:
+            matcher = Matcher(redis, redis, CARDS, batch=100)
+            due = list(CARDS)
+            while due:
+                due = await matcher.match(due)
+                waiting.extend(int(redis_client.strlen(market.key("recent:7"))) for market in markets)
+
+    asyncio.run(run())
+    assert max(waiting) < 150_000  # match itself sorts at 196,608
+    for market in markets:
+        assert redis_client.llen(market.key("trader:7")) >= 1
+        assert [order.sequence for order in market.orders_of(7)] == list(range(10_000, 9_950, -1))
+
+
+def test_matching_goes_on_where_traders_orders_cannot_be_sorted(redis_server: RedisServer, redis_client: Redis) -> None:
+    market = Market(redis_client, CARDS[0])
+    order = PlaceOrder(trader_id=7, card=market.card, side=Side.BUY, price_cents=500, time_in_force=TimeInForce.IOC)
+    in_the_way = market.key("trader:7")
+    redis_client.set(in_the_way, "in the way")
+
+    async def run() -> None:
+        async with matching(redis_server):
+            market.append([order] * 1_000)
+            market.append([order] * 200)
+            await until_matched(market, 1_200)
+            redis_client.delete(in_the_way)
+            market.append([order])
+            await until(lambda: redis_client.llen(in_the_way) == 1)
+
+    asyncio.run(run())
+    assert [order.sequence for order in market.orders_of(7)] == list(range(1_201, 1_151, -1))
+
+
 def test_a_card_with_a_gap_stands_still_and_the_other_goes_on(redis_server: RedisServer, redis_client: Redis) -> None:
     broken, sound = (Market(redis_client, card) for card in CARDS)
     for _ in range(3):

@@ -1,11 +1,15 @@
 """The rules of trading, one scenario a test, on the real server."""
 
+from typing import Any
+
 import pytest
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from bench.order_flow import stress_many_traders
 from engine import codec
 from engine.model import CancelOrder, Command, PlaceOrder, Side, Status, TimeInForce
+from engine.sorting import arguments
 from tests.comparison import Comparison
 from tests.conftest import RedisServer
 from tests.market import Market, many, picture
@@ -641,12 +645,13 @@ def test_what_happened_is_sorted_into_lists_after_its_turn(market: Market, trade
         market.append(expiring(other, count))
     market.match()
     market.append(expiring(53, 1))  # the 1,536th, 3 times 512
-    assert market.match_once().unsorted == 1
+    unsorted = market.match_once().unsorted
+    assert unsorted == [bucket.encode()]
     assert market.redis.strlen(waiting) > 49_152
     assert listed(market, trader) == []
     before = market.orders_of(trader)
 
-    assert market.sort() == 0
+    assert market.sort(unsorted) == []
 
     assert market.orders_of(trader) == before
     assert market.redis.strlen(waiting) == 0
@@ -654,6 +659,52 @@ def test_what_happened_is_sorted_into_lists_after_its_turn(market: Market, trade
     assert [order.sequence for order in market.orders_of(trader)] == list(range(600, 550, -1))
     assert market.order(550) is None
     assert market.order(551) == market.orders_of(trader)[-1]
+
+
+def test_what_came_after_the_sorted_lines_stays(market: Market) -> None:
+    market.append(expiring(8, 30))
+    market.match()
+    waiting = market.key("recent:8")
+    text = market.redis.get(waiting)
+    market.append(expiring(8, 5))
+    market.match()
+    before = market.orders_of(8)
+
+    cut_off = text[:-10]  # its last line is left for later
+    assert market.redis.fcall("sort", 1, market.tag, *arguments(b"8", cut_off)) == [1, []]
+
+    assert len(listed(market, 8)) == 29
+    assert len(market.redis.get(waiting).splitlines()) == 6
+    assert market.orders_of(8) == before
+
+
+def test_lines_that_were_sorted_already_are_not_entered_again(market: Market) -> None:
+    market.append(expiring(8, 3))
+    market.match()
+    call = arguments(b"8", market.redis.get(market.key("recent:8")))
+    assert market.redis.fcall("sort", 1, market.tag, *call) == [1, []]
+    assert market.redis.fcall("sort", 1, market.tag, *call) == [0, []]
+    market.append(expiring(8, 30))
+    market.match()
+    before = market.orders_of(8)
+
+    assert market.redis.fcall("sort", 1, market.tag, *call) == [0, []]
+
+    assert len(listed(market, 8)) == 3
+    assert market.orders_of(8) == before
+
+
+@pytest.mark.parametrize(
+    "call", [[], ["8", "ten", "", ""], ["8", 10, "8 1", "8 1 "], ["8", 10, "8 1", "8 1 ", "a", "b"]]
+)
+def test_a_sort_call_that_is_not_complete_is_refused(market: Market, call: list[Any]) -> None:
+    market.append(expiring(8, 3))
+    market.match()
+
+    with pytest.raises(ResponseError, match="sort takes a bucket"):
+        market.redis.fcall("sort", 1, market.tag, *call)
+
+    assert len(market.orders_of(8)) == 3
 
 
 @pytest.mark.parametrize(("calls", "count"), [(24, 100), (3, 1_000)])
@@ -672,12 +723,12 @@ def test_a_bucket_of_few_traders_is_sorted_early(market: Market) -> None:
     market.match()
     market.append(expiring(7, 110))
     market.match()
-    assert market.redis.strlen(market.key("recent:7")) == 0  # it had 98,304 bytes
+    assert market.redis.strlen(market.key("recent:7")) == 0  # it had more than 98,304 bytes
 
     market.append(expiring(7, 120))
-    assert market.match_once().unsorted == 0
+    assert market.match_once().unsorted == []
     market.append(expiring(7, 40))  # 8,192 bytes, and 4,096 for the trader
-    assert market.match_once().unsorted == 1
+    assert market.match_once().unsorted == [b"7"]
 
 
 def test_a_list_of_many_short_texts_is_joined(market: Market) -> None:

@@ -16,11 +16,12 @@ local LINES_MAX = 3 * LATEST
 local OLDER_TRIM_AT = 2 * LATEST
 local BUCKETS = 100
 -- Whenever so many commands are done it is the next bucket's turn to be sorted into the lists of its traders, if it has
--- grown to so many bytes by then; or as soon as it has twice as many. That is done by calls of their own (sort.lua), so
--- that nobody who waits for a match waits for it, too. With four times as many bytes a bucket is sorted at once.
+-- grown to so many bytes by then; or as soon as it has twice as many. The engine does that (engine/sorting.py, sort.lua):
+-- Lua hashes every byte of every piece of text, Python takes a tenth of the time. With four times as many bytes a bucket
+-- is sorted here, at once: nobody else does.
 local SORT_EVERY = 512
 local BUCKET_BYTES = 49152
-local MANY_DUE = 4
+local DUE_TOLD = 8
 -- Where a bucket has few traders it is due earlier, with so many bytes more for each: there are enough lines of a trader
 -- for one RPUSH then, and whoever reads the trader's orders reads them all.
 local BYTES_MIN, BYTES_A_TRADER = 8192, 4096
@@ -107,9 +108,21 @@ local function trim(tag, id)
   if #open > 0 then keep_older(tag, id, open) end
 end
 
+-- Appends a text of so many lines to a trader's list.
+local function push(tag, id, lines, size)
+  local length = redis.call('RPUSH', list_key(tag, id), lines)
+  if length > TEXTS_MAX or length * size > LINES_MAX then trim(tag, id) end
+end
+
+-- Remembers of a bucket that is sorted with how many bytes it is due again.
+local function is_sorted(tag, bucket, traders)
+  due_bytes[tag] = due_bytes[tag] or {}
+  due_bytes[tag][bucket] = math.min(2 * BUCKET_BYTES, BYTES_MIN + traders * BYTES_A_TRADER)
+end
+
 local pieces = {} -- of a text; kept between calls for its memory alone
 
--- Sorts a bucket into the lists of its traders; how many bytes it had.
+-- Sorts a bucket into the lists of its traders.
 local function sort(tag, bucket)
   local key = recent_key(tag, bucket)
   local lines, count = {}, 0
@@ -137,7 +150,6 @@ local function sort(tag, bucket)
     end
     offset = offset + at - 1
   until at == 1 or #window < WINDOW
-  if count == 0 then return 0 end
   for i = 1, #ids do
     local id = ids[i]
     local n, size = first[id], 0
@@ -146,13 +158,10 @@ local function sort(tag, bucket)
       pieces[size] = lines[n]
       n = following[n]
     end
-    local length = redis.call('RPUSH', list_key(tag, id), concat(pieces, '', 1, size))
-    if length > TEXTS_MAX or length * size > LINES_MAX then trim(tag, id) end
+    push(tag, id, concat(pieces, '', 1, size), size)
   end
   redis.call('DEL', key)
-  due_bytes[tag] = due_bytes[tag] or {}
-  due_bytes[tag][bucket] = math.min(2 * BUCKET_BYTES, BYTES_MIN + #ids * BYTES_A_TRADER)
-  return offset
+  is_sorted(tag, bucket, #ids)
 end
 
 local function add_due(tag, bucket)
@@ -204,14 +213,31 @@ function trader.enter(tag, owners, lines, count, base, last)
   end
 end
 
--- How many buckets are due to be sorted.
-function trader.due(tag) return due[tag] and #due[tag] or 0 end
+-- The buckets that are due to be sorted, the first ones.
+function trader.due(tag)
+  return { unpack(due[tag] or {}, 1, DUE_TOLD) }
+end
 
--- Sorts a large bucket that is due, or two where many are, or as many bytes of small ones. An order's sequence stands
--- before its line, in a bucket and in a list: it came to rest before it was completed, and a bucket is sorted as a whole.
-function trader.sort(tag)
-  local bytes = trader.due(tag) > MANY_DUE and 2 * BUCKET_BYTES or BUCKET_BYTES
-  while bytes > 0 and trader.due(tag) > 0 do bytes = bytes - sort(tag, table.remove(due[tag], 1)) end
+-- Enters into lists what somebody has sorted: the first `bytes` bytes of a bucket, which begin with `head`: ids, how many
+-- lines each has, and those lines, each as one text. Changes nothing where the bucket does not begin so: every line is
+-- another than all that have ever been in it. An order's sequence stands before its line, in a bucket and in a list: it
+-- came to rest before it was completed, and the bytes that stay are younger.
+function trader.enter_sorted(tag, bucket, bytes, head, ids, sizes, texts)
+  local key = recent_key(tag, bucket)
+  local length = redis.call('STRLEN', key)
+  if length < bytes or redis.call('GETRANGE', key, 0, #head - 1) ~= head then return false end
+  for i = 1, #ids do push(tag, ids[i], texts[i], sizes[i]) end
+  if length == bytes then
+    redis.call('DEL', key)
+  else
+    redis.call('SET', key, redis.call('GETRANGE', key, bytes, -1))
+  end
+  is_sorted(tag, bucket, #ids)
+  local names = due[tag] or {}
+  for i = #names, 1, -1 do
+    if names[i] == bucket then table.remove(names, i) end
+  end
+  return true
 end
 
 -- The lines of a bucket that are a trader's.
