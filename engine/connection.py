@@ -1,9 +1,10 @@
 """Connections to Redis, and what its errors mean to a caller."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import hiredis
 import redis.exceptions
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -67,6 +68,39 @@ def understood() -> Iterator[None]:
         raise Unavailable(f"Redis refused: {text}") from error
     except (redis.exceptions.RedisError, OSError) as error:
         raise Unavailable(f"Redis did not answer: {error or type(error).__name__}") from error
+
+
+def packed(*command: str | int | bytes) -> bytes:
+    """A command as it is sent."""
+    pack: Any = hiredis.pack_command  # its type admits one argument alone
+    return bytes(pack(command))
+
+
+async def replies(client: Redis, commands: Sequence[bytes], more: Callable[[], Sequence[bytes]]) -> list[Any]:
+    """The replies to commands that are sent together, and to those that `more` gives once they are sent: that is worked
+    out while the server works. Errors of single commands are among the replies.
+
+    A pipeline of redis-py takes several turns of the loop before it sends: work beside it would be done before.
+    """
+    pool: Any = client.connection_pool  # redis-py types it as untyped
+    connection = await pool.get_connection()
+    try:
+        await connection.send_packed_command(commands)
+        following = more()
+        if following:
+            await connection.send_packed_command(following, check_health=False)
+        received = []
+        for _ in range(len(commands) + len(following)):
+            try:
+                received.append(await connection.read_response())
+            except redis.exceptions.ResponseError as error:
+                received.append(error)
+    except BaseException:
+        await connection.disconnect(nowait=True)  # nobody will read the rest of the replies
+        raise
+    finally:
+        await pool.release(connection)
+    return received
 
 
 async def check(client: Redis, *, durability: str) -> None:

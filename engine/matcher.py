@@ -12,7 +12,7 @@ import structlog
 from redis.asyncio import Redis
 
 from engine import connection, keys, library
-from engine.connection import BLOCK_MS, ENGINE_NAME, understood
+from engine.connection import BLOCK_MS, ENGINE_NAME, packed, understood
 from engine.errors import LogGap, TcgxError
 from engine.life import Retry, unless_stopped
 from engine.settings import Settings
@@ -70,11 +70,7 @@ class Matcher:
         at_once = len(cards) if self._done < MANY else AT_ONCE
         matched: list[Any] = []
         for start in range(0, len(cards), at_once):
-            pipeline = self._redis.pipeline(transaction=False)
-            together = cards[start : start + at_once]
-            for card in together:
-                pipeline.fcall("match", 1, keys.tag(card), *self._limits)
-            matched += await self._execute(pipeline, together)
+            matched += await self._call(cards[start : start + at_once])
         if any(library.is_missing(reply) for reply in matched):
             # The server was replaced by an empty one.
             await library.load(self._redis)
@@ -83,20 +79,17 @@ class Matcher:
         self._done = 0
         return [card for card, reply in zip(cards, matched, strict=True) if self._take(card, reply)]
 
-    async def _execute(self, pipeline: Any, cards: Sequence[str]) -> list[Any]:
-        """The replies to a pipeline of a match call for each of these cards. Traders' orders are sorted meanwhile."""
+    async def _call(self, cards: Sequence[str]) -> list[Any]:
+        """The replies to a match call for each of these cards. Traders' orders are sorted meanwhile."""
         sorting = self._sorting
+        commands = [packed("FCALL", "match", 1, keys.tag(card), *self._limits) for card in cards]
         try:
             with understood():
-                if sorting:
-                    sorting.add_calls(pipeline)
-                    replies, _ = await asyncio.gather(pipeline.execute(raise_on_error=False), sorting.sort())
-                else:
-                    replies = await pipeline.execute(raise_on_error=False)
+                replies = await connection.replies(self._redis, commands, sorting.commands)
         except TcgxError:
             self._sorting = Sorting()
             raise
-        matched: list[Any] = replies[: len(cards)]
+        matched = replies[: len(cards)]
         for card, reply in zip(cards, matched, strict=True):
             if not isinstance(reply, Exception):
                 sorting.due(card, reply[-1])
@@ -133,8 +126,7 @@ class Matcher:
             Unavailable: no answer; calling again is safe.
         """
         if self._sorting:
-            await self._execute(self._redis.pipeline(transaction=False), ())
-            await self._sorting.sort()
+            await self._call(())
         return bool(self._sorting)
 
     async def arrivals(self, seconds: float = BLOCK_MS / 1000) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from engine import keys, library
+from engine.connection import packed
 
 log = structlog.get_logger()
 
@@ -22,13 +23,13 @@ BUCKETS_AT_ONCE = 8
 
 
 def arguments(bucket: bytes, text: bytes) -> list[Any]:
-    """The arguments of the call that enters what a bucket begins with. `text`: its first bytes, `<trader> <line>`
-    and a newline each; a last line that is cut off is left for later."""
+    """The arguments of the call that enters what a bucket begins with. `text`: its first bytes, lines that
+    begin with `<sequence>,<trader>,`; a last one that is cut off is left for later."""
     lines = text[: text.rfind(b"\n") + 1]
     head = lines[: lines.find(b"\n") + 1]
     texts: dict[bytes, list[bytes]] = {}
-    words = lines.replace(b"\n", b" ").split(b" ")
-    for trader, line in zip(words[::2], words[1::2], strict=False):  # an empty word is behind the last line
+    for line in lines.splitlines():
+        trader = line.split(b",", 2)[1]
         if trader in texts:
             texts[trader].append(line)
         else:
@@ -38,47 +39,42 @@ def arguments(bucket: bytes, text: bytes) -> list[Any]:
 
 
 class Sorting:
-    """The buckets that are due, those that are read and not sorted yet, and those that are sorted and not entered yet.
+    """The buckets that are due, those that are read, and those that a call enters which is under way.
 
-    It goes along with the pipelines of match calls: one reads a bucket, the next one enters it, and what lies between
-    is done while the server works on that one.
+    It goes along with match calls: a bucket is read behind those of one round trip, sorted while the server works on
+    those of the next one, and entered behind them.
     """
 
     def __init__(self) -> None:
         self._due: list[tuple[str, bytes]] = []
         self._reading: list[tuple[str, bytes]] = []
         self._read: list[tuple[str, bytes, bytes]] = []
-        self._sorted: list[tuple[str, bytes, list[Any]]] = []
-        self._entering: list[tuple[str, bytes, list[Any]]] = []
+        self._entering: list[tuple[str, bytes]] = []
 
     def __bool__(self) -> bool:
-        return bool(self._due or self._read or self._sorted)
+        return bool(self._due or self._read)
 
     def due(self, card: str, buckets: Sequence[bytes]) -> None:
         """These are due, as a call of a card told."""
-        if not buckets:
-            return
-        known = {(card, bucket) for card, bucket, *_ in (*self._read, *self._sorted, *self._entering)}
-        known.update(self._due, self._reading)
-        self._due += [(card, bucket) for bucket in buckets if (card, bucket) not in known]
+        if buckets:
+            known = {*self._due, *self._reading, *self._entering, *((card, bucket) for card, bucket, _ in self._read)}
+            self._due += [(card, bucket) for bucket in buckets if (card, bucket) not in known]
 
-    def add_calls(self, pipeline: Any) -> None:
-        """Puts calls behind those of a pipeline: to enter what is sorted, and to read what is due."""
-        self._entering, self._sorted = self._sorted, []
-        for card, _, call in self._entering:
-            pipeline.fcall("sort", 1, keys.tag(card), *call)
+    def commands(self) -> list[bytes]:
+        """To be sent behind match calls: they enter what was read, sorted here, and read what is due."""
+        entering, self._read = self._read, []
+        self._entering = [(card, bucket) for card, bucket, _ in entering]
         self._reading, self._due = self._due[:BUCKETS_AT_ONCE], self._due[BUCKETS_AT_ONCE:]
-        for card, bucket in self._reading:
-            pipeline.getrange(keys.key(card, f"recent:{bucket.decode()}"), 0, BYTES_AT_ONCE - 1)
-
-    async def sort(self) -> None:
-        """Sorts what was read, in one go."""
-        for card, bucket, text in self._read:
-            self._sorted.append((card, bucket, arguments(bucket, text)))
-        self._read = []
+        return [
+            *(packed("FCALL", "sort", 1, keys.tag(card), *arguments(bucket, text)) for card, bucket, text in entering),
+            *(
+                packed("GETRANGE", keys.key(card, f"recent:{bucket.decode()}"), 0, BYTES_AT_ONCE - 1)
+                for card, bucket in self._reading
+            ),
+        ]
 
     def take(self, replies: Sequence[Any]) -> None:
-        """The replies to the calls that were added."""
+        """The replies to these commands."""
         entered, read = replies[: len(self._entering)], replies[len(self._entering) :]
         for (card, bucket), reply in zip(self._reading, read, strict=True):
             if isinstance(reply, Exception):
@@ -86,7 +82,7 @@ class Sorting:
             else:
                 self._read.append((card, bucket, reply))
         told: dict[str, Sequence[bytes]] = {}
-        for (card, bucket, _), reply in zip(self._entering, entered, strict=True):
+        for (card, bucket), reply in zip(self._entering, entered, strict=True):
             if isinstance(reply, Exception):
                 _refused(card, bucket, reply)
             else:

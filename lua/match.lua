@@ -18,7 +18,7 @@
 local integer, comma, sequence_text, number_text = text.integer, text.comma, text.sequence, text.trade_number
 local side_text, force, one_and_force = text.side, text.force, text.one_and_force
 local concat, min, clock = table.concat, math.min, text.clock
-local advance, push, pop = side.advance, side.push, side.pop
+local advance, push, pop, file = side.advance, side.push, side.pop, trader.file
 local FOK = 3
 local LATEST = 50
 local TOLD_MAX = 100 -- commands of a call whose outcome is published
@@ -73,6 +73,7 @@ local function apply(keys, args, started)
   local look_at_clock = hold_ms and LOOK or math.huge
   local deadline = hold_ms and started + hold_ms * PLANNED / 1000
 
+  trader.begin()
   local base = position.sequence
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
   local clients, times, rules = batch.clients, batch.times, batch.rules
@@ -82,12 +83,13 @@ local function apply(keys, args, started)
   local left, fields = {}, {} -- of order i of the batch: what is unfilled, its sequence as text
   local trade_number = position.trades
   local trades, trade_count = {}, 0
-  local orders, owners, orders_count = {}, {}, 0 -- the lines of those that are completed, and whose they were
+  local orders, orders_count = {}, 0 -- the lines of those that are completed
   local removed = {} -- fields of {card}:open that go
 
   local function close(owner, value)
     orders_count = orders_count + 1
-    orders[orders_count], owners[orders_count] = value, owner
+    orders[orders_count] = value
+    file(owner, value)
   end
 
   -- The line of order i of the batch: up to accepted_at, and what comes after that.
@@ -259,7 +261,6 @@ local function apply(keys, args, started)
     end
   end
   local trade_lines, order_lines = text.join(trades, trade_count), text.join(orders, orders_count)
-  local completed_count = orders_count
   local entered_asks, entered_bids, asks_count, bids_count = asks.entered, bids.entered, 0, 0
   for i = 1, count do
     local remaining = left[i]
@@ -272,8 +273,7 @@ local function apply(keys, args, started)
         entered_asks[asks_count + 1], entered_asks[asks_count + 2] = integer[prices[i]], field
         asks_count = asks_count + 2
       end
-      orders_count = orders_count + 1
-      orders[orders_count], owners[orders_count] = field .. '\n', traders[i]
+      file(traders[i], field .. ',' .. traders[i] .. ',\n')
       opened[opened_count + 1] = field
       opened[opened_count + 2] = line(i, remaining == quantity and '' or comma[quantity - remaining])
       opened_count = opened_count + 2
@@ -289,7 +289,7 @@ local function apply(keys, args, started)
     event[#event + 1] = 'trades'
     event[#event + 1] = trade_lines
   end
-  if completed_count > 0 then
+  if orders_count > 0 then
     event[#event + 1] = 'orders'
     event[#event + 1] = order_lines
   end
@@ -307,7 +307,7 @@ local function apply(keys, args, started)
   end
   bulk.call('HDEL', asks.open, removed)
   bulk.call('HSET', asks.open, opened)
-  trader.enter(tag, owners, orders, orders_count, base, position.sequence)
+  trader.enter(tag, base, position.sequence)
   for c = 1, #cancelers do trader.trim_older(tag, cancelers[c]) end
   if trade_count > 0 then
     local latest = {}

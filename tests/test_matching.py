@@ -661,6 +661,18 @@ def test_what_happened_is_sorted_into_lists_after_its_turn(market: Market, trade
     assert market.order(551) == market.orders_of(trader)[-1]
 
 
+def test_an_id_elsewhere_in_anothers_line_is_not_taken_for_the_trader(market: Market) -> None:
+    own = [market.sell("0.17", 17, trader=17), market.buy("0.16", 1, trader=17)]
+    market.sell("0.17", 17, trader=117)
+    market.buy("0.17", 34, trader=217)
+    market.match()
+
+    assert [order.sequence for order in market.orders_of(17)] == own[::-1]
+    market.cancel(0, trader=17)
+    market.match()
+    assert [order.status for order in market.orders_of(17)] == [Status.CANCELED, Status.FILLED]
+
+
 def test_what_came_after_the_sorted_lines_stays(market: Market) -> None:
     market.append(expiring(8, 30))
     market.match()

@@ -1,11 +1,17 @@
 -- enter_chunks: in place of trader.enter, a hash of completed orders, and one of each trader's sequences in chunks of
 -- eight, without what keeps them short.
-function trader.enter(tag, owners, lines, count, base)
+local owners, lines, count = {}, {}, 0
+function trader.begin() owners, lines, count = {}, {}, 0 end
+function trader.file(id, line)
+  count = count + 1
+  owners[count], lines[count] = id, line
+end
+function trader.enter(tag, base)
   local before, closed = text.sequence(base), {}
   local slot_of, ids, added = {}, {}, {}
   for n = 1, count do
     local id, sequence = owners[n], sub(lines[n], 1, DIGITS)
-    if #lines[n] > DIGITS + 1 then closed[#closed + 1], closed[#closed + 2] = sequence, lines[n] end
+    if #lines[n] > RESTS_MAX + 1 then closed[#closed + 1], closed[#closed + 2] = sequence, lines[n] end
     if sequence > before then
       local slot = slot_of[id]
       if not slot then

@@ -42,13 +42,13 @@ function traders.nothing(_, args)
   return ''
 end
 
--- What tcgx has: lua/parts/trader.lua.
+-- What tcgx has: lua/parts/trader.lua. Here it sorts what the engine would sort.
 function traders.buckets(tag, args)
   local batch, fields = read(args)
-  local base, lines = tonumber(args[1]), {}
-  for i = 1, batch.count do lines[i] = fields[i] .. '\n' end
-  trader.sort(tag)
-  trader.enter(tag, batch.traders, lines, batch.count, base, base + batch.count)
+  local base = tonumber(args[1])
+  trader.begin()
+  for i = 1, batch.count do trader.file(batch.traders[i], fields[i] .. ',' .. batch.traders[i] .. ',\n') end
+  trader.enter(tag, base, base + batch.count)
   return latest(trader.resting(tag, batch.traders[batch.count]))
 end
 

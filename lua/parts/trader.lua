@@ -1,14 +1,16 @@
 -- trader: what has happened to each trader's orders on this card.
---   {card}:trader:<id>    a list of texts, oldest first: a line for each order that is completed, and one with the
---                         sequence alone for each that came to rest in the book; the latest 50 orders, or some more
+--   {card}:trader:<id>    a list of texts, oldest first: a line for each order that is completed, and one that begins
+--                         with the sequence and ends there, or with the id behind it, for each that came to rest in the
+--                         book; the latest 50 orders, or some more
 --   {card}:recent:<dd>    a text: the newest such lines of all traders whose id ends with these digits (two, or the only
---                         one), each behind the id and a space; now and then it is sorted into their lists
+--                         one); now and then it is sorted into their lists
 --   {card}:older:<id>     a list: orders that were open when they were dropped from the trader's list, oldest first
 -- Two steps, because one call of Redis and one cold list an order cost more than matching it: a hundred APPENDs take a
 -- whole batch, and one RPUSH of one text several orders (docs/decisions.md).
 local trader = {}
 
-local find, sub, format, concat, floor = string.find, string.sub, string.format, table.concat, math.floor
+local find, sub, byte, format, concat = string.find, string.sub, string.byte, string.format, table.concat
+local floor = math.floor
 local LATEST = 50
 -- A list is trimmed when it has so many texts, or would have so many lines if all its texts had as many as the newest.
 local TEXTS_MAX = 16
@@ -30,6 +32,8 @@ local due_bytes = {} -- of each card and bucket: with how many bytes it is due, 
 -- A bucket is read so many bytes at a time: such strings stay in the processor's cache, and in Lua's free memory.
 local WINDOW = 8192
 local DIGITS = 12 -- of a sequence
+local RESTS_MAX = 24 -- bytes of the line of an order that came to rest: sequence, id, two commas
+local NEWLINE = 10
 
 local function list_key(tag, id) return tag .. ':trader:' .. id end
 local function recent_key(tag, bucket) return tag .. ':recent:' .. bucket end
@@ -73,14 +77,17 @@ local function listed(tag, id)
 end
 
 -- Puts lines of a list (or of a bucket) together by their orders: what is known of each sequence, its line where it is
--- completed, and the sequences in the order they were first seen.
+-- completed, else the sequence's text; and the sequences in the order they were first seen.
 local function gather(items, known, sequences)
   for i = 1, #items do
     local item = items[i]
-    local is_line = #item > DIGITS
-    local sequence = tonumber(is_line and sub(item, 1, DIGITS) or item)
-    if not known[sequence] then sequences[#sequences + 1] = sequence end
-    if is_line or not known[sequence] then known[sequence] = item end
+    local field = sub(item, 1, DIGITS)
+    local sequence = tonumber(field)
+    if not known[sequence] then
+      sequences[#sequences + 1] = sequence
+      known[sequence] = field
+    end
+    if #item > RESTS_MAX then known[sequence] = item end
   end
 end
 
@@ -120,8 +127,6 @@ local function is_sorted(tag, bucket, traders)
   due_bytes[tag][bucket] = math.min(2 * BUCKET_BYTES, BYTES_MIN + traders * BYTES_A_TRADER)
 end
 
-local pieces = {} -- of a text; kept between calls for its memory alone
-
 -- Sorts a bucket into the lists of its traders.
 local function sort(tag, bucket)
   local key = recent_key(tag, bucket)
@@ -132,12 +137,11 @@ local function sort(tag, bucket)
     window = redis.call('GETRANGE', key, offset, offset + WINDOW - 1)
     at = 1
     while true do
-      local space = find(window, ' ', at, true)
-      local stop = space and find(window, '\n', space, true)
+      local stop = find(window, '\n', at, true)
       if not stop then break end
-      local id = sub(window, at, space - 1)
+      local id = sub(window, at + DIGITS + 1, find(window, ',', at + DIGITS + 1, true) - 1)
       count = count + 1
-      lines[count] = sub(window, space + 1, stop)
+      lines[count] = sub(window, at, stop)
       local before = latest[id]
       if before then
         following[before] = count
@@ -150,6 +154,7 @@ local function sort(tag, bucket)
     end
     offset = offset + at - 1
   until at == 1 or #window < WINDOW
+  local pieces = {}
   for i = 1, #ids do
     local id = ids[i]
     local n, size = first[id], 0
@@ -173,37 +178,47 @@ local function add_due(tag, bucket)
   list[#list + 1] = bucket
 end
 
--- Enters what a batch did to orders: lines[n], a completed order's line or the sequence of one that came to rest, with a
--- newline behind it, is owners[n]'s. `base` and `last`: the sequences before and at the end of the batch.
-function trader.enter(tag, owners, lines, count, base, last)
-  local buckets, first, following, latest = {}, {}, {}, {} -- the first line of each bucket, and the one that follows each
-  for n = 1, count do
-    local bucket = sub(owners[n], -2)
-    local before = latest[bucket]
-    if before then
-      following[before] = n
-    else
-      first[bucket] = n
-      buckets[#buckets + 1] = bucket
-    end
-    latest[bucket] = n
+-- What a batch did to orders: of each bucket its lines, and how many there are; and the buckets that have some. Kept
+-- between calls for the memory of the tables.
+local filed, sizes, used, used_count = {}, {}, {}, 0
+
+-- Forgets what was filed and not entered: a call that failed.
+function trader.begin()
+  for b = 1, used_count do sizes[used[b]] = 0 end
+  used_count = 0
+end
+
+-- Files a line of what a batch did to an order: it is completed, or it came to rest.
+function trader.file(id, line)
+  local bucket = sub(id, -2)
+  local size = sizes[bucket]
+  if not size then
+    filed[bucket], size = {}, 0
   end
+  if size == 0 then
+    used_count = used_count + 1
+    used[used_count] = bucket
+  end
+  size = size + 1
+  sizes[bucket] = size
+  filed[bucket][size] = line
+end
+
+-- Enters what was filed. `base` and `last`: the sequences before and at the end of the batch.
+function trader.enter(tag, base, last)
   local due_bytes_now = due_bytes[tag] or {}
-  for b = 1, #buckets do
-    local bucket = buckets[b]
-    local n, size = first[bucket], 0
-    while n do
-      pieces[size + 1], pieces[size + 2], pieces[size + 3] = owners[n], ' ', lines[n]
-      size = size + 3
-      n = following[n]
-    end
-    local length = redis.call('APPEND', recent_key(tag, bucket), concat(pieces, '', 1, size))
+  for b = 1, used_count do
+    local bucket = used[b]
+    local length = redis.call('APPEND', recent_key(tag, bucket), concat(filed[bucket], '', 1, sizes[bucket]))
+    local list = filed[bucket]
+    for k = 1, sizes[bucket] do list[k] = nil end
     if length > 4 * BUCKET_BYTES then
       sort(tag, bucket)
     elseif length > (due_bytes_now[bucket] or 2 * BUCKET_BYTES) then
       add_due(tag, bucket)
     end
   end
+  trader.begin()
   for turn = floor(base / SORT_EVERY) + 1, floor(last / SORT_EVERY) do
     local number = turn % BUCKETS
     local names = { format('%02d', number), number < 10 and text.integer[number] or nil }
@@ -244,17 +259,15 @@ end
 local function recent(tag, id)
   local stored, items = redis.call('GET', recent_key(tag, sub(id, -2))), {}
   if not stored then return items end
-  local mark = '\n' .. id .. ' '
-  local _, at
-  if sub(stored, 1, #id + 1) == id .. ' ' then
-    at = #id + 1
-  else
-    _, at = find(stored, mark, 1, true)
-  end
+  local mark = ',' .. id .. ','
+  local at = find(stored, mark, 1, true)
   while at do
-    local stop = find(stored, '\n', at, true)
-    items[#items + 1] = sub(stored, at + 1, stop - 1)
-    _, at = find(stored, mark, stop, true)
+    local from, next = at - DIGITS, at + 1
+    if from == 1 or byte(stored, from - 1) == NEWLINE then
+      next = find(stored, '\n', at, true)
+      items[#items + 1] = sub(stored, from, next - 1)
+    end
+    at = find(stored, mark, next, true)
   end
   return items
 end
