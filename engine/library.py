@@ -11,7 +11,7 @@ from engine.connection import understood
 NAME = "tcgx"
 
 # Parts are local tables that later parts and the functions use, so their order matters.
-PARTS = ("text", "bulk", "cursor", "log", "side", "trader")
+PARTS = ("text", "bulk", "cursor", "log", "side", "levels", "trader")
 WRITING = ("append", "match", "sort", "trim")
 READING = ("order", "trader_orders", "client_order", "depth", "state_hash")
 

@@ -41,6 +41,9 @@ local seconds_before, seconds_after = 2 / 1000000, 3 / 1000000
 -- Of the call under way: when everything was found out, and how much that was.
 local found_at, found
 
+-- Notes for levels.lua that the quantity at a key of a book has changed.
+local function moved(book, key, change) book.moved[key] = (book.moved[key] or 0) + change end
+
 -- The records in {card}:open of the orders that this batch cancels one by one, by sequence.
 local function records_to_cancel(tag, batch, base)
   local fields, records = {}, {}
@@ -78,6 +81,8 @@ local function apply(keys, args, started)
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
   local clients, times, rules = batch.clients, batch.times, batch.rules
   local asks, bids = side.new(tag, 1), side.new(tag, -1)
+  local known = levels.known(tag, position)
+  if known then asks.moved, bids.moved = {}, {} end
   local to_cancel = batch.cancels and records_to_cancel(tag, batch, base)
 
   local left, fields = {}, {} -- of order i of the batch: what is unfilled, its sequence as text
@@ -112,12 +117,13 @@ local function apply(keys, args, started)
 
   -- Cancels an order of the book by its field, if it is still there and the trader's.
   local function cancel_resting(field, record, owner, closing)
-    local before, filled, owned_by = side.parse(record)
+    local before, filled, owned_by, price, quantity = side.parse(record)
     if owned_by ~= owner then return end
     local book = string.find(before, ',buy,', 1, true) and bids or asks
     if book.gone[field] then return end
     if book.sequence == field then filled = book.filled end
     book.gone[field] = true
+    if known then moved(book, book.sign * price, filled - quantity) end
     book.canceled[#book.canceled + 1] = field
     removed[#removed + 1] = field
     close(owner, before .. comma[filled] .. ',canceled' .. closing)
@@ -190,6 +196,7 @@ local function apply(keys, args, started)
             fill = min(remaining, book.left)
             book.left = book.left - fill
             book.filled = book.filled + fill
+            if known then moved(book, key, -fill) end
             if book.left == 0 then
               close(maker, book.line .. (book.filled == 1 and filled_1 or comma[book.filled] .. ',filled' .. closing))
               book.gone[maker_field] = true
@@ -266,6 +273,10 @@ local function apply(keys, args, started)
     local remaining = left[i]
     if remaining > 0 then
       local field, quantity = fields[i], quantities[i]
+      if known then
+        local book = kinds[i] > 0 and bids or asks
+        moved(book, book.sign * prices[i], remaining)
+      end
       if kinds[i] > 0 then
         entered_bids[bids_count + 1], entered_bids[bids_count + 2] = integer[-prices[i]], field
         bids_count = bids_count + 2
@@ -316,6 +327,7 @@ local function apply(keys, args, started)
     redis.call('LTRIM', tag .. ':trades', 0, LATEST - 1)
   end
   cursor.write(tag, position)
+  if known then levels.move(known, position, asks.moved, bids.moved) end
   local told = integer[base + 1] .. ' ' .. integer[position.sequence]
   if count <= TOLD_MAX then told = told .. ' ' .. integer[trade_count] .. '\n' .. trade_lines .. order_lines end
   redis.call('PUBLISH', tag .. ':matched', told)

@@ -1,7 +1,8 @@
 """A flow through a server and through the reference book, compared in everything as it goes."""
 
+import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from engine.model import Command, Order, PlaceOrder, Side, Status, Trade
 from tests.market import Market, draw_reference, orders_in
 
 GROUP_MAX = 1_000
+LEVELS = (1, 3, 20, 1_000)
 CHECK_EVERY = 2_500
 BatchSize = Callable[[random.Random], int]
 
@@ -45,6 +47,8 @@ class Comparison:
 
         assert matched.commands <= limit
         assert matched.more or matched.sequence == len(self._appended)
+        if matched.sequence % 4 == 0:
+            self.compare_depth(LEVELS[matched.sequence % 16 // 4])
         if matched.sequence - self._checked >= CHECK_EVERY:
             self._checked = matched.sequence
             self.compare()
@@ -62,6 +66,13 @@ class Comparison:
         assert market.latest_trades() == reference.latest_trades()
         if bids and asks:
             assert bids[0].price_cents < asks[0].price_cents
+
+    def compare_depth(self, limit: int) -> None:
+        """The best levels of both sides. Between two looks the server only counts what moves."""
+        sequence, *sides = self.market.redis.fcall_ro("depth", 1, self.market.tag, limit)
+        assert sequence == self.reference.sequence
+        for side, orders in zip(sides, (self.reference.bids(), self.reference.asks()), strict=True):
+            assert list(zip(side[::2], side[1::2], strict=True)) == levels(orders)[:limit]
 
     def compare_traders(self) -> None:
         """The latest orders of every trader, and all that each has open."""
@@ -94,6 +105,14 @@ class Comparison:
             self._completed += len(new_completed)
         assert self._trades == len(trades)
         assert self._completed == len(completed)
+
+
+def levels(orders: Iterable[Order]) -> list[tuple[int, int]]:
+    """Price levels of resting orders in priority order: (price_cents, quantity)."""
+    return [
+        (price_cents, sum(order.quantity - order.filled_quantity for order in level))
+        for price_cents, level in itertools.groupby(orders, key=lambda order: order.price_cents)
+    ]
 
 
 def events_of(card: str, event: dict[bytes, bytes]) -> tuple[list[Trade], list[Order]]:

@@ -185,8 +185,7 @@ class Market:
         due: list[bytes] = []
         for bucket in buckets:
             text = self.redis.getrange(self.key(f"recent:{bucket.decode()}"), 0, BYTES_AT_ONCE - 1)
-            done, due = self.redis.fcall("sort", 1, self.tag, *arguments(bucket, text))
-            assert done
+            _, due = self.redis.fcall("sort", 1, self.tag, *arguments(bucket, text))
         return due
 
     def match(self, limit: int = MATCH_BATCH) -> int:

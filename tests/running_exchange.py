@@ -39,6 +39,7 @@ from engine.books import Books
 from engine.log import OrderLog
 from engine.model import Command, Order, Trade
 from engine.settings import Settings
+from tests.comparison import levels
 
 CARDS = ("pikachu", "bulbasaur", "charmander", "squirtle")
 START_SECONDS = 60
@@ -677,11 +678,3 @@ def assert_books(redis_url: str, books: Mapping[str, ReferenceBook]) -> None:
                     assert await read.order(card, order.sequence) == order
 
     asyncio.run(compared())
-
-
-def levels(orders: Iterable[Order]) -> list[tuple[int, int]]:
-    """Price levels of resting orders in priority order: (price_cents, quantity)."""
-    return [
-        (price_cents, sum(order.quantity - order.filled_quantity for order in level))
-        for price_cents, level in itertools.groupby(orders, key=lambda order: order.price_cents)
-    ]

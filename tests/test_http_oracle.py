@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine.model import Order, Trade, price_text
+from tests.comparison import levels
 from tests.running_exchange import (
     CARDS,
     Exchange,
@@ -18,7 +19,6 @@ from tests.running_exchange import (
     exchange,
     folder,
     judged,
-    levels,
     settle,
 )
 

@@ -829,3 +829,47 @@ def test_depth_counts_levels_of_thousands_of_orders(market: Market) -> None:
     market.match()
 
     assert market.redis.fcall_ro("depth", 1, market.tag, 2) == [2_700, [500, 1_800, 499, 1_800], []]
+
+
+def walks(market: Market) -> int:
+    """How often anybody has read a part of a book."""
+    return int(market.redis.info("commandstats").get("cmdstat_zrange", {"calls": 0})["calls"])
+
+
+def test_depth_walks_a_level_only_once(market: Market) -> None:
+    for price_cents in (500, 499, 498, 497):
+        market.append(many(2, count=900, price_cents=price_cents))
+    market.match()
+    assert market.redis.fcall_ro("depth", 1, market.tag, 2) == [3_600, [500, 1_800, 499, 1_800], []]
+
+    market.buy("4.98")  # below what has been looked at
+    market.buy("5.01", 3)
+    market.sell("5.01", 2)
+    market.sell("5.00", 7)
+    market.cancel(10)
+    market.match()
+    walked = walks(market)
+
+    assert market.redis.fcall_ro("depth", 1, market.tag, 2) == [3_605, [500, 1_792, 499, 1_800], []]
+    assert walks(market) == walked
+    assert market.redis.fcall_ro("depth", 1, market.tag, 4)[1] == [500, 1_792, 499, 1_800, 498, 1_801, 497, 1_800]
+    assert walks(market) > walked
+
+
+def test_levels_that_are_better_than_those_that_were_walked_are_dropped_once_they_are_many(market: Market) -> None:
+    market.append([many(1, count=1, price_cents=price_cents)[0] for price_cents in range(100, 220)])
+    market.match()
+    expected = [part for price_cents in range(219, 99, -1) for part in (price_cents, 1)]
+    for limit in (1, 120, 2, 1, 1_000, 119):
+        assert market.redis.fcall_ro("depth", 1, market.tag, limit)[1] == expected[: 2 * limit]
+
+
+def test_depth_is_right_where_the_books_are_another_servers(market: Market) -> None:
+    market.append(many(2, count=5, price_cents=500))
+    market.match()
+    assert market.redis.fcall_ro("depth", 1, market.tag, 5)[1] == [500, 10]
+    market.redis.delete(*market.redis.keys(f"{market.tag}:*"))
+    market.append(many(3, count=5, price_cents=400))
+    market.match()
+
+    assert market.redis.fcall_ro("depth", 1, market.tag, 5)[1] == [400, 15]
