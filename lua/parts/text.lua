@@ -5,7 +5,9 @@
 -- changes a result. Every byte of a string that is made costs 1.5 ns (Lua hashes it), so pieces are joined once.
 local text = {}
 
-local REMEMBERED_MAX = 20000
+-- Above that are sequences, which are never asked for again: 20,000 of them were half of what Lua holds, and each
+-- collection of garbage walks through all of that.
+local REMEMBERED_MAX = 2000
 local format, floor, concat, min = string.format, math.floor, table.concat, math.min
 
 -- A table whose values are made when they are first asked for; those of small integers are kept.
