@@ -25,7 +25,7 @@ local TOLD_MAX = 100 -- commands of a call whose outcome is published
 
 -- What a call leaves in Lua's memory is collected step by step, in a heap that stays small: the processor has it at
 -- hand.
-local GARBAGE_PERCENT = 150
+local GARBAGE_PERCENT = 200
 collectgarbage('setpause', GARBAGE_PERCENT)
 
 -- A call ends early once it has made, or looked at, this many fills: a command may cost as much as it has quantity.
