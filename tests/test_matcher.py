@@ -74,7 +74,7 @@ def test_traders_orders_are_sorted_once_nothing_waits(redis_server: RedisServer,
         async with matching(redis_server):
             market.append([order] * 1_000)
             await until_matched(market, 1_000)
-            market.append([order] * 90)  # one call, and with it there are 98,304 bytes
+            market.append([order] * 99)  # one call, and with it there are more than 98,304 bytes
             await until(lambda: redis_client.llen(market.key("trader:7")) == 1)
 
     asyncio.run(run())
