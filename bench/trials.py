@@ -286,10 +286,9 @@ def _any(client: Redis) -> Any:
 
 
 async def _load(client: Redis) -> None:
-    """The trials as one library, beside that of tcgx. The garbage is collected as in lua/match.lua."""
+    """The trials as one library, beside that of tcgx."""
     folder = files("bench") / "trials"
-    lines = [f"#!lua name={LIBRARY}", "local function build()", "collectgarbage('setpause', 400)", *library.parts()]
-    lines.append("return {")
+    lines = [f"#!lua name={LIBRARY}", "local function build()", *library.parts(), "return {"]
     for name in FILES:
         lines += [f"{name} = (function()", (folder / f"{name}.lua").read_text(), "end)(),"]
     lines += [
@@ -299,9 +298,7 @@ async def _load(client: Redis) -> None:
         f"redis.register_function('{FUNCTION}', function(keys, args)",
         "  built = built or build()",
         "  local file, name = string.match(table.remove(args, 1), '^(.*)%.(.*)$')",
-        "  local reply = built[file][name](keys[1], args)",
-        "  if collectgarbage('count') > 1500 then collectgarbage() end",
-        "  return reply",
+        "  return built[file][name](keys[1], args)",
         "end)",
     ]
     with understood():

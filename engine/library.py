@@ -24,10 +24,7 @@ def source() -> str:
     first call of a function and kept.
     """
     folder = files("lua")
-    # The garbage collector is left little to do by itself: match.lua tells it when.
-    lines = [f"#!lua name={NAME}", "local function build()", "collectgarbage('setpause', 400)"]
-    lines += parts()
-    lines.append("return {")
+    lines = [f"#!lua name={NAME}", "local function build()", *parts(), "return {"]
     for name in WRITING + READING:
         lines += [f"{name} = (function()", (folder / f"{name}.lua").read_text(), "end)(),"]
     lines += ["}", "end", "local built"]

@@ -18,7 +18,7 @@ local function sort(keys, args)
     return redis.error_reply('ERR sort takes a bucket, bytes, its first line, traders with numbers of lines, and a text '
       .. 'of each')
   end
-  local done = trader.enter_sorted(tag, bucket, bytes, args[3], ids, sizes, { unpack(args, FIXED + 1) })
+  local done = trader.enter_sorted(tag, bucket, bytes, args[3], ids, sizes, args, FIXED)
   return { done and 1 or 0, trader.due(tag) }
 end
 

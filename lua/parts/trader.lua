@@ -234,14 +234,14 @@ function trader.due(tag)
 end
 
 -- Enters into lists what somebody has sorted: the first `bytes` bytes of a bucket, which begin with `head`: ids, how many
--- lines each has, and those lines, each as one text. Changes nothing where the bucket does not begin so: every line is
--- another than all that have ever been in it. An order's sequence stands before its line, in a bucket and in a list: it
+-- lines each has, and those lines as one text each, in `texts` behind the first `before`. Changes nothing where the bucket
+-- does not begin so: every line is another than all that have ever been in it. An order's sequence stands before its line, in a bucket and in a list: it
 -- came to rest before it was completed, and the bytes that stay are younger.
-function trader.enter_sorted(tag, bucket, bytes, head, ids, sizes, texts)
+function trader.enter_sorted(tag, bucket, bytes, head, ids, sizes, texts, before)
   local key = recent_key(tag, bucket)
   local length = redis.call('STRLEN', key)
   if length < bytes or redis.call('GETRANGE', key, 0, #head - 1) ~= head then return false end
-  for i = 1, #ids do push(tag, ids[i], texts[i], sizes[i]) end
+  for i = 1, #ids do push(tag, ids[i], texts[before + i], sizes[i]) end
   if length == bytes then
     redis.call('DEL', key)
   else
