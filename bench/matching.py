@@ -50,11 +50,15 @@ async def append(client: Redis, commands: Sequence[Command], task: Task) -> None
 
 
 async def match_all(client: Redis, cards: Sequence[str], *, batch: int, task: Task | None = None) -> None:
-    """Matches until nothing waits: one call of each card under way at a time, as the engine makes them. `task`: shows
-    how many are matched."""
+    """Matches until nothing waits, and nothing is to be filed: one call of each card under way at a time, as the engine
+    makes them. `task`: shows how many are matched.
+
+    Raises:
+        TcgxError: a card cannot be matched.
+    """
     showing = asyncio.create_task(_show(client, cards, task)) if task else None
     try:
-        await match_for(client, cards, batch=batch, seconds=math.inf)
+        await Matching(client, cards, batch=batch).advance()
     finally:
         if showing:
             await ended(showing)
@@ -68,20 +72,27 @@ async def _show(client: Redis, cards: Sequence[str], task: Task) -> None:
         await asyncio.sleep(SHOWN_SECONDS)
 
 
-async def match_for(client: Redis, cards: Sequence[str], *, batch: int, seconds: float) -> bool:
-    """The same, but begins no call after so many seconds; whether more may wait.
+class Matching:
+    """The same, for a while at a time."""
 
-    Raises:
-        TcgxError: a card cannot be matched.
-    """
-    ends = time.perf_counter() + seconds
-    matcher = Matcher(client, client, cards, batch=batch, hold_ms=HOLD_MS)
-    due = list(cards)
-    while due and time.perf_counter() < ends:
-        due = await matcher.match(due)
-        for error in matcher.refused.values():
-            raise error
-    return bool(due)
+    def __init__(self, client: Redis, cards: Sequence[str], *, batch: int) -> None:
+        self._matcher = Matcher(client, client, cards, batch=batch, hold_ms=HOLD_MS)
+        self._due = list(cards)
+
+    async def advance(self, seconds: float = math.inf) -> bool:
+        """Begins no call after so many seconds; whether more may wait. With the last ones, all that happened is filed.
+
+        Raises:
+            TcgxError: a card cannot be matched.
+        """
+        ends = time.perf_counter() + seconds
+        while self._due and time.perf_counter() < ends:
+            self._due = await self._matcher.match(self._due)
+            for error in self._matcher.refused.values():
+                raise error
+        if not self._due:
+            await self._matcher.finish()
+        return bool(self._due)
 
 
 async def matched(client: Redis, cards: Sequence[str]) -> int:

@@ -428,7 +428,7 @@ TRIALS: Mapping[str, Trial] = {
     ),
     "traders": Trial(
         {
-            "buckets, sorted into lists": "traders.buckets",
+            "a portion a batch in buckets, HSET": "traders.portions",
             "a hash with whole lists": "traders.hash",
             "a string a trader, MGET and MSET": "traders.strings",
             "a list a trader, RPUSH": "traders.lists",
@@ -471,7 +471,8 @@ FILES = sorted({function.partition(".")[0] for trial in TRIALS.values() for func
 
 
 class Matching(msgspec.Struct, frozen=True):
-    """A way of matching. `part`: the file of bench/trials/ that takes the place of trader.enter."""
+    """A way of matching. `part`: the file of bench/trials/ that says what match does with the lines of traders' orders:
+    then nobody files events."""
 
     batch: int
     hold_ms: int | None
@@ -494,7 +495,7 @@ async def _traders_trial(options: Options, board: Board) -> list[Outcome]:
     noise)."""
     limits = options.settings.match_batch, None
     variants = {
-        "buckets, sorted into lists": Matching(*limits),
+        "in buckets, sorted into lists, by the engine": Matching(*limits),
         "a hash of completed orders, one of sequences in chunks of 8": Matching(*limits, "enter_chunks"),
         "a list a trader, RPUSH": Matching(*limits, "enter_lists"),
     }
@@ -542,22 +543,37 @@ async def _match_trial(
 
 
 def _source(part: str) -> str:
-    """Our library, with this file behind the part `trader`."""
-    source, end = library.source(), "\nreturn trader\n"
+    """Our library, with this file behind the part `trader`, and match calling it before it moves its cursor."""
+    source = library.source()
     if not part:
         return source
-    if source.count(end) != 1:
-        raise Failed("the library has no part `trader` any more that something could take the place of")
-    return source.replace(end, "\n" + (files("bench") / "trials" / f"{part}.lua").read_text() + end)
+    enter = (files("bench") / "trials" / f"{part}.lua").read_text()
+    moves, end = "\n  cursor.write(tag, position)\n", "\nreturn trader\n"
+    if source.count(moves) != 1 or source.count(end) != 1:
+        raise Failed("the library is not as it was when this was written: where would match call trader.enter?")
+    arguments = "tag, text.sequence(base), orders, orders_count, rested, rested_count"
+    return source.replace(moves, f"\n  trader.enter({arguments}){moves}").replace(end, f"\n{enter}{end}")
 
 
 async def _match(client: Redis, cards: Sequence[str], way: Matching) -> None:
-    matcher = Matcher(client, client, cards, batch=way.batch, hold_ms=way.hold_ms)
+    if not way.part:
+        matcher = Matcher(client, client, cards, batch=way.batch, hold_ms=way.hold_ms)
+        due = list(cards)
+        while due:
+            due = await matcher.match(due)
+            for error in matcher.refused.values():
+                raise error
+        await matcher.finish()
+        return
+    limits = [way.batch] if way.hold_ms is None else [way.batch, way.hold_ms]
     due = list(cards)
     while due:
-        due = await matcher.match(due)
-        for error in matcher.refused.values():
-            raise error
+        pipeline = client.pipeline(transaction=False)
+        for card in due:
+            pipeline.fcall("match", 1, keys.tag(card), *limits)
+        with understood():
+            replies: list[Any] = await pipeline.execute()
+        due = [card for card, reply in zip(due, replies, strict=True) if reply[5]]
 
 
 MATCH_TRIALS = {"traders_in_match": _traders_trial, "batch": _limits_trial}

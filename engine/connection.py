@@ -1,5 +1,6 @@
 """Connections to Redis, and what its errors mean to a caller."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,31 +77,82 @@ def packed(*command: str | int | bytes) -> bytes:
     return bytes(pack(command))
 
 
-async def replies(client: Redis, commands: Sequence[bytes], more: Callable[[], Sequence[bytes]]) -> list[Any]:
-    """The replies to commands that are sent together, and to those that `more` gives once they are sent: that is worked
-    out while the server works. Errors of single commands are among the replies.
+Take = Callable[[Any], None]
+"""Takes a command's reply: an exception where the server refused it."""
 
-    A pipeline of redis-py takes several turns of the loop before it sends: work beside it would be done before.
+
+Command = tuple[bytes, Take]
+"""As it is sent."""
+
+
+def together(commands: Sequence[Command]) -> list[Command]:
+    """As one transaction, if they are several: they are done, and on disk, at once. All concern one card."""
+    if len(commands) < 2:
+        return list(commands)
+
+    def take(reply: Any) -> None:
+        replies = [reply] * len(commands) if isinstance(reply, Exception) else reply
+        for (_, take_one), one in zip(commands, replies, strict=True):
+            take_one(one)
+
+    def queued(_: Any) -> None:
+        """Whatever is wrong with a command is what EXEC replies, too."""
+
+    return [(packed("MULTI"), queued), *((command, queued) for command, _ in commands), (packed("EXEC"), take)]
+
+
+class Link:
+    """One connection that sends commands before the replies to earlier ones are read, so that the server always has
+    something to do. A pipeline of redis-py takes several turns of the loop before it sends, and reads all it has sent.
     """
-    pool: Any = client.connection_pool  # redis-py types it as untyped
-    connection = await pool.get_connection()
-    try:
-        await connection.send_packed_command(commands)
-        following = more()
-        if following:
-            await connection.send_packed_command(following, check_health=False)
-        received = []
-        for _ in range(len(commands) + len(following)):
+
+    def __init__(self, client: Redis) -> None:
+        self._pool: Any = client.connection_pool  # redis-py types it as untyped
+        self._connection: Any = None
+        self._takes: deque[Take] = deque()
+
+    @property
+    def under_way(self) -> int:
+        """How many replies are still to be received."""
+        return len(self._takes)
+
+    async def send(self, commands: Sequence[Command]) -> None:
+        """Sends these, each with what is to be done with its reply."""
+        if not commands:
+            return
+        try:
+            if self._connection is None:
+                self._connection = await self._pool.get_connection()
+            await self._connection.send_packed_command([command for command, _ in commands], check_health=False)
+        except BaseException:
+            await self.close()
+            raise
+        self._takes.extend(take for _, take in commands)
+
+    async def receive(self, count: int) -> list[tuple[Take, Any]]:
+        """The replies to the oldest commands that have none yet, as soon as they are there; each with what takes it."""
+        received: list[tuple[Take, Any]] = []
+        for _ in range(count):
             try:
-                received.append(await connection.read_response())
+                reply = await self._connection.read_response()
             except redis.exceptions.ResponseError as error:
-                received.append(error)
-    except BaseException:
-        await connection.disconnect(nowait=True)  # nobody will read the rest of the replies
-        raise
-    finally:
-        await pool.release(connection)
-    return received
+                reply = error
+            except BaseException:
+                await self.close()
+                raise
+            received.append((self._takes.popleft(), reply))
+        if self._connection is not None and not self._takes:
+            connection, self._connection = self._connection, None
+            await self._pool.release(connection)
+        return received
+
+    async def close(self) -> None:
+        """Gives up what is under way: nobody will read the replies."""
+        connection, self._connection = self._connection, None
+        self._takes.clear()
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
 
 
 async def check(client: Redis, *, durability: str) -> None:

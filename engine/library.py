@@ -12,7 +12,7 @@ NAME = "tcgx"
 
 # Parts are local tables that later parts and the functions use, so their order matters.
 PARTS = ("text", "bulk", "cursor", "log", "side", "levels", "trader")
-WRITING = ("append", "match", "sort", "trim")
+WRITING = ("append", "match", "file", "sort", "trim")
 READING = ("order", "trader_orders", "client_order", "depth", "state_hash")
 
 

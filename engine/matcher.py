@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 from engine import connection, keys, library
 from engine.connection import BLOCK_MS, ENGINE_NAME, packed, understood
 from engine.errors import LogGap, TcgxError
+from engine.filing import Filings
 from engine.life import Retry, unless_stopped
 from engine.settings import Settings
-from engine.sorting import Sorting
 
 log = structlog.get_logger()
 
@@ -32,8 +32,11 @@ MANY = 400
 """Commands of a round after which the next one makes only so many calls at once as in `AT_ONCE`."""
 AT_ONCE = 4
 
-SORTING_SECONDS = 0.001
-"""For how long orders are awaited while traders' orders wait to be sorted."""
+FILING_SECONDS = 0.001
+"""For how long orders are awaited while traders' orders wait to be filed or sorted."""
+
+FLUSH_SECONDS = 1.0
+"""After so long without an order those are filed, too, that are too few to be filed otherwise."""
 
 
 class Matcher:
@@ -51,7 +54,9 @@ class Matcher:
         self._limits = (batch,) if hold_ms is None else (batch, hold_ms)
         self._log_ids = dict.fromkeys(cards, "0-0")
         self._busy: set[str] = set()
-        self._sorting = Sorting()
+        self._link = connection.Link(redis)
+        self._filings = Filings(cards)
+        self._received: list[tuple[connection.Take, Any]] = []  # replies for the filings that nobody has taken yet
         self._done = 0
         self._again_at: dict[str, float] = {}
         self.refused: dict[str, TcgxError] = {}
@@ -74,26 +79,37 @@ class Matcher:
         if any(library.is_missing(reply) for reply in matched):
             # The server was replaced by an empty one.
             await library.load(self._redis)
+            self._filings = Filings(self._log_ids)
             return list(cards)
         self._busy.clear()
         self._done = 0
         return [card for card, reply in zip(cards, matched, strict=True) if self._take(card, reply)]
 
     async def _call(self, cards: Sequence[str]) -> list[Any]:
-        """The replies to a match call for each of these cards. Traders' orders are sorted meanwhile."""
-        sorting = self._sorting
-        commands = [packed("FCALL", "match", 1, keys.tag(card), *self._limits) for card in cards]
+        """The replies to a match call for each of these cards. Traders' orders are filed meanwhile: what was received
+        with the replies to the calls before is taken when these are under way."""
+        link, filings = self._link, self._filings
+        matched: list[Any] = []
+        calls = [(packed("FCALL", "match", 1, keys.tag(card), *self._limits), matched.append) for card in cards]
         try:
             with understood():
-                replies = await connection.replies(self._redis, commands, sorting.commands)
-        except TcgxError:
-            self._sorting = Sorting()
+                await link.send(calls)
+                for take, reply in self._received:
+                    take(reply)
+                self._received = []
+                behind = filings.commands()
+                await link.send(behind)
+                self._received = await link.receive(link.under_way - len(behind))
+        except BaseException:
+            self._filings, self._received = Filings(self._log_ids), []
+            await link.close()
             raise
-        matched = replies[: len(cards)]
+        for take, reply in self._received[len(self._received) - len(calls) :]:
+            take(reply)
+        del self._received[len(self._received) - len(calls) :]
         for card, reply in zip(cards, matched, strict=True):
             if not isinstance(reply, Exception):
-                sorting.due(card, reply[-1])
-        sorting.take(replies[len(cards) :])
+                filings.matched(card, reply[0])
         return matched
 
     def _take(self, card: str, reply: Any) -> bool:
@@ -110,7 +126,7 @@ class Matcher:
             self._again_at[card] = asyncio.get_running_loop().time() + STANDSTILL_SECONDS
             return False
         self.refused.pop(card, None)
-        commands, _, log_id, _, rejected, more, _ = reply
+        commands, _, log_id, _, rejected, more = reply
         if commands:
             self._busy.add(card)
             self._done += commands
@@ -119,17 +135,30 @@ class Matcher:
         self._log_ids[card] = log_id.decode()
         return bool(more)
 
-    async def sort(self) -> bool:
-        """Sorts a part of what happened to traders' orders, where that is due; whether there is more.
+    async def file(self) -> bool:
+        """Files and sorts a part of what happened to traders' orders, where that is due; whether there is more.
 
         Raises:
             Unavailable: no answer; calling again is safe.
         """
-        if self._sorting:
+        if self._is_filing():
             await self._call(())
-        return bool(self._sorting)
+        return self._is_filing()
 
-    async def arrivals(self, seconds: float = BLOCK_MS / 1000) -> list[str]:
+    def _is_filing(self) -> bool:
+        return bool(self._filings or self._received or self._link.under_way)
+
+    async def finish(self) -> None:
+        """Files what is not filed, however little that is, and sorts what is due.
+
+        Raises:
+            Unavailable: no answer; calling again is safe.
+        """
+        self._filings.flush()
+        while await self.file():
+            pass
+
+    async def arrivals(self, seconds: float) -> list[str]:
         """The cards to match next, once a log has entries that are not matched; none after so many seconds.
 
         Those of the call before are among them: of orders that come for many cards, only the first wakes the reader.
@@ -154,18 +183,26 @@ class Matcher:
         due = every
         while not stopping.is_set():
             try:
-                if not due:
-                    arrivals = self.arrivals(SORTING_SECONDS) if await self.sort() else self.arrivals()
-                    due = await unless_stopped(arrivals, stopping) or []
-                    continue
-                due = await self.match(due)
-                retry.succeeded()
-                if not due and self._done >= CROWD:
-                    await asyncio.sleep(CROWD_SECONDS)
+                if due:
+                    due = await self.match(due)
+                    retry.succeeded()
+                    if not due and self._done >= CROWD:
+                        await asyncio.sleep(CROWD_SECONDS)
+                else:
+                    due = await self._wait(stopping)
             except TcgxError as error:
                 log.warning("matching will be tried again", reason=str(error))
                 await retry.pause()
                 due = every
+        await self._link.close()
+
+    async def _wait(self, stopping: asyncio.Event) -> list[str]:
+        """The cards to match next, if any by now. In a pause traders' orders are filed; else with the next calls."""
+        seconds = FILING_SECONDS if self._is_filing() else FLUSH_SECONDS if self._filings.wait else BLOCK_MS / 1000
+        due = await unless_stopped(self.arrivals(seconds), stopping) or []
+        if not due and not await self.file():
+            self._filings.flush()
+        return due
 
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:

@@ -7,10 +7,10 @@
 -- ARGS  how many commands at most, and optionally for how many milliseconds the call may hold the server: it ends
 --       early when it has used them up, but never before its first command is done
 -- Reply commands done, sequence and log id now reached, trades made, entries rejected,
---       1 if more commands may wait, the first buckets of traders' orders that are due to be sorted (sort.lua)
+--       1 if more commands may wait
 -- Event {card}:events <sequence>-<entries rejected so far>: `first`, the first sequence of this call (the last
---       is in the id), `log`, the log id reached, and one line each of `trades`, `orders` (those completed) and
---       `rejected`
+--       is in the id), `log`, the log id reached, and one line each of `trades`, `orders` (those completed), `rested`
+--       (those that came to rest in the book: sequence and trader) and `rejected`
 -- Told to {card}:matched: `<first> <last sequence>`, of a small call followed by how many trades there are and, a line
 --       each, trades and orders as in the event: who waits for one of them needs not read it
 --
@@ -18,7 +18,7 @@
 local integer, comma, sequence_text, number_text = text.integer, text.comma, text.sequence, text.trade_number
 local side_text, force, one_and_force = text.side, text.force, text.one_and_force
 local concat, min, clock = table.concat, math.min, text.clock
-local advance, push, pop, file = side.advance, side.push, side.pop, trader.file
+local advance, push, pop = side.advance, side.push, side.pop
 local FOK = 3
 local LATEST = 50
 local TOLD_MAX = 100 -- commands of a call whose outcome is published
@@ -71,12 +71,12 @@ local function apply(keys, args, started)
   local count = batch.count
   local rejected = batch.rejected
   if count == 0 and #rejected == 0 then
-    return { 0, position.sequence, position.log_id, 0, 0, 0, trader.due(tag) }
+    return { 0, position.sequence, position.log_id, 0, 0, 0 }
   end
   local look_at_clock = hold_ms and LOOK or math.huge
   local deadline = hold_ms and started + hold_ms * PLANNED / 1000
 
-  trader.begin()
+  trader.begin(tag, position)
   local base = position.sequence
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
   local clients, times, rules = batch.clients, batch.times, batch.rules
@@ -91,10 +91,9 @@ local function apply(keys, args, started)
   local orders, orders_count = {}, 0 -- the lines of those that are completed
   local removed = {} -- fields of {card}:open that go
 
-  local function close(owner, value)
+  local function close(value)
     orders_count = orders_count + 1
     orders[orders_count] = value
-    file(owner, value)
   end
 
   -- The line of order i of the batch: up to accepted_at, and what comes after that.
@@ -111,7 +110,7 @@ local function apply(keys, args, started)
 
   -- Order i of the batch is completed with this status.
   local function close_own(i, status, closing)
-    close(traders[i], line(i, comma[quantities[i] - left[i]] .. status .. closing))
+    close(line(i, comma[quantities[i] - left[i]] .. status .. closing))
     left[i] = 0
   end
 
@@ -126,11 +125,12 @@ local function apply(keys, args, started)
     if known then moved(book, book.sign * price, filled - quantity) end
     book.canceled[#book.canceled + 1] = field
     removed[#removed + 1] = field
-    close(owner, before .. comma[filled] .. ',canceled' .. closing)
+    close(before .. comma[filled] .. ',canceled' .. closing)
     if book.sequence == field then advance(book) end
   end
 
   local work = 0
+  local unfiled -- once it is read: lines of traders' orders in the events before
   local canceled_all, cancelers = {}, {} -- traders whose resting orders are all canceled
   local time_now, closing, filled_1 -- of the commands of an entry: their time; how a line ends, and of a filled order of 1
   for i = 1, count do
@@ -149,7 +149,8 @@ local function apply(keys, args, started)
         if to_cancel[field] then cancel_resting(field, to_cancel[field], owner, closing) end
       else
         if not canceled_all[owner] then
-          local listed = trader.resting(tag, owner)
+          unfiled = unfiled or trader.unfiled(tag)
+          local listed = trader.resting(tag, owner, unfiled)
           local records = bulk.read(tag .. ':open', listed)
           for r = 1, #listed do
             if records[r] then cancel_resting(listed[r], records[r], owner, closing) end
@@ -198,7 +199,7 @@ local function apply(keys, args, started)
             book.filled = book.filled + fill
             if known then moved(book, key, -fill) end
             if book.left == 0 then
-              close(maker, book.line .. (book.filled == 1 and filled_1 or comma[book.filled] .. ',filled' .. closing))
+              close(book.line .. (book.filled == 1 and filled_1 or comma[book.filled] .. ',filled' .. closing))
               book.gone[maker_field] = true
               removed[#removed + 1] = maker_field
               book.consumed = book.consumed + 1
@@ -221,7 +222,7 @@ local function apply(keys, args, started)
               fill = min(remaining, own_left)
               left[j] = own_left - fill
               if own_left == fill then
-                close(maker, line(j, quantities[j] == 1 and filled_1 or comma[quantities[j]] .. ',filled' .. closing))
+                close(line(j, quantities[j] == 1 and filled_1 or comma[quantities[j]] .. ',filled' .. closing))
                 pop(book)
               end
             end
@@ -239,7 +240,7 @@ local function apply(keys, args, started)
       end
       left[i] = remaining
       if remaining == 0 then
-        close(trader_id, line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. closing))
+        close(line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. closing))
       elseif status or kind > 1 or kind < -1 then
         close_own(i, status or ',expired', closing)
       else
@@ -268,6 +269,7 @@ local function apply(keys, args, started)
     end
   end
   local trade_lines, order_lines = text.join(trades, trade_count), text.join(orders, orders_count)
+  local rested, rested_count = {}, 0
   local entered_asks, entered_bids, asks_count, bids_count = asks.entered, bids.entered, 0, 0
   for i = 1, count do
     local remaining = left[i]
@@ -284,7 +286,8 @@ local function apply(keys, args, started)
         entered_asks[asks_count + 1], entered_asks[asks_count + 2] = integer[prices[i]], field
         asks_count = asks_count + 2
       end
-      file(traders[i], field .. ',' .. traders[i] .. ',\n')
+      rested_count = rested_count + 1
+      rested[rested_count] = field .. ',' .. traders[i] .. ',\n'
       opened[opened_count + 1] = field
       opened[opened_count + 2] = line(i, remaining == quantity and '' or comma[quantity - remaining])
       opened_count = opened_count + 2
@@ -304,6 +307,10 @@ local function apply(keys, args, started)
     event[#event + 1] = 'orders'
     event[#event + 1] = order_lines
   end
+  if rested_count > 0 then
+    event[#event + 1] = 'rested'
+    event[#event + 1] = text.join(rested, rested_count)
+  end
   if #rejected > 0 then
     event[#event + 1] = 'rejected'
     event[#event + 1] = concat(rejected, '\n') .. '\n'
@@ -318,7 +325,6 @@ local function apply(keys, args, started)
   end
   bulk.call('HDEL', asks.open, removed)
   bulk.call('HSET', asks.open, opened)
-  trader.enter(tag, base, position.sequence)
   for c = 1, #cancelers do trader.trim_older(tag, cancelers[c]) end
   if trade_count > 0 then
     local latest = {}
@@ -327,11 +333,12 @@ local function apply(keys, args, started)
     redis.call('LTRIM', tag .. ':trades', 0, LATEST - 1)
   end
   cursor.write(tag, position)
+  trader.leave(tag, position)
   if known then levels.move(known, position, asks.moved, bids.moved) end
   local told = integer[base + 1] .. ' ' .. integer[position.sequence]
   if count <= TOLD_MAX then told = told .. ' ' .. integer[trade_count] .. '\n' .. trade_lines .. order_lines end
   redis.call('PUBLISH', tag .. ':matched', told)
-  return { count, position.sequence, position.log_id, trade_count, #rejected, batch.more and 1 or 0, trader.due(tag) }
+  return { count, position.sequence, position.log_id, trade_count, #rejected, batch.more and 1 or 0 }
 end
 
 local function match(keys, args)

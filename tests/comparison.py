@@ -47,6 +47,8 @@ class Comparison:
 
         assert matched.commands <= limit
         assert matched.more or matched.sequence == len(self._appended)
+        if matched.sequence % 3 == 0:
+            self._file(matched.sequence)
         if matched.sequence % 4 == 0:
             self.compare_depth(LEVELS[matched.sequence % 16 // 4])
         if matched.sequence - self._checked >= CHECK_EVERY:
@@ -66,6 +68,15 @@ class Comparison:
         assert market.latest_trades() == reference.latest_trades()
         if bids and asks:
             assert bids[0].price_cents < asks[0].price_cents
+
+    def _file(self, sequence: int) -> None:
+        """Files some of what happened, and sorts a bucket now and then."""
+        market = self.market
+        market.file(1 + sequence % 5)
+        if sequence % 2 == 0 and market.filed().portions:
+            digits = sorted(market.portions())[sequence % 7 :: 7][:1] or sorted(market.portions())[:1]
+            for name in digits:
+                market.sort(name.partition(b":")[0])
 
     def compare_depth(self, limit: int) -> None:
         """The best levels of both sides. Between two looks the server only counts what moves."""

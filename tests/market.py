@@ -15,9 +15,8 @@ import msgspec
 from redis import Redis
 
 from bench.reference_book import ReferenceBook, SelfTrade
-from engine import codec, keys
+from engine import codec, filing, keys, sorting
 from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade, price_text
-from engine.sorting import BYTES_AT_ONCE, arguments
 
 HEADER = "bid | price | ask"
 WAITING_MAX = 1_000_000
@@ -101,7 +100,6 @@ class Matched(msgspec.Struct, frozen=True):
     trades: int
     rejected: int
     more: bool
-    unsorted: list[bytes]
 
 
 class Market:
@@ -178,25 +176,55 @@ class Market:
     def match_once(self, limit: int = MATCH_BATCH, hold_ms: int | None = None) -> Matched:
         """One match call; without a bound in time unless given."""
         reply = self.redis.fcall("match", 1, self.tag, limit, *([] if hold_ms is None else [hold_ms]))
-        return Matched(reply[0], reply[1], reply[2].decode(), reply[3], reply[4], bool(reply[5]), reply[6])
-
-    def sort(self, buckets: Sequence[bytes]) -> list[bytes]:
-        """A sort call for each of these buckets, as the engine makes them; those that are still due."""
-        due: list[bytes] = []
-        for bucket in buckets:
-            text = self.redis.getrange(self.key(f"recent:{bucket.decode()}"), 0, BYTES_AT_ONCE - 1)
-            _, due = self.redis.fcall("sort", 1, self.tag, *arguments(bucket, text))
-        return due
+        return Matched(reply[0], reply[1], reply[2].decode(), reply[3], reply[4], bool(reply[5]))
 
     def match(self, limit: int = MATCH_BATCH) -> int:
-        """Matches until nothing waits, and sorts traders' orders where that is due; how many trades that made."""
+        """Matches until nothing waits; how many trades that made."""
         trades = 0
         while True:
             matched = self.match_once(limit)
             trades += matched.trades
-            self.sort(matched.unsorted)
             if not matched.more:
                 return trades
+
+    def filed(self) -> filing.Position:
+        """How far events are filed."""
+        return filing.Position.of(self.redis.hget(self.key("recent"), "filed"))
+
+    def filing_of(self, events: int = 1_000_000) -> list[bytes]:
+        """The arguments of a call that files the next events."""
+        before = self.filed()
+        entries = self.redis.xrange(self.key("events"), min=b"(" + before.event_id, count=events)
+        texts = [fields[name] for _, fields in entries for name in filing.LINES_OF if name in fields]
+        reached = filing.Position(entries[-1][0], before.portions + 1)
+        return filing.arguments(before, reached, filing.by_bucket(texts))
+
+    def file(self, events: int = 1_000_000) -> None:
+        """A file call for the next events, as the engine makes it, if there are any."""
+        last = self.redis.xrevrange(self.key("events"), count=1)
+        if last and last[0][0] != self.filed().event_id:
+            call = self.filing_of(events)
+            assert self.redis.fcall("file", 1, self.tag, *call) == call[2]
+
+    def sorting_of(self, digits: bytes) -> list[Any]:
+        """The arguments of a call that sorts this bucket."""
+        key = self.key("recent")
+        first, last = int(self.redis.hget(key, digits) or 0), self.filed().portions
+        portions = [b"%b:%d" % (digits, portion) for portion in range(first + 1, last + 1)]
+        return sorting.arguments(digits, first, last, [text for text in self.redis.hmget(key, portions) if text])
+
+    def sort(self, digits: bytes) -> None:
+        """A sort call for this bucket, as the engine makes it."""
+        assert self.redis.fcall("sort", 1, self.tag, *self.sorting_of(digits)) == 1
+
+    def portions(self) -> dict[bytes, bytes]:
+        """What is filed and not sorted."""
+        stored: dict[bytes, bytes] = self.redis.hgetall(self.key("recent"))
+        return {name: lines for name, lines in stored.items() if b":" in name}
+
+    def listed(self, trader: int) -> list[bytes]:
+        """The lines of a trader's list."""
+        return b"".join(self.redis.lrange(self.key(f"trader:{trader}"), 0, -1)).splitlines()
 
     def book(self) -> str:
         """The picture of the book."""

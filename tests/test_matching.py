@@ -9,7 +9,6 @@ from redis.exceptions import ResponseError
 from bench.order_flow import stress_many_traders
 from engine import codec
 from engine.model import CancelOrder, Command, PlaceOrder, Side, Status, TimeInForce
-from engine.sorting import arguments
 from tests.comparison import Comparison
 from tests.conftest import RedisServer
 from tests.market import Market, many, picture
@@ -613,52 +612,57 @@ def test_the_latest_fifty_orders_of_a_trader_are_listed_newest_first(market: Mar
     assert [order.sequence for order in market.orders_of(1)] == list(range(60, 10, -1))
 
 
-def test_old_open_orders_stay_listed_however_many_come_after(market: Market) -> None:
-    old = [market.buy("1.00") for _ in range(5)]
-    market.match()
-    for _ in range(40):
-        market.append([PlaceOrder(trader_id=1, card="pikachu", side=Side.BUY, price_cents=500, time_in_force=IOC)] * 40)
-        market.match()
-
-    assert [order.sequence for order in market.orders_of(1)] == list(range(1_605, 1_555, -1))
-    assert [order.sequence for order in market.orders_of(1, only="open")] == old[::-1]
-    assert market.redis.lrange(market.key("older:1"), 0, -1) == [codec.sequence_text(order).encode() for order in old]
-    assert len(listed(market, 1)) <= 150
-
-
-def listed(market: Market, trader: int) -> list[bytes]:
-    """The lines of a trader's list."""
-    return b"".join(market.redis.lrange(market.key(f"trader:{trader}"), 0, -1)).splitlines()
-
-
 def expiring(trader: int, count: int) -> list[Command]:
     """Orders that are completed at once: nobody sells."""
     order = PlaceOrder(trader_id=trader, card="pikachu", side=Side.BUY, price_cents=500, time_in_force=IOC)
     return [order] * count
 
 
-@pytest.mark.parametrize(("trader", "bucket"), [(303, "03"), (3, "3")])
-def test_what_happened_is_sorted_into_lists_after_its_turn(market: Market, trader: int, bucket: str) -> None:
-    waiting = market.key(f"recent:{bucket}")
-    market.append(expiring(trader, 600))
-    for other, count in (50, 500), (51, 435):
-        market.append(expiring(other, count))
+def test_old_open_orders_stay_listed_however_many_come_after(market: Market) -> None:
+    old = [market.buy("1.00") for _ in range(5)]
     market.match()
-    market.append(expiring(53, 1))  # the 1,536th, 3 times 512
-    unsorted = market.match_once().unsorted
-    assert unsorted == [bucket.encode()]
-    assert market.redis.strlen(waiting) > 49_152
-    assert listed(market, trader) == []
-    before = market.orders_of(trader)
+    for _ in range(40):
+        market.append(expiring(1, 40))
+        market.match()
+        market.file()
+        market.sort(b"1")
 
-    assert market.sort(unsorted) == []
+    assert [order.sequence for order in market.orders_of(1)] == list(range(1_605, 1_555, -1))
+    assert [order.sequence for order in market.orders_of(1, only="open")] == old[::-1]
+    assert market.redis.lrange(market.key("older:1"), 0, -1) == [codec.sequence_text(order).encode() for order in old]
+    assert len(market.listed(1)) <= 150
 
-    assert market.orders_of(trader) == before
-    assert market.redis.strlen(waiting) == 0
-    assert len(listed(market, trader)) == 50
-    assert [order.sequence for order in market.orders_of(trader)] == list(range(600, 550, -1))
-    assert market.order(550) is None
-    assert market.order(551) == market.orders_of(trader)[-1]
+
+@pytest.mark.parametrize(("trader", "bucket"), [(303, b"03"), (3, b"3"), (1_000_003, b"03")])
+def test_what_happened_is_the_same_filed_or_sorted_or_not(market: Market, trader: int, bucket: bytes) -> None:
+    resting = market.sell("6.00", trader=trader)
+    canceled = market.sell("6.00", trader=trader)
+    market.append(expiring(trader, 40) + expiring(1_303, 5))
+    market.match()
+    market.cancel(canceled, trader=trader)
+    market.match()
+    before, still_open = market.orders_of(trader), market.orders_of(trader, only="open")
+    assert [order.sequence for order in before] == list(range(42, 0, -1))
+    assert [order.sequence for order in still_open] == [resting]
+    completed = market.order(canceled)
+    assert completed is not None
+    assert completed.status is Status.CANCELED
+
+    def look() -> None:
+        assert market.orders_of(trader) == before
+        assert market.orders_of(trader, limit=3) == before[:3]
+        assert market.orders_of(trader, only="open") == still_open
+        assert market.order(canceled) == completed
+
+    market.file(1)
+    assert market.portions()[bucket + b":1"]
+    look()
+    market.file()
+    look()
+    market.sort(bucket)
+    assert not any(name.startswith(bucket + b":") for name in market.portions())
+    assert len(market.listed(trader)) == 43  # two came to rest, 40 expired, one was canceled
+    look()
 
 
 def test_an_id_elsewhere_in_anothers_line_is_not_taken_for_the_trader(market: Market) -> None:
@@ -667,51 +671,90 @@ def test_an_id_elsewhere_in_anothers_line_is_not_taken_for_the_trader(market: Ma
     market.buy("0.17", 34, trader=217)
     market.match()
 
-    assert [order.sequence for order in market.orders_of(17)] == own[::-1]
+    for _ in range(2):
+        assert [order.sequence for order in market.orders_of(17)] == own[::-1]
+        market.file()
     market.cancel(0, trader=17)
     market.match()
     assert [order.status for order in market.orders_of(17)] == [Status.CANCELED, Status.FILLED]
 
 
+@pytest.mark.parametrize("stage", ["unfiled", "filed", "sorted"])
+def test_all_resting_orders_of_a_trader_are_canceled_wherever_they_are_known(market: Market, stage: str) -> None:
+    own = [market.sell("6.00", trader=8) for _ in range(3)]
+    other = market.sell("6.00", trader=108)
+    market.match()
+    if stage != "unfiled":
+        market.file()
+    if stage == "sorted":
+        market.sort(b"8")
+
+    market.cancel(0, trader=8)
+    market.cancel(0, trader=8)
+    market.match()
+
+    assert [market.state(order)[0] for order in own] == [Status.CANCELED] * 3
+    assert market.state(other) == (Status.OPEN, 0)
+
+
 def test_what_came_after_the_sorted_lines_stays(market: Market) -> None:
     market.append(expiring(8, 30))
     market.match()
-    waiting = market.key("recent:8")
-    text = market.redis.get(waiting)
+    market.file()
+    call = market.sorting_of(b"8")
     market.append(expiring(8, 5))
     market.match()
+    market.file()
     before = market.orders_of(8)
 
-    cut_off = text[:-10]  # its last line is left for later
-    assert market.redis.fcall("sort", 1, market.tag, *arguments(b"8", cut_off)) == [1, []]
+    assert market.redis.fcall("sort", 1, market.tag, *call) == 1
 
-    assert len(listed(market, 8)) == 29
-    assert len(market.redis.get(waiting).splitlines()) == 6
+    assert len(market.listed(8)) == 30
+    assert list(market.portions()) == [b"8:2"]
     assert market.orders_of(8) == before
 
 
 def test_lines_that_were_sorted_already_are_not_entered_again(market: Market) -> None:
     market.append(expiring(8, 3))
     market.match()
-    call = arguments(b"8", market.redis.get(market.key("recent:8")))
-    assert market.redis.fcall("sort", 1, market.tag, *call) == [1, []]
-    assert market.redis.fcall("sort", 1, market.tag, *call) == [0, []]
+    market.file()
+    call = market.sorting_of(b"8")
+    assert market.redis.fcall("sort", 1, market.tag, *call) == 1
+    assert market.redis.fcall("sort", 1, market.tag, *call) == 0
     market.append(expiring(8, 30))
     market.match()
+    market.file()
     before = market.orders_of(8)
 
-    assert market.redis.fcall("sort", 1, market.tag, *call) == [0, []]
+    assert market.redis.fcall("sort", 1, market.tag, *call) == 0
 
-    assert len(listed(market, 8)) == 3
+    assert len(market.listed(8)) == 3
     assert market.orders_of(8) == before
 
 
+def test_events_that_were_filed_already_are_not_filed_again(market: Market) -> None:
+    market.append(expiring(8, 3))
+    market.match()
+    call = market.filing_of()
+    market.append(expiring(8, 2))
+    market.match()
+    both = market.filing_of()
+    assert market.redis.fcall("file", 1, market.tag, *call) == call[2]
+
+    assert market.redis.fcall("file", 1, market.tag, *call) == call[2]
+    assert market.redis.fcall("file", 1, market.tag, *both) == call[2]
+
+    assert {name: len(lines.splitlines()) for name, lines in market.portions().items()} == {b"8:1": 3}
+    assert len(market.orders_of(8)) == 5
+
+
 @pytest.mark.parametrize(
-    "call", [[], ["8", "ten", "", ""], ["8", 10, "8 1", "8 1 "], ["8", 10, "8 1", "8 1 ", "a", "b"]]
+    "call", [[], ["8", "ten", 1, ""], ["8", 0, 1, "8 1 "], ["8", 0, 1, "8 1 ", "a", "b"], ["8", 0]]
 )
 def test_a_sort_call_that_is_not_complete_is_refused(market: Market, call: list[Any]) -> None:
     market.append(expiring(8, 3))
     market.match()
+    market.file()
 
     with pytest.raises(ResponseError, match="sort takes a bucket"):
         market.redis.fcall("sort", 1, market.tag, *call)
@@ -719,40 +762,44 @@ def test_a_sort_call_that_is_not_complete_is_refused(market: Market, call: list[
     assert len(market.orders_of(8)) == 3
 
 
-@pytest.mark.parametrize(("calls", "count"), [(24, 100), (3, 1_000)])
-def test_what_nobody_sorts_is_sorted_by_match_before_it_grows_too_large(market: Market, calls: int, count: int) -> None:
-    for _ in range(calls):
-        market.append(expiring(99, count))
-        market.match_once(1_000)
-
-    assert market.redis.strlen(market.key("recent:99")) < 196_608
-    assert len(listed(market, 99)) == 50
-    assert [order.sequence for order in market.orders_of(99)] == list(range(calls * count, calls * count - 50, -1))
-
-
-def test_a_bucket_of_few_traders_is_sorted_early(market: Market) -> None:
-    market.append(expiring(7, 1_000))
+@pytest.mark.parametrize(
+    "call", [[], ["0-0 0"], ["0-0 0", "filed"], ["0-0 0", "8:1", "a"], ["0-0 0", "filed", "1-0 1", "8:1"]]
+)
+def test_a_file_call_that_is_not_complete_is_refused(market: Market, call: list[Any]) -> None:
+    market.append(expiring(8, 3))
     market.match()
-    market.append(expiring(7, 110))
-    market.match()
-    assert market.redis.strlen(market.key("recent:7")) == 0  # it had more than 98,304 bytes
 
-    market.append(expiring(7, 120))
-    assert market.match_once().unsorted == []
-    market.append(expiring(7, 40))  # 8,192 bytes, and 4,096 for the trader
-    assert market.match_once().unsorted == [b"7"]
+    with pytest.raises(ResponseError, match="file takes what is filed"):
+        market.redis.fcall("file", 1, market.tag, *call)
+
+    assert len(market.orders_of(8)) == 3
+
+
+def test_events_that_are_not_filed_are_not_trimmed(market: Market) -> None:
+    for _ in range(3):
+        market.append(expiring(8, 10))
+        market.match()
+    market.file(1)
+
+    assert market.redis.fcall("trim", 1, market.tag, 30, 0, 0)[0] == 1
+    assert len(market.orders_of(8)) == 30
+
+    market.file()
+    assert market.redis.fcall("trim", 1, market.tag, 30, 0, 0)[0] == 2
+    assert len(market.orders_of(8)) == 30
 
 
 def test_a_list_of_many_short_texts_is_joined(market: Market) -> None:
-    for _ in range(20):  # 110 KB each
-        for trader, count in (102, 4), (202, 1), (402, 600), (302, 600):
+    for _ in range(20):
+        for trader, count in (102, 4), (202, 1):
             market.append(expiring(trader, count))
-        market.match(10_000)
+        market.match()
+        market.file()
+        market.sort(b"02")
 
     lengths = [int(market.redis.llen(market.key(f"trader:{trader}"))) for trader in (102, 202)]
     assert all(1 < length < 17 for length in lengths)
-    each = 4 + 1 + 600 + 600
-    firsts = range(19 * each + 1, 0, -each)
+    firsts = range(19 * 5 + 1, 0, -5)
     assert [order.sequence for order in market.orders_of(202)] == [first + 4 for first in firsts]
     assert [order.sequence for order in market.orders_of(102)] == [
         first + place for first in firsts for place in (3, 2, 1, 0)

@@ -1,17 +1,9 @@
--- enter_chunks: in place of trader.enter, a hash of completed orders, and one of each trader's sequences in chunks of
+-- enter_chunks: within the match call, a hash of completed orders, and one of each trader's sequences in chunks of
 -- eight, without what keeps them short.
-local owners, lines, count = {}, {}, 0
-function trader.begin() owners, lines, count = {}, {}, 0 end
-function trader.file(id, line)
-  count = count + 1
-  owners[count], lines[count] = id, line
-end
-function trader.enter(tag, base)
-  local before, closed = text.sequence(base), {}
-  local slot_of, ids, added = {}, {}, {}
-  for n = 1, count do
-    local id, sequence = owners[n], sub(lines[n], 1, DIGITS)
-    if #lines[n] > RESTS_MAX + 1 then closed[#closed + 1], closed[#closed + 2] = sequence, lines[n] end
+function trader.enter(tag, before, orders, orders_count, rested, rested_count)
+  local closed, slot_of, ids, added = {}, {}, {}, {}
+  local function add(line)
+    local sequence, id = string.match(line, '^(%d+),(%d+)')
     if sequence > before then
       local slot = slot_of[id]
       if not slot then
@@ -20,7 +12,10 @@ function trader.enter(tag, base)
       end
       table.insert(added[slot], sequence)
     end
+    return sequence
   end
+  for n = 1, orders_count do closed[2 * n - 1], closed[2 * n] = add(orders[n]), orders[n] end
+  for n = 1, rested_count do add(rested[n]) end
   local key, newest, written = tag .. ':traders', bulk.read(tag .. ':traders', ids), {}
   for slot = 1, #ids do
     local chunk = newest[slot] or '000000'
@@ -28,7 +23,7 @@ function trader.enter(tag, base)
       if #chunk >= 110 then
         local number = tonumber(sub(chunk, 1, 6))
         written[#written + 1], written[#written + 2] = ids[slot] .. ':' .. number, sub(chunk, 7)
-        chunk = format('%06d', number + 1)
+        chunk = string.format('%06d', number + 1)
       end
       chunk = chunk .. ',' .. sequence
     end

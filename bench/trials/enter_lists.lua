@@ -1,10 +1,5 @@
--- enter_lists: in place of trader.enter, each line to its trader's list at once, without what keeps it short.
-local owners, lines, count = {}, {}, 0
-function trader.begin() owners, lines, count = {}, {}, 0 end
-function trader.file(id, line)
-  count = count + 1
-  owners[count], lines[count] = id, line
-end
-function trader.enter(tag)
-  for n = 1, count do redis.call('RPUSH', list_key(tag, owners[n]), lines[n]) end
+-- enter_lists: within the match call, each line to its trader's list at once, without what keeps it short.
+function trader.enter(tag, _, orders, orders_count, rested, rested_count)
+  for n = 1, orders_count do redis.call('RPUSH', list_key(tag, string.match(orders[n], ',(%d+)')), orders[n]) end
+  for n = 1, rested_count do redis.call('RPUSH', list_key(tag, string.match(rested[n], ',(%d+)')), rested[n]) end
 end

@@ -42,14 +42,36 @@ function traders.nothing(_, args)
   return ''
 end
 
--- What tcgx has: lua/parts/trader.lua. Here it sorts what the engine would sort.
-function traders.buckets(tag, args)
+-- What tcgx has, but for lua/sort.lua: all lines of a portion in one HSET. Here Lua puts them in order, and not the
+-- engine.
+function traders.portions(tag, args)
   local batch, fields = read(args)
-  local base = tonumber(args[1])
-  trader.begin()
-  for i = 1, batch.count do trader.file(batch.traders[i], fields[i] .. ',' .. batch.traders[i] .. ',\n') end
-  trader.enter(tag, base, base + batch.count)
-  return latest(trader.resting(tag, batch.traders[batch.count]))
+  local buckets, names, key = {}, {}, tag .. ':recent'
+  for i = 1, batch.count do
+    local bucket = string.sub(batch.traders[i], -2)
+    local lines = buckets[bucket]
+    if not lines then
+      lines = {}
+      buckets[bucket], names[#names + 1] = lines, bucket
+    end
+    lines[#lines + 1] = fields[i] .. ',' .. batch.traders[i] .. ',\n'
+  end
+  local number = redis.call('HINCRBY', key, 'portions', 1)
+  local written = {}
+  for n = 1, #names do
+    written[2 * n - 1], written[2 * n] = names[n] .. ':' .. text.integer[number], table.concat(buckets[names[n]])
+  end
+  redis.call('HSET', key, unpack(written))
+  local last, found = batch.traders[batch.count], {}
+  local recent = {}
+  for n = math.max(1, number - 200), number do recent[#recent + 1] = string.sub(last, -2) .. ':' .. text.integer[n] end
+  local texts = bulk.read(key, recent)
+  for n = 1, #recent do
+    for sequence, id in string.gmatch(texts[n] or '', '(%d+),(%d+),') do
+      if id == last then found[#found + 1] = sequence end
+    end
+  end
+  return latest(found)
 end
 
 function traders.lists(tag, args)

@@ -1,42 +1,30 @@
--- trader: what has happened to each trader's orders on this card.
---   {card}:trader:<id>    a list of texts, oldest first: a line for each order that is completed, and one that begins
---                         with the sequence and ends there, or with the id behind it, for each that came to rest in the
---                         book; the latest 50 orders, or some more
---   {card}:recent:<dd>    a text: the newest such lines of all traders whose id ends with these digits (two, or the only
---                         one); now and then it is sorted into their lists
+-- trader: what has happened to each trader's orders on this card. Of each order a line says that it is completed, and
+-- before that, where it came to rest in the book, one of its sequence and trader's id alone (`<sequence>,<id>,`).
+--   {card}:events         `orders` and `rested` hold the lines as match makes them; the newest are only there
+--   {card}:recent         a hash. <dd>:<n>  copies of lines, in portions from 1 on, of all traders whose id ends with these
+--                                           digits (two, or the only one)
+--                                 <dd>      up to which portion they are in their traders' lists, and gone from here
+--                                 filed     up to which event there are copies, in how many portions
+--   {card}:trader:<id>    a list of texts, oldest first: lines that were in such a portion before; the latest 50 orders,
+--                         or some more
 --   {card}:older:<id>     a list: orders that were open when they were dropped from the trader's list, oldest first
--- Two steps, because one call of Redis and one cold list an order cost more than matching it: a hundred APPENDs take a
--- whole batch, and one RPUSH of one text several orders (docs/decisions.md).
+-- Match writes events alone. The engine files what they say (engine/filing.py, file.lua) and sorts what is filed
+-- (engine/sorting.py, sort.lua): it has time while the server matches, Lua hashes every byte of every piece of text, and
+-- a cold list an order costs more than matching it (docs/decisions.md). Who asks for a trader's orders reads all three.
 local trader = {}
 
-local find, sub, byte, format, concat = string.find, string.sub, string.byte, string.format, table.concat
-local floor = math.floor
+local find, sub, byte, concat = string.find, string.sub, string.byte, table.concat
 local LATEST = 50
 -- A list is trimmed when it has so many texts, or would have so many lines if all its texts had as many as the newest.
 local TEXTS_MAX = 16
 local LINES_MAX = 3 * LATEST
 local OLDER_TRIM_AT = 2 * LATEST
-local BUCKETS = 100
--- Whenever so many commands are done it is the next bucket's turn to be sorted into the lists of its traders, if it has
--- grown to so many bytes by then; or as soon as it has twice as many. The engine does that (engine/sorting.py, sort.lua):
--- Lua hashes every byte of every piece of text, Python takes a tenth of the time. With four times as many bytes a bucket
--- is sorted here, at once: nobody else does.
-local SORT_EVERY = 512
-local BUCKET_BYTES = 49152
-local DUE_TOLD = 8
--- Where a bucket has few traders it is due earlier, with so many bytes more for each: there are enough lines of a trader
--- for one RPUSH then, and whoever reads the trader's orders reads them all.
-local BYTES_MIN, BYTES_A_TRADER = 8192, 4096
-local due = {} -- of each card: its buckets that are due, in turn; what a restart forgets is due again later
-local due_bytes = {} -- of each card and bucket: with how many bytes it is due, known once it has been sorted
--- A bucket is read so many bytes at a time: such strings stay in the processor's cache, and in Lua's free memory.
-local WINDOW = 8192
 local DIGITS = 12 -- of a sequence
 local RESTS_MAX = 24 -- bytes of the line of an order that came to rest: sequence, id, two commas
 local NEWLINE = 10
 
 local function list_key(tag, id) return tag .. ':trader:' .. id end
-local function recent_key(tag, bucket) return tag .. ':recent:' .. bucket end
+local function recent_key(tag) return tag .. ':recent' end
 local function older_key(tag, id) return tag .. ':older:' .. id end
 
 -- Drops the completed orders from a trader's older ones.
@@ -121,163 +109,120 @@ local function push(tag, id, lines, size)
   if length > TEXTS_MAX or length * size > LINES_MAX then trim(tag, id) end
 end
 
--- Remembers of a bucket that is sorted with how many bytes it is due again.
-local function is_sorted(tag, bucket, traders)
-  due_bytes[tag] = due_bytes[tag] or {}
-  due_bytes[tag][bucket] = math.min(2 * BUCKET_BYTES, BYTES_MIN + traders * BYTES_A_TRADER)
+-- How far events are filed: `<id of the last one> <portions>`.
+local NOTHING_FILED = '0-0 0'
+local function filed(tag) return redis.call('HGET', recent_key(tag), 'filed') or NOTHING_FILED end
+
+-- The sequence up to which orders are filed.
+function trader.filed_sequence(tag) return tonumber(string.match(filed(tag), '^%d+')) end
+
+-- Adds fields and values of {card}:recent, from the second of `arguments` on: the next portions, and `filed`. Changes
+-- nothing where that is not what the first of them says. Returns what `filed` is then.
+function trader.file(tag, arguments)
+  if filed(tag) == arguments[1] then redis.call('HSET', recent_key(tag), unpack(arguments, 2)) end
+  return filed(tag)
 end
 
--- Sorts a bucket into the lists of its traders.
-local function sort(tag, bucket)
-  local key = recent_key(tag, bucket)
-  local lines, count = {}, 0
-  local ids, first, following, latest = {}, {}, {}, {} -- the first line of each id, and the one that follows each
-  local offset, at, window = 0, nil, nil
-  repeat
-    window = redis.call('GETRANGE', key, offset, offset + WINDOW - 1)
-    at = 1
-    while true do
-      local stop = find(window, '\n', at, true)
-      if not stop then break end
-      local id = sub(window, at + DIGITS + 1, find(window, ',', at + DIGITS + 1, true) - 1)
-      count = count + 1
-      lines[count] = sub(window, at, stop)
-      local before = latest[id]
-      if before then
-        following[before] = count
-      else
-        first[id] = count
-        ids[#ids + 1] = id
-      end
-      latest[id] = count
-      at = stop + 1
-    end
-    offset = offset + at - 1
-  until at == 1 or #window < WINDOW
-  local pieces = {}
-  for i = 1, #ids do
-    local id = ids[i]
-    local n, size = first[id], 0
-    while n do
-      size = size + 1
-      pieces[size] = lines[n]
-      n = following[n]
-    end
-    push(tag, id, concat(pieces, '', 1, size), size)
-  end
-  redis.call('DEL', key)
-  is_sorted(tag, bucket, #ids)
+-- The names of the portions of a bucket after `first` up to `last`.
+local function portions(bucket, first, last)
+  local names = {}
+  for n = first + 1, last do names[#names + 1] = bucket .. ':' .. text.integer[n] end
+  return names
 end
 
-local function add_due(tag, bucket)
-  local list = due[tag] or {}
-  due[tag] = list
-  for i = 1, #list do
-    if list[i] == bucket then return end
-  end
-  list[#list + 1] = bucket
-end
-
--- What a batch did to orders: of each bucket its lines, and how many there are; and the buckets that have some. Kept
--- between calls for the memory of the tables.
-local filed, sizes, used, used_count = {}, {}, {}, 0
-
--- Forgets what was filed and not entered: a call that failed.
-function trader.begin()
-  for b = 1, used_count do sizes[used[b]] = 0 end
-  used_count = 0
-end
-
--- Files a line of what a batch did to an order: it is completed, or it came to rest.
-function trader.file(id, line)
-  local bucket = sub(id, -2)
-  local size = sizes[bucket]
-  if not size then
-    filed[bucket], size = {}, 0
-  end
-  if size == 0 then
-    used_count = used_count + 1
-    used[used_count] = bucket
-  end
-  size = size + 1
-  sizes[bucket] = size
-  filed[bucket][size] = line
-end
-
--- Enters what was filed. `base` and `last`: the sequences before and at the end of the batch.
-function trader.enter(tag, base, last)
-  local due_bytes_now = due_bytes[tag] or {}
-  for b = 1, used_count do
-    local bucket = used[b]
-    local length = redis.call('APPEND', recent_key(tag, bucket), concat(filed[bucket], '', 1, sizes[bucket]))
-    local list = filed[bucket]
-    for k = 1, sizes[bucket] do list[k] = nil end
-    if length > 4 * BUCKET_BYTES then
-      sort(tag, bucket)
-    elseif length > (due_bytes_now[bucket] or 2 * BUCKET_BYTES) then
-      add_due(tag, bucket)
-    end
-  end
-  trader.begin()
-  for turn = floor(base / SORT_EVERY) + 1, floor(last / SORT_EVERY) do
-    local number = turn % BUCKETS
-    local names = { format('%02d', number), number < 10 and text.integer[number] or nil }
-    for n = 1, #names do
-      if redis.call('STRLEN', recent_key(tag, names[n])) > BUCKET_BYTES then add_due(tag, names[n]) end
-    end
-  end
-end
-
--- The buckets that are due to be sorted, the first ones.
-function trader.due(tag)
-  return { unpack(due[tag] or {}, 1, DUE_TOLD) }
-end
-
--- Enters into lists what somebody has sorted: the first `bytes` bytes of a bucket, which begin with `head`: ids, how many
--- lines each has, and those lines as one text each, in `texts` behind the first `before`. Changes nothing where the bucket
--- does not begin so: every line is another than all that have ever been in it. An order's sequence stands before its line, in a bucket and in a list: it
--- came to rest before it was completed, and the bytes that stay are younger.
-function trader.enter_sorted(tag, bucket, bytes, head, ids, sizes, texts, before)
-  local key = recent_key(tag, bucket)
-  local length = redis.call('STRLEN', key)
-  if length < bytes or redis.call('GETRANGE', key, 0, #head - 1) ~= head then return false end
+-- Enters into lists what somebody has sorted: the lines of the portions after `first` up to `last` of a bucket: ids, how
+-- many lines each has, and those lines as one text each, in `texts` behind the first `before`. Changes nothing where the
+-- portions begin elsewhere. An order's sequence stands before its line, in a bucket and in a list: it came to rest before it
+-- was completed, and the portions that stay are younger. Returns whether it did.
+function trader.enter_sorted(tag, bucket, first, last, ids, sizes, texts, before)
+  local key = recent_key(tag)
+  if (redis.call('HGET', key, bucket) or '0') ~= text.integer[first] then return false end
   for i = 1, #ids do push(tag, ids[i], texts[before + i], sizes[i]) end
-  if length == bytes then
-    redis.call('DEL', key)
-  else
-    redis.call('SET', key, redis.call('GETRANGE', key, bytes, -1))
-  end
-  is_sorted(tag, bucket, #ids)
-  local names = due[tag] or {}
-  for i = #names, 1, -1 do
-    if names[i] == bucket then table.remove(names, i) end
-  end
+  bulk.call('HDEL', key, portions(bucket, first, last))
+  redis.call('HSET', key, bucket, text.integer[last])
   return true
 end
 
--- The lines of a bucket that are a trader's.
-local function recent(tag, id)
-  local stored, items = redis.call('GET', recent_key(tag, sub(id, -2))), {}
-  if not stored then return items end
-  local mark = ',' .. id .. ','
+-- Of each card whose orders somebody has looked at: what events that are not filed say, kept in Lua's memory, since
+-- every look would make the same texts again; and the position that matching left behind. Where it begins at another one
+-- (the server was emptied, or is another one's copy), what is kept is forgotten.
+local tails, left_at = {}, {}
+
+local function mark(position) return position.log_id .. ' ' .. position.part .. ' ' .. position.sequence end
+
+-- Matching goes on at a position.
+function trader.begin(tag, position)
+  if left_at[tag] ~= mark(position) then tails[tag] = nil end
+end
+
+-- Matching has come to a position.
+function trader.leave(tag, position) left_at[tag] = mark(position) end
+
+-- What events that are not filed say: of the n-th one from `first` to `last` its id, and lines of orders that came to
+-- rest and that are completed.
+function trader.unfiled(tag)
+  local from = string.match(filed(tag), '^[%d-]+')
+  local known, tail = left_at[tag] == mark(cursor.read(tag)), tails[tag]
+  if tail and known and tail.from ~= from then
+    while tail.first <= tail.last and tail.ids[tail.first] ~= from do
+      tail.ids[tail.first], tail.rested[tail.first], tail.orders[tail.first] = nil, nil, nil
+      tail.first = tail.first + 1
+    end
+    tail.from = tail.ids[tail.first]
+    tail.first = tail.first + 1
+  end
+  if not (tail and known and tail.from == from) then
+    tail = { from = from, ids = {}, rested = {}, orders = {}, first = 1, last = 0 }
+  end
+  local events = redis.call('XRANGE', tag .. ':events', '(' .. (tail.ids[tail.last] or from), '+')
+  for e = 1, #events do
+    local fields, n = events[e][2], tail.last + 1
+    tail.ids[n], tail.rested[n], tail.orders[n], tail.last = events[e][1], '', '', n
+    for f = 1, #fields, 2 do
+      local lines = fields[f] == 'orders' and tail.orders or fields[f] == 'rested' and tail.rested
+      if lines then lines[n] = fields[f + 1] end
+    end
+  end
+  tails[tag] = known and tail or nil
+  return tail
+end
+
+-- Adds to `items` the lines of a text that are a trader's. `mark`: the id between commas.
+local function select(stored, mark, items)
   local at = find(stored, mark, 1, true)
   while at do
     local from, next = at - DIGITS, at + 1
-    if from == 1 or byte(stored, from - 1) == NEWLINE then
+    if from == 1 or from > 1 and byte(stored, from - 1) == NEWLINE then
       next = find(stored, '\n', at, true)
       items[#items + 1] = sub(stored, from, next - 1)
     end
     at = find(stored, mark, next, true)
+  end
+end
+
+-- The lines of a trader that are in no list yet. `unfiled`: as the function of that name returns it.
+local function recent(tag, id, unfiled)
+  local items, bucket, mark = {}, sub(id, -2), ',' .. id .. ','
+  local stored = redis.call('HMGET', recent_key(tag), bucket, 'filed')
+  local last = string.match(stored[2] or NOTHING_FILED, '%d+$')
+  local names = portions(bucket, tonumber(stored[1] or 0), tonumber(last))
+  local texts = bulk.read(recent_key(tag), names)
+  for t = 1, #names do
+    if texts[t] then select(texts[t], mark, items) end
+  end
+  for n = unfiled.first, unfiled.last do
+    select(unfiled.rested[n], mark, items)
+    select(unfiled.orders[n], mark, items)
   end
   return items
 end
 
 -- What is known of a trader's latest orders, by sequence: the line of a completed one, the sequence's text of one that
 -- came to rest; and the sequences, oldest first.
-function trader.latest(tag, id)
+function trader.latest(tag, id, unfiled)
   local known, sequences = {}, {}
   gather(listed(tag, id), known, sequences)
-  gather(recent(tag, id), known, sequences)
+  gather(recent(tag, id, unfiled), known, sequences)
   table.sort(sequences)
   return known, sequences
 end
@@ -286,9 +231,9 @@ end
 function trader.rests(item) return #item == DIGITS end
 
 -- The texts of the sequences of a trader's orders that may be open, oldest first.
-function trader.resting(tag, id)
+function trader.resting(tag, id, unfiled)
   local found = redis.call('LRANGE', older_key(tag, id), 0, -1)
-  local known, sequences = trader.latest(tag, id)
+  local known, sequences = trader.latest(tag, id, unfiled)
   for i = 1, #sequences do
     local item = known[sequences[i]]
     if trader.rests(item) then found[#found + 1] = item end
@@ -299,7 +244,7 @@ end
 -- The line of one of a trader's latest completed orders, by the text of its sequence.
 function trader.completed(tag, id, sequence)
   local begins = sequence .. ','
-  local lists = { recent(tag, id), listed(tag, id) }
+  local lists = { recent(tag, id, trader.unfiled(tag)), listed(tag, id) }
   for l = 1, #lists do
     local items = lists[l]
     for i = #items, 1, -1 do
