@@ -1,11 +1,11 @@
 -- sort: enters into traders' lists what lately happened to their orders, as the engine has sorted it (engine/sorting.py).
 --
--- Guarantee: what is read of a trader's orders is the same before and after. A bucket whose portions begin elsewhere is
---   left as it is, so a call may be made by anyone, any number of times.
+-- Guarantee: what is read of a trader's orders is the same before and after. A bucket whose portions begin elsewhere, or
+--   end before, is left as it is, so a call may be made by anyone, any number of times.
 -- KEYS  {card}
 -- ARGS  a bucket (the <dd> of {card}:recent), up to which portion it was sorted before, and is with this call,
 --       "<trader> <how many lines> " for each trader that has some, then the lines of each as one text
--- Reply 1, or 0 where it was sorted up to another one
+-- Reply 1, or 0 where it is left as it is
 local FIXED = 4 -- arguments before the texts
 
 local function sort(keys, args)

@@ -732,6 +732,18 @@ def test_lines_that_were_sorted_already_are_not_entered_again(market: Market) ->
     assert market.orders_of(8) == before
 
 
+@pytest.mark.parametrize(("first", "last"), [(0, 2), (1, 1), (1, 0)])
+def test_portions_that_are_not_there_are_not_taken_for_sorted(market: Market, first: int, last: int) -> None:
+    market.append(expiring(8, 3))
+    market.match()
+    market.file()
+
+    assert market.redis.fcall("sort", 1, market.tag, "8", first, last, "") == 0
+
+    assert len(market.portions()) == 1
+    assert len(market.orders_of(8)) == 3
+
+
 def test_events_that_were_filed_already_are_not_filed_again(market: Market) -> None:
     market.append(expiring(8, 3))
     market.match()

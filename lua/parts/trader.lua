@@ -113,6 +113,8 @@ end
 local NOTHING_FILED = '0-0 0'
 local function filed(tag) return redis.call('HGET', recent_key(tag), 'filed') or NOTHING_FILED end
 
+local function filed_portions(position) return tonumber(string.match(position, '%d+$')) end
+
 -- The sequence up to which orders are filed.
 function trader.filed_sequence(tag) return tonumber(string.match(filed(tag), '^%d+')) end
 
@@ -132,11 +134,12 @@ end
 
 -- Enters into lists what somebody has sorted: the lines of the portions after `first` up to `last` of a bucket: ids, how
 -- many lines each has, and those lines as one text each, in `texts` behind the first `before`. Changes nothing where the
--- portions begin elsewhere. An order's sequence stands before its line, in a bucket and in a list: it came to rest before it
--- was completed, and the portions that stay are younger. Returns whether it did.
+-- portions begin elsewhere, or are not there yet. An order's sequence stands before its line, in a bucket and in a list:
+-- it came to rest before it was completed, and the portions that stay are younger. Returns whether it did.
 function trader.enter_sorted(tag, bucket, first, last, ids, sizes, texts, before)
   local key = recent_key(tag)
   if (redis.call('HGET', key, bucket) or '0') ~= text.integer[first] then return false end
+  if last < first or last > filed_portions(filed(tag)) then return false end
   for i = 1, #ids do push(tag, ids[i], texts[before + i], sizes[i]) end
   bulk.call('HDEL', key, portions(bucket, first, last))
   redis.call('HSET', key, bucket, text.integer[last])
@@ -204,8 +207,7 @@ end
 local function recent(tag, id, unfiled)
   local items, bucket, mark = {}, sub(id, -2), ',' .. id .. ','
   local stored = redis.call('HMGET', recent_key(tag), bucket, 'filed')
-  local last = string.match(stored[2] or NOTHING_FILED, '%d+$')
-  local names = portions(bucket, tonumber(stored[1] or 0), tonumber(last))
+  local names = portions(bucket, tonumber(stored[1] or 0), filed_portions(stored[2] or NOTHING_FILED))
   local texts = bulk.read(recent_key(tag), names)
   for t = 1, #names do
     if texts[t] then select(texts[t], mark, items) end
