@@ -64,6 +64,18 @@ local function clients_column(json, size)
   return values
 end
 
+-- Orders of one card each are most of what there is: their column is known at sight, and need not be decoded.
+local ONES_MAX = 1000
+local ones, ones_text = {}, {}
+for i = 1, ONES_MAX do ones[i] = 1 end
+
+-- The quantities, to be read only, if so many are all 1; else nil.
+local function all_ones(json, size)
+  if size > ONES_MAX or #json ~= 2 * size + 1 then return nil end
+  ones_text[size] = ones_text[size] or '[' .. string.rep('1,', size - 1) .. '1]'
+  return json == ones_text[size] and ones or nil
+end
+
 local function columns(fields, from)
   local kinds = column('kinds', fields[from + 1], nil, -3, 3)
   local size = #kinds
@@ -75,7 +87,8 @@ local function columns(fields, from)
   }
   local prices = column('prices', fields[from + 5], size, entry.cancels and 0 or 1,
     entry.cancels and SEQUENCE_MAX or PRICE_CENTS_MAX)
-  local quantities = column('quantities', fields[from + 7], size, entry.cancels and 0 or 1, INTEGER_MAX)
+  local quantities = all_ones(fields[from + 7], size)
+    or column('quantities', fields[from + 7], size, entry.cancels and 0 or 1, INTEGER_MAX)
   if entry.cancels then
     for i = 1, size do
       if kinds[i] ~= 0 and (prices[i] < 1 or prices[i] > PRICE_CENTS_MAX or quantities[i] < 1) then

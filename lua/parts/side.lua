@@ -48,11 +48,12 @@ end
 -- filled_quantity, status and closed_at.
 -- Of an order that rests: the line up to accepted_at, what is filled, trader, price and quantity.
 local Z, TRADER_AT = 90, 14
+local number = text.number
 function side.parse(record)
   local trader, price, quantity = match(record, '(%d+),%a+,(%d+),(%d+)', TRADER_AT)
-  if byte(record, -1) == Z then return record, 0, trader, tonumber(price), tonumber(quantity) end
+  if byte(record, -1) == Z then return record, 0, trader, number[price], number[quantity] end
   local line, filled = match(record, '^(.*),(%d+)$')
-  return line, tonumber(filled), trader, tonumber(price), tonumber(quantity)
+  return line, number[filled], trader, number[price], number[quantity]
 end
 
 -- Moves the head to the next of the book's own orders that is still there.
