@@ -125,10 +125,21 @@ function trader.file(tag, arguments)
   return filed(tag)
 end
 
+-- The ends of names of portions: the same hundred at every look.
+local ENDS_MAX = 10000
+local ends, ends_count = {}, 0
+
+local function name_end(n)
+  if ends_count == ENDS_MAX then ends, ends_count = {}, 0 end
+  local made = string.format(':%d', n)
+  ends[n], ends_count = made, ends_count + 1
+  return made
+end
+
 -- The names of the portions of a bucket after `first` up to `last`.
 local function portions(bucket, first, last)
   local names = {}
-  for n = first + 1, last do names[#names + 1] = bucket .. ':' .. text.integer[n] end
+  for n = first + 1, last do names[n - first] = bucket .. (ends[n] or name_end(n)) end
   return names
 end
 
@@ -146,10 +157,12 @@ function trader.enter_sorted(tag, bucket, first, last, ids, sizes, texts, before
   return true
 end
 
--- Of each card whose orders somebody has looked at: what events that are not filed say, kept in Lua's memory, since
--- every look would make the same texts again; and the position that matching left behind. Where it begins at another one
--- (the server was emptied, or is another one's copy), what is kept is forgotten.
+-- Of each card whose orders somebody has looked at: what events say that are not filed, or were not at the last look, kept
+-- in Lua's memory, since every look would make the same texts again; and the position that matching left behind. Where it
+-- begins at another one (the server was emptied, or is another one's copy), what is kept is forgotten.
 local tails, left_at = {}, {}
+-- Of small events, so many bytes become one text: each that is searched costs something.
+local TAIL_BYTES = 2048
 
 local function mark(position) return position.log_id .. ' ' .. position.part .. ' ' .. position.sequence end
 
@@ -161,31 +174,34 @@ end
 -- Matching has come to a position.
 function trader.leave(tag, position) left_at[tag] = mark(position) end
 
--- What events that are not filed say: of the n-th one from `first` to `last` its id, and lines of orders that came to
--- rest and that are completed.
+-- Adds an event to a tail: the lines of orders that came to rest, and of those that are completed.
+local function keep(tail, id, fields)
+  local lines, last = '', tail.last
+  for f = 1, #fields, 2 do
+    if fields[f] == 'orders' or fields[f] == 'rested' then lines = lines .. fields[f + 1] end
+  end
+  if last >= tail.first and #tail.texts[last] < TAIL_BYTES then
+    tail.texts[last] = tail.texts[last] .. lines
+  else
+    last = last + 1
+    tail.last, tail.texts[last] = last, lines
+  end
+  tail.event, tail.reached[last] = id, tonumber(string.match(id, '^%d+'))
+end
+
+-- What events say that are not filed (and, it may be, some that are): `texts` of lines, from `first` to `last`.
 function trader.unfiled(tag)
-  local from = string.match(filed(tag), '^[%d-]+')
-  local known, tail = left_at[tag] == mark(cursor.read(tag)), tails[tag]
-  if tail and known and tail.from ~= from then
-    while tail.first <= tail.last and tail.ids[tail.first] ~= from do
-      tail.ids[tail.first], tail.rested[tail.first], tail.orders[tail.first] = nil, nil, nil
-      tail.first = tail.first + 1
-    end
-    tail.from = tail.ids[tail.first]
+  local event = string.match(filed(tag), '^[%d-]+')
+  local sequence, tail = tonumber(string.match(event, '^%d+')), tails[tag]
+  local known = left_at[tag] == mark(cursor.read(tag))
+  if not (known and tail) then tail = { texts = {}, reached = {}, first = 1, last = 0, event = event } end
+  while tail.first <= tail.last and tail.reached[tail.first] <= sequence do
+    tail.texts[tail.first], tail.reached[tail.first] = nil, nil
     tail.first = tail.first + 1
   end
-  if not (tail and known and tail.from == from) then
-    tail = { from = from, ids = {}, rested = {}, orders = {}, first = 1, last = 0 }
-  end
-  local events = redis.call('XRANGE', tag .. ':events', '(' .. (tail.ids[tail.last] or from), '+')
-  for e = 1, #events do
-    local fields, n = events[e][2], tail.last + 1
-    tail.ids[n], tail.rested[n], tail.orders[n], tail.last = events[e][1], '', '', n
-    for f = 1, #fields, 2 do
-      local lines = fields[f] == 'orders' and tail.orders or fields[f] == 'rested' and tail.rested
-      if lines then lines[n] = fields[f + 1] end
-    end
-  end
+  if tail.first > tail.last then tail.event = event end
+  local events = redis.call('XRANGE', tag .. ':events', '(' .. tail.event, '+')
+  for e = 1, #events do keep(tail, events[e][1], events[e][2]) end
   tails[tag] = known and tail or nil
   return tail
 end
@@ -212,10 +228,7 @@ local function recent(tag, id, unfiled)
   for t = 1, #names do
     if texts[t] then select(texts[t], mark, items) end
   end
-  for n = unfiled.first, unfiled.last do
-    select(unfiled.rested[n], mark, items)
-    select(unfiled.orders[n], mark, items)
-  end
+  for n = unfiled.first, unfiled.last do select(unfiled.texts[n], mark, items) end
   return items
 end
 
