@@ -21,9 +21,9 @@ log = structlog.get_logger()
 COMMANDS_MIN = 512
 """As many commands of a card are filed together: they make a hundred portions, however few they are."""
 
-ENTRIES_MAX = 128
+ENTRIES_MIN, ENTRIES_MAX = 4, 128
 READ_BYTES = 786_432
-"""Of a card's events, about so much is read and filed at once."""
+"""Of a card's events, about so much is read and filed at once; but not fewer than come meanwhile."""
 
 COMMANDS_A_CARD = 16_000
 """For as many commands that wait in all cards, one more of them has its turn at once."""
@@ -69,7 +69,7 @@ class Filing:
         self._card = card
         self._sorting = Sorting(card)
         self._position: Position | None = None
-        self._count = 1
+        self._count = ENTRIES_MIN
         self._reading = False
         self._read: list[tuple[bytes, list[bytes]]] = []
         self.waiting = COMMANDS_MIN
@@ -136,7 +136,7 @@ class Filing:
                 covered = _sequence(reply[-1][0]) - _sequence(position.event_id)
                 self.waiting = max(COMMANDS_MIN, self.waiting - covered)
             largest = max((sum(map(len, fields)) for _, fields in reply), default=0)
-            self._count = max(1, min(2 * count, ENTRIES_MAX, READ_BYTES // max(largest, 1)))
+            self._count = max(ENTRIES_MIN, min(2 * count, ENTRIES_MAX, READ_BYTES // max(largest, 1)))
 
         events = keys.key(self._card, "events")
         return packed("XRANGE", events, b"(" + position.event_id, "+", "COUNT", count), take
@@ -156,6 +156,8 @@ class Filing:
                 self._sorting.grown(_sequence(reached.event_id), reached.portions, sizes)
             else:  # somebody else has filed these events
                 self._position, self._read = Position.of(reply), []
+                if self._position.portions < before.portions:  # the server was emptied
+                    self._sorting = Sorting(self._card)
                 self.waiting = max(COMMANDS_MIN, self.waiting)
 
         return packed("FCALL", "file", 1, keys.tag(self._card), *arguments(before, reached, buckets)), take
@@ -193,9 +195,12 @@ class Filings:
         """A match call has taken so many commands."""
         self._filings[card].waiting += commands
 
-    def flush(self) -> None:
-        """Files everything that waits, however little: nothing else is to be done."""
+    def flush(self, *, all_cards: bool) -> None:
+        """Files everything that waits, however little: nothing else is to be done. Of all cards: what other engines
+        may have left, too."""
         for filing in self._turns:
+            if all_cards:
+                filing.waiting = max(filing.waiting, 1)
             filing.flush()
 
     def commands(self) -> list[Command]:

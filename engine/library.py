@@ -13,6 +13,7 @@ NAME = "tcgx"
 # Parts are local tables that later parts and the functions use, so their order matters.
 PARTS = ("text", "bulk", "cursor", "log", "side", "levels", "trader")
 WRITING = ("append", "match", "file", "sort", "trim")
+FREEING = ("trim",)  # allowed where memory is full: else nothing would ever make room
 READING = ("order", "trader_orders", "client_order", "depth", "state_hash")
 
 
@@ -29,7 +30,7 @@ def source() -> str:
         lines += [f"{name} = (function()", (folder / f"{name}.lua").read_text(), "end)(),"]
     lines += ["}", "end", "local built"]
     for name in WRITING + READING:
-        flags = "'no-writes'" if name in READING else ""
+        flags = "'no-writes'" if name in READING else "'allow-oom'" if name in FREEING else ""
         lines += [
             "redis.register_function({",
             f"  function_name = '{name}', flags = {{ {flags} }},",

@@ -154,7 +154,7 @@ class Matcher:
         Raises:
             Unavailable: no answer; calling again is safe.
         """
-        self._filings.flush()
+        self._filings.flush(all_cards=True)
         while await self.file():
             pass
 
@@ -201,7 +201,7 @@ class Matcher:
         seconds = FILING_SECONDS if self._is_filing() else FLUSH_SECONDS if self._filings.wait else BLOCK_MS / 1000
         due = await unless_stopped(self.arrivals(seconds), stopping) or []
         if not due and not await self.file():
-            self._filings.flush()
+            self._filings.flush(all_cards=seconds > FLUSH_SECONDS)
         return due
 
 

@@ -27,7 +27,11 @@ BYTES_MIN, BYTES_A_TRADER = 8_192, 4_096
 """Where a bucket has few traders it is due earlier, with so many bytes more for each: there are enough lines of each
 for an RPUSH, and whoever reads its orders reads them all."""
 
-PORTIONS_AT_ONCE = 512
+PORTIONS_MAX = 100
+"""A bucket is sorted, however small, when it has so many portions at its turn, which comes with every hundredth of
+them: whoever reads a trader's orders looks for each."""
+
+PORTIONS_AT_ONCE = 128
 BUCKETS_AT_ONCE = 8
 """Of a card in a transaction: what four match calls make."""
 
@@ -41,6 +45,11 @@ def arguments(digits: bytes, first: int, last: int, texts: Iterable[bytes]) -> l
             lines[line.split(b",", 2)[1]].append(line)
     sizes = b"".join(b"%b %d " % (trader, len(of_trader)) for trader, of_trader in lines.items())
     return [digits, first, last, sizes, *(b"".join(of_trader) for of_trader in lines.values())]
+
+
+def _digits(number: int) -> set[bytes]:
+    """The buckets whose turn has this number."""
+    return {b"%02d" % (number % BUCKETS), b"%d" % (number % BUCKETS)}
 
 
 @dataclass(slots=True)
@@ -86,10 +95,15 @@ class Sorting:
                 self._due[digits] = None
         turn = sequence // TURN_EVERY
         for number in range(max(turn if self._turn is None else self._turn, turn - BUCKETS) + 1, turn + 1):
-            for digits in {b"%02d" % (number % BUCKETS), b"%d" % (number % BUCKETS)}:
+            for digits in _digits(number):
                 at_turn = self._buckets.get(digits)
-                if at_turn and (at_turn.sorted is None or at_turn.size > BUCKET_BYTES):
+                if at_turn and at_turn.size > (0 if at_turn.sorted is None else BUCKET_BYTES):
                     self._due[digits] = None
+        for digits in _digits(portion):
+            at_turn = self._buckets.setdefault(digits, _Bucket(portion))
+            at_turn.last = portion
+            if at_turn.last - (at_turn.sorted or 0) >= PORTIONS_MAX:
+                self._due[digits] = None
         self._turn = turn
 
     def reads(self) -> list[Command]:
@@ -118,7 +132,8 @@ class Sorting:
                 self._forget(digits, reply)
             else:
                 bucket.sorted = int(reply or 0)
-                if bucket.sorted < bucket.seen or bucket.size > BUCKET_BYTES:
+                unknown, portions = bucket.sorted < bucket.seen, bucket.last - bucket.sorted
+                if unknown or portions >= PORTIONS_MAX or bucket.size > BUCKET_BYTES:
                     self._due[digits] = None
 
         return packed("HGET", keys.key(self._card, "recent"), digits), take

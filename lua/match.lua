@@ -157,7 +157,7 @@ local function apply(keys, args, started)
           end
           canceled_all[owner] = true
           cancelers[#cancelers + 1] = owner
-          work = work + #listed
+          work = work + #listed + LOOK -- what was read for it may be much
         end
         for j = 1, i - 1 do
           if left[j] > 0 and traders[j] == trader_id then close_own(j, ',canceled', closing) end

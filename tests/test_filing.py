@@ -59,6 +59,24 @@ def test_a_bucket_of_few_traders_is_due_early_the_next_time() -> None:
     assert sorting.is_due
 
 
+def test_a_bucket_is_sorted_for_the_number_of_its_portions_however_small_or_empty() -> None:
+    sorting = Sorting("pikachu")
+    for portion in range(1, 100):
+        sorting.grown(portion, portion, {b"05": 1} if portion == 3 else {})
+        assert not sorting.is_due
+    asked: dict[bytes, int] = {}
+    for portion in range(100, 500):
+        sorting.grown(portion, portion, {})
+        for command, take in sorting.reads():
+            digits = command.split(b"\r\n")[6].partition(b":")[0]
+            asked[digits] = asked.get(digits, 0) + 1
+            take([] if b"HMGET" in command else b"0")
+        for _, take in sorting.writes():
+            take(1)
+    assert len(asked) == 110  # 00 to 99, and 0 to 9
+    assert set(asked.values()) <= {5, 6}  # up to where it is sorted, then every hundred portions, 128 at most at once
+
+
 @pytest.mark.parametrize("reply", [0, ResponseError("WRONGTYPE")])
 def test_a_bucket_that_could_not_be_sorted_is_looked_at_anew(reply: Any) -> None:
     sorting = Sorting("pikachu")
@@ -100,6 +118,7 @@ def test_events_that_somebody_else_has_filed_are_read_from_there() -> None:
     assert filing.reads() == []  # not twice at once
     events([event(4)])
     ((_, filed),) = filing.writes()
+    filing.waiting += COMMANDS_MIN
     ((_, stale),) = filing.reads()
     filed(b"9-0 3")
     stale([event(5)])

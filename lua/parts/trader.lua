@@ -109,6 +109,13 @@ local function push(tag, id, lines, size)
   if length > TEXTS_MAX or length * size > LINES_MAX then trim(tag, id) end
 end
 
+-- Of each card whose orders somebody has looked at: what events say that are not filed, or were not at the last look, kept
+-- in Lua's memory, since every look would make the same texts again; and the position that matching left behind. Where it
+-- begins at another one (the server was emptied, or is another one's copy), what is kept is forgotten.
+local tails, left_at = {}, {}
+-- Of small events, so many bytes become one text: each that is searched costs something.
+local TAIL_BYTES = 2048
+
 -- How far events are filed: `<id of the last one> <portions>`.
 local NOTHING_FILED = '0-0 0'
 local function filed(tag) return redis.call('HGET', recent_key(tag), 'filed') or NOTHING_FILED end
@@ -122,6 +129,8 @@ function trader.filed_sequence(tag) return tonumber(string.match(filed(tag), '^%
 -- nothing where that is not what the first of them says. Returns what `filed` is then.
 function trader.file(tag, arguments)
   if filed(tag) == arguments[1] then redis.call('HSET', recent_key(tag), unpack(arguments, 2)) end
+  local tail, sequence = tails[tag], trader.filed_sequence(tag)
+  if tail and (tail.first > tail.last or tail.reached[tail.last] <= sequence) then tails[tag] = nil end
   return filed(tag)
 end
 
@@ -157,13 +166,6 @@ function trader.enter_sorted(tag, bucket, first, last, ids, sizes, texts, before
   return true
 end
 
--- Of each card whose orders somebody has looked at: what events say that are not filed, or were not at the last look, kept
--- in Lua's memory, since every look would make the same texts again; and the position that matching left behind. Where it
--- begins at another one (the server was emptied, or is another one's copy), what is kept is forgotten.
-local tails, left_at = {}, {}
--- Of small events, so many bytes become one text: each that is searched costs something.
-local TAIL_BYTES = 2048
-
 local function mark(position) return position.log_id .. ' ' .. position.part .. ' ' .. position.sequence end
 
 -- Matching goes on at a position.
@@ -194,7 +196,10 @@ function trader.unfiled(tag)
   local event = string.match(filed(tag), '^[%d-]+')
   local sequence, tail = tonumber(string.match(event, '^%d+')), tails[tag]
   local known = left_at[tag] == mark(cursor.read(tag))
-  if not (known and tail) then tail = { texts = {}, reached = {}, first = 1, last = 0, event = event } end
+  if not (known and tail and tail.filed <= sequence) then
+    tail = { texts = {}, reached = {}, first = 1, last = 0, event = event }
+  end
+  tail.filed = sequence
   while tail.first <= tail.last and tail.reached[tail.first] <= sequence do
     tail.texts[tail.first], tail.reached[tail.first] = nil, nil
     tail.first = tail.first + 1
