@@ -68,7 +68,9 @@ class Filing:
     def __init__(self, card: str) -> None:
         self._card = card
         self._sorting = Sorting(card)
-        self._position: Position | None = None
+        self._position: Position | None = None  # as far as known; asked for where it is not
+        self._is_sure = False  # it was asked for, and nothing has been filed since
+        self._portions = 0  # how many there were at the last position
         self._count = ENTRIES_MIN
         self._reading = False
         self._read: list[tuple[bytes, list[bytes]]] = []
@@ -112,7 +114,8 @@ class Filing:
             if isinstance(reply, Exception):
                 self._begin_anew(reply)
             else:
-                self._position = Position.of(reply)
+                self._is_at(Position.of(reply))
+                self._is_sure = True
 
         return packed("HGET", keys.key(self._card, "recent"), "filed"), take
 
@@ -125,6 +128,9 @@ class Filing:
             if isinstance(reply, Exception):
                 self._begin_anew(reply)
             if isinstance(reply, Exception) or position != self._position:
+                return
+            if not reply and not self._is_sure:  # the position may be one of before the server was emptied
+                self._position = None
                 return
             self._read = [
                 (event_id, [fields[at + 1] for at in range(0, len(fields), 2) if fields[at] in LINES_OF])
@@ -146,7 +152,7 @@ class Filing:
         before = self._position or Position()
         reached = Position(entries[-1][0], before.portions + 1)
         buckets = by_bucket(text for _, texts in entries for text in texts)
-        self._position = reached  # where it is read from on; if the call is refused, the next one will be as well
+        self._is_at(reached)  # it is read from there on; if the call is refused, the next one will be as well
 
         def take(reply: Any) -> None:
             if isinstance(reply, Exception):
@@ -155,12 +161,16 @@ class Filing:
                 sizes = {bucket: len(lines) for bucket, lines in buckets.items()}
                 self._sorting.grown(_sequence(reached.event_id), reached.portions, sizes)
             else:  # somebody else has filed these events
-                self._position, self._read = Position.of(reply), []
-                if self._position.portions < before.portions:  # the server was emptied
-                    self._sorting = Sorting(self._card)
+                self._is_at(Position.of(reply))
+                self._read = []
                 self.waiting = max(COMMANDS_MIN, self.waiting)
 
         return packed("FCALL", "file", 1, keys.tag(self._card), *arguments(before, reached, buckets)), take
+
+    def _is_at(self, position: Position) -> None:
+        if position.portions < self._portions:  # the server was emptied
+            self._sorting = Sorting(self._card)
+        self._position, self._portions, self._is_sure = position, position.portions, False
 
     def _begin_anew(self, error: Exception) -> None:
         """When more has come together, or nothing else is to be done."""

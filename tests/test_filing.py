@@ -128,6 +128,20 @@ def test_events_that_somebody_else_has_filed_are_read_from_there() -> None:
     assert b"(9-0" in read
 
 
+@pytest.mark.parametrize(("size", "at_once"), [(100, 8), (1_000_000, 4)])
+def test_events_are_read_by_their_size_but_not_fewer_than_come_meanwhile(size: int, at_once: int) -> None:
+    filing = Filing("pikachu")
+    ((_, position),) = filing.reads()
+    position(None)
+    ((read, events),) = filing.reads()
+    assert read.endswith(b"\r\n4\r\n")
+    events([[b"%d-0" % number, [b"first", b"%d" % number, b"trades", b"x" * size]] for number in range(1, 5)])
+    filing.writes()
+
+    ((read, _),) = filing.reads()
+    assert read.endswith(b"\r\n%d\r\n" % at_once)
+
+
 def test_what_cannot_be_filed_waits_for_more_and_is_not_lost() -> None:
     filing = Filing("pikachu")
     ((_, position),) = filing.reads()

@@ -112,6 +112,29 @@ def test_what_is_filed_is_sorted_once_nothing_waits(redis_server: RedisServer, r
     assert [order.sequence for order in market.orders_of(7)] == list(range(1_400, 1_350, -1))
 
 
+def test_a_server_that_was_emptied_is_filed_and_sorted_from_the_beginning(
+    redis_server: RedisServer, redis_client: Redis
+) -> None:
+    market = Market(redis_client, CARDS[0])
+
+    async def run() -> None:
+        async with matching(redis_server):
+            for last in (700, 1_400, 2_100, 2_800):
+                market.append([expiring(7)] * 700)
+                await until(lambda last=last: filed(market) == last)  # type: ignore[misc]
+            await until(lambda: redis_client.llen(market.key("trader:7")) >= 1)
+            assert market.orders_of(7)[0].sequence == 2_800
+            redis_client.flushall()
+            assert market.orders_of(7) == []
+            for last in (700, 1_400):
+                market.append([expiring(7)] * 700)
+                await until(lambda last=last: filed(market) == last)  # type: ignore[misc]
+            await until(lambda: redis_client.llen(market.key("trader:7")) == 1)
+
+    asyncio.run(run())
+    assert [order.sequence for order in market.orders_of(7)] == list(range(1_400, 1_350, -1))
+
+
 def test_what_happened_is_filed_and_sorted_beside_match_calls(redis_server: RedisServer, redis_client: Redis) -> None:
     markets = [Market(redis_client, card) for card in CARDS]
     unfiled: list[int] = []
