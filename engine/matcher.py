@@ -99,14 +99,13 @@ class Matcher:
                 self._received = []
                 behind = filings.commands()
                 await link.send(behind)
-                self._received = await link.receive(link.under_way - len(behind))
+                self._received = await link.receive(link.under_way - len(behind) - len(calls))
+                for take, reply in await link.receive(len(calls)):
+                    take(reply)
         except BaseException:
             self._filings, self._received = Filings(self._log_ids), []
             await link.close()
             raise
-        for take, reply in self._received[len(self._received) - len(calls) :]:
-            take(reply)
-        del self._received[len(self._received) - len(calls) :]
         for card, reply in zip(cards, matched, strict=True):
             if not isinstance(reply, Exception):
                 filings.matched(card, reply[0])

@@ -16,6 +16,18 @@ def sorted_up_to(sorting: Sorting, portion: bytes | None) -> bool:
     return sorting.is_due
 
 
+def entered_once(reply: Any, lines: bytes) -> Sorting:
+    """With a bucket 05 that was due and read, and to whose sort call this was the reply."""
+    sorting = Sorting("pikachu")
+    sorting.grown(5 * 512, 1, {b"05": 2 * BUCKET_BYTES + 1})
+    assert sorted_up_to(sorting, None)
+    ((_, take),) = sorting.reads()
+    take([lines])
+    ((_, entered),) = sorting.writes()
+    entered(reply)
+    return sorting
+
+
 @pytest.mark.parametrize(
     ("sequence", "size", "due"),
     [
@@ -45,13 +57,7 @@ def test_one_that_others_have_filled_is_due_at_its_turn_however_small() -> None:
 
 
 def test_a_bucket_of_few_traders_is_due_early_the_next_time() -> None:
-    sorting = Sorting("pikachu")
-    sorting.grown(5 * 512, 1, {b"05": 2 * BUCKET_BYTES + 1})
-    assert sorted_up_to(sorting, None)
-    ((_, take),) = sorting.reads()
-    take([b"000000000001,5,\n000000000002,105,\n"])
-    ((_, entered),) = sorting.writes()
-    entered(1)
+    sorting = entered_once(1, b"000000000001,5,\n000000000002,105,\n")
 
     sorting.grown(5 * 512, 2, {b"05": 8_192 + 2 * 4_096})
     assert not sorting.is_due
@@ -79,13 +85,7 @@ def test_a_bucket_is_sorted_for_the_number_of_its_portions_however_small_or_empt
 
 @pytest.mark.parametrize("reply", [0, ResponseError("WRONGTYPE")])
 def test_a_bucket_that_could_not_be_sorted_is_looked_at_anew(reply: Any) -> None:
-    sorting = Sorting("pikachu")
-    sorting.grown(5 * 512, 1, {b"05": 2 * BUCKET_BYTES + 1})
-    assert sorted_up_to(sorting, None)
-    ((_, take),) = sorting.reads()
-    take([b"000000000001,5,\n"])
-    ((_, entered),) = sorting.writes()
-    entered(reply)
+    sorting = entered_once(reply, b"000000000001,5,\n")
     assert not sorting.is_due
 
     sorting.grown(105 * 512, 2, {b"05": 1})

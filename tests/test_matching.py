@@ -697,6 +697,13 @@ def test_all_resting_orders_of_a_trader_are_canceled_wherever_they_are_known(mar
     assert market.state(other) == (Status.OPEN, 0)
 
 
+def test_a_call_looks_at_the_clock_after_each_cancel_of_all_orders(market: Market) -> None:
+    for trader in range(1, 6):
+        market.cancel(0, trader=trader)
+
+    assert [market.match_once(hold_ms=0).commands for _ in range(5)] == [1] * 5
+
+
 def test_what_came_after_the_sorted_lines_stays(market: Market) -> None:
     market.append(expiring(8, 30))
     market.match()

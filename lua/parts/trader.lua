@@ -122,16 +122,21 @@ local function filed(tag) return redis.call('HGET', recent_key(tag), 'filed') or
 
 local function filed_portions(position) return tonumber(string.match(position, '%d+$')) end
 
+local function sequence_of(position) return tonumber(string.match(position, '^%d+')) end
+
 -- The sequence up to which orders are filed.
-function trader.filed_sequence(tag) return tonumber(string.match(filed(tag), '^%d+')) end
+function trader.filed_sequence(tag) return sequence_of(filed(tag)) end
 
 -- Adds fields and values of {card}:recent, from the second of `arguments` on: the next portions, and `filed`. Changes
 -- nothing where that is not what the first of them says. Returns what `filed` is then.
 function trader.file(tag, arguments)
-  if filed(tag) == arguments[1] then redis.call('HSET', recent_key(tag), unpack(arguments, 2)) end
-  local tail, sequence = tails[tag], trader.filed_sequence(tag)
-  if tail and (tail.first > tail.last or tail.reached[tail.last] <= sequence) then tails[tag] = nil end
-  return filed(tag)
+  local position, tail = filed(tag), tails[tag]
+  if position == arguments[1] then
+    redis.call('HSET', recent_key(tag), unpack(arguments, 2))
+    position = arguments[3]
+  end
+  if tail and (tail.first > tail.last or tail.reached[tail.last] <= sequence_of(position)) then tails[tag] = nil end
+  return position
 end
 
 -- The ends of names of portions: the same hundred at every look.
@@ -188,13 +193,13 @@ local function keep(tail, id, fields)
     last = last + 1
     tail.last, tail.texts[last] = last, lines
   end
-  tail.event, tail.reached[last] = id, tonumber(string.match(id, '^%d+'))
+  tail.event, tail.reached[last] = id, sequence_of(id)
 end
 
 -- What events say that are not filed (and, it may be, some that are): `texts` of lines, from `first` to `last`.
 function trader.unfiled(tag)
   local event = string.match(filed(tag), '^[%d-]+')
-  local sequence, tail = tonumber(string.match(event, '^%d+')), tails[tag]
+  local sequence, tail = sequence_of(event), tails[tag]
   local known = left_at[tag] == mark(cursor.read(tag))
   if not (known and tail and tail.filed <= sequence) then
     tail = { texts = {}, reached = {}, first = 1, last = 0, event = event }
