@@ -28,6 +28,7 @@ from engine.settings import Settings
 
 pytestmark = pytest.mark.server
 is_root = os.geteuid() == 0
+PACKAGED = embedded._packaged_redis()
 # redis-py gives the refusal as an AuthenticationError or wraps it in a ConnectionError, depending on the address.
 REFUSED = r"HELLO must be|invalid username-password|NOAUTH|WRONGPASS"
 
@@ -282,6 +283,34 @@ def test_the_redis_of_the_distribution_works_too(data_dir: Path) -> None:
             await check(client, durability="always")
             assert program(server.pid).name.startswith("redis-")
             assert program(server.pid).parent == Path("/usr/bin")
+            assert "mimalloc" not in about(server.pid, "maps"), "it has an allocator of its own"
+            await client.aclose()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif(not PACKAGED or sys.platform != "linux", reason="needs the packaged server, on Linux")
+def test_the_packaged_redis_has_mimalloc_and_rewrites_its_log_while_orders_come(data_dir: Path) -> None:
+    """The log is rewritten by a copy of the process, made by fork: the allocator must be sound in both."""
+    rewrites, values = 20, 500
+
+    async def scenario() -> None:
+        server = redis_in(data_dir)
+        async with running(server):
+            assert "libmimalloc.so" in about(server.pid, "maps")
+            client = connect(server.socket_url)
+            for number in range(rewrites):
+                await client.bgrewriteaof()
+                rewriting = True
+                while rewriting:
+                    await client.hset("numbers", mapping={str(field): number for field in range(values)})
+                    state = await client.info("persistence")
+                    rewriting = bool(state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"])
+                assert state["aof_last_bgrewrite_status"] == "ok"
+            await client.aclose()
+        async with running(server):
+            client = connect(server.socket_url)
+            assert await client.hvals("numbers") == [str(rewrites - 1).encode()] * values
             await client.aclose()
 
     asyncio.run(scenario())

@@ -32,7 +32,7 @@ end
 
 local function trade_of(base, traders, prices, t)
   local maker, taker = 2 * t - 1, 2 * t
-  return text.trade_number(base + t) .. ',' .. text.sequence(base + taker) .. ',' .. text.sequence(base + maker) .. ','
+  return text.sequence(base + t) .. ',' .. text.sequence(base + taker) .. ',' .. text.sequence(base + maker) .. ','
     .. traders[taker] .. ',' .. traders[maker] .. comma[prices[maker]] .. ',1,buy,' .. AT .. '\n'
 end
 

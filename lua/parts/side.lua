@@ -25,8 +25,8 @@ function side.new(tag, sign)
     canceled = {}, -- members that go from anywhere
     entered = {}, -- score, member, … that come
     -- The batch's own orders.
-    best = NONE, heap = {}, levels = 0, first = {}, last = {}, next = {},
-    top = NONE, -- the better of `key` and `best`
+    best = NONE, heap = {}, spans = 0, held = {}, first = {}, last = {}, next = {},
+    top = -NONE, -- the better of `key` and `best`; before the first look nothing is too far away
   }
 end
 
@@ -83,8 +83,10 @@ function side.advance(book)
   end
 end
 
--- Adds order i of the batch, which comes to rest at this key. Its keys are a binary heap: walking from cent to
--- cent to the next best one cost a tenth of a match call.
+-- Adds order i of the batch, which comes to rest at this key. Of the keys that have orders, `held` counts those in each
+-- span of SPAN, and the spans are a binary heap: within a span the next key is found cent by cent. Walking so from key
+-- to key alone was a tenth of a match call, and a heap of keys a fifth.
+local SPAN = 16
 function side.push(book, i, key)
   local last = book.last[key]
   book.last[key] = i
@@ -93,19 +95,45 @@ function side.push(book, i, key)
     return
   end
   book.first[key] = i
-  local heap, at = book.heap, book.levels + 1
-  book.levels = at
-  while at > 1 do
-    local parent = (at - at % 2) / 2
-    if heap[parent] <= key then break end
-    heap[at] = heap[parent]
-    at = parent
-  end
-  heap[at] = key
-  if at == 1 then
+  if key < book.best then
     book.best = key
     if key < book.top then book.top = key end
   end
+  local span, held = key - key % SPAN, book.held
+  local keys = held[span]
+  if keys then
+    held[span] = keys + 1
+    return
+  end
+  held[span] = 1
+  local heap, at = book.heap, book.spans + 1
+  book.spans = at
+  while at > 1 do
+    local parent = (at - at % 2) / 2
+    if heap[parent] <= span then break end
+    heap[at] = heap[parent]
+    at = parent
+  end
+  heap[at] = span
+end
+
+-- Removes the best span from the heap; the next one, or nil.
+local function next_span(book)
+  local heap, spans = book.heap, book.spans
+  local moved = heap[spans]
+  heap[spans] = nil
+  spans = spans - 1
+  book.spans = spans
+  if spans == 0 then return nil end
+  local at, child = 1, 2
+  while child <= spans do
+    if child < spans and heap[child + 1] < heap[child] then child = child + 1 end
+    if heap[child] >= moved then break end
+    heap[at] = heap[child]
+    at, child = child, 2 * child
+  end
+  heap[at] = moved
+  return heap[1]
 end
 
 -- Removes the oldest of the batch's orders at the best key.
@@ -115,24 +143,20 @@ function side.pop(book)
   first[best] = following
   if following then return end
   book.last[best] = nil
-  local heap, levels = book.heap, book.levels
-  local key = heap[levels]
-  heap[levels] = nil
-  levels = levels - 1
-  book.levels = levels
-  if levels == 0 then
-    book.best, book.top = NONE, book.key
-    return
+  local span, held = best - best % SPAN, book.held
+  local keys = held[span]
+  if keys > 1 then
+    held[span] = keys - 1
+  else
+    held[span] = nil
+    best = next_span(book)
+    if not best then
+      book.best, book.top = NONE, book.key
+      return
+    end
+    best = best - 1
   end
-  local at, child = 1, 2
-  while child <= levels do
-    if child < levels and heap[child + 1] < heap[child] then child = child + 1 end
-    if heap[child] >= key then break end
-    heap[at] = heap[child]
-    at, child = child, 2 * child
-  end
-  heap[at] = key
-  best = heap[1]
+  repeat best = best + 1 until first[best]
   book.best = best
   book.top = best < book.key and best or book.key
 end
@@ -158,7 +182,7 @@ end
 -- The same over the batch's own orders.
 local function walk_batch(book, left, traders)
   local keys = {}
-  for level = 1, book.levels do keys[level] = book.heap[level] end
+  for key in pairs(book.last) do keys[#keys + 1] = key end
   table.sort(keys)
   local level, i = 1, book.first[keys[1]]
   return function(started)
@@ -166,7 +190,7 @@ local function walk_batch(book, left, traders)
     while true do
       while not i do
         level = level + 1
-        if level > book.levels then return NONE end
+        if level > #keys then return NONE end
         i = book.first[keys[level]]
       end
       if left[i] > 0 then return keys[level], left[i], traders[i] end

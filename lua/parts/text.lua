@@ -54,29 +54,20 @@ local THOUSAND = 1000
 local endings = {}
 for ending = 0, THOUSAND - 1 do endings[ending] = format('%03d', ending) end
 
-local function counter()
-  local known, start = -1, ''
-  return function(number)
-    local ending = number % THOUSAND
-    if number - ending ~= known then
-      known = number - ending
-      start = format('%09d', known / THOUSAND)
-    end
-    return start, endings[ending]
-  end
-end
+text.endings = endings
 
-local sequence_parts = counter()
+-- What stands before the last three digits of a number in 12 digits.
+function text.thousands(number) return format('%09d', (number - number % THOUSAND) / THOUSAND) end
+
+local known, start = -1, ''
 
 -- A sequence as it stands in books, hashes, lists and lines: 12 digits, so that members of a book with equal
 -- scores sort by age, and one text serves everywhere.
 function text.sequence(number)
-  local start, ending = sequence_parts(number)
-  return start .. ending
+  local ending = number % THOUSAND
+  if number - ending ~= known then known, start = number - ending, text.thousands(number) end
+  return start .. endings[ending]
 end
-
--- A trade's number in 12 digits, in two parts: it is joined with more.
-text.trade_number = counter()
 
 -- One text of many that are about 100 bytes long. table.concat alone joins what is longer than 8 KB pair by pair, and Lua
 -- copies and hashes each of these texts: three times as much as when groups of that size are joined at once.
