@@ -13,7 +13,7 @@ from engine.settings import Settings
 Durability = Literal["always", "everysec"]
 
 RESULTS = Path("bench/results")
-SCALES = ("depth", "backlog", "cards", "workers", "engines", "nodes")
+SCALES = ("depth", "through", "backlog", "cards", "workers", "engines", "nodes")
 TRIALS = ("parse", "resting", "levels", "traders", "traders_in_match", "entry", "event", "batch")
 PLACING_FLOWS = ("uniform", "deep")
 """Flows without cancels, for doors that take orders alone."""

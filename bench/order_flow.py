@@ -16,6 +16,7 @@ PRICE_MIN, PRICE_MAX = 100, 1_000
 RECENT_MAX = 200
 DEPTH_MAX = 1_000_000
 BID_MAX, ASK_MIN = 500, 600
+FRONT_BID, FRONT_ASK = 540, 560
 SIDES = (Side.BUY, Side.SELL)
 
 Flow = Callable[[int, int], Iterator[Command]]
@@ -78,15 +79,34 @@ def resting(seed: int, depth: int) -> Iterator[PlaceOrder]:
 
 
 def at_the_top(seed: int, count: int) -> Iterator[PlaceOrder]:
-    """Every second order takes the best of a side and another one comes to rest on it, so that the books stay as deep
-    as they are and as many orders trade whatever the depth."""
+    """Every second order takes the best of a side and another one comes to rest on it, at any price, so that the books
+    stay as deep as they are and as many orders trade whatever the depth. In a deep book takers meet what has rested for
+    long; in a small one, matched many at a time, what came just before them."""
     choose = random.Random(f"top {seed}")
+    return _in_turns(choose, count, lambda card, side: _maker(choose, card, side))
+
+
+def front(seed: int, count: int) -> Iterator[PlaceOrder]:
+    """So many orders that rest before all that are `resting`: a queue at one price a card and side."""
+    choose = random.Random(f"front {seed}")
     for number in range(count):
-        # A whole turn: for each card and side a maker, then a taker.
+        yield _in_front(choose, CARDS[number % len(CARDS)], SIDES[number // len(CARDS) % 2])
+
+
+def at_the_front(seed: int, count: int) -> Iterator[PlaceOrder]:
+    """Every second order takes the oldest of such a queue and another one joins it: the same orders trade with the same
+    ones whatever rests behind."""
+    choose = random.Random(f"at the front {seed}")
+    return _in_turns(choose, count, lambda card, side: _in_front(choose, card, side))
+
+
+def _in_turns(choose: random.Random, count: int, maker: Callable[[str, Side], PlaceOrder]) -> Iterator[PlaceOrder]:
+    """For each card and side a maker, then for each a taker, and so on."""
+    for number in range(count):
         turn = number % (4 * len(CARDS))
         card, side = CARDS[turn % len(CARDS)], SIDES[turn // len(CARDS) % 2]
         if turn < 2 * len(CARDS):
-            yield _maker(choose, card, side)
+            yield maker(card, side)
             continue
         yield PlaceOrder(
             trader_id=choose.randint(1, TRADERS),
@@ -94,6 +114,11 @@ def at_the_top(seed: int, count: int) -> Iterator[PlaceOrder]:
             side=side,
             price_cents=PRICE_MAX if side is Side.BUY else PRICE_MIN,
         )
+
+
+def _in_front(choose: random.Random, card: str, side: Side) -> PlaceOrder:
+    price_cents = FRONT_BID if side is Side.BUY else FRONT_ASK
+    return PlaceOrder(trader_id=choose.randint(1, TRADERS), card=card, side=side, price_cents=price_cents)
 
 
 def _maker(choose: random.Random, card: str, side: Side) -> PlaceOrder:

@@ -1,6 +1,9 @@
 """`tcgx bench scale`: what an order costs as something grows.
 
-`depth`: resting orders, 1,000 to 1,000,000, with a flow at the top that trades as much at every depth. `backlog`:
+`depth`: resting orders, 1,000 to 1,000,000, of which the first 1,000 are queues at the best prices; the flow joins and
+takes from those, so that the same orders trade with the same ones at every depth. `through`: the same depths, but the
+flow joins the book at any price: at 1,000,000 each trade is with an order that has rested for long, at 1,000 most are
+with orders of the same call. `backlog`:
 commands that wait, matched in portions of that size. `cards`: 4 to 64, one flow over all. `workers`: API processes,
 single orders over HTTP. `engines`: engine processes on one backlog. `nodes`: one Redis, then a cluster of three, with
 12 cards, each card's calls at the node that has it; append and match alone. All on the same cores: what needs more of
@@ -9,7 +12,7 @@ them than there are cannot show.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -21,7 +24,7 @@ from bench.cluster import by_node, cluster, spread_cards
 from bench.http_client import closed_loop_client
 from bench.machine import machine
 from bench.options import Options
-from bench.order_flow import at_the_top, resting, uniform
+from bench.order_flow import Flow, at_the_front, at_the_top, front, resting, uniform
 from bench.progress import Board, Task
 from bench.requests import single_orders
 from bench.result import COLORS, Failed, Result, Row, common, from_zero
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
+FRONT = DEPTHS[0]
 CARDS = (4, 8, 16, 32, 64)
 PROCESSES = (1, 2)
 NODES = (1, 3)
@@ -59,18 +63,20 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class ScaleResult(Result, kw_only=True):
-    """`depth_cpu_ratio`: CPU of an order at the deepest book to that at the shallowest."""
+    """`depth_cpu_ratio`, `through_cpu_ratio`: CPU of an order at the deepest book to that at the shallowest."""
 
     orders: int
     parts: dict[str, list[Point]]
     depth_cpu_ratio: float | None
     depth_time_ratio: float | None
+    through_cpu_ratio: float | None
 
     def headline(self) -> str:
         if self.depth_cpu_ratio is None:
             return ", ".join(self.parts)
         deepest = self.parts["depth"][-1].size
-        return f"an order at {deepest:,} resting ones costs {self.depth_cpu_ratio:.2f} times one at {DEPTHS[0]:,}"
+        told = f"an order at {deepest:,} resting ones costs {self.depth_cpu_ratio:.2f} times one at {DEPTHS[0]:,}"
+        return told + (f", {self.through_cpu_ratio:.2f} where it trades through them" if self.through_cpu_ratio else "")
 
     def columns(self) -> Row:
         return ("", "size", "orders/s", "CPU an order", "appended/s")
@@ -97,7 +103,7 @@ class ScaleResult(Result, kw_only=True):
             ax.set_xlabel(LABELS[name])
             ax.set_ylabel("CPU µs an order", color=COLORS["ours"])
             from_zero(ax)
-            if name in ("depth", "backlog", "cards"):
+            if name in ("depth", "through", "backlog", "cards"):
                 ax.set_xscale("log")
             ax.minorticks_off()
             ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -111,7 +117,8 @@ class ScaleResult(Result, kw_only=True):
 
 
 LABELS = {
-    "depth": "resting orders",
+    "depth": "resting orders behind the front",
+    "through": "resting orders, traded through",
     "backlog": "commands waiting",
     "cards": "cards",
     "workers": "API processes (their CPU)",
@@ -126,13 +133,14 @@ async def run(options: Options, board: Board) -> ScaleResult:
     async with empty_redis(options) as local, long_client(local.redis_url) as client:
         server = await server_name(client)
     parts = {name: await PARTS[name](options, board) for name in options.only}
-    depth = parts.get("depth", [])
+    depth, through = parts.get("depth", []), parts.get("through", [])
     return ScaleResult(
         **common(options, here, server),
         orders=options.orders,
         parts=parts,
         depth_cpu_ratio=depth[-1].cpu_us_per_order / depth[0].cpu_us_per_order if depth else None,
         depth_time_ratio=depth[0].orders_per_second / depth[-1].orders_per_second if depth else None,
+        through_cpu_ratio=through[-1].cpu_us_per_order / through[0].cpu_us_per_order if through else None,
     )
 
 
@@ -141,15 +149,31 @@ def _sizes(options: Options) -> list[int]:
 
 
 async def _depth(options: Options, board: Board) -> list[Point]:
+    def before(depth: int) -> list[Command]:
+        return [*front(options.seed, FRONT), *resting(options.seed, depth - FRONT)]
+
+    return await _at_depths(options, board, before, at_the_front)
+
+
+async def _through(options: Options, board: Board) -> list[Point]:
+    def before(depth: int) -> list[Command]:
+        return list(resting(options.seed, depth))
+
+    return await _at_depths(options, board, before, at_the_top)
+
+
+async def _at_depths(
+    options: Options, board: Board, resting_before: Callable[[int], list[Command]], trading: Flow
+) -> list[Point]:
     points = []
     for depth in _sizes(options):
         async with empty_redis(options) as local, long_client(local.redis_url) as client:
             await library.load(client)
             before = BEFORE_ORDERS * options.orders
-            flow = list(at_the_top(options.seed, before + options.orders))
+            flow = list(trading(options.seed, before + options.orders))
             task = board.task(f"{depth:,} resting orders", depth + len(flow))
             filling = board.task(f"{depth:,} resting orders: matched", depth + before)
-            await matching.append(client, list(resting(options.seed, depth)), task)
+            await matching.append(client, resting_before(depth), task)
             await matching.append(client, flow[:before], task)
             await matching.match_all(client, local.cards, batch=options.batch, task=filling)
             await matching.append(client, flow[before:], task)
@@ -280,6 +304,7 @@ async def _nodes(options: Options, board: Board) -> list[Point]:
 
 PARTS = {
     "depth": _depth,
+    "through": _through,
     "backlog": _backlog,
     "cards": _cards,
     "workers": _workers,

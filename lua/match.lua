@@ -307,7 +307,12 @@ local function apply(keys, args, started)
   position.log_id, position.part, position.sequence = batch.log_id, batch.part, batch.sequence
   position.trades = position.trades + trade_count
   position.rejected = position.rejected + #rejected
+  -- The largest field comes last: Redis copies what is before it when it makes room.
   local event = { 'first', integer[base + 1], 'log', position.log_id }
+  if rested_count > 0 then
+    event[#event + 1] = 'rested'
+    event[#event + 1] = text.join(rested, rested_count)
+  end
   if trade_count > 0 then
     event[#event + 1] = 'trades'
     event[#event + 1] = trade_lines
@@ -315,10 +320,6 @@ local function apply(keys, args, started)
   if orders_count > 0 then
     event[#event + 1] = 'orders'
     event[#event + 1] = order_lines
-  end
-  if rested_count > 0 then
-    event[#event + 1] = 'rested'
-    event[#event + 1] = text.join(rested, rested_count)
   end
   if #rejected > 0 then
     event[#event + 1] = 'rejected'

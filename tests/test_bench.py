@@ -58,7 +58,7 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     },
     "latency": {"rate": int, "p50_ms": NUMBER, "p99_ms": NUMBER, "p999_ms": NUMBER, "dropped": int, "errors": int},
     "archive": {"rows_per_second": NUMBER, "archived_rows": int, "cpu_us_per_row": dict},
-    "scale": {"parts": dict, "depth_cpu_ratio": NUMBER},
+    "scale": {"parts": dict, "depth_cpu_ratio": NUMBER, "through_cpu_ratio": NUMBER},
     "baseline": {"orders_per_second": NUMBER, "pools": list},
     "trials": {"orders": int, "rounds": int, "trials": dict},
 }
@@ -69,7 +69,7 @@ QUICK: Mapping[str, tuple[str, ...]] = {
     "million": ("--orders", "4500"),
     "latency": ("--rate", "50", "--seconds", "1"),
     "archive": ("--orders", "3000"),
-    "scale": ("--orders", "200", "--only", "depth,cards,nodes"),
+    "scale": ("--orders", "200", "--only", "depth,through,cards,nodes"),
     "baseline": ("--orders", "60"),
     "trials": ("--orders", "1000", "--rounds", "1", "--only", "parse,event"),
 }

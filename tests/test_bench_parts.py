@@ -19,7 +19,7 @@ from bench.batch_client import framed, put
 from bench.http_client import closed_loop, percentile
 from bench.latency import OpenLoop, Outcome
 from bench.options import BENCHES, add_benches, options_of
-from bench.order_flow import FLOWS, at_the_top, resting
+from bench.order_flow import CARDS, FLOWS, at_the_front, at_the_top, front, resting
 from bench.progress import LINE_SECONDS, Board
 from bench.reference_book import ReferenceBook
 from bench.requests import batch_body, post, single_orders
@@ -52,7 +52,7 @@ def parsed(*arguments: str) -> argparse.Namespace:
         (["match", "--flow", "tide"], "argument --flow: invalid choice: 'tide'"),
         (["million", "--flow", "market"], "argument --flow: invalid choice: 'market'"),
         (["match", "--durability", "never"], "argument --durability: invalid choice: 'never'"),
-        (["scale", "--only", "depth,width"], "argument --only: width is none of depth, backlog"),
+        (["scale", "--only", "depth,width"], "argument --only: width is none of depth, through, backlog"),
         (["match", "--database-url", "x"], "unrecognized arguments: --database-url"),
         (["latency", "--rounds", "2"], "unrecognized arguments: --rounds"),
         (["nothing"], "invalid choice: 'nothing'"),
@@ -121,21 +121,46 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
 # -- flows
 
 
+def applied(books: dict[str, ReferenceBook], commands: Iterator[PlaceOrder]) -> list[tuple[int, int, int]]:
+    """The trades that it makes: numbers of taker and maker on their card, price."""
+    before = {card: len(book.trades) for card, book in books.items()}
+    for command in commands:
+        book = books[command.card]
+        book.apply(book.sequence + 1, ACCEPTED_AT, command)
+    new = [trade for card, book in books.items() for trade in book.trades[before[card] :]]
+    return [(trade.taker_sequence, trade.maker_sequence, trade.price_cents) for trade in new]
+
+
+def depths(books: dict[str, ReferenceBook]) -> list[int]:
+    return [len(book.bids()) + len(book.asks()) for book in books.values()]
+
+
+def empty_books() -> dict[str, ReferenceBook]:
+    return {card: ReferenceBook(card) for card in CARDS}
+
+
 def test_the_deep_flow_fills_the_books_and_then_trades_at_their_top() -> None:
-    books = {card: ReferenceBook(card) for card in ("pikachu", "bulbasaur", "charmander", "squirtle")}
+    books = empty_books()
+    assert not applied(books, resting(5, 800))
+    assert depths(books) == [200] * 4
+    assert len(applied(books, at_the_top(5, 1_600))) == 800
+    assert depths(books) == [200] * 4
 
-    def apply(commands: Iterator[PlaceOrder]) -> int:
-        before = sum(len(book.trades) for book in books.values())
-        for command in commands:
-            book = books[command.card]
-            book.apply(book.sequence + 1, ACCEPTED_AT, command)
-        return sum(len(book.trades) for book in books.values()) - before
 
-    assert apply(resting(5, 800)) == 0
-    deep = [len(book.bids()) + len(book.asks()) for book in books.values()]
-    assert deep == [200] * 4
-    assert apply(at_the_top(5, 1_600)) == 800
-    assert [len(book.bids()) + len(book.asks()) for book in books.values()] == deep
+def test_at_the_front_the_same_orders_trade_whatever_rests_behind() -> None:
+    traded = []
+    for behind in (0, 800):
+        books = empty_books()
+        assert not applied(books, front(5, 160))
+        assert not applied(books, resting(5, behind))
+        assert depths(books) == [40 + behind // 4] * 4
+        trades = applied(books, at_the_front(5, 1_600))
+        assert depths(books) == [40 + behind // 4] * 4
+        # The first of each queue came before what rests behind, the others after it.
+        moved = [number if number <= 40 else number - behind // 4 for trade in trades for number in trade[:2]]
+        traded.append((moved, [price_cents for *_, price_cents in trades]))
+    assert traded[0] == traded[1]
+    assert len(trades) == 800
 
 
 @pytest.mark.parametrize("flow", FLOWS)
