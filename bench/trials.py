@@ -386,13 +386,16 @@ def _entry_calls(function: str, batches: Sequence[Batch], _seed: int) -> list[Ca
     calls = []
     for batch in batches:
         ones = [1] * BATCH
-        columns: tuple[Sequence[Any], ...]
+        columns: tuple[Any, ...]
         if function.endswith("_columns"):
-            columns = (batch.kinds, _texts(batch.traders), batch.prices, ones)
+            kinds = encode(batch.kinds)
+            if encode is _json:
+                kinds = "".join("G" if kind > 0 else "g" for kind in batch.kinds).encode()
+            columns = (kinds, *(encode(column) for column in (_texts(batch.traders), batch.prices, ones)))
         else:
             rows = zip(batch.kinds, batch.traders, batch.prices, ones, [0] * BATCH, strict=True)
-            columns = ([value for row in rows for value in row],)
-        calls.append((function, batch.base, f"{ENTRY_MS}-{batch.base + 1}", *(encode(column) for column in columns)))
+            columns = (encode([value for row in rows for value in row]),)
+        calls.append((function, batch.base, f"{ENTRY_MS}-{batch.base + 1}", *columns))
     return calls
 
 

@@ -10,7 +10,13 @@ from typing import NamedTuple
 
 from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
 
-KIND = {TimeInForce.GTC: 1, TimeInForce.IOC: 2, TimeInForce.FOK: 3}
+KIND = {
+    (side, time_in_force): letter.lower() if side is Side.SELL else letter
+    for side in Side
+    for time_in_force, letter in ((TimeInForce.GTC, "G"), (TimeInForce.IOC, "I"), (TimeInForce.FOK, "F"))
+}
+KIND_OF = {letter: terms for terms, letter in KIND.items()}
+CANCEL = "C"
 BUY, GTC = Side.BUY, TimeInForce.GTC  # an attribute of an enum, and its hash, cost more than the rest of a line
 
 ORDER_COLUMNS = (
@@ -47,10 +53,11 @@ def sequence_text(sequence: int) -> str:
     return f"{sequence:012d}"
 
 
-def kind(command: PlaceOrder) -> int:
-    """Side and time in force in one number, as in the log: the sign is the side."""
-    number = 1 if command.time_in_force is GTC else KIND[command.time_in_force]
-    return number if command.side is BUY else -number
+def kind(command: PlaceOrder) -> str:
+    """Side and time in force in one letter, as in the log: a capital is a buy."""
+    if command.time_in_force is GTC:
+        return "G" if command.side is BUY else "g"
+    return KIND[command.side, command.time_in_force]
 
 
 def contents(command: PlaceOrder) -> str:
@@ -59,7 +66,8 @@ def contents(command: PlaceOrder) -> str:
 
 
 class Columns(NamedTuple):
-    """Commands as a log entry holds them: a JSON array a field; `clients` is empty where no command has an id."""
+    """Commands as a log entry holds them: `kinds` a letter each, the others JSON arrays; `clients` is empty where no
+    command has an id."""
 
     kinds: str
     traders: str
@@ -72,7 +80,7 @@ def encode(commands: Sequence[Command]) -> Columns:
     """Commands as the columns of a log entry."""
     clients = [(isinstance(command, PlaceOrder) and command.client_order_id) or 0 for command in commands]
     return Columns(
-        _array([kind(command) if isinstance(command, PlaceOrder) else 0 for command in commands]),
+        "".join([kind(command) if isinstance(command, PlaceOrder) else CANCEL for command in commands]),
         '["' + '","'.join([str(command.trader_id) for command in commands]) + '"]',
         _array([command.price_cents if isinstance(command, PlaceOrder) else command.sequence for command in commands]),
         _array([command.quantity if isinstance(command, PlaceOrder) else 0 for command in commands]),
@@ -86,23 +94,24 @@ def _array(values: list[int]) -> str:
 
 def decode(card: str, fields: Mapping[bytes, bytes]) -> list[Command]:
     """The commands of a log entry, from its fields."""
-    columns = [json.loads(fields[name]) for name in (b"kinds", b"traders", b"prices", b"quantities")]
-    clients = json.loads(fields[b"clients"]) if b"clients" in fields else [0] * len(columns[0])
-    return [_command(card, values) for values in zip(*columns, clients, strict=True)]
+    kinds = fields[b"kinds"].decode()
+    columns = [json.loads(fields[name]) for name in (b"traders", b"prices", b"quantities")]
+    clients = json.loads(fields[b"clients"]) if b"clients" in fields else [0] * len(kinds)
+    return [_command(card, values) for values in zip(kinds, *columns, clients, strict=True)]
 
 
 def _command(card: str, values: Sequence[int | str]) -> Command:
-    sign, trader_id, price_cents, quantity, client = values
-    number = int(sign)
-    if number == 0:
+    letter, trader_id, price_cents, quantity, client = values
+    if letter == CANCEL:
         return CancelOrder(trader_id=int(trader_id), card=card, sequence=int(price_cents))
+    side, time_in_force = KIND_OF[str(letter)]
     return PlaceOrder(
         trader_id=int(trader_id),
         card=card,
-        side=Side.BUY if number > 0 else Side.SELL,
+        side=side,
         price_cents=int(price_cents),
         quantity=int(quantity),
-        time_in_force=tuple(KIND)[abs(number) - 1],
+        time_in_force=time_in_force,
         client_order_id=client if isinstance(client, str) else None,
     )
 

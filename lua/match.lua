@@ -17,9 +17,9 @@
 -- Hot and flat on purpose: one call for 500 orders costs a third of 500 calls, or less (`tcgx bench match`).
 local integer, comma, sequence_text, thousands = text.integer, text.comma, text.sequence, text.thousands
 local side_text, force, one_and_force = text.side, text.force, text.one_and_force
+local CANCEL, SELL, GTC, FOK = text.CANCEL, text.SELL, text.GTC, text.FOK -- the kinds of sells are from SELL on
 local concat, min, clock = table.concat, math.min, text.clock
 local advance, push, pop = side.advance, side.push, side.pop
-local FOK = 3
 local LATEST = 50
 local TOLD_MAX = 100 -- commands of a call whose outcome is published
 
@@ -49,7 +49,7 @@ local function records_to_cancel(tag, batch, base)
   local fields, records = {}, {}
   for i = 1, batch.count do
     local target = batch.prices[i]
-    if batch.kinds[i] == 0 and target > 0 and target <= base then fields[#fields + 1] = sequence_text(target) end
+    if batch.kinds[i] == CANCEL and target > 0 and target <= base then fields[#fields + 1] = sequence_text(target) end
   end
   local values = bulk.read(tag .. ':open', fields)
   for i = 1, #fields do records[fields[i]] = values[i] or nil end
@@ -140,7 +140,7 @@ local function apply(keys, args, started)
     sequence_ending = sequence_ending + 1
     if sequence_ending == 1000 then sequence_start, sequence_ending = thousands(base + i), 0 end
     if at ~= time_now then time_now, closing, filled_1 = at, at .. '\n', ',1,filled' .. at .. '\n' end
-    if kind == 0 then
+    if kind == CANCEL then
       left[i] = 0
       local target, owner = prices[i], trader_id
       if target > base then
@@ -172,7 +172,7 @@ local function apply(keys, args, started)
       local field = sequence_start .. endings[sequence_ending]
       fields[i] = field
       local book, own, limit_key, taker_side
-      if kind > 0 then
+      if kind < SELL then
         book, own, limit_key, taker_side = asks, bids, price, ',buy'
       else
         book, own, limit_key, taker_side = bids, asks, -price, ',sell'
@@ -183,7 +183,7 @@ local function apply(keys, args, started)
         if not book.key then advance(book) end
         local taker = trader_id
         local cancel_taker = rules[i]
-        if kind == FOK or kind == -FOK then
+        if FOK[kind] then
           local found, walked = side.available(book, limit_key, quantity, left, traders, cancel_taker and taker)
           work = work + walked
           if found < quantity then status = ',expired' end
@@ -251,8 +251,13 @@ local function apply(keys, args, started)
       left[i] = remaining
       if remaining == 0 then
         orders_count = orders_count + 1
-        orders[orders_count] = line(i, quantity == 1 and filled_1 or comma[quantity] .. ',filled' .. closing)
-      elseif status or kind > 1 or kind < -1 then
+        if quantity == 1 and not clients then -- as line(i, …) would say, of what is at hand
+          orders[orders_count] = field .. ',' .. trader_id .. side_text[kind] .. integer[price] .. one_and_force[kind]
+            .. at .. filled_1
+        else
+          orders[orders_count] = line(i, comma[quantity] .. ',filled' .. closing)
+        end
+      elseif status or not GTC[kind] then
         close_own(i, status or ',expired', closing)
       else
         push(own, i, -limit_key)
@@ -285,10 +290,10 @@ local function apply(keys, args, started)
     if remaining > 0 then
       local field, quantity = fields[i], quantities[i]
       if known then
-        local book = kinds[i] > 0 and bids or asks
+        local book = kinds[i] < SELL and bids or asks
         moved(book, book.sign * prices[i], remaining)
       end
-      if kinds[i] > 0 then
+      if kinds[i] < SELL then
         entered_bids[bids_count + 1], entered_bids[bids_count + 2] = integer[-prices[i]], field
         bids_count = bids_count + 2
       else

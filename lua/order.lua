@@ -10,7 +10,7 @@ local NAMES = {
   'sequence', 'trader_id', 'side', 'price_cents', 'quantity', 'time_in_force', 'client_order_id', 'accepted_at',
   'filled_quantity', 'status', 'closed_at',
 }
-local KINDS = { 'gtc', 'ioc', 'fok' }
+local INNER, LAST = 2, -2 -- what is between the commas of text.side and text.force
 
 local function named(state, values)
   local reply = { 'state', state }
@@ -34,10 +34,11 @@ local function order(keys, args)
   end
   if sequence > cursor.read(tag).sequence then
     local command = log.find(tag, sequence)
-    if not command or command.kind == 0 then return nil end
+    if not command or command.kind == text.CANCEL then return nil end
     return named('accepted', {
-      text.integer[sequence], command.trader, command.kind > 0 and 'buy' or 'sell',
-      text.integer[command.price], text.integer[command.quantity], KINDS[math.abs(command.kind)],
+      text.integer[sequence], command.trader, string.sub(text.side[command.kind], INNER, LAST),
+      text.integer[command.price], text.integer[command.quantity],
+      string.sub(text.force[command.kind], INNER, LAST),
       command.client == 0 and '' or command.client, command.at,
     })
   end

@@ -36,17 +36,17 @@ def by_hand(market: Market, *parts: str, sequence: int | None = None, ms: int | 
 
 
 def entry(
-    kinds: str = "[1]", traders: str = '["1"]', prices: str = "[500]", quantities: str = "[1]", *more: str, at: str = AT
+    kinds: str = "G", traders: str = '["1"]', prices: str = "[500]", quantities: str = "[1]", *more: str, at: str = AT
 ) -> tuple[str, ...]:
     """The fields of an entry like those of an append; one buy at 5.00 unless told."""
     columns = ("kinds", kinds, "traders", traders, "prices", prices, "quantities", quantities)
     return "entry", "OWN_ID", "at", at, *columns, *more
 
 
-def alike(count: int, kind: int, trader: int, price_cents: int) -> tuple[str, ...]:
+def alike(count: int, kind: str, trader: int, price_cents: int) -> tuple[str, ...]:
     """An entry of so many orders of one card each."""
-    kinds, prices, quantities = (str([value] * count).replace(" ", "") for value in (kind, price_cents, 1))
-    return entry(kinds, str([str(trader)] * count).replace("'", '"').replace(" ", ""), prices, quantities)
+    prices, quantities = (str([value] * count).replace(" ", "") for value in (price_cents, 1))
+    return entry(kind * count, str([str(trader)] * count).replace("'", '"').replace(" ", ""), prices, quantities)
 
 
 GOOD = entry()
@@ -61,29 +61,34 @@ MALFORMED: dict[str, tuple[str, ...]] = {
     "no time": entry(at="yesterday"),
     "time with a comma": entry(at=AT + ",filled"),
     "an empty column": entry(""),
-    "empty arrays": entry("[]", "[]", "[]", "[]"),
-    "not JSON": entry("[1"),
-    "JSON with something behind": entry("[1] x"),
-    "an object": entry('{"kind":1}'),
-    "a number": entry("1"),
-    "a text": entry('"buy"'),
-    "null": entry("null"),
-    "nested arrays": entry("[[1]]"),
-    "deeply nested arrays": entry("[" * 5_000 + "]" * 5_000),
-    "fewer traders than kinds": entry("[1,1]", '["1"]', "[500,500]", "[1,1]"),
+    "empty arrays": entry("", "[]", "[]", "[]"),
+    "not JSON": entry(prices="[1"),
+    "JSON with something behind": entry(prices="[1] x"),
+    "an object": entry(prices='{"price":1}'),
+    "a number": entry(prices="1"),
+    "a text": entry(prices='"buy"'),
+    "null": entry(prices="null"),
+    "nested arrays": entry(prices="[[1]]"),
+    "deeply nested arrays": entry(prices="[" * 5_000 + "]" * 5_000),
+    "kinds as numbers": entry("[1]"),
+    "an unknown letter": entry("B"),
+    "an unknown letter between": entry("GxG", '["1","1","1"]', "[500,500,500]", "[1,1,1]"),
+    "a letter of two bytes": entry("é"),
+    "a zero byte": entry("G\0", TWO, "[500,500]", "[1,1]"),
+    "fewer traders than kinds": entry("GG", '["1"]', "[500,500]", "[1,1]"),
     "more traders than kinds": entry(traders=TWO),
-    "fewer prices than kinds": entry("[1,1]", TWO, "[500]", "[1,1]"),
+    "fewer prices than kinds": entry("GG", TWO, "[500]", "[1,1]"),
     "more prices than kinds": entry(prices="[500,500]"),
-    "fewer quantities than kinds": entry("[1,1]", TWO, "[500,500]", "[1]"),
+    "fewer quantities than kinds": entry("GG", TWO, "[500,500]", "[1]"),
     "more quantities than kinds": entry(quantities="[1,1]"),
-    "fewer client ids than kinds": entry("[1,1]", TWO, "[500,500]", "[1,1]", "clients", '["a"]'),
+    "fewer client ids than kinds": entry("GG", TWO, "[500,500]", "[1,1]", "clients", '["a"]'),
     "more client ids than kinds": entry(*GOOD[5:12:2], "clients", '["a","b"]'),
     "client ids twice": entry(*GOOD[5:12:2], "clients", '["a"]', "clients", '["a"]'),
-    "a good command, then a bad one": entry("[1,1]", TWO, "[500,500]", "[1,0]"),
-    "a cancel, then an order without a quantity": entry("[0,1]", TWO, "[0,500]", "[0,0]"),
-    "a cancel, then an order without a price": entry("[0,1]", TWO, "[0,0]", "[0,1]"),
-    "a cancel, then an order of a sequence's price": entry("[0,1]", TWO, "[0,1000001]", "[0,1]"),
-    "more than a thousand commands": alike(1_001, 1, 1, 500),
+    "a good command, then a bad one": entry("GG", TWO, "[500,500]", "[1,0]"),
+    "a cancel, then an order without a quantity": entry("CG", TWO, "[0,500]", "[0,0]"),
+    "a cancel, then an order without a price": entry("CG", TWO, "[0,0]", "[0,1]"),
+    "a cancel, then an order of a sequence's price": entry("CG", TWO, "[0,1000001]", "[0,1]"),
+    "more than a thousand commands": alike(1_001, "G", 1, 500),
     "a price with a fraction": entry(prices="[500.5]"),
     "a quantity with a fraction": entry(quantities="[1.5]"),
     "a price with an exponent": entry(prices="[1e-2]"),
@@ -94,7 +99,7 @@ MALFORMED: dict[str, tuple[str, ...]] = {
     "a trader of no digits": entry(traders='[""]'),
     "a trader with letters": entry(traders='["a"]'),
     "a trader with a line break": entry(traders='["1\\n"]'),
-    "traders behind each other": entry("[1,1]", '["1""1"]', "[500,500]", "[1,1]"),
+    "traders behind each other": entry("GG", '["1""1"]', "[500,500]", "[1,1]"),
     "traders in an object": entry(traders='{"1":1}'),
     "a price as text": entry(prices='["500"]'),
     "a trader as a number": entry(traders="[1]"),
@@ -119,8 +124,8 @@ MALFORMED: dict[str, tuple[str, ...]] = {
     "an unknown kind": entry("[4]"),
     "an unknown negative kind": entry("[-4]"),
     "a kind with a fraction": entry("[0.5]"),
-    "a cancel of a negative sequence": entry("[0]", '["1"]', "[-1]", "[0]"),
-    "a cancel of text": entry("[0]", '["1"]', '["1"]', "[0]"),
+    "a cancel of a negative sequence": entry("C", '["1"]', "[-1]", "[0]"),
+    "a cancel of text": entry("C", '["1"]', '["1"]', "[0]"),
     "a client id with a comma": entry(*GOOD[5:12:2], "clients", '["a,b"]'),
     "a client id with a line break": entry(*GOOD[5:12:2], "clients", '["a\\nb"]'),
     "a client id with a zero byte": entry(*GOOD[5:12:2], "clients", '["a\\u0000b"]'),
@@ -207,7 +212,7 @@ def test_an_entry_that_claims_a_place_that_is_taken_is_skipped_in_whatever_batch
     market: Market, sequence: int, limit: int
 ) -> None:
     market.append(many(1, count=5))
-    rogue = by_hand(market, *alike(8, -1, 7, 100), sequence=sequence)
+    rogue = by_hand(market, *alike(8, "g", 7, 100), sequence=sequence)
     market.buy("5.00")
 
     assert market.match(limit) == 0
@@ -246,7 +251,7 @@ def test_an_entry_that_takes_the_next_sequence_is_skipped_and_the_append_after_i
     market: Market, size: int
 ) -> None:
     market.sell("5.00", 9)
-    rogue = by_hand(market, *alike(size, 1, 7, 500))
+    rogue = by_hand(market, *alike(size, "G", 7, 500))
 
     market.match()
     order = market.buy("5.00")
@@ -324,7 +329,7 @@ def test_a_repeat_tells_the_contents_of_the_first_order(market: Market) -> None:
 
     reply = market.append_reply([placed("a", price="6.00")])
 
-    assert reply == [0, 0, b"1 1,500,1"]
+    assert reply == [0, 0, b"1 G,500,1"]
 
 
 def test_a_repeat_within_one_append_is_told_by_its_place(market: Market) -> None:
@@ -340,7 +345,7 @@ def test_a_repeat_is_answered_also_when_the_backlog_is_full(market: Market) -> N
 
     reply = market.append_reply([placed("a")], waiting_max=1)
 
-    assert reply == [0, 0, b"1 1,500,1"]
+    assert reply == [0, 0, b"1 G,500,1"]
     with pytest.raises(redis.exceptions.ResponseError, match="BACKLOG "):
         market.append_reply([placed("b")], waiting_max=1)
 

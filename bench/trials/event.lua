@@ -9,6 +9,7 @@ local AT = '2026-01-01T00:00:00.000Z'
 local SHARE = 0.78
 local integer, side_text, one_and_force = text.integer, text.side, text.one_and_force
 local comma = text.comma
+local BUY, SELL = string.byte('Gg', 1, 2)
 
 local function read(args)
   local base, traders, prices = tonumber(args[1]), cjson.decode(args[2]), cjson.decode(args[3])
@@ -19,15 +20,15 @@ local function id_of(base, count)
   return text.integer[base + count] .. '-0'
 end
 
-local function line(field, trader_id, sign, price)
-  return field .. ',' .. trader_id .. side_text[sign] .. integer[price] .. one_and_force[sign] .. ',' .. AT .. ',1,filled,' .. AT .. '\n'
+local function line(field, trader_id, kind, price)
+  return field .. ',' .. trader_id .. side_text[kind] .. integer[price] .. one_and_force[kind] .. ',' .. AT .. ',1,filled,' .. AT .. '\n'
 end
 
 -- The lines of the two orders of trade t.
 local function orders_of(base, traders, prices, t)
   local maker, taker = 2 * t - 1, 2 * t
-  return line(text.sequence(base + maker), traders[maker], -1, prices[maker]),
-    line(text.sequence(base + taker), traders[taker], 1, prices[taker])
+  return line(text.sequence(base + maker), traders[maker], SELL, prices[maker]),
+    line(text.sequence(base + taker), traders[taker], BUY, prices[taker])
 end
 
 local function trade_of(base, traders, prices, t)

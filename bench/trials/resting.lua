@@ -6,7 +6,7 @@
 -- Reply how many were taken, the sum of their prices, the newest of them, how many were canceled: the same of all
 local PAGE = 64
 local AT = ',2026-01-01T00:00:00.000Z'
-local integer, sell, one_and_force = text.integer, text.side[-1], text.one_and_force[-1]
+local integer, sell, one_and_force = text.integer, text.side[string.byte('g')], text.one_and_force[string.byte('g')]
 
 local function lines_of(args)
   local base, traders, prices = tonumber(args[1]), cjson.decode(args[2]), cjson.decode(args[3])

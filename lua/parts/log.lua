@@ -4,20 +4,20 @@
 --   id          <milliseconds>-<sequence of its first command>
 --   entry       that id again (a copied entry gives itself away)
 --   at          RFC 3339 time of the append
---   kinds       [1,-1,0]: 1 gtc, 2 ioc, 3 fok of a buy; the same negative of a sell; 0: a cancel
+--   kinds       GgC: a letter each; G gtc, I ioc, F fok, capital of a buy, small of a sell; C: a cancel
 --   traders     ["17","4","4"]: trader_id, as the text that it is wherever it is stored
 --   prices      [550,540,12]: price_cents; of a cancel the sequence of the order, or 0 for all of the trader's
 --   quantities  [1,20,0]: 0 of a cancel
 --   clients     ["a",0,0]: client_order_id or 0; only where there is one
 --   self_trade  only where it is cancel_taker: an order that would trade with its own trader is canceled
--- Columns, because they are checked as a whole by C functions (math.min, math.max) and used as they are: reading
+-- All but kinds are JSON arrays. Columns, because they are checked as a whole by C functions (math.min, math.max) and used as they are: reading
 -- commands one after the other was a sixth of a match call.
 local log = {}
 
 log.COMMANDS_MAX = 1000
 local COMMANDS_MAX = log.COMMANDS_MAX
 local ENTRIES_MAX = 64
-local find, min, max = string.find, math.min, math.max
+local find, byte, min, max = string.find, string.byte, math.min, math.max
 local INTEGER_MAX = 2147483647
 local PRICE_CENTS_MAX = 1000000 -- what settings allow
 local SEQUENCE_MAX = 999999999999
@@ -31,13 +31,18 @@ local function column(name, json, size, low, high)
     if find(json, NOT_INTEGER[c], 1, true) then error(name .. ' has a value that is not an integer', 0) end
   end
   local values = cjson.decode(json)
-  local count = #values
-  if size and count ~= size then error(name .. ' has another length than kinds', 0) end
-  if count == 0 or count > COMMANDS_MAX then error(name .. ' has not 1 to ' .. COMMANDS_MAX .. ' values', 0) end
+  if #values ~= size then error(name .. ' has another length than kinds', 0) end
   if min(unpack(values)) < low or max(unpack(values)) > high then
     error(name .. ' has a value that is not from ' .. low .. ' to ' .. high, 0)
   end
   return values
+end
+
+-- The bytes of a column of letters.
+local function kinds_column(letters)
+  if #letters == 0 or #letters > COMMANDS_MAX then error('kinds has not 1 to ' .. COMMANDS_MAX .. ' letters', 0) end
+  if find(letters, '[^GgCIiFf]') then error('kinds has a letter that is none of G, g, I, i, F, f, C', 0) end
+  return { byte(letters, 1, -1) }
 end
 
 -- The ids of a column of texts.
@@ -77,13 +82,13 @@ local function all_ones(json, size)
 end
 
 local function columns(fields, from)
-  local kinds = column('kinds', fields[from + 1], nil, -3, 3)
+  local kinds = kinds_column(fields[from + 1])
   local size = #kinds
   local entry = {
     kinds = kinds,
     size = size,
     traders = traders_column(fields[from + 3], size),
-    cancels = find(fields[from + 1], '0', 1, true) ~= nil,
+    cancels = find(fields[from + 1], 'C', 1, true) ~= nil,
   }
   local prices = column('prices', fields[from + 5], size, entry.cancels and 0 or 1,
     entry.cancels and SEQUENCE_MAX or PRICE_CENTS_MAX)
@@ -91,7 +96,7 @@ local function columns(fields, from)
     or column('quantities', fields[from + 7], size, entry.cancels and 0 or 1, INTEGER_MAX)
   if entry.cancels then
     for i = 1, size do
-      if kinds[i] ~= 0 and (prices[i] < 1 or prices[i] > PRICE_CENTS_MAX or quantities[i] < 1) then
+      if kinds[i] ~= text.CANCEL and (prices[i] < 1 or prices[i] > PRICE_CENTS_MAX or quantities[i] < 1) then
         error('an order has a price or a quantity that is not allowed', 0)
       end
     end

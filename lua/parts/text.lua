@@ -37,14 +37,19 @@ text.number = setmetatable({}, {
   end,
 })
 
+-- The kind of a command is a letter, kept as its byte: G gtc, I ioc, F fok; capital of a buy, small of a sell. C is a
+-- cancel.
+local byte = string.byte
+text.CANCEL, text.SELL, text.GTC = byte('C'), byte('a'), { [byte('G')] = true, [byte('g')] = true }
+text.FOK = { [byte('F')] = true, [byte('f')] = true }
+
 -- By the kind of an order: its side and time in force as they stand in a line before and after its numbers, and the
 -- latter behind a quantity of 1.
 text.side, text.force, text.one_and_force = {}, {}, {}
-for time_in_force, name in ipairs({ ',gtc,', ',ioc,', ',fok,' }) do
-  for sign = -1, 1, 2 do
-    local kind = sign * time_in_force
-    text.side[kind] = sign > 0 and ',buy,' or ',sell,'
-    text.force[kind], text.one_and_force[kind] = name, ',1' .. name
+for letter, name in pairs({ G = 'gtc', I = 'ioc', F = 'fok' }) do
+  for side, kind in pairs({ [',buy,'] = byte(letter), [',sell,'] = byte(string.lower(letter)) }) do
+    text.side[kind] = side
+    text.force[kind], text.one_and_force[kind] = ',' .. name .. ',', ',1,' .. name .. ','
   end
 end
 
