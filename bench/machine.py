@@ -55,6 +55,11 @@ def _cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
+def stolen_seconds() -> float:
+    """For how long, since its start, all processors of this machine were ready while its host did something else."""
+    return int(Path("/proc/stat").read_text().splitlines()[0].split()[8]) / TICKS
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process and of all its descendants, ended ones too. Steps of 10 ms."""
     return sum(_ticks(one) for one in [pid, *descendants(pid)]) / TICKS

@@ -16,7 +16,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from bench import matching
-from bench.machine import machine
+from bench.machine import machine, stolen_seconds
 from bench.options import Options
 from bench.order_flow import DEPTH_MAX, FLOWS, at_the_top, resting
 from bench.progress import Board, Task
@@ -34,6 +34,18 @@ TURN_SECONDS = 1.0
 SLOW_MICROSECONDS = 1_000
 
 
+class Calls(msgspec.Struct, frozen=True):
+    """Match calls that took a millisecond and more, by the server's clock on the wall, and how many of them more than a
+    call may. A processor that the host took away meanwhile is part of a call's time: `stolen_seconds`, of all
+    processors in the whole round."""
+
+    longest_ms: float
+    p99_ms: float
+    number: int
+    beyond_bound: int
+    stolen_seconds: float
+
+
 class Round(msgspec.Struct, frozen=True):
     """One measurement of each; CPU is the server's, in microseconds an order."""
 
@@ -41,7 +53,7 @@ class Round(msgspec.Struct, frozen=True):
     baseline_orders_per_second: float
     cpu_us_per_order: float
     baseline_cpu_us_per_order: float
-    longest_call_ms: float
+    calls: Calls
     redis_memory_bytes: int
 
 
@@ -73,8 +85,15 @@ class MatchResult(Result, kw_only=True):
             ("server CPU an order, one call each", f"{self.baseline_cpu_us_per_order:.1f} µs"),
             ("server CPU an order, tcgx", f"{self.cpu_us_per_order:.1f} µs"),
             ("longest match call", f"{self.longest_call_ms:.1f} ms"),
+            ("99 % of the calls take at most", f"{max(one.calls.p99_ms for one in self.rounds):.1f} ms"),
+            (f"calls above {matching.HOLD_MS} ms", self._beyond()),
             ("Redis memory", f"{self.redis_memory_bytes / 1e6:.0f} MB"),
         ]
+
+    def _beyond(self) -> str:
+        calls = [one.calls for one in self.rounds]
+        beyond, number = sum(one.beyond_bound for one in calls), sum(one.number for one in calls)
+        return f"{beyond} of {number:,} ({sum(one.stolen_seconds for one in calls):.2f} s stolen by the host)"
 
     def draw(self, figure: "Figure") -> None:
         ax = figure.subplots()
@@ -126,7 +145,7 @@ async def run(options: Options, board: Board) -> MatchResult:
         batch=options.batch,
         ratio=statistics.median(one.orders_per_second / one.baseline_orders_per_second for one in rounds),
         cpu_ratio=statistics.median(one.baseline_cpu_us_per_order / one.cpu_us_per_order for one in rounds),
-        longest_call_ms=max(one.longest_call_ms for one in rounds),
+        longest_call_ms=max(one.calls.longest_ms for one in rounds),
         redis_memory_bytes=max(one.redis_memory_bytes for one in rounds),
         rounds=rounds,
         **{
@@ -145,7 +164,7 @@ async def _measure(
     client: Redis, cards: Sequence[str], yardstick: Yardstick, options: Options, task: Task, *, base: int
 ) -> Round:
     """Both in turns until both are done. `base`: commands that are matched already."""
-    slow_log = await _log_slow_calls(client)
+    slow_log, stolen = await _log_slow_calls(client), stolen_seconds()
     ours_seconds = ours_cpu = other_seconds = other_cpu = 0.0
     other_done, more = 0, True
     ours = matching.Matching(client, cards, batch=options.batch)
@@ -171,7 +190,7 @@ async def _measure(
         baseline_orders_per_second=other_done / other_seconds,
         cpu_us_per_order=1e6 * ours_cpu / task.total,
         baseline_cpu_us_per_order=1e6 * other_cpu / other_done,
-        longest_call_ms=await _longest_call_ms(client, slow_log),
+        calls=await _calls(client, slow_log, stolen_seconds() - stolen),
         redis_memory_bytes=int(memory["used_memory"]),
     )
 
@@ -184,10 +203,16 @@ async def _log_slow_calls(client: Redis) -> Any:
     return before
 
 
-async def _longest_call_ms(client: Redis, before: Any) -> float:
-    """Of the match calls in the log of slow calls; 0.0 where none took a millisecond. Puts the settings back."""
-    calls: list[dict[str, Any]] = await client.slowlog_get(1_000_000)
+async def _calls(client: Redis, before: Any, stolen: float) -> Calls:
+    """The match calls in the log of slow calls. Puts the settings back."""
+    slow: list[dict[str, Any]] = await client.slowlog_get(1_000_000)
     for name, value in before.items():
         await client.config_set(name, value)
-    durations = [call["duration"] for call in calls if call["command"].startswith(b"FCALL match ")]
-    return max(durations, default=0) / 1_000
+    took = sorted(call["duration"] / 1_000 for call in slow if call["command"].startswith(b"FCALL match "))
+    return Calls(
+        longest_ms=took[-1] if took else 0.0,
+        p99_ms=took[int(0.99 * len(took))] if took else 0.0,
+        number=len(took),
+        beyond_bound=sum(ms > matching.HOLD_MS for ms in took),
+        stolen_seconds=stolen,
+    )
