@@ -17,6 +17,7 @@
 -- Hot and flat on purpose: one call for 500 orders costs a third of 500 calls, or less (`tcgx bench match`).
 local integer, comma, sequence_text, thousands = text.integer, text.comma, text.sequence, text.thousands
 local side_text, force, one_and_force = text.side, text.force, text.one_and_force
+local ONE_GTC = one_and_force[string.byte('G')] -- as what rests is
 local CANCEL, SELL, GTC, FOK = text.CANCEL, text.SELL, text.GTC, text.FOK -- the kinds of sells are from SELL on
 local concat, min, clock = table.concat, math.min, text.clock
 local advance, push, pop = side.advance, side.push, side.pop
@@ -98,7 +99,8 @@ local function apply(keys, args, started)
     orders[orders_count] = value
   end
 
-  -- The line of order i of the batch: up to accepted_at, and what comes after that.
+  -- The line of order i of the batch: up to accepted_at, and what comes after that. Of most orders it is written out
+  -- where it is needed, from what is at hand there: those of one card, without a client_order_id.
   local function line(i, after)
     local kind, quantity = kinds[i], quantities[i]
     local client = clients and clients[i] or 0
@@ -229,8 +231,12 @@ local function apply(keys, args, started)
               left[j] = own_left - fill
               if own_left == fill then
                 orders_count = orders_count + 1
-                orders[orders_count] =
-                  line(j, quantities[j] == 1 and filled_1 or comma[quantities[j]] .. ',filled' .. closing)
+                if quantities[j] == 1 and not clients then
+                  orders[orders_count] = maker_field .. ',' .. maker .. book.side_text .. integer[prices[j]] .. ONE_GTC
+                    .. times[j] .. filled_1
+                else
+                  orders[orders_count] = line(j, comma[quantities[j]] .. ',filled' .. closing)
+                end
                 pop(book)
               end
             end
@@ -251,7 +257,7 @@ local function apply(keys, args, started)
       left[i] = remaining
       if remaining == 0 then
         orders_count = orders_count + 1
-        if quantity == 1 and not clients then -- as line(i, …) would say, of what is at hand
+        if quantity == 1 and not clients then
           orders[orders_count] = field .. ',' .. trader_id .. side_text[kind] .. integer[price] .. one_and_force[kind]
             .. at .. filled_1
         else
@@ -288,22 +294,25 @@ local function apply(keys, args, started)
   for i = 1, count do
     local remaining = left[i]
     if remaining > 0 then
-      local field, quantity = fields[i], quantities[i]
-      if known then
-        local book = kinds[i] < SELL and bids or asks
-        moved(book, book.sign * prices[i], remaining)
-      end
+      local field, trader_id, price, quantity = fields[i], traders[i], prices[i], quantities[i]
+      local book = asks
       if kinds[i] < SELL then
-        entered_bids[bids_count + 1], entered_bids[bids_count + 2] = integer[-prices[i]], field
+        book = bids
+        entered_bids[bids_count + 1], entered_bids[bids_count + 2] = integer[-price], field
         bids_count = bids_count + 2
       else
-        entered_asks[asks_count + 1], entered_asks[asks_count + 2] = integer[prices[i]], field
+        entered_asks[asks_count + 1], entered_asks[asks_count + 2] = integer[price], field
         asks_count = asks_count + 2
       end
+      if known then moved(book, book.sign * price, remaining) end
       rested_count = rested_count + 1
-      rested[rested_count] = field .. ',' .. traders[i] .. ',\n'
+      rested[rested_count] = field .. ',' .. trader_id .. ',\n'
       opened[opened_count + 1] = field
-      opened[opened_count + 2] = line(i, remaining == quantity and '' or comma[quantity - remaining])
+      if quantity == 1 and not clients then
+        opened[opened_count + 2] = field .. ',' .. trader_id .. book.side_text .. integer[price] .. ONE_GTC .. times[i]
+      else
+        opened[opened_count + 2] = line(i, remaining == quantity and '' or comma[quantity - remaining])
+      end
       opened_count = opened_count + 2
     end
   end
