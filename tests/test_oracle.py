@@ -2,13 +2,14 @@
 
 import random
 import threading
+from collections.abc import Iterator
 
 import msgspec
 import pytest
 from redis import Redis
 
 from bench.order_flow import FLOWS, stress_few_traders
-from engine.model import CancelOrder, Order, PlaceOrder, Trade
+from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Trade
 from tests.comparison import BatchSize, groups, run
 from tests.conftest import RedisServer
 from tests.market import Market
@@ -30,6 +31,28 @@ def test_random_flows_give_what_the_reference_book_gives(redis_client: Redis, fl
     batch_size, count = BATCHES[batches]
 
     run(redis_client, flow=FLOWS[flow], seed=20_261_122 + count, count=count, batch_size=batch_size)
+
+
+def wide_prices(seed: int, count: int) -> Iterator[Command]:
+    """Orders over all prices that settings can allow, a cent to 10,000 USD: what lies next may be near or far."""
+    choose = random.Random(seed)
+    for number in range(1, count + 1):
+        if choose.random() < 0.1:
+            yield CancelOrder(trader_id=1, card="pikachu", sequence=choose.randint(1, number))
+            continue
+        price_cents = choose.choice((choose.randint(1, 1_000_000), int(10 ** choose.uniform(0, 6))))
+        yield PlaceOrder(
+            trader_id=choose.randint(1, 3),
+            card="pikachu",
+            side=choose.choice((Side.BUY, Side.SELL)),
+            price_cents=price_cents,
+            quantity=choose.choice((1, 1, 1, 5, 50)),
+        )
+
+
+@pytest.mark.parametrize("batches", ["7", "random"])
+def test_the_next_price_is_found_however_far_away_it_is(redis_client: Redis, batches: str) -> None:
+    run(redis_client, flow=wide_prices, seed=5, count=6_000, batch_size=BATCHES[batches][0])
 
 
 @pytest.mark.parametrize("batches", ["7", "random"])
