@@ -249,8 +249,8 @@ local function apply(keys, args, started)
             if number_ending == 1000 then
               number_start, number_ending = thousands(position.trades + trade_count), 0
             end
-            trades[trade_count] = number_start .. endings[number_ending] .. ',' .. field .. ',' .. maker_field .. ',' .. taker .. ','
-              .. maker .. ',' .. integer[key < 0 and -key or key] .. comma[fill] .. taker_side .. closing
+            trades[trade_count] = number_start .. endings[number_ending] .. ',' .. field .. ',' .. maker_field
+              .. ',' .. taker .. ',' .. maker .. ',' .. integer[key < 0 and -key or key] .. comma[fill] .. taker_side .. closing
           end
         end
       end

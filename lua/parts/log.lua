@@ -10,8 +10,8 @@
 --   quantities  [1,20,0]: 0 of a cancel
 --   clients     ["a",0,0]: client_order_id or 0; only where there is one
 --   self_trade  only where it is cancel_taker: an order that would trade with its own trader is canceled
--- All but kinds are JSON arrays. Columns, because they are checked as a whole by C functions (math.min, math.max) and used as they are: reading
--- commands one after the other was a sixth of a match call.
+-- All but kinds are JSON arrays. Columns, because they are checked as a whole by C functions (math.min, math.max) and used
+-- as they are: reading commands one after the other was a sixth of a match call.
 local log = {}
 
 log.COMMANDS_MAX = 1000
