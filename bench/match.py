@@ -208,7 +208,12 @@ async def _calls(client: Redis, before: Any, stolen: float) -> Calls:
     slow: list[dict[str, Any]] = await client.slowlog_get(1_000_000)
     for name, value in before.items():
         await client.config_set(name, value)
-    took = sorted(call["duration"] / 1_000 for call in slow if call["command"].startswith(b"FCALL match "))
+    return calls_of([call["duration"] for call in slow if call["command"].startswith(b"FCALL match ")], stolen)
+
+
+def calls_of(microseconds: Sequence[int], stolen: float) -> Calls:
+    """What calls of these durations come to."""
+    took = sorted(duration / 1_000 for duration in microseconds)
     return Calls(
         longest_ms=took[-1] if took else 0.0,
         p99_ms=took[int(0.99 * len(took))] if took else 0.0,

@@ -19,6 +19,7 @@ from bench.batch_client import framed, put
 from bench.http_client import closed_loop, percentile
 from bench.latency import OpenLoop, Outcome
 from bench.options import BENCHES, add_benches, options_of
+from bench.match import Calls, calls_of
 from bench.order_flow import CARDS, FLOWS, at_the_front, at_the_top, front, resting
 from bench.progress import LINE_SECONDS, Board
 from bench.reference_book import ReferenceBook
@@ -116,6 +117,18 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
     assert lines[0] == "accepted: 10/100, 7/s, 14 s left | matched: 0/100, 0/s"
     assert lines[-1] == "accepted: 100/100, 7/s"
     assert len(lines) == 6
+
+
+# -- match
+
+
+def test_calls_longer_than_they_may_be_are_counted() -> None:
+    durations = [1_000] * 990 + [5_000] * 4 + [5_001] * 5 + [7_500]
+
+    assert calls_of(durations, 0.25) == Calls(
+        longest_ms=7.5, p99_ms=5.0, number=1_000, beyond_bound=6, stolen_seconds=0.25
+    )
+    assert calls_of([], 0.0) == Calls(longest_ms=0.0, p99_ms=0.0, number=0, beyond_bound=0, stolen_seconds=0.0)
 
 
 # -- flows
