@@ -16,6 +16,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from bench import matching
+from bench.http_client import percentile
 from bench.machine import machine, stolen_seconds
 from bench.options import Options
 from bench.order_flow import DEPTH_MAX, FLOWS, at_the_top, resting
@@ -215,8 +216,8 @@ def calls_of(microseconds: Sequence[int], stolen: float) -> Calls:
     """What calls of these durations come to."""
     took = sorted(duration / 1_000 for duration in microseconds)
     return Calls(
-        longest_ms=took[-1] if took else 0.0,
-        p99_ms=took[int(0.99 * len(took))] if took else 0.0,
+        longest_ms=percentile(took, 100),
+        p99_ms=percentile(took, 99),
         number=len(took),
         beyond_bound=sum(ms > matching.HOLD_MS for ms in took),
         stolen_seconds=stolen,

@@ -18,8 +18,8 @@ from bench import result
 from bench.batch_client import framed, put
 from bench.http_client import closed_loop, percentile
 from bench.latency import OpenLoop, Outcome
-from bench.options import BENCHES, add_benches, options_of
 from bench.match import Calls, calls_of
+from bench.options import BENCHES, add_benches, options_of
 from bench.order_flow import CARDS, FLOWS, at_the_front, at_the_top, front, resting
 from bench.progress import LINE_SECONDS, Board
 from bench.reference_book import ReferenceBook
