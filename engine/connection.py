@@ -1,5 +1,7 @@
 """Connections to Redis, and what its errors mean to a caller."""
 
+import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import WatchError
 
 from engine.errors import LogGap, Overloaded, StartError, Unavailable
 
@@ -85,20 +88,29 @@ Command = tuple[bytes, Take]
 """As it is sent."""
 
 
-def together(commands: Sequence[Command]) -> list[Command]:
-    """As one transaction, if they are several: they are done, and on disk, at once. All concern one card."""
-    if len(commands) < 2:
-        return list(commands)
+Part = tuple[list[bytes], Callable[[list[Any] | Exception], None]]
+"""Commands of a transaction, and what takes their replies, or why there is none."""
+
+
+def transaction(parts: Sequence[Part]) -> list[Command]:
+    """These commands, all of one card, done at once if nothing is changed that the connection watches, else not at all:
+    then that is a `WatchError`. Without any, it watches nothing any more."""
+    if not parts:
+        return [(packed("UNWATCH"), _ignore)]
 
     def take(reply: Any) -> None:
-        replies = [reply] * len(commands) if isinstance(reply, Exception) else reply
-        for (_, take_one), one in zip(commands, replies, strict=True):
-            take_one(one)
+        failure = reply if isinstance(reply, Exception) else WatchError("changed meanwhile") if reply is None else None
+        at = 0
+        for commands, take_part in parts:
+            take_part(failure or reply[at : at + len(commands)])
+            at += len(commands)
 
-    def queued(_: Any) -> None:
-        """Whatever is wrong with a command is what EXEC replies, too."""
+    queued = [(command, _ignore) for commands, _ in parts for command in commands]
+    return [(packed("MULTI"), _ignore), *queued, (packed("EXEC"), take)]
 
-    return [(packed("MULTI"), queued), *((command, queued) for command, _ in commands), (packed("EXEC"), take)]
+
+def _ignore(_: Any) -> None:
+    """Takes a reply that says nothing: what is wrong with a command of a transaction is what `EXEC` replies, too."""
 
 
 class Link:
@@ -132,15 +144,20 @@ class Link:
     async def receive(self, count: int) -> list[tuple[Take, Any]]:
         """The replies to the oldest commands that have none yet, as soon as they are there; each with what takes it."""
         received: list[tuple[Take, Any]] = []
-        for _ in range(count):
-            try:
-                reply = await self._connection.read_response()
-            except redis.exceptions.ResponseError as error:
-                reply = error
-            except BaseException:
-                await self.close()
-                raise
-            received.append((self._takes.popleft(), reply))
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS):  # for all of them: one each takes five times as long
+                for _ in range(count):
+                    try:
+                        reply = await self._connection.read_response(timeout=math.inf)
+                    except redis.exceptions.ResponseError as error:
+                        reply = error
+                    received.append((self._takes.popleft(), reply))
+        except TimeoutError as error:
+            await self.close()
+            raise redis.exceptions.TimeoutError(f"no answer within {COMMAND_SECONDS} s") from error
+        except BaseException:
+            await self.close()
+            raise
         if self._connection is not None and not self._takes:
             connection, self._connection = self._connection, None
             await self._pool.release(connection)

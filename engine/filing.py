@@ -1,9 +1,8 @@
 """What lately happened to traders' orders, from the events that match writes to {card}:recent (lua/parts/trader.lua).
 
-The engine reads the events behind its match calls and puts their lines in a hundred buckets, one for all traders whose
-id ends with the same digits; lua/file.lua enters these portions, unless somebody has done that by then, so that several
-engines, or one that was killed, do nothing twice. Later they are sorted into the traders' lists (sorting.py). Whoever
-reads a trader's orders looks at the events that are not filed yet, too: nobody waits for any of this.
+The engine reads the events behind its match calls and enters their lines in a hundred buckets, one for all traders
+whose id ends with the same digits. Later they are sorted into the traders' lists (sorting.py). Whoever reads a trader's
+orders looks at the events that are not filed yet, too: nobody waits for any of this.
 """
 
 from collections import defaultdict, deque
@@ -11,9 +10,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import structlog
+from redis.exceptions import ResponseError, WatchError
 
-from engine import keys, library
-from engine.connection import Command, packed, together
+from engine import keys
+from engine.connection import Command, Part, Take, packed, transaction
 from engine.sorting import Sorting
 
 log = structlog.get_logger()
@@ -22,11 +22,8 @@ COMMANDS_MIN = 512
 """As many commands of a card are filed together: they make a hundred portions, however few they are."""
 
 ENTRIES_MIN, ENTRIES_MAX = 4, 128
-READ_BYTES = 786_432
+READ_BYTES = 2_097_152
 """Of a card's events, about so much is read and filed at once; but not fewer than come meanwhile."""
-
-COMMANDS_A_CARD = 16_000
-"""For as many commands that wait in all cards, one more of them has its turn at once."""
 
 LINES_OF = (b"rested", b"orders")
 
@@ -56,39 +53,45 @@ def by_bucket(texts: Iterable[bytes]) -> dict[bytes, bytes]:
     return {bucket: b"".join(lines) for bucket, lines in buckets.items()}
 
 
-def arguments(before: Position, reached: Position, buckets: dict[bytes, bytes]) -> list[bytes]:
-    """The arguments of the call that files these lines, from one position to the next."""
+def entry(card: str, reached: Position, buckets: dict[bytes, bytes]) -> bytes:
+    """The command that files these lines, the next portion of each bucket, up to a position."""
     portions = [part for bucket, lines in buckets.items() for part in (b"%b:%d" % (bucket, reached.portions), lines)]
-    return [bytes(before), b"filed", bytes(reached), *portions]
+    return packed("HSET", keys.key(card, "recent"), "filed", bytes(reached), *portions)
 
 
 class Filing:
-    """Of one card. What it reads is filed and sorted by the next `writes`."""
+    """Of one card. It is done in visits of two parts, with the replies to the first in between: `reads` begins with a
+    `WATCH` of {card}:recent, `writes` is a transaction, which Redis refuses where somebody else has written to that
+    since. So several engines, or one that was killed, do nothing twice. `EXEC` ends all that a connection watches: one
+    visit at a time."""
 
     def __init__(self, card: str) -> None:
         self._card = card
         self._sorting = Sorting(card)
-        self._position: Position | None = None  # as far as known; asked for where it is not
-        self._is_sure = False  # it was asked for, and nothing has been filed since
+        self._position: Position | None = None  # as far as known
         self._portions = 0  # how many there were at the last position
         self._count = ENTRIES_MIN
-        self._reading = False
+        self._watches = False
         self._read: list[tuple[bytes, list[bytes]]] = []
+        self._unanswered = 0
+        self.is_visited = False
+        """Whether `writes` is to come."""
         self.waiting = COMMANDS_MIN
         """How many matched commands are not read, as far as known; at first enough to look."""
 
     @property
     def is_due(self) -> bool:
         """Whether there is something to read now."""
-        return self._is_waiting() or self._sorting.is_due
-
-    def _is_waiting(self) -> bool:
-        return self.waiting >= COMMANDS_MIN and not self._reading
+        return self.waiting >= COMMANDS_MIN or self._sorting.is_due or bool(self._sorting.refused)
 
     @property
-    def has_read(self) -> bool:
-        """Whether there is something to write."""
-        return bool(self._read) or self._sorting.has_read
+    def is_read(self) -> bool:
+        """Whether all replies to `reads` are here."""
+        return not self._unanswered
+
+    def matched(self, commands: int) -> None:
+        """So many commands more are matched."""
+        self.waiting += commands
 
     def flush(self) -> None:
         """Files everything that waits, however little: nothing else is to be done."""
@@ -96,41 +99,57 @@ class Filing:
             self.waiting = max(self.waiting, COMMANDS_MIN)
 
     def reads(self) -> list[Command]:
-        """What reads events and buckets that are due; each command with what takes its reply."""
-        if not self._is_waiting():
-            return self._sorting.reads()
-        self._reading = True
-        return [self._events(self._position) if self._position else self._ask(), *self._sorting.reads()]
+        """What begins a visit, and reads events, buckets and lists that are due; each command with what takes its
+        reply."""
+        self.is_visited = True
+        recent = keys.key(self._card, "recent")
+        commands: list[Command] = [
+            (packed("WATCH", recent), self._take_watch),
+            (packed("HGET", recent, "filed"), self._take_position),
+        ]
+        if self._position and self.waiting >= COMMANDS_MIN:
+            commands.append(self._events(self._position))
+        commands += self._sorting.reads()
+        self._unanswered = len(commands)
+        return [(command, self._answered(take)) for command, take in commands]
+
+    def _answered(self, take: Take) -> Take:
+        def take_and_count(reply: Any) -> None:
+            self._unanswered -= 1
+            take(reply)
+
+        return take_and_count
 
     def writes(self) -> list[Command]:
-        """What files and sorts what was read."""
-        return ([self._file()] if self._read else []) + self._sorting.writes()
+        """What files and sorts what was read, and ends the visit."""
+        self.is_visited = False
+        parts = self._sorting.writes()
+        if self._position and (self._read or self._sorting.refused):
+            parts.insert(0, self._file(self._position))
+        if self._watches:
+            return transaction(parts)
+        for _, take in parts:  # nothing is sure without it
+            take(ResponseError("it cannot be watched"))
+        return []
 
-    def _ask(self) -> Command:
-        """How far the card is filed."""
+    def _take_watch(self, reply: Any) -> None:
+        self._watches = reply == b"OK"
 
-        def take(reply: Any) -> None:
-            self._reading = False
-            if isinstance(reply, Exception):
-                self._begin_anew(reply)
-            else:
-                self._is_at(Position.of(reply))
-                self._is_sure = True
-
-        return packed("HGET", keys.key(self._card, "recent"), "filed"), take
+    def _take_position(self, reply: Any) -> None:
+        """How far the card is filed; mostly what is known already."""
+        if isinstance(reply, Exception):
+            self._begin_anew(reply)
+        elif Position.of(reply) != self._position:
+            self._is_at(Position.of(reply))
 
     def _events(self, position: Position) -> Command:
         """Those after a position, about `READ_BYTES` of them."""
         count, waiting = self._count, self.waiting
 
         def take(reply: Any) -> None:
-            self._reading = False
             if isinstance(reply, Exception):
                 self._begin_anew(reply)
             if isinstance(reply, Exception) or position != self._position:
-                return
-            if not reply and not self._is_sure:  # the position may be one of before the server was emptied
-                self._position = None
                 return
             self._read = [
                 (event_id, [fields[at + 1] for at in range(0, len(fields), 2) if fields[at] in LINES_OF])
@@ -147,36 +166,37 @@ class Filing:
         events = keys.key(self._card, "events")
         return packed("XRANGE", events, b"(" + position.event_id, "+", "COUNT", count), take
 
-    def _file(self) -> Command:
-        entries, self._read = self._read, []
-        before = self._position or Position()
-        reached = Position(entries[-1][0], before.portions + 1)
-        buckets = by_bucket(text for _, texts in entries for text in texts)
-        self._is_at(reached)  # it is read from there on; if the call is refused, the next one will be as well
+    def _file(self, before: Position) -> Part:
+        texts = [text for _, of_event in self._read for text in of_event] + self._sorting.refused
+        reached = Position(self._read[-1][0] if self._read else before.event_id, before.portions + 1)
+        buckets = by_bucket(texts)
+        self._read, self._sorting.refused = [], []
+        self._is_at(reached)  # it is read from there on; if the transaction fails, the next one begins there again
 
-        def take(reply: Any) -> None:
-            if isinstance(reply, Exception):
-                self._begin_anew(reply)
-            elif reply == bytes(reached):
+        def take(replies: list[Any] | Exception) -> None:
+            error = replies if isinstance(replies, Exception) else replies[0]
+            if isinstance(error, Exception):
+                self._begin_anew(error)
+            else:
                 sizes = {bucket: len(lines) for bucket, lines in buckets.items()}
                 self._sorting.grown(_sequence(reached.event_id), reached.portions, sizes)
-            else:  # somebody else has filed these events
-                self._is_at(Position.of(reply))
-                self._read = []
-                self.waiting = max(COMMANDS_MIN, self.waiting)
 
-        return packed("FCALL", "file", 1, keys.tag(self._card), *arguments(before, reached, buckets)), take
+        return [entry(self._card, reached, buckets)], take
 
     def _is_at(self, position: Position) -> None:
         if position.portions < self._portions:  # the server was emptied
             self._sorting = Sorting(self._card)
-        self._position, self._portions, self._is_sure = position, position.portions, False
+        self._position, self._portions = position, position.portions
 
     def _begin_anew(self, error: Exception) -> None:
-        """When more has come together, or nothing else is to be done."""
-        if not library.is_missing(error):  # an empty server has nothing to file
+        """At once where somebody else has been there; else when more has come together, or nothing else is to be
+        done."""
+        self._position, self._read = None, []
+        if isinstance(error, WatchError):
+            self.waiting = max(COMMANDS_MIN, self.waiting)
+        else:
             log.warning("what happened to traders' orders is filed later", card=self._card, reason=str(error))
-        self._position, self._read, self.waiting = None, [], 1
+            self.waiting = 1
 
 
 def _sequence(event_id: bytes) -> int:
@@ -184,9 +204,9 @@ def _sequence(event_id: bytes) -> int:
 
 
 class Filings:
-    """Of all cards of a server, in turn. They go along with match calls: behind each round of these, what one card has
-    to write, and what the next one has to read, and so on around. What a card writes is one transaction, so that it
-    takes one fsync, or none of its own."""
+    """Of all cards of a server, in turn. They go along with match calls: behind a round of these, what one card has to
+    write, and what the next one has to read, and so on around. What a card writes is one transaction, so that it takes
+    one fsync, or none of its own."""
 
     def __init__(self, cards: Iterable[str]) -> None:
         self._filings = {card: Filing(card) for card in cards}
@@ -194,7 +214,7 @@ class Filings:
 
     def __bool__(self) -> bool:
         """Whether there is something to do now."""
-        return any(filing.is_due or filing.has_read for filing in self._turns)
+        return any(filing.is_due or filing.is_visited for filing in self._turns)
 
     @property
     def wait(self) -> bool:
@@ -203,7 +223,7 @@ class Filings:
 
     def matched(self, card: str, commands: int) -> None:
         """A match call has taken so many commands."""
-        self._filings[card].waiting += commands
+        self._filings[card].matched(commands)
 
     def flush(self, *, all_cards: bool) -> None:
         """Files everything that waits, however little: nothing else is to be done. Of all cards: what other engines
@@ -214,15 +234,14 @@ class Filings:
             filing.flush()
 
     def commands(self) -> list[Command]:
-        """What is to be sent behind match calls, each with what takes its reply: first what reads."""
-        writes = [command for filing in self._turns if filing.has_read for command in together(filing.writes())]
-        reads: list[Command] = []
-        cards = 1 + sum(filing.waiting for filing in self._turns) // COMMANDS_A_CARD
+        """What is to be sent behind match calls, each with what takes its reply: what ends the visit of one card, once
+        what it read is here, or else begins that of the next one."""
+        last = self._turns[-1]
+        if last.is_visited and not last.is_read:
+            return []
+        commands = last.writes() if last.is_visited else []
         for _ in self._filings:
-            if cards and self._turns[0].is_due:
-                reads += self._turns[0].reads()
-                cards -= 1
             self._turns.rotate(-1)
-            if not cards:
-                break
-        return reads + writes
+            if self._turns[-1].is_due:
+                return commands + self._turns[-1].reads()
+        return commands

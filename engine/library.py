@@ -12,7 +12,7 @@ NAME = "tcgx"
 
 # Parts are local tables that later parts and the functions use, so their order matters.
 PARTS = ("text", "bulk", "cursor", "log", "side", "levels", "trader")
-WRITING = ("append", "match", "file", "sort", "trim")
+WRITING = ("append", "match", "trim_older", "trim")
 FREEING = ("trim",)  # allowed where memory is full: else nothing would ever make room
 READING = ("order", "trader_orders", "client_order", "depth", "state_hash")
 

@@ -8,15 +8,19 @@ lists what remains of the level's orders, the earliest first:
     4 1 | 5.40  |
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from bench.reference_book import ReferenceBook, SelfTrade
-from engine import codec, filing, keys, sorting
+from engine import codec, filing, keys
+from engine import connection as connections
 from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade, price_text
+from engine.sorting import BUCKET_BYTES, Sorting
 
 HEADER = "bid | price | ask"
 WAITING_MAX = 1_000_000
@@ -62,6 +66,12 @@ def many(quantity: int, *, count: int, trader: int = 1, price_cents: int = 500, 
     return [order] * count
 
 
+def expiring(trader: int, count: int) -> list[Command]:
+    """Orders for pikachu that are completed at once where nobody sells."""
+    order = PlaceOrder(trader_id=trader, card="pikachu", side=Side.BUY, price_cents=500, time_in_force=TimeInForce.IOC)
+    return [order] * count
+
+
 def cents(price: str) -> int:
     """Dollars with two decimals as cents."""
     dollars, _, rest = price.partition(".")
@@ -82,6 +92,23 @@ def _align(rows: Sequence[tuple[str, str, str]]) -> str:
     return "\n".join(
         f"{bid:>{widths[0]}} | {price:>{widths[1]}} | {ask:<{widths[2]}}".rstrip() for bid, price, ask in table
     )
+
+
+def answered(connection: Any, commands: Sequence[connections.Command]) -> None:
+    """Sends commands as the engine does, and gives each its reply."""
+    connection.send_packed_command([command for command, _ in commands])
+    for _, take in commands:
+        try:
+            reply = connection.read_response()
+        except ResponseError as error:
+            reply = error
+        take(reply)
+
+
+def unless_refused(reply: Any) -> None:
+    """Takes the reply to a command that must not fail."""
+    if isinstance(reply, Exception):
+        raise reply
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -191,31 +218,36 @@ class Market:
         """How far events are filed."""
         return filing.Position.of(self.redis.hget(self.key("recent"), "filed"))
 
-    def filing_of(self, events: int = 1_000_000) -> list[bytes]:
-        """The arguments of a call that files the next events."""
+    def file(self, events: int = 1_000_000) -> None:
+        """Files the next events, as the engine does it, if there are any."""
         before = self.filed()
         entries = self.redis.xrange(self.key("events"), min=b"(" + before.event_id, count=events)
-        texts = [fields[name] for _, fields in entries for name in filing.LINES_OF if name in fields]
-        reached = filing.Position(entries[-1][0], before.portions + 1)
-        return filing.arguments(before, reached, filing.by_bucket(texts))
-
-    def file(self, events: int = 1_000_000) -> None:
-        """A file call for the next events, as the engine makes it, if there are any."""
-        last = self.redis.xrevrange(self.key("events"), count=1)
-        if last and last[0][0] != self.filed().event_id:
-            call = self.filing_of(events)
-            assert self.redis.fcall("file", 1, self.tag, *call) == call[2]
-
-    def sorting_of(self, digits: bytes) -> list[Any]:
-        """The arguments of a call that sorts this bucket."""
-        key = self.key("recent")
-        first, last = int(self.redis.hget(key, digits) or 0), self.filed().portions
-        portions = [b"%b:%d" % (digits, portion) for portion in range(first + 1, last + 1)]
-        return sorting.arguments(digits, first, last, [text for text in self.redis.hmget(key, portions) if text])
+        if entries:
+            texts = [fields[name] for _, fields in entries for name in filing.LINES_OF if name in fields]
+            reached = filing.Position(entries[-1][0], before.portions + 1)
+            entry = filing.entry(self.card, reached, filing.by_bucket(texts))
+            with self.connection() as connection:
+                answered(connection, [(entry, unless_refused)])
 
     def sort(self, digits: bytes) -> None:
-        """A sort call for this bucket, as the engine makes it."""
-        assert self.redis.fcall("sort", 1, self.tag, *self.sorting_of(digits)) == 1
+        """Sorts this bucket, as the engine does it, and cuts the lists that have become long by that."""
+        sorting = Sorting(self.card)
+        sorting.grown(0, self.filed().portions, {digits: 2 * BUCKET_BYTES + 1})
+        with self.connection() as connection:
+            while sorting.is_due:
+                answered(connection, sorting.reads())
+                answered(connection, connections.transaction(sorting.writes()))
+            answered(connection, connections.transaction(sorting.writes()))
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        """One of the client's connections."""
+        pool = self.redis.connection_pool
+        connection = pool.get_connection()
+        try:
+            yield connection
+        finally:
+            pool.release(connection)
 
     def portions(self) -> dict[bytes, bytes]:
         """What is filed and not sorted."""

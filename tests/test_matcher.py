@@ -227,7 +227,8 @@ def test_matching_goes_on_where_traders_orders_cannot_be_sorted(redis_server: Re
             await until(lambda: filed(market) == 2_000)
             redis_client.delete(in_the_way)
             for _ in range(2):
-                market.append([expiring(7)] * 800)  # 3,584 are 7 times 512
+                market.append([expiring(7)] * 800)
+            await until_matched(market, 3_600)
             await until(lambda: redis_client.llen(in_the_way) >= 1)
 
     asyncio.run(run())

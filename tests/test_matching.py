@@ -1,17 +1,14 @@
 """The rules of trading, one scenario a test, on the real server."""
 
-from typing import Any
-
 import pytest
 from redis import Redis
-from redis.exceptions import ResponseError
 
 from bench.order_flow import stress_many_traders
 from engine import codec
 from engine.model import CancelOrder, Command, PlaceOrder, Side, Status, TimeInForce
 from tests.comparison import Comparison
 from tests.conftest import RedisServer
-from tests.market import Market, many, picture
+from tests.market import Market, expiring, many, picture
 
 pytestmark = pytest.mark.server
 
@@ -612,12 +609,6 @@ def test_the_latest_fifty_orders_of_a_trader_are_listed_newest_first(market: Mar
     assert [order.sequence for order in market.orders_of(1)] == list(range(60, 10, -1))
 
 
-def expiring(trader: int, count: int) -> list[Command]:
-    """Orders that are completed at once: nobody sells."""
-    order = PlaceOrder(trader_id=trader, card="pikachu", side=Side.BUY, price_cents=500, time_in_force=IOC)
-    return [order] * count
-
-
 def test_old_open_orders_stay_listed_however_many_come_after(market: Market) -> None:
     old = [market.buy("1.00") for _ in range(5)]
     market.match()
@@ -702,96 +693,6 @@ def test_a_call_looks_at_the_clock_after_each_cancel_of_all_orders(market: Marke
         market.cancel(0, trader=trader)
 
     assert [market.match_once(hold_ms=0).commands for _ in range(5)] == [1] * 5
-
-
-def test_what_came_after_the_sorted_lines_stays(market: Market) -> None:
-    market.append(expiring(8, 30))
-    market.match()
-    market.file()
-    call = market.sorting_of(b"8")
-    market.append(expiring(8, 5))
-    market.match()
-    market.file()
-    before = market.orders_of(8)
-
-    assert market.redis.fcall("sort", 1, market.tag, *call) == 1
-
-    assert len(market.listed(8)) == 30
-    assert list(market.portions()) == [b"8:2"]
-    assert market.orders_of(8) == before
-
-
-def test_lines_that_were_sorted_already_are_not_entered_again(market: Market) -> None:
-    market.append(expiring(8, 3))
-    market.match()
-    market.file()
-    call = market.sorting_of(b"8")
-    assert market.redis.fcall("sort", 1, market.tag, *call) == 1
-    assert market.redis.fcall("sort", 1, market.tag, *call) == 0
-    market.append(expiring(8, 30))
-    market.match()
-    market.file()
-    before = market.orders_of(8)
-
-    assert market.redis.fcall("sort", 1, market.tag, *call) == 0
-
-    assert len(market.listed(8)) == 3
-    assert market.orders_of(8) == before
-
-
-@pytest.mark.parametrize(("first", "last"), [(0, 2), (1, 1), (1, 0)])
-def test_portions_that_are_not_there_are_not_taken_for_sorted(market: Market, first: int, last: int) -> None:
-    market.append(expiring(8, 3))
-    market.match()
-    market.file()
-
-    assert market.redis.fcall("sort", 1, market.tag, "8", first, last, "") == 0
-
-    assert len(market.portions()) == 1
-    assert len(market.orders_of(8)) == 3
-
-
-def test_events_that_were_filed_already_are_not_filed_again(market: Market) -> None:
-    market.append(expiring(8, 3))
-    market.match()
-    call = market.filing_of()
-    market.append(expiring(8, 2))
-    market.match()
-    both = market.filing_of()
-    assert market.redis.fcall("file", 1, market.tag, *call) == call[2]
-
-    assert market.redis.fcall("file", 1, market.tag, *call) == call[2]
-    assert market.redis.fcall("file", 1, market.tag, *both) == call[2]
-
-    assert {name: len(lines.splitlines()) for name, lines in market.portions().items()} == {b"8:1": 3}
-    assert len(market.orders_of(8)) == 5
-
-
-@pytest.mark.parametrize(
-    "call", [[], ["8", "ten", 1, ""], ["8", 0, 1, "8 1 "], ["8", 0, 1, "8 1 ", "a", "b"], ["8", 0]]
-)
-def test_a_sort_call_that_is_not_complete_is_refused(market: Market, call: list[Any]) -> None:
-    market.append(expiring(8, 3))
-    market.match()
-    market.file()
-
-    with pytest.raises(ResponseError, match="sort takes a bucket"):
-        market.redis.fcall("sort", 1, market.tag, *call)
-
-    assert len(market.orders_of(8)) == 3
-
-
-@pytest.mark.parametrize(
-    "call", [[], ["0-0 0"], ["0-0 0", "filed"], ["0-0 0", "8:1", "a"], ["0-0 0", "filed", "1-0 1", "8:1"]]
-)
-def test_a_file_call_that_is_not_complete_is_refused(market: Market, call: list[Any]) -> None:
-    market.append(expiring(8, 3))
-    market.match()
-
-    with pytest.raises(ResponseError, match="file takes what is filed"):
-        market.redis.fcall("file", 1, market.tag, *call)
-
-    assert len(market.orders_of(8)) == 3
 
 
 def test_events_that_are_not_filed_are_not_trimmed(market: Market) -> None:

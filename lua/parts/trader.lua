@@ -8,17 +8,12 @@
 --   {card}:trader:<id>    a list of texts, oldest first: lines that were in such a portion before; the latest 50 orders,
 --                         or some more
 --   {card}:older:<id>     a list: orders that were open when they were dropped from the trader's list, oldest first
--- Match writes events alone. The engine files what they say (engine/filing.py, file.lua) and sorts what is filed
--- (engine/sorting.py, sort.lua): it has time while the server matches, Lua hashes every byte of every piece of text, and
--- a cold list an order costs more than matching it (docs/decisions.md). Who asks for a trader's orders reads all three.
+-- Match writes events alone. The engine files what they say (engine/filing.py) and sorts what is filed (engine/sorting.py),
+-- in transactions of plain commands: it has time while the server matches, Lua hashes every byte of every piece of text,
+-- and a cold list an order costs more than matching it (docs/decisions.md). Who asks for a trader's orders reads all three.
 local trader = {}
 
-local find, sub, byte, concat = string.find, string.sub, string.byte, table.concat
-local LATEST = 50
--- A list is trimmed when it has so many texts, or would have so many lines if all its texts had as many as the newest.
-local TEXTS_MAX = 16
-local LINES_MAX = 3 * LATEST
-local OLDER_TRIM_AT = 2 * LATEST
+local find, sub, byte = string.find, string.sub, string.byte
 local DIGITS = 12 -- of a sequence
 local RESTS_MAX = 24 -- bytes of the line of an order that came to rest: sequence, id, two commas
 local NEWLINE = 10
@@ -39,20 +34,6 @@ function trader.trim_older(tag, id)
   if #open == #sequences then return end
   redis.call('DEL', key)
   bulk.call('RPUSH', key, open)
-end
-
--- Appends to a trader's older open orders. Drops the completed ones when the length passes 100, 200, 400, …: that
--- costs what the list holds, so it has to become rarer as more open orders stay in it.
-local function keep_older(tag, id, open)
-  local length = bulk.call('RPUSH', older_key(tag, id), open)
-  local bound = OLDER_TRIM_AT
-  while bound <= length do
-    if length - #open < bound then
-      trader.trim_older(tag, id)
-      return
-    end
-    bound = bound * 2
-  end
 end
 
 -- The lines of a trader's list.
@@ -79,42 +60,14 @@ local function gather(items, known, sequences)
   end
 end
 
--- Keeps the latest orders in a trader's list, and remembers the older ones that are open.
-local function trim(tag, id)
-  local key = list_key(tag, id)
-  local known, sequences = {}, {}
-  gather(listed(tag, id), known, sequences)
-  table.sort(sequences)
-  local dropped, kept = {}, {}
-  for i = 1, #sequences do
-    local item = known[sequences[i]]
-    if i > #sequences - LATEST then
-      kept[#kept + 1] = item
-    elseif #item == DIGITS then
-      dropped[#dropped + 1] = item
-    end
-  end
-  local records, open = bulk.read(tag .. ':open', dropped), {}
-  for i = 1, #dropped do
-    if records[i] then open[#open + 1] = dropped[i] end
-  end
-  redis.call('DEL', key)
-  redis.call('RPUSH', key, concat(kept, '\n') .. '\n')
-  if #open > 0 then keep_older(tag, id, open) end
-end
-
--- Appends a text of so many lines to a trader's list.
-local function push(tag, id, lines, size)
-  local length = redis.call('RPUSH', list_key(tag, id), lines)
-  if length > TEXTS_MAX or length * size > LINES_MAX then trim(tag, id) end
-end
-
 -- Of each card whose orders somebody has looked at: what events say that are not filed, or were not at the last look, kept
 -- in Lua's memory, since every look would make the same texts again; and the position that matching left behind. Where it
 -- begins at another one (the server was emptied, or is another one's copy), what is kept is forgotten.
 local tails, left_at = {}, {}
 -- Of small events, so many bytes become one text: each that is searched costs something.
 local TAIL_BYTES = 2048
+-- So many match calls after the last look they are forgotten.
+local UNREAD_MAX = 100
 
 -- How far events are filed: `<id of the last one> <portions>`.
 local NOTHING_FILED = '0-0 0'
@@ -126,18 +79,6 @@ local function sequence_of(position) return tonumber(string.match(position, '^%d
 
 -- The sequence up to which orders are filed.
 function trader.filed_sequence(tag) return sequence_of(filed(tag)) end
-
--- Adds fields and values of {card}:recent, from the second of `arguments` on: the next portions, and `filed`. Changes
--- nothing where that is not what the first of them says. Returns what `filed` is then.
-function trader.file(tag, arguments)
-  local position, tail = filed(tag), tails[tag]
-  if position == arguments[1] then
-    redis.call('HSET', recent_key(tag), unpack(arguments, 2))
-    position = arguments[3]
-  end
-  if tail and (tail.first > tail.last or tail.reached[tail.last] <= sequence_of(position)) then tails[tag] = nil end
-  return position
-end
 
 -- The ends of names of portions: the same hundred at every look.
 local ENDS_MAX = 10000
@@ -157,20 +98,6 @@ local function portions(bucket, first, last)
   return names
 end
 
--- Enters into lists what somebody has sorted: the lines of the portions after `first` up to `last` of a bucket: ids, how
--- many lines each has, and those lines as one text each, in `texts` behind the first `before`. Changes nothing where the
--- portions begin elsewhere, or are not there yet. An order's sequence stands before its line, in a bucket and in a list:
--- it came to rest before it was completed, and the portions that stay are younger. Returns whether it did.
-function trader.enter_sorted(tag, bucket, first, last, ids, sizes, texts, before)
-  local key = recent_key(tag)
-  if (redis.call('HGET', key, bucket) or '0') ~= text.integer[first] then return false end
-  if last < first or last > filed_portions(filed(tag)) then return false end
-  for i = 1, #ids do push(tag, ids[i], texts[before + i], sizes[i]) end
-  bulk.call('HDEL', key, portions(bucket, first, last))
-  redis.call('HSET', key, bucket, text.integer[last])
-  return true
-end
-
 local function mark(position) return position.log_id .. ' ' .. position.part .. ' ' .. position.sequence end
 
 -- Matching goes on at a position.
@@ -179,7 +106,14 @@ function trader.begin(tag, position)
 end
 
 -- Matching has come to a position.
-function trader.leave(tag, position) left_at[tag] = mark(position) end
+function trader.leave(tag, position)
+  local tail = tails[tag]
+  left_at[tag] = mark(position)
+  if tail then
+    tail.unread = tail.unread + 1
+    if tail.unread > UNREAD_MAX then tails[tag] = nil end
+  end
+end
 
 -- Adds an event to a tail: the lines of orders that came to rest, and of those that are completed.
 local function keep(tail, id, fields)
@@ -204,7 +138,7 @@ function trader.unfiled(tag)
   if not (known and tail and tail.filed <= sequence) then
     tail = { texts = {}, reached = {}, first = 1, last = 0, event = event }
   end
-  tail.filed = sequence
+  tail.filed, tail.unread = sequence, 0
   while tail.first <= tail.last and tail.reached[tail.first] <= sequence do
     tail.texts[tail.first], tail.reached[tail.first] = nil, nil
     tail.first = tail.first + 1
