@@ -57,6 +57,7 @@ def listen(host: str, port: int, *, shared: bool) -> socket.socket:
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """Serves until told to stop; then finishes what it has accepted."""
     app = create_app(settings)
+    life.settle()
     async with connection.connect(settings.redis_url) as redis:
         await connection.check(redis, durability=settings.durability)
     with contextlib.closing(listen(settings.host, settings.port, shared=settings.api_workers > 1)) as listener:

@@ -7,7 +7,9 @@ import msgspec
 from api.problems import Problem, of_error
 from engine.books import Depth
 from engine.errors import TcgxError
-from engine.model import Entered, Order, PlaceOrder, Trade, price_text
+from engine.model import Entered, Order, PlaceOrder, Side, TimeInForce, Trade, price_text
+
+BUY, GTC = Side.BUY, TimeInForce.GTC
 
 
 class OrderView(msgspec.Struct, frozen=True):
@@ -119,11 +121,14 @@ def placed_json(command: PlaceOrder, placed: Entered | Order) -> bytes:
     if isinstance(placed, Order):
         return msgspec.json.encode(order_view(placed))
     client_order_id = f'"{command.client_order_id}"' if command.client_order_id else "null"
+    card = command.card
+    side = "buy" if command.side is BUY else "sell"  # the text of an enum costs as much as all other values
+    time_in_force = "gtc" if command.time_in_force is GTC else command.time_in_force.value
     return (
-        f'{{"order_id":"{command.card}-{placed.sequence}","client_order_id":{client_order_id},'
-        f'"card":"{command.card}","side":"{command.side}","price":"{price_text(command.price_cents)}",'
+        f'{{"order_id":"{card}-{placed.sequence}","client_order_id":{client_order_id},'
+        f'"card":"{card}","side":"{side}","price":"{price_text(command.price_cents)}",'
         f'"quantity":{command.quantity},"filled_quantity":0,"status":"accepted",'
-        f'"time_in_force":"{command.time_in_force}","accepted_at":"{placed.accepted_at}","closed_at":null}}'
+        f'"time_in_force":"{time_in_force}","accepted_at":"{placed.accepted_at}","closed_at":null}}'
     ).encode()
 
 

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
 
 KIND = {
@@ -78,18 +80,39 @@ class Columns(NamedTuple):
 
 def encode(commands: Sequence[Command]) -> Columns:
     """Commands as the columns of a log entry."""
-    clients = [(isinstance(command, PlaceOrder) and command.client_order_id) or 0 for command in commands]
+    orders = [command for command in commands if type(command) is PlaceOrder]
+    if len(orders) < len(commands):
+        return _encoded_with_cancels(commands)
+    clients = [order.client_order_id or 0 for order in orders]
     return Columns(
-        "".join([kind(command) if isinstance(command, PlaceOrder) else CANCEL for command in commands]),
-        '["' + '","'.join([str(command.trader_id) for command in commands]) + '"]',
-        _array([command.price_cents if isinstance(command, PlaceOrder) else command.sequence for command in commands]),
-        _array([command.quantity if isinstance(command, PlaceOrder) else 0 for command in commands]),
-        json.dumps(clients, separators=(",", ":")) if any(clients) else "",
+        "".join(
+            [
+                ("G" if order.side is BUY else "g")
+                if order.time_in_force is GTC
+                else KIND[order.side, order.time_in_force]
+                for order in orders
+            ]
+        ),
+        _json([str(order.trader_id) for order in orders]),
+        _json([order.price_cents for order in orders]),
+        _json([order.quantity for order in orders]),
+        _json(clients) if any(clients) else "",
     )
 
 
-def _array(values: list[int]) -> str:
-    return str(values).replace(" ", "")
+def _encoded_with_cancels(commands: Sequence[Command]) -> Columns:
+    clients = [(isinstance(command, PlaceOrder) and command.client_order_id) or 0 for command in commands]
+    return Columns(
+        "".join([kind(command) if isinstance(command, PlaceOrder) else CANCEL for command in commands]),
+        _json([str(command.trader_id) for command in commands]),
+        _json([command.price_cents if isinstance(command, PlaceOrder) else command.sequence for command in commands]),
+        _json([command.quantity if isinstance(command, PlaceOrder) else 0 for command in commands]),
+        _json(clients) if any(clients) else "",
+    )
+
+
+def _json(values: Sequence[object]) -> str:
+    return msgspec.json.encode(values).decode()
 
 
 def decode(card: str, fields: Mapping[bytes, bytes]) -> list[Command]:

@@ -1,6 +1,7 @@
 """What every service process shares: its log lines, its signals, and trying again after a failure."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -102,10 +103,18 @@ class Retry:
             self._seconds = min(2 * self._seconds, RETRY_SECONDS_MAX)
 
 
+def settle() -> None:
+    """Leaves all objects that there are now out of later garbage collections: what a service is made of stays until it
+    ends, and walking through that took 50 ms, in which nobody is answered, and a fifth of the API's time."""
+    gc.collect()
+    gc.freeze()
+
+
 def run(service: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]], environment: dict[str, str]) -> int:
     """Runs a service until it is told to stop; the exit code is 0 after a stop, 1 after an error of ours."""
 
     async def main(settings: Settings) -> None:
+        settle()
         await work(settings, stop_on_signals())
 
     try:

@@ -1,6 +1,7 @@
 """What is traded and how it is named: no I/O, integers for money, RFC 3339 texts for times."""
 
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -42,7 +43,7 @@ class Status(StrEnum):
 COMPLETED = frozenset({Status.FILLED, Status.CANCELED, Status.EXPIRED})
 
 
-class PlaceOrder(msgspec.Struct, frozen=True, kw_only=True):
+class PlaceOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The command to enter an order, checked: prices and quantities are within their bounds."""
 
     trader_id: int
@@ -54,7 +55,7 @@ class PlaceOrder(msgspec.Struct, frozen=True, kw_only=True):
     client_order_id: str | None = None
 
 
-class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
+class CancelOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The command to cancel an order of this trader; with sequence 0, all that are open on the card."""
 
     trader_id: int
@@ -65,7 +66,7 @@ class CancelOrder(msgspec.Struct, frozen=True, kw_only=True):
 Command = PlaceOrder | CancelOrder
 
 
-class Entered(msgspec.Struct, frozen=True):
+class Entered(msgspec.Struct, frozen=True, gc=False):
     """A command's place in its card's log, and the time of the append.
 
     `accepted_at` is None where the command repeated a client_order_id; the sequence is then the first order's.
@@ -75,7 +76,7 @@ class Entered(msgspec.Struct, frozen=True):
     accepted_at: str | None
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An order as it stands. `sequence` is its place in its card's log."""
 
     card: str
@@ -97,7 +98,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         return order_id(self.card, self.sequence)
 
 
-class Trade(msgspec.Struct, frozen=True, kw_only=True):
+class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One fill of one maker by one taker, at the maker's price. `number` counts a card's trades from 1."""
 
     card: str
@@ -122,9 +123,7 @@ def order_id(card: str, sequence: int) -> str:
     return f"{card}-{sequence}"
 
 
-_CENTS = tuple(f"{cents:02d}" for cents in range(100))  # a format with a width costs as much as the rest of an order
-
-
+@lru_cache(maxsize=4096)
 def price_text(price_cents: int) -> str:
     """Cents as decimal dollars, e.g. 550 as `5.50`."""
-    return f"{price_cents // 100}.{_CENTS[price_cents % 100]}"
+    return f"{price_cents // 100}.{price_cents % 100:02d}"
