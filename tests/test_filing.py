@@ -100,6 +100,16 @@ def test_a_bucket_that_could_not_be_sorted_is_looked_at_anew(reply: Any) -> None
     assert sorting.is_due
 
 
+def test_nothing_is_entered_where_somebody_else_has_sorted_the_bucket() -> None:
+    sorting = entered_once([1, 0, 0], b"000000000001,5,\n")
+    sorting.grown(5 * 512, 2, {b"05": 2 * BUCKET_BYTES + 1})
+    (_, position), (_, take) = sorting.reads()
+    position([b"2"])
+    take([b"000000000002,5,\n"])
+
+    assert sorting.writes() == []
+
+
 def event(number: int) -> list[Any]:
     """An event with one line."""
     return [b"%d-0" % number, [b"first", b"%d" % number, b"orders", b"%012d,%d,sell\n" % (number, number)]]
@@ -195,6 +205,20 @@ def test_nothing_is_written_where_nothing_is_watched() -> None:
     filing.writes()
     ((read, _),) = begun(filing, None)
     assert b"(0-0" in read
+
+
+def test_what_was_due_is_forgotten_where_the_server_was_emptied() -> None:
+    filing = visited(None)
+    ((_, events),) = begun(filing, None)
+    lines = [b"000000000001,%d,%b\n" % (trader, b"x" * BUCKET_BYTES) for trader in range(20)]
+    events([[b"1-0", [b"orders", b"".join(lines) * 3]]])  # more buckets than are read at once
+    *_, (_, done) = filing.writes()
+    done([0])
+    due = [filing.is_due]
+
+    begun(filing, None)
+
+    assert [*due, filing.is_due] == [True, False]
 
 
 def test_the_latest_orders_stay_in_a_list_that_is_cut() -> None:

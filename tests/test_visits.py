@@ -107,6 +107,21 @@ def test_a_list_is_not_cut_on_the_ground_of_what_it_was(market: Market, two_engi
     assert before[0].sequence == 1_205
 
 
+def test_what_a_list_cannot_take_is_filed_again(market: Market, two_engines: tuple[Visits, Visits]) -> None:
+    engine, _ = two_engines
+    file_and_read(market, engine, 1_200)
+    before = market.orders_of(8)
+    market.redis.set(market.key("trader:8"), "in the way")
+    engine.end()
+    market.redis.delete(market.key("trader:8"))
+    assert lines_of(market) == {}
+
+    engine.visit()
+
+    assert sum(lines_of(market).values()) == 1_200
+    assert market.orders_of(8) == before
+
+
 def test_what_a_visit_reads_stays_where_it_is_not_ended(market: Market, two_engines: tuple[Visits, Visits]) -> None:
     engine, other = two_engines
     file_and_read(market, engine, 1_200)
