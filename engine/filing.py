@@ -167,15 +167,16 @@ class Filing:
         return packed("XRANGE", events, b"(" + position.event_id, "+", "COUNT", count), take
 
     def _file(self, before: Position) -> Part:
-        texts = [text for _, of_event in self._read for text in of_event] + self._sorting.refused
+        refused = self._sorting.refused
+        buckets = by_bucket([*(text for _, of_event in self._read for text in of_event), *refused])
         reached = Position(self._read[-1][0] if self._read else before.event_id, before.portions + 1)
-        buckets = by_bucket(texts)
         self._read, self._sorting.refused = [], []
         self._is_at(reached)  # it is read from there on; if the transaction fails, the next one begins there again
 
         def take(replies: list[Any] | Exception) -> None:
             error = replies if isinstance(replies, Exception) else replies[0]
             if isinstance(error, Exception):
+                self._sorting.refused += refused
                 self._begin_anew(error)
             else:
                 sizes = {bucket: len(lines) for bucket, lines in buckets.items()}
