@@ -42,7 +42,7 @@ function traders.nothing(_, args)
   return ''
 end
 
--- What tcgx has, but for lua/sort.lua: all lines of a portion in one HSET. Here Lua puts them in order, and not the
+-- What tcgx has, but for engine/sorting.py: all lines of a portion in one HSET. Here Lua puts them in order, and not the
 -- engine.
 function traders.portions(tag, args)
   local batch, fields = read(args)
