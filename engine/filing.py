@@ -82,7 +82,7 @@ class Filing:
     @property
     def is_due(self) -> bool:
         """Whether there is something to read now."""
-        return self.waiting >= COMMANDS_MIN or self._sorting.is_due or bool(self._sorting.refused)
+        return self.waiting >= COMMANDS_MIN or self._sorting.is_due or bool(self._position and self._sorting.refused)
 
     @property
     def is_read(self) -> bool:
@@ -167,8 +167,10 @@ class Filing:
         return packed("XRANGE", events, b"(" + position.event_id, "+", "COUNT", count), take
 
     def _file(self, before: Position) -> Part:
-        refused = self._sorting.refused
-        buckets = by_bucket([*(text for _, of_event in self._read for text in of_event), *refused])
+        texts, refused = [text for _, of_event in self._read for text in of_event], self._sorting.refused
+        buckets = by_bucket([*texts, *refused])
+        sizes = dict.fromkeys(buckets, 0)  # what was refused makes none due: it would be refused again, and at once
+        sizes |= {bucket: len(lines) for bucket, lines in (by_bucket(texts) if refused else buckets).items()}
         reached = Position(self._read[-1][0] if self._read else before.event_id, before.portions + 1)
         self._read, self._sorting.refused = [], []
         self._is_at(reached)  # it is read from there on; if the transaction fails, the next one begins there again
@@ -179,7 +181,6 @@ class Filing:
                 self._sorting.refused += refused
                 self._begin_anew(error)
             else:
-                sizes = {bucket: len(lines) for bucket, lines in buckets.items()}
                 self._sorting.grown(_sequence(reached.event_id), reached.portions, sizes)
 
         return [entry(self._card, reached, buckets)], take

@@ -128,6 +128,20 @@ def test_what_a_list_cannot_take_is_filed_again(market: Market, two_engines: tup
     assert market.orders_of(8) == before
 
 
+def test_what_a_list_cannot_take_is_not_tried_again_and_again(
+    market: Market, two_engines: tuple[Visits, Visits]
+) -> None:
+    engine, _ = two_engines
+    file_and_read(market, engine, 1_200)
+    market.redis.set(market.key("trader:8"), "in the way")
+    engine.end()
+
+    due = [engine.filing.is_due]  # to be filed again
+    engine.visit()
+
+    assert [*due, engine.filing.is_due] == [True, False]
+
+
 def test_what_a_visit_reads_stays_where_it_is_not_ended(market: Market, two_engines: tuple[Visits, Visits]) -> None:
     engine, other = two_engines
     file_and_read(market, engine, 1_200)
