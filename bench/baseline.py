@@ -1,9 +1,9 @@
-"""`tcgx bench baseline`: the design that others use, on the same PostgreSQL.
+"""`tcgx bench baseline`: the design that others use (transactions.py), on the same PostgreSQL.
 
-One transaction an order, statement by statement, as an application server makes it: the card's row is locked, the best
-opposite order is looked up, orders and trades are written, and the commit waits for the disk. Indexes as a careful
-person would make them; prepared statements; a pool of 4, then of 8 connections, of which the better counts. There is no
-HTTP and no token in it, so it is an upper bound of what that design can do here.
+First without a door, by pools of 4 and of 8 connections: with no HTTP and no token in it that is an upper bound of what
+the design can do here. Then as its users meet it, and as `million` is measured: over HTTP, behind a handler of Litestar
+(baseline_app.py) under the same HTTP server as ours, in one process and in two, with the client of `http`. Of each the
+better counts.
 """
 
 import asyncio
@@ -16,69 +16,30 @@ import asyncpg
 import msgspec
 
 from archiver import store
+from bench import transactions
+from bench.http_client import Client, closed_loop_client
 from bench.machine import cpu_seconds, machine
 from bench.options import Options
 from bench.order_flow import CARDS, FLOWS
 from bench.progress import Board, Task
+from bench.requests import single_orders
 from bench.result import COLORS, Result, Row, common
-from bench.servers import empty_database
-from engine.model import PlaceOrder, Side
-from engine.settings import Settings
+from bench.servers import Exchange, exchange
+from cli import embedded
+from engine.model import PlaceOrder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POOLS = (4, 8)
-SCHEMA = "tcgx_baseline"
-TABLES = f"""
-    CREATE SCHEMA {SCHEMA};
-    SET search_path TO {SCHEMA};
-    CREATE TABLE cards (card TEXT PRIMARY KEY, last_price_cents INTEGER);
-    CREATE TABLE orders (
-        order_id    BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        card        TEXT NOT NULL REFERENCES cards,
-        trader_id   INTEGER NOT NULL,
-        side        TEXT NOT NULL CHECK (side IN ('buy', 'sell')),
-        price_cents INTEGER NOT NULL,
-        quantity    INTEGER NOT NULL,
-        remaining   INTEGER NOT NULL,
-        created_at  TIMESTAMPTZ NOT NULL DEFAULT now()
-    );
-    CREATE INDEX open_buys ON orders (card, price_cents DESC, order_id) WHERE side = 'buy' AND remaining > 0;
-    CREATE INDEX open_sells ON orders (card, price_cents, order_id) WHERE side = 'sell' AND remaining > 0;
-    CREATE INDEX orders_of_trader ON orders (trader_id, order_id);
-    CREATE TABLE trades (
-        trade_id    BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        card        TEXT NOT NULL,
-        taker_id    BIGINT NOT NULL,
-        maker_id    BIGINT NOT NULL,
-        price_cents INTEGER NOT NULL,
-        quantity    INTEGER NOT NULL,
-        executed_at TIMESTAMPTZ NOT NULL DEFAULT now()
-    );
-    CREATE INDEX trades_of_card ON trades (card, trade_id);
-"""
-LOCK = "SELECT card FROM cards WHERE card = $1 FOR UPDATE"
-BEST = {
-    Side.BUY: (
-        "SELECT order_id, price_cents, remaining FROM orders WHERE card = $1 AND side = 'sell' AND remaining > 0 "
-        "AND price_cents <= $2 ORDER BY price_cents, order_id LIMIT 1"
-    ),
-    Side.SELL: (
-        "SELECT order_id, price_cents, remaining FROM orders WHERE card = $1 AND side = 'buy' AND remaining > 0 "
-        "AND price_cents >= $2 ORDER BY price_cents DESC, order_id LIMIT 1"
-    ),
-}
-INSERT = (
-    "INSERT INTO orders (card, trader_id, side, price_cents, quantity, remaining) VALUES ($1, $2, $3, $4, $5, $5) "
-    "RETURNING order_id"
-)
-FILL = "UPDATE orders SET remaining = remaining - $2 WHERE order_id = $1"
-TRADE = "INSERT INTO trades (card, taker_id, maker_id, price_cents, quantity) VALUES ($1, $2, $3, $4, $5)"
+PROCESSES = (1, 2)
+REQUESTS = 20_000
+"""So many different ones, sent again and again."""
+WARM_SECONDS = 1
 
 
 class Pool(msgspec.Struct, frozen=True):
-    """One measurement. CPU of PostgreSQL, in microseconds an order; None where it runs elsewhere."""
+    """One measurement without a door. CPU of PostgreSQL, in microseconds an order; None where it runs elsewhere."""
 
     connections: int
     orders_per_second: float
@@ -86,72 +47,104 @@ class Pool(msgspec.Struct, frozen=True):
     postgres_cpu_us_per_order: float | None
 
 
+class Door(msgspec.Struct, frozen=True):
+    """One measurement over HTTP. `errors`: no answer, or one that is not 2xx."""
+
+    processes: int
+    orders_per_second: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+    trades: int
+
+
 class BaselineResult(Result, kw_only=True):
-    """`orders_per_second`: committed with their trades, by the better pool."""
+    """`orders_per_second`: committed with their trades, by the better pool; `http_orders_per_second`: the same, and
+    answered over HTTP, by the better number of processes."""
 
     orders: int
     orders_per_second: float
+    http_orders_per_second: float
     pools: list[Pool]
+    client: str
+    doors: list[Door]
 
     def headline(self) -> str:
-        return f"{self.orders_per_second:,.0f} orders/s with a PostgreSQL transaction each"
+        return (
+            f"{self.orders_per_second:,.0f} orders/s with a PostgreSQL transaction each, "
+            f"{self.http_orders_per_second:,.0f} over HTTP"
+        )
 
     def columns(self) -> Row:
-        return ("connections", "orders/s", "trades", "PostgreSQL CPU an order")
+        return ("", "orders/s", "trades", "PostgreSQL CPU", "p50", "p99", "errors")
 
     def rows(self) -> list[Row]:
-        return [
+        pools = [
             (
-                f"{pool.connections}",
+                f"pool of {pool.connections}",
                 f"{pool.orders_per_second:,.0f}",
                 f"{pool.trades:,}",
                 "unknown" if pool.postgres_cpu_us_per_order is None else f"{pool.postgres_cpu_us_per_order:.0f} µs",
+                *("", "", ""),
             )
             for pool in self.pools
         ]
+        doors = [
+            (
+                f"HTTP, {_processes(door)}",
+                f"{door.orders_per_second:,.0f}",
+                f"{door.trades:,}",
+                "",
+                f"{door.p50_ms:.1f} ms",
+                f"{door.p99_ms:.1f} ms",
+                f"{door.errors}",
+            )
+            for door in self.doors
+        ]
+        return [*pools, *doors]
 
     def draw(self, figure: "Figure") -> None:
         ax = figure.subplots()
-        rates = [pool.orders_per_second for pool in self.pools]
-        bars = ax.bar([f"{pool.connections} connections" for pool in self.pools], rates, 0.5, color=COLORS["other"])
+        names = [f"pool of {pool.connections}" for pool in self.pools]
+        names += [f"HTTP,\n{_processes(door)}" for door in self.doors]
+        rates = [pool.orders_per_second for pool in self.pools] + [door.orders_per_second for door in self.doors]
+        colors = [COLORS["other"]] * len(self.pools) + [COLORS["third"]] * len(self.doors)
+        bars = ax.bar(names, rates, 0.5, color=colors)
         ax.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=2)
         ax.set(ylabel="orders committed per second", title="baseline: one PostgreSQL transaction an order")
         ax.margins(y=0.15)
 
 
+def _processes(door: Door) -> str:
+    return "1 process" if door.processes == 1 else f"{door.processes} processes"
+
+
 async def run(options: Options, board: Board) -> BaselineResult:
-    """Each pool with tables of its own."""
+    """Each measurement with tables of its own."""
     here = machine()
-    async with empty_database(options, options.settings) as (local, pid), AsyncExitStack() as stack:
-        opened = await store.connect(local.database_url)
+    name, client = closed_loop_client()
+    async with exchange(options) as running, AsyncExitStack() as stack:
+        opened = await store.connect(running.settings.database_url)
         stack.push_async_callback(opened.close)
         version = await opened.fetchval("SHOW server_version")
-        pools = [
-            await _measure(options, board, opened, server=(local, pid), connections=connections)
-            for connections in POOLS
-        ]
+        pools = [await _pool(options, board, opened, running, connections=connections) for connections in POOLS]
+        doors = [await _door(options, board, opened, running, client, processes=processes) for processes in PROCESSES]
     return BaselineResult(
         **common(options, here, f"PostgreSQL {version.split()[0]}"),
         orders=options.orders,
         orders_per_second=max(pool.orders_per_second for pool in pools),
+        http_orders_per_second=max(door.orders_per_second for door in doors),
         pools=pools,
+        client=name,
+        doors=doors,
     )
 
 
-async def _measure(
-    options: Options, board: Board, opened: Any, *, server: tuple[Settings, int | None], connections: int
-) -> Pool:
-    local, pid = server
+async def _pool(options: Options, board: Board, opened: Any, running: Exchange, *, connections: int) -> Pool:
     commands: list[Any] = list(FLOWS[options.flow](options.seed + connections, options.orders))
-    await opened.execute(TABLES)
-    try:
-        await opened.executemany("INSERT INTO cards (card) VALUES ($1)", [(card,) for card in CARDS])
-        async with asyncpg.create_pool(
-            local.database_url,
-            min_size=connections,
-            max_size=connections,
-            server_settings={"search_path": SCHEMA},
-        ) as pool:
+    pid = running.postgres_pid
+    async with transactions.tables(opened, CARDS):
+        async with transactions.pool(running.settings.database_url, connections) as pool:
             task = board.task(f"{connections} connections: committed", len(commands))
             cpu, started = cpu_seconds(pid) if pid else 0.0, time.perf_counter()
             await _place_all(pool, commands, connections, task)
@@ -160,11 +153,9 @@ async def _measure(
         return Pool(
             connections=connections,
             orders_per_second=len(commands) / seconds,
-            trades=await opened.fetchval("SELECT count(*) FROM trades"),
+            trades=await transactions.trades(opened),
             postgres_cpu_us_per_order=1e6 * cpu / len(commands) if pid else None,
         )
-    finally:
-        await opened.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
 
 
 async def _place_all(pool: asyncpg.Pool, commands: Sequence[PlaceOrder], connections: int, task: Task) -> None:
@@ -173,7 +164,7 @@ async def _place_all(pool: asyncpg.Pool, commands: Sequence[PlaceOrder], connect
     async def worker() -> None:
         async with pool.acquire() as opened:
             for command in rest:
-                await _place(opened, command)
+                await transactions.place(opened, command)
                 task.advance(1)
 
     async with asyncio.TaskGroup() as workers:
@@ -181,19 +172,28 @@ async def _place_all(pool: asyncpg.Pool, commands: Sequence[PlaceOrder], connect
             workers.create_task(worker())
 
 
-async def _place(opened: Any, placed: PlaceOrder) -> None:
-    async with opened.transaction():
-        await opened.fetchval(LOCK, placed.card)
-        order_id = await opened.fetchval(
-            INSERT, placed.card, placed.trader_id, placed.side.value, placed.price_cents, placed.quantity
+async def _door(
+    options: Options, board: Board, opened: Any, running: Exchange, client: Client, *, processes: int
+) -> Door:
+    requests = single_orders(options, running.settings.jwt_secret, REQUESTS)
+    names = [f"baseline-{number}" for number in range(processes)]
+    async with transactions.tables(opened, CARDS):
+        await running.start(*names, module="bench.baseline_app", api_workers=processes)
+        try:
+            task = board.task(f"HTTP, {processes} processes: seconds", options.seconds)
+            with embedded.ephemeral_data_dir() as folder:
+                for seconds in (WARM_SECONDS, options.seconds):
+                    load = await client(
+                        running.api, requests, connections=options.connections, seconds=seconds, folder=folder
+                    )
+            task.reach(options.seconds)
+        finally:
+            await running.stop(*names)
+        return Door(
+            processes=processes,
+            orders_per_second=load.requests / load.seconds,
+            p50_ms=load.p50_ms,
+            p99_ms=load.p99_ms,
+            errors=load.errors,
+            trades=await transactions.trades(opened),
         )
-        left = placed.quantity
-        while left > 0:
-            best = await opened.fetchrow(BEST[placed.side], placed.card, placed.price_cents)
-            if best is None:
-                break
-            fill = min(left, best["remaining"])
-            left -= fill
-            await opened.execute(FILL, best["order_id"], fill)
-            await opened.execute(FILL, order_id, fill)
-            await opened.execute(TRADE, placed.card, order_id, best["order_id"], best["price_cents"], fill)

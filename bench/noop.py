@@ -41,11 +41,12 @@ def create_noop_app(settings: Settings) -> Litestar:
         route_handlers=[noop],
         state=State({"direct": Direct({}, body_bytes_max=settings.body_bytes_max)}),
         openapi_config=None,
-        on_app_init=[_without_logging],
+        on_app_init=[without_logging],
     )
 
 
-def _without_logging(config: AppConfig) -> AppConfig:
+def without_logging(config: AppConfig) -> AppConfig:
+    """Of Litestar, which would set up its own."""
     config.logging_config = None
     return config
 

@@ -93,7 +93,9 @@ BENCHES: Mapping[str, Defaults] = {
         parts=SCALES,
     ),
     "baseline": Defaults(
-        summary="the usual design: a PostgreSQL transaction an order, the card's row locked", orders=4_000
+        summary="the usual design: a PostgreSQL transaction an order, the card's row locked",
+        orders=4_000,
+        seconds=5,
     ),
     "trials": Defaults(
         summary="what else the matcher's data could look like, and what an order would cost then",

@@ -59,7 +59,7 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "latency": {"rate": int, "p50_ms": NUMBER, "p99_ms": NUMBER, "p999_ms": NUMBER, "dropped": int, "errors": int},
     "archive": {"rows_per_second": NUMBER, "archived_rows": int, "cpu_us_per_row": dict},
     "scale": {"parts": dict, "depth_cpu_ratio": NUMBER, "through_cpu_ratio": NUMBER},
-    "baseline": {"orders_per_second": NUMBER, "pools": list},
+    "baseline": {"orders_per_second": NUMBER, "http_orders_per_second": NUMBER, "pools": list, "doors": list},
     "trials": {"orders": int, "rounds": int, "trials": dict},
 }
 QUICK: Mapping[str, tuple[str, ...]] = {
@@ -70,7 +70,7 @@ QUICK: Mapping[str, tuple[str, ...]] = {
     "latency": ("--rate", "50", "--seconds", "1"),
     "archive": ("--orders", "3000"),
     "scale": ("--orders", "200", "--only", "depth,through,cards,nodes"),
-    "baseline": ("--orders", "60"),
+    "baseline": ("--orders", "60", "--seconds", "1"),
     "trials": ("--orders", "1000", "--rounds", "1", "--only", "parse,event"),
 }
 
@@ -152,6 +152,19 @@ def test_all_variants_of_a_trial_do_the_same_and_are_compared_with_the_one_that_
         assert all(one["cpu_us_per_order"] > 0 and one["us_per_order"] > 0 and one["ratio"] > 0 for one in outcomes)
     assert all(one["aof_bytes_per_order"] == 0 for one in found["trials"]["parse"])
     assert all(one["aof_bytes_per_order"] > 0 for one in found["trials"]["entry"])
+
+
+def test_the_usual_design_trades_without_a_door_and_behind_one(place: Path, others: Bystanders) -> None:
+    done = bench(place, "baseline", "--orders", "60", "--seconds", "1", "--json", "x.json", *others.urls)
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads((place / "x.json").read_text())
+    assert [pool["connections"] for pool in found["pools"]] == [4, 8]
+    assert [(door["processes"], door["errors"]) for door in found["doors"]] == [(1, 0), (2, 0)]
+    assert all(one["trades"] > 0 for one in found["pools"] + found["doors"])
+    assert found["orders_per_second"] == max(pool["orders_per_second"] for pool in found["pools"])
+    assert found["http_orders_per_second"] == max(door["orders_per_second"] for door in found["doors"])
+    assert others.run("SELECT count(*) AS schemas FROM pg_namespace WHERE nspname LIKE 'tcgx%'") == [{"schemas": 0}]
 
 
 def test_a_million_is_not_reported_when_the_archive_has_another_row(place: Path, others: Bystanders) -> None:

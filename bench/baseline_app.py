@@ -1,0 +1,82 @@
+"""`python -m bench.baseline_app`: the usual design behind a typed handler of Litestar, which checks no token.
+
+It is served exactly as the API is, by `api.__main__`, as bench/noop.py is. Eight connections to PostgreSQL in all.
+"""
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+from unittest.mock import patch
+
+import asyncpg
+import msgspec
+from litestar import Litestar, post
+from litestar.datastructures import State
+
+import api.__main__ as service
+from api.direct import Direct
+from bench import transactions
+from bench.noop import without_logging
+from engine import life
+from engine.model import PlaceOrder, Side
+from engine.settings import Settings
+
+CONNECTIONS = 8
+TRADERS = 1_000
+
+
+class BaselineOrder(msgspec.Struct):
+    """The body of `POST /orders`. Who asks is counted, as there is no token."""
+
+    card: str
+    side: Literal["buy", "sell"]
+    price: str
+    quantity: int = 1
+
+
+class BaselineView(msgspec.Struct):
+    """The answer: committed, matched."""
+
+    order_id: int
+
+
+@post("/orders", status_code=202)
+async def place_order(data: BaselineOrder, state: State) -> BaselineView:
+    """Enters an order, in a transaction of its own."""
+    dollars, _, cents = data.price.partition(".")
+    state.orders += 1
+    command = PlaceOrder(
+        trader_id=1 + state.orders % TRADERS,
+        card=data.card,
+        side=Side(data.side),
+        price_cents=100 * int(dollars) + int(cents),
+        quantity=data.quantity,
+    )
+    pool: asyncpg.Pool = state.pool
+    async with pool.acquire() as opened:
+        return BaselineView(await transactions.place(opened, command))
+
+
+def create_baseline_app(settings: Settings) -> Litestar:
+    """As plain as Litestar gets."""
+
+    @asynccontextmanager
+    async def with_pool(app: Litestar) -> AsyncIterator[None]:
+        async with transactions.pool(settings.database_url, CONNECTIONS // settings.api_workers) as pool:
+            app.state.pool = pool
+            yield
+
+    return Litestar(
+        route_handlers=[place_order],
+        state=State({"direct": Direct({}, body_bytes_max=settings.body_bytes_max), "orders": 0}),
+        lifespan=[with_pool],
+        openapi_config=None,
+        on_app_init=[without_logging],
+    )
+
+
+if __name__ == "__main__":
+    with patch.object(service, "create_app", create_baseline_app):
+        sys.exit(life.run("baseline", service.work, dict(os.environ)))
