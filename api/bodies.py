@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -18,17 +18,18 @@ DIGITS_MAX = 12
 CENT, ONE = Decimal("0.01"), Decimal(1)
 ERRORS_MAX = 100
 _QUOTE = ord('"')
+GTC = TimeInForce.GTC  # an attribute of an enum costs more than a comparison
 
 
 class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /orders`."""
 
     card: str
-    side: Literal["buy", "sell"]
+    side: Side
     price: msgspec.Raw
     quantity: int | msgspec.UnsetType = msgspec.UNSET
     client_order_id: str | msgspec.UnsetType | None = msgspec.UNSET
-    time_in_force: Literal["gtc", "ioc", "fok"] | msgspec.UnsetType = msgspec.UNSET
+    time_in_force: TimeInForce | msgspec.UnsetType = msgspec.UNSET
 
 
 class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -97,6 +98,7 @@ class OrderBodies:
         if b"\\" in body:
             return []
         prices, cards, quantity_max = self._prices, self._cards, self._settings.max_quantity
+        unset = msgspec.UNSET
         commands = []
         quoted = names + 5 * len(orders)  # the names card, side and price; the texts of card and side
         for order in orders:
@@ -106,11 +108,11 @@ class OrderBodies:
             client_order_id = order.client_order_id
             time_in_force = order.time_in_force
             quoted += price[0] == _QUOTE
-            if quantity is msgspec.UNSET:
+            if quantity is unset:
                 quantity = 1
             else:
                 quoted += 1
-            if client_order_id is msgspec.UNSET:
+            if client_order_id is unset:
                 client_order_id = None
             elif client_order_id is None:
                 quoted += 1
@@ -118,8 +120,8 @@ class OrderBodies:
                 quoted += 2
             else:
                 return []
-            if time_in_force is msgspec.UNSET:
-                time_in_force = "gtc"
+            if time_in_force is unset:
+                time_in_force = GTC
             else:
                 quoted += 2
             if price_cents is None or order.card not in cards or not 1 <= quantity <= quantity_max:
@@ -128,10 +130,10 @@ class OrderBodies:
                 PlaceOrder(
                     trader_id=trader_id,
                     card=order.card,
-                    side=_SIDES[order.side],
+                    side=order.side,
                     price_cents=price_cents,
                     quantity=quantity,
-                    time_in_force=_TIMES_IN_FORCE[time_in_force],
+                    time_in_force=time_in_force,
                     client_order_id=client_order_id,
                 )
             )
@@ -372,7 +374,3 @@ def _spellings(low: int, high: int) -> dict[bytes, int]:
             spellings[spelling.encode()] = cents
             spellings[f'"{spelling}"'.encode()] = cents
     return spellings
-
-
-_SIDES = {"buy": Side.BUY, "sell": Side.SELL}
-_TIMES_IN_FORCE = {"gtc": TimeInForce.GTC, "ioc": TimeInForce.IOC, "fok": TimeInForce.FOK}

@@ -21,9 +21,8 @@ from api.views import (
     matched_view,
     order_view,
     orders_view,
-    outcome_json,
-    placed_json,
-    refused_json,
+    outcome_text,
+    refused_text,
 )
 from engine.model import LATEST, PlaceOrder
 from engine.trust import Identity
@@ -47,20 +46,23 @@ async def enter_order(context: Context, identity: Identity, headers: Headers, bo
     prefer = header(headers, b"prefer")
     seconds = NO_WAIT if prefer is None else wait_seconds(prefer.decode("latin-1"))
     if seconds == NO_WAIT:
-        return Answer(202, placed_json(command, await context.exchange.place(command)))
+        return Answer(202, outcome_text(command, await context.exchange.place(command)).encode())
     placed = await context.exchange.place_and_wait(command, seconds)
     if isinstance(placed, tuple):
         return Answer(200, msgspec.json.encode(matched_view(*placed)))
-    return Answer(202, placed_json(command, placed))
+    return Answer(202, outcome_text(command, placed).encode())
 
 
 async def enter_orders(context: Context, identity: Identity, body: bytes) -> Answer:
     """Enters the orders of a batch."""
     asked = context.bodies.place_orders(body, identity.trader_id)
     commands = [order for order in asked if isinstance(order, PlaceOrder)]
-    placed = zip(commands, await context.exchange.place_all(commands), strict=True)
-    results = [outcome_json(*next(placed)) if isinstance(order, PlaceOrder) else refused_json(order) for order in asked]
-    return Answer(202, b'{"results":[' + b",".join(results) + b"]}")
+    placed = await context.exchange.place_all(commands)
+    results = [outcome_text(command, outcome) for command, outcome in zip(commands, placed, strict=True)]
+    if len(commands) < len(asked):
+        entered = iter(results)
+        results = [next(entered) if isinstance(order, PlaceOrder) else refused_text(order) for order in asked]
+    return Answer(202, f'{{"results":[{",".join(results)}]}}'.encode())
 
 
 def _order(context: Context, headers: Headers, body: bytes) -> Awaitable[Answer]:

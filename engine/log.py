@@ -186,8 +186,9 @@ class _Append:
     def arguments(self, backlog_max: int, self_trade: str) -> list[str | int]:
         """The arguments of the next call (lua/append.lua)."""
         commands = [self._commands[place] for place in self._calls[-1]]
-        arguments: list[str | int] = [len(commands), backlog_max, self_trade, *codec.encode(commands)]
-        for place, command in enumerate(commands):
+        columns = codec.encode(commands)
+        arguments: list[str | int] = [len(commands), backlog_max, self_trade, *columns]
+        for place, command in enumerate(commands if columns.clients else ()):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.contents(command)]
         return arguments
