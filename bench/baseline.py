@@ -25,7 +25,7 @@ from bench.progress import Board, Task
 from bench.requests import single_orders
 from bench.result import COLORS, Result, Row, common
 from bench.servers import Exchange, exchange
-from cli import embedded
+from cli import datadir
 from engine.model import PlaceOrder
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ async def _door(
         await running.start(*names, module="bench.baseline_app", api_workers=processes)
         try:
             task = board.task(f"HTTP, {processes} processes: seconds", options.seconds)
-            with embedded.ephemeral_data_dir() as folder:
+            with datadir.ephemeral() as folder:
                 for seconds in (WARM_SECONDS, options.seconds):
                     load = await client(
                         running.api, requests, connections=options.connections, seconds=seconds, folder=folder

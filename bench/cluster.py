@@ -11,14 +11,15 @@ from redis.crc import key_slot
 
 from bench.options import Options
 from bench.servers import free_port, long_client, until
-from cli import embedded
+from cli import datadir
+from cli.embedded_redis import RedisServer
 from engine import keys, library
 
 SLOTS = 16_384
 READY_SECONDS = 30
 
 
-class Node(embedded.RedisServer):
+class Node(RedisServer):
     """An embedded server that is a node of a cluster. The bus has a port of its own choice: the usual one, 10,000
     above, may be no port."""
 
@@ -34,9 +35,9 @@ async def cluster(options: Options, size: int) -> AsyncIterator[list[Redis]]:
         nodes: list[Node] = []
         clients: list[Any] = []  # redis-py has no types for CLUSTER
         for _ in range(size):
-            data_dir = stack.enter_context(embedded.ephemeral_data_dir())
+            data_dir = stack.enter_context(datadir.ephemeral())
             local = msgspec.structs.replace(options.settings, data_dir=str(data_dir))
-            node = Node(local, embedded.load_secrets(data_dir))
+            node = Node(local, datadir.load_secrets(data_dir))
             stack.push_async_callback(node.stop)
             await node.start()
             nodes.append(node)

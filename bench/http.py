@@ -20,7 +20,7 @@ from bench.progress import Board
 from bench.requests import single_orders
 from bench.result import COLORS, Result, Row, common
 from bench.servers import Exchange, exchange, free_port, server_name
-from cli import embedded
+from cli import datadir
 from engine import connection
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _rate(load: Load) -> float:
 
 
 async def _load(client: Client, port: int, requests: list[bytes], options: Options, *, seconds: float) -> Load:
-    with embedded.ephemeral_data_dir() as folder:
+    with datadir.ephemeral() as folder:
         return await client(
             ("127.0.0.1", port), requests, connections=options.connections, seconds=seconds, folder=folder
         )

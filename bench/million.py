@@ -26,7 +26,7 @@ from bench.requests import TOKENS, batch_body, post, tokens
 from bench.result import COLORS, Failed, Result, Row, common, from_zero
 from bench.servers import Exchange, exchange, server_name
 from bench.verification import Sent, verify
-from cli import embedded
+from cli import datadir
 from engine import connection, keys
 from engine.model import COMMANDS_MAX
 
@@ -121,7 +121,7 @@ async def run(options: Options, board: Board) -> MillionResult:
         Failed: an order was refused, nothing moved for a long time, or a row is not what it must be.
     """
     here = machine()
-    with embedded.ephemeral_data_dir() as folder:
+    with datadir.ephemeral() as folder:
         async with exchange(options, "engine", "archiver", "api") as running:
             async with connection.connect(running.settings.redis_url) as redis:
                 server = await server_name(redis)

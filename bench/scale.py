@@ -29,7 +29,7 @@ from bench.progress import Board, Task
 from bench.requests import single_orders
 from bench.result import COLORS, Failed, Result, Row, common, from_zero
 from bench.servers import Exchange, empty_redis, exchange, long_client, redis_cpu_seconds, server_name, until
-from cli import embedded
+from cli import datadir
 from engine import library
 from engine.model import Command
 
@@ -237,7 +237,7 @@ async def _workers(options: Options, board: Board) -> list[Point]:
         async with exchange(options, "engine", "archiver", *names, api_workers=count) as running:
             task = board.task(f"{count} API processes: seconds", options.seconds)
             requests = single_orders(options, running.settings.jwt_secret, REQUESTS)
-            with embedded.ephemeral_data_dir() as folder:
+            with datadir.ephemeral() as folder:
                 for seconds in (WARM_SECONDS, options.seconds):
                     before = await running.cpu_seconds()
                     load = await client(

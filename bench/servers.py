@@ -23,7 +23,9 @@ from archiver.store import Archive
 from bench.machine import cpu_seconds
 from bench.options import Options
 from bench.order_flow import CARDS
-from cli import embedded
+from cli import datadir
+from cli.embedded_postgres import PostgresServer
+from cli.embedded_redis import RedisServer
 from cli.supervisor import Process
 from engine import connection, keys, library, settings
 from engine.books import Books
@@ -60,9 +62,9 @@ async def empty_redis(options: Options, cards: Sequence[str] = CARDS) -> AsyncIt
         finally:
             await _remove_keys(local)
         return
-    with embedded.ephemeral_data_dir() as data_dir:
+    with datadir.ephemeral() as data_dir:
         local = msgspec.structs.replace(options.settings, data_dir=str(data_dir), cards=tuple(cards))
-        server = embedded.RedisServer(local, embedded.load_secrets(data_dir))
+        server = RedisServer(local, datadir.load_secrets(data_dir))
         await server.start()
         try:
             yield msgspec.structs.replace(local, redis_url=server.socket_url)
@@ -82,10 +84,8 @@ async def empty_database(options: Options, local: Settings) -> AsyncIterator[tup
         finally:
             await _remove_rows(local)
         return
-    with embedded.ephemeral_data_dir() as data_dir:
-        server = embedded.PostgresServer(
-            msgspec.structs.replace(local, data_dir=str(data_dir)), embedded.load_secrets(data_dir)
-        )
+    with datadir.ephemeral() as data_dir:
+        server = PostgresServer(msgspec.structs.replace(local, data_dir=str(data_dir)), datadir.load_secrets(data_dir))
         await server.start()
         try:
             local = msgspec.structs.replace(local, database_url=server.url)
@@ -196,7 +196,7 @@ async def exchange(options: Options, *services: str, **changes: Any) -> AsyncIte
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(empty_redis(options))
         local, postgres_pid = await stack.enter_async_context(empty_database(options, local))
-        folder = stack.enter_context(embedded.ephemeral_data_dir())
+        folder = stack.enter_context(datadir.ephemeral())
         changes = {"port": free_port(), "jwt_secret": secrets.token_hex(32)} | changes
         running = Exchange(msgspec.structs.replace(local, **changes), postgres_pid, folder)
         async with connection.connect(local.redis_url) as client:

@@ -17,7 +17,8 @@ from archiver import lag, schema, store, traders
 from archiver.store import Archive
 from bench import command as benches
 from bench.options import add_benches
-from cli import embedded, ladder, replay
+from cli import datadir, ladder, replay
+from cli.embedded_redis import RedisServer
 from cli.up import running, up
 from engine import connection, library, life, trust
 from engine.books import Books
@@ -163,9 +164,9 @@ async def _replay(arguments: argparse.Namespace, configured: Settings) -> int:
             count = await replay.export(replay.of_server(live, configured.cards), arguments.export)
         print(f"wrote {count} lines to {arguments.export}")
         return 0
-    with embedded.ephemeral_data_dir() as data_dir:
+    with datadir.ephemeral() as data_dir:
         local = msgspec.structs.replace(configured, data_dir=str(data_dir), durability="everysec")
-        server = embedded.RedisServer(local, embedded.load_secrets(data_dir))
+        server = RedisServer(local, datadir.load_secrets(data_dir))
         await server.start()
         try:
             async with connection.connect(server.socket_url) as empty:

@@ -15,7 +15,9 @@ import structlog
 
 from api.__main__ import listen
 from archiver import schema, store, traders
-from cli import embedded
+from cli import datadir, embedded
+from cli.embedded_postgres import PostgresServer
+from cli.embedded_redis import RedisServer
 from cli.supervisor import Service, Supervised, Supervisor
 from engine import connection, life, settings, trust
 from engine.errors import StartError
@@ -55,7 +57,7 @@ def running(data_dir: str) -> Running | None:
     except (OSError, msgspec.DecodeError) as error:
         raise StartError(f"{run_file(data_dir)} can't be read: {error}") from error
     # One that was killed with -9 could not take its announcement back.
-    return announced if embedded.is_locked(Path(data_dir)) else None
+    return announced if datadir.is_locked(Path(data_dir)) else None
 
 
 async def up(configured: Settings, *, ephemeral: bool) -> None:
@@ -69,7 +71,7 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
     await connection.connect(configured.redis_url).aclose()  # connects to nothing: the URL is read
     with ExitStack() as stack:
         data_dir = _data_dir(Path(configured.data_dir), stack, ephemeral=ephemeral)
-        secrets = embedded.load_secrets(data_dir)
+        secrets = datadir.load_secrets(data_dir)
         local = msgspec.structs.replace(
             configured, data_dir=str(data_dir), jwt_secret=configured.jwt_secret or secrets.jwt_secret
         )
@@ -87,12 +89,12 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
 def _data_dir(home: Path, stack: ExitStack, *, ephemeral: bool) -> Path:
     """The locked data directory; for an ephemeral exchange another one, and this one only announces it."""
     is_new = not home.exists()
-    stack.enter_context(embedded.lock_data_dir(home))
+    stack.enter_context(datadir.lock(home))
     if not ephemeral:
         return home
     if is_new:
         stack.callback(_remove_empty, home)
-    return stack.enter_context(embedded.ephemeral_data_dir())
+    return stack.enter_context(datadir.ephemeral())
 
 
 def _remove_empty(home: Path) -> None:
@@ -110,22 +112,22 @@ async def _start(servers: list[embedded.EmbeddedServer]) -> None:
             raise outcome
 
 
-def _servers(local: Settings, secrets: embedded.Secrets) -> list[embedded.EmbeddedServer]:
+def _servers(local: Settings, secrets: datadir.Secrets) -> list[embedded.EmbeddedServer]:
     """The servers of this machine; one that a variable names elsewhere is not started."""
     servers: list[embedded.EmbeddedServer] = []
     if variable("redis_url") not in os.environ:
-        servers.append(embedded.RedisServer(local, secrets))
+        servers.append(RedisServer(local, secrets))
     if variable("database_url") not in os.environ:
-        servers.append(embedded.PostgresServer(local, secrets))
+        servers.append(PostgresServer(local, secrets))
     return servers
 
 
 def _pointed(local: Settings, servers: list[embedded.EmbeddedServer]) -> Settings:
     """The settings, pointing at the embedded servers."""
     for server in servers:
-        if isinstance(server, embedded.RedisServer):
+        if isinstance(server, RedisServer):
             local = msgspec.structs.replace(local, redis_url=server.socket_url)
-        if isinstance(server, embedded.PostgresServer):
+        if isinstance(server, PostgresServer):
             local = msgspec.structs.replace(local, database_url=server.url)
     return local
 
@@ -139,7 +141,7 @@ async def _serve(
     stack: ExitStack,
 ) -> None:
     await _prepare_database(local)
-    public_redis = next((one.url for one in servers if isinstance(one, embedded.RedisServer)), local.redis_url)
+    public_redis = next((one.url for one in servers if isinstance(one, RedisServer)), local.redis_url)
     here = Running(f"http://{_in_url(local.host)}:{local.port}", public_redis, local.database_url, local.jwt_secret)
     stack.enter_context(_announced(run_file(announced_in), here))
     services = _services(local)

@@ -24,7 +24,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from archiver import schema, store, traders
-from cli import embedded
+from cli import datadir, embedded
+from cli.embedded_postgres import PostgresServer
+from cli.embedded_redis import RedisServer
 from cli.supervisor import Process
 from engine import keys, settings, trust
 from engine.settings import Settings
@@ -65,15 +67,15 @@ class ExchangeServer:
         """`overrides` are settings by their field's name."""
         self._reserved = _reserve_port()
         port: int = self._reserved.getsockname()[1]
-        loaded = embedded.load_secrets(data_dir)
+        loaded = datadir.load_secrets(data_dir)
         self.data_dir = data_dir
         self.url = f"http://127.0.0.1:{port}"
         # Two workers mean that the port may be shared: with the socket that keeps it for us while the API is stopped.
         self._settings = Settings(
             data_dir=str(data_dir), port=port, api_workers=2, jwt_secret=loaded.jwt_secret, **overrides
         )
-        self.redis_server = embedded.RedisServer(self._settings, loaded)
-        self.postgres_server = embedded.PostgresServer(self._settings, loaded)
+        self.redis_server = RedisServer(self._settings, loaded)
+        self.postgres_server = PostgresServer(self._settings, loaded)
         self._processes: dict[str, Process] = {}
         self._clients: list[httpx.Client] = []
         self._redis: Redis | None = None
@@ -255,8 +257,8 @@ class ExchangeServer:
 def exchange_server(*names: str, **overrides: Any) -> Iterator[ExchangeServer]:
     """An exchange with these services (default: all), gone at the end."""
     with ExitStack() as stack:
-        data_dir = stack.enter_context(embedded.ephemeral_data_dir())
-        stack.enter_context(embedded.lock_data_dir(data_dir))
+        data_dir = stack.enter_context(datadir.ephemeral())
+        stack.enter_context(datadir.lock(data_dir))
         server = ExchangeServer(data_dir, **overrides)
         stack.callback(server.stop)
         server.start(*names)

@@ -32,7 +32,9 @@ from redis import Redis
 
 from archiver import schema
 from bench.reference_book import ReferenceBook
-from cli import embedded, up
+from cli import datadir, up
+from cli.embedded_postgres import PostgresServer
+from cli.embedded_redis import RedisServer
 from cli.up import Running
 from engine import codec, connection, keys, settings, trust
 from engine.books import Books
@@ -81,7 +83,7 @@ def folder() -> Iterator[Path]:
         yield made
     finally:
         for data_dir in {path.parent for path in made.rglob("secrets.json")}:
-            embedded.remove_data_dir(data_dir)
+            datadir.remove(data_dir)
         shutil.rmtree(made)
 
 
@@ -461,9 +463,9 @@ class ServerPair:
         (where / "data").mkdir()
         (where / "data").chmod(0o755)
         local = Settings(data_dir=str(where / "data"), log_retention=1_000_000_000)
-        secrets = embedded.load_secrets(where / "data")
-        self._redis = embedded.RedisServer(local, secrets)
-        self._postgres = embedded.PostgresServer(local, secrets)
+        secrets = datadir.load_secrets(where / "data")
+        self._redis = RedisServer(local, secrets)
+        self._postgres = PostgresServer(local, secrets)
         self._local = local
         self._count = itertools.count(1)
 

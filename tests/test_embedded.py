@@ -20,15 +20,17 @@ import asyncpg
 import pytest
 import redis.exceptions
 
-from cli import embedded
-from cli.embedded import PostgresServer, RedisServer, Secrets
+from cli import datadir, embedded_postgres, embedded_redis
+from cli.datadir import Secrets
+from cli.embedded_postgres import PostgresServer
+from cli.embedded_redis import RedisServer
 from engine.connection import check, connect
 from engine.errors import StartError
 from engine.settings import Settings
 
 pytestmark = pytest.mark.server
 is_root = os.geteuid() == 0
-PACKAGED = embedded._packaged_redis()
+PACKAGED = embedded_redis._packaged_redis()
 # redis-py gives the refusal as an AuthenticationError or wraps it in a ConnectionError, depending on the address.
 REFUSED = r"HELLO must be|invalid username-password|NOAUTH|WRONGPASS"
 
@@ -48,9 +50,9 @@ def reachable_dir() -> Iterator[Path]:
 
 
 def locked(path: Path) -> Iterator[Path]:
-    with embedded.lock_data_dir(path):
+    with datadir.lock(path):
         yield path
-    embedded.remove_data_dir(path)
+    datadir.remove(path)
 
 
 @asynccontextmanager
@@ -65,11 +67,11 @@ async def running(*servers: RedisServer | PostgresServer) -> AsyncIterator[None]
 
 
 def redis_in(data_dir: Path, **changes: Any) -> RedisServer:
-    return RedisServer(Settings(data_dir=str(data_dir), **changes), embedded.load_secrets(data_dir))
+    return RedisServer(Settings(data_dir=str(data_dir), **changes), datadir.load_secrets(data_dir))
 
 
 def postgres_in(data_dir: Path, **changes: Any) -> PostgresServer:
-    return PostgresServer(Settings(data_dir=str(data_dir), **changes), embedded.load_secrets(data_dir))
+    return PostgresServer(Settings(data_dir=str(data_dir), **changes), datadir.load_secrets(data_dir))
 
 
 async def redis_says(url: str, *command: str) -> Any:
@@ -122,14 +124,14 @@ def kill(pid: int | None) -> None:
 def test_a_second_tcgx_up_on_the_same_data_directory_is_told_which_process_has_it(data_dir: Path) -> None:
     with (
         pytest.raises(StartError, match=rf"another `tcgx up` \(process {os.getpid()}\)"),
-        embedded.lock_data_dir(data_dir),
+        datadir.lock(data_dir),
     ):
         pass
 
 
 def test_the_lock_is_free_after_use(tmp_path: Path) -> None:
     for _ in range(2):
-        with embedded.lock_data_dir(tmp_path / "data"):
+        with datadir.lock(tmp_path / "data"):
             assert (tmp_path / "data" / "lock").exists()
 
 
@@ -138,15 +140,15 @@ def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
     with (
         pytest.raises(StartError, match="file/data cannot be used"),
-        embedded.lock_data_dir(tmp_path / "file" / "data"),
+        datadir.lock(tmp_path / "file" / "data"),
     ):
         pass
 
 
 def test_secrets_are_made_once_and_are_private(data_dir: Path) -> None:
-    made = embedded.load_secrets(data_dir)
+    made = datadir.load_secrets(data_dir)
 
-    assert embedded.load_secrets(data_dir) == made
+    assert datadir.load_secrets(data_dir) == made
     assert stat.S_IMODE((data_dir / "secrets.json").stat().st_mode) == 0o600
     assert len(bytes.fromhex(made.jwt_secret)) == 32
     assert len({made.jwt_secret, made.redis_password, made.postgres_password}) == 3
@@ -156,7 +158,7 @@ def test_damaged_secrets_stop_the_start(data_dir: Path) -> None:
     (data_dir / "secrets.json").write_text("{}")
 
     with pytest.raises(StartError, match=r"secrets\.json cannot be read"):
-        embedded.load_secrets(data_dir)
+        datadir.load_secrets(data_dir)
 
 
 def test_an_ephemeral_data_directory_leaves_nothing() -> None:
@@ -165,7 +167,7 @@ def test_an_ephemeral_data_directory_leaves_nothing() -> None:
         async with running(server):
             return (data_dir / "postgres").resolve()
 
-    with embedded.ephemeral_data_dir() as data_dir:
+    with datadir.ephemeral() as data_dir:
         cluster = asyncio.run(scenario(data_dir))
         assert cluster.exists()
     assert not data_dir.exists()
@@ -194,7 +196,7 @@ def test_redis_asks_for_the_password(data_dir: Path) -> None:
     async def scenario() -> None:
         server = redis_in(data_dir)
         async with running(server):
-            password = embedded.load_secrets(data_dir).redis_password
+            password = datadir.load_secrets(data_dir).redis_password
             for url in (server.url, server.socket_url):
                 with pytest.raises(redis.exceptions.ConnectionError, match=REFUSED):
                     await redis_says(re.sub("(?<=://).*?@", "", url), "PING")
@@ -210,7 +212,7 @@ def test_no_password_is_in_the_process_list(data_dir: Path) -> None:
         async with running(redis_server, postgres):
             for pid in (redis_server.pid, postgres.pid):
                 for file in ("cmdline", "environ"):
-                    assert not any(secret in about(pid, file) for secret in vars_of(embedded.load_secrets(data_dir)))
+                    assert not any(secret in about(pid, file) for secret in vars_of(datadir.load_secrets(data_dir)))
 
     asyncio.run(scenario())
 
@@ -324,7 +326,7 @@ def test_a_redis_program_that_is_not_there_is_named(data_dir: Path) -> None:
 def test_a_taken_port_is_told_with_the_end_of_the_log(data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        server = RedisServer(Settings(data_dir=str(data_dir)), embedded.load_secrets(data_dir), port=port)
+        server = RedisServer(Settings(data_dir=str(data_dir)), datadir.load_secrets(data_dir), port=port)
 
         with pytest.raises(StartError, match=rf"redis ended while starting(?s:.*)redis\.log(?s:.*){port}"):
             asyncio.run(server.start())
@@ -351,7 +353,7 @@ def test_postgres_asks_for_the_password(data_dir: Path) -> None:
     async def scenario() -> None:
         server = postgres_in(data_dir)
         async with running(server):
-            password = embedded.load_secrets(data_dir).postgres_password
+            password = datadir.load_secrets(data_dir).postgres_password
             with pytest.raises(asyncpg.InvalidPasswordError):
                 await asyncpg.connect(server.url.replace(password, "wrong"))
 
@@ -443,7 +445,7 @@ def test_data_that_its_user_cannot_reach_goes_outside_and_is_found_again(tmp_pat
     for data_dir in locked(hidden / "data"):
         asyncio.run(scenario(data_dir))
         home = (data_dir / "postgres").resolve().parent
-        assert home.parent == embedded.OUTSIDE
+        assert home.parent == datadir.OUTSIDE
     assert not home.exists()
     assert [folder.stat().st_mode for folder in (hidden, *hidden.parents)] == modes
 
@@ -457,7 +459,7 @@ def test_packaged_programs_that_nobody_else_may_read_are_copied_not_linked(tmp_p
         file.touch(mode=0o700 if name.startswith("bin") else 0o600)
     (package / "pginstall" / "lib" / "plpgsql.so").chmod(0o644)
 
-    made = embedded._reachable_copy(package, tmp_path)
+    made = embedded_postgres._reachable_copy(package, tmp_path)
 
     assert stat.S_IMODE((made / "postgres").stat().st_mode) == 0o755
     assert stat.S_IMODE((package / "pginstall" / "bin" / "postgres").stat().st_mode) == 0o700

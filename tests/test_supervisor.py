@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import redis.exceptions
 
-from cli import embedded
+from cli import datadir
+from cli.embedded_redis import RedisServer
 from cli.supervisor import Service, Supervised, Supervisor
 from engine.errors import StartError
 from engine.settings import Settings
@@ -244,7 +245,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_services(diary: Diary) -> Non
 
 def test_a_killed_embedded_server_is_started_again_at_the_same_address(tmp_path: Path, diary: Diary) -> None:
     async def scenario() -> None:
-        server = embedded.RedisServer(Settings(data_dir=str(tmp_path)), embedded.load_secrets(tmp_path))
+        server = RedisServer(Settings(data_dir=str(tmp_path)), datadir.load_secrets(tmp_path))
         await server.start()
         url, killed = server.url, server.pid
         await redis_says(url, "SET", "order", "1")
