@@ -1,9 +1,9 @@
 """The data directory of `tcgx up`: its lock, its secrets, and what else is in it.
 
-    <data_dir>/lock            held by the running `tcgx up`
-               secrets.json    passwords and the key of the tokens, made once (0600)
-               redis/ redis.json redis.log redis.lock               see embedded.py
-               postgres/ postgres.json postgres.log postgres.lock
+<data_dir>/lock            held by the running `tcgx up`
+           secrets.json    passwords and the key of the tokens, made once (0600)
+           redis/ redis.json redis.log redis.lock               see embedded.py
+           postgres/ postgres.json postgres.log postgres.lock
 """
 
 import fcntl
