@@ -22,7 +22,7 @@ from bench.machine import cpu_seconds, machine
 from bench.options import Options
 from bench.order_flow import CARDS, FLOWS
 from bench.progress import Board, Task
-from bench.requests import single_orders
+from bench.requests import REQUESTS, single_orders
 from bench.result import COLORS, Result, Row, common
 from bench.servers import Exchange, exchange
 from cli import datadir
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 POOLS = (4, 8)
 PROCESSES = (1, 2)
-REQUESTS = 20_000
-"""So many different ones, sent again and again."""
 WARM_SECONDS = 1
 
 

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Literal
 from unittest.mock import patch
 
 import asyncpg
@@ -19,21 +18,13 @@ import api.__main__ as service
 from api.direct import Direct
 from bench import transactions
 from bench.noop import without_logging
+from bench.requests import OrderBody
 from engine import life
 from engine.model import PlaceOrder, Side
 from engine.settings import Settings
 
 CONNECTIONS = 8
 TRADERS = 1_000
-
-
-class BaselineOrder(msgspec.Struct):
-    """The body of `POST /orders`. Who asks is counted, as there is no token."""
-
-    card: str
-    side: Literal["buy", "sell"]
-    price: str
-    quantity: int = 1
 
 
 class BaselineView(msgspec.Struct):
@@ -43,8 +34,8 @@ class BaselineView(msgspec.Struct):
 
 
 @post("/orders", status_code=202)
-async def place_order(data: BaselineOrder, state: State) -> BaselineView:
-    """Enters an order, in a transaction of its own."""
+async def place_order(data: OrderBody, state: State) -> BaselineView:
+    """Enters an order, in a transaction of its own. Who asks is counted, as there is no token."""
     dollars, _, cents = data.price.partition(".")
     state.orders += 1
     command = PlaceOrder(

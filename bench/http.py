@@ -17,7 +17,7 @@ from bench.http_client import Client, Load, closed_loop_client
 from bench.machine import machine
 from bench.options import Options
 from bench.progress import Board
-from bench.requests import single_orders
+from bench.requests import REQUESTS, single_orders
 from bench.result import COLORS, Result, Row, common
 from bench.servers import Exchange, exchange, free_port, server_name
 from cli import datadir
@@ -26,8 +26,6 @@ from engine import connection
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REQUESTS = 20_000
-"""So many different ones, sent again and again."""
 WARM_SECONDS = 1
 
 

@@ -10,6 +10,8 @@ from engine import trust
 from engine.model import Command, PlaceOrder, price_text
 
 TOKEN_SECONDS = 86_400
+REQUESTS = 20_000
+"""So many different single orders are made for a closed loop, and sent again and again."""
 TOKENS = 1_000
 """So many traders have a token; a flow's trader n uses token n modulo this."""
 

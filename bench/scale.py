@@ -26,7 +26,7 @@ from bench.machine import machine
 from bench.options import Options
 from bench.order_flow import Flow, at_the_front, at_the_top, front, resting, uniform
 from bench.progress import Board, Task
-from bench.requests import single_orders
+from bench.requests import REQUESTS, single_orders
 from bench.result import COLORS, Failed, Result, Row, common, from_zero
 from bench.servers import Exchange, empty_redis, exchange, long_client, redis_cpu_seconds, server_name, until
 from cli import datadir
@@ -47,7 +47,6 @@ TIMES_ORDERS = 10
 BEFORE_ORDERS = 2
 """Of the flow at a depth, so many times the measured ones come before: what making the book has left to do (traders'
 lists are sorted later) is done then."""
-REQUESTS = 10_000
 WARM_SECONDS = 1
 MATCH_SECONDS_MAX = 600
 
