@@ -36,7 +36,7 @@ async def cluster(options: Options, size: int) -> AsyncIterator[list[Redis]]:
         clients: list[Any] = []  # redis-py has no types for CLUSTER
         for _ in range(size):
             data_dir = stack.enter_context(datadir.ephemeral())
-            local = msgspec.structs.replace(options.settings, data_dir=str(data_dir))
+            local = msgspec.structs.replace(options.settings, data_dir=str(data_dir), redis_core="any")
             node = Node(local, datadir.load_secrets(data_dir))
             stack.push_async_callback(node.stop)
             await node.start()

@@ -24,7 +24,7 @@ from bench.progress import Board, Task
 from bench.result import COLORS, Failed, Result, Row, common
 from bench.servers import empty_redis, long_client, redis_cpu_seconds, server_name
 from bench.yardstick import Yardstick
-from engine import library, life
+from engine import cores, library, life
 from engine.model import Command
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ async def run(options: Options, board: Board) -> MatchResult:
             yardstick.append(commands, filling)
             task = board.task(f"round {number}: matched", len(commands))
             life.settle()  # this process is the engine, and a million orders are no part of that one
-            rounds.append(await _measure(client, ours.cards, yardstick, options, task, base=len(prefix)))
+            with cores.left_to_server(client):
+                rounds.append(await _measure(client, ours.cards, yardstick, options, task, base=len(prefix)))
     return MatchResult(
         **common(options, here, server),
         orders=options.orders,

@@ -95,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("replay", _replay, "run a log through an empty server and compare the state hash")
     sub.add_argument("--file", type=Path, help="a file that --export wrote, instead of the live server")
     sub.add_argument("--export", type=Path, help="write the live server's log to this file, and replay nothing")
-    sub.add_argument("--batch", type=_positive, help="commands a match call (TCGX_MATCH_BATCH, 500)")
+    sub.add_argument(
+        "--batch", type=_positive, help=f"commands a match call (TCGX_MATCH_BATCH, {Settings().match_batch:,})"
+    )
     add("state-hash", _state_hash, "a hash over each card's books, open orders and cursor")
     add("migrate", _migrate, "bring the database up to date")
     add("settings", _settings, "every setting with its value, default and source")
@@ -165,7 +167,7 @@ async def _replay(arguments: argparse.Namespace, configured: Settings) -> int:
         print(f"wrote {count} lines to {arguments.export}")
         return 0
     with datadir.ephemeral() as data_dir:
-        local = msgspec.structs.replace(configured, data_dir=str(data_dir), durability="everysec")
+        local = msgspec.structs.replace(configured, data_dir=str(data_dir), durability="everysec", redis_core="any")
         server = RedisServer(local, datadir.load_secrets(data_dir))
         await server.start()
         try:

@@ -12,6 +12,7 @@ import redis.exceptions
 from cli.datadir import Secrets
 from cli.embedded import EmbeddedServer, Loading, Running, ServerLog, Silent, package_folder
 from cli.supervisor import Process
+from engine import cores
 from engine.connection import connect
 from engine.errors import StartError
 from engine.settings import Settings, variable
@@ -39,6 +40,7 @@ class RedisServer(EmbeddedServer):
         super().__init__(settings)
         self._program = settings.redis_bin
         self._durability = settings.durability
+        self._cores = cores.apart() if settings.redis_core == "own" else None
         self._password = loaded.redis_password
         self._port = port
 
@@ -90,6 +92,10 @@ class RedisServer(EmbeddedServer):
             "maxmemory-policy": "noeviction",
             "lazyfree-lazy-expire": "yes",
         }
+        if self._cores:
+            own, others = self._cores
+            rest = ",".join(map(str, others))
+            lines |= {"server_cpulist": str(own), "aof_rewrite_cpulist": rest, "bgsave_cpulist": rest}
         return "".join(f"{name} {value}\n" for name, value in lines.items())
 
     async def _try(self) -> None:

@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data_dir: str = "./.tcgx"
     traders: int = 10_000
     redis_bin: str = ""
+    redis_core: Literal["own", "any"] = "own"
     pg_bin: str = ""
     stop_seconds: int = 10
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -79,6 +80,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "data_dir": "where `tcgx up` keeps its servers' data",
     "traders": "how many traders `tcgx up` creates at its first start",
     "redis_bin": "the redis-server or valkey-server program that `tcgx up` starts, instead of the packaged one",
+    "redis_core": "own: the server of `tcgx up` has a core that the engine does not use; any: it shares them all",
     "pg_bin": "the folder with initdb and postgres that `tcgx up` uses, instead of the packaged one",
     "stop_seconds": "how long a service may take to stop before it is killed",
     "log_level": "the least important log lines that are written",
