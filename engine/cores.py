@@ -27,7 +27,7 @@ def apart() -> tuple[int, list[int]] | None:
 def left_to_server(client: Redis) -> Iterator[None]:
     """Leaves the cores that a server on this machine is bound to, until the end, if any others remain."""
     mine = _cores(0)
-    rest = mine - _of_server(client) if mine else mine
+    rest = mine - _of_server(client)
     if not rest or rest == mine:
         yield
         return
