@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import msgspec
 from redis.asyncio import Redis
@@ -19,16 +18,14 @@ from bench import matching
 from bench.machine import machine
 from bench.options import Options
 from bench.order_flow import FLOWS
+from bench.plot_style import BAR_INCHES, Bar, Head, Sheet, counted, micros
 from bench.progress import Board, Task
-from bench.result import COLORS, Failed, Result, Row, common
+from bench.result import Failed, Result, Row, common
 from bench.servers import empty_redis, long_client, redis_cpu_seconds, server_name
 from engine import library
 from engine.errors import TcgxError
 from engine.log import OrderLog
 from engine.model import COMMANDS_MAX, Command
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BATCHES_AT_ONCE = 2
 CALLERS = 64
@@ -65,18 +62,47 @@ class AppendResult(Result, kw_only=True):
     def rows(self) -> list[Row]:
         both = (self.batch, self.single)
         return [
+            ("orders a round", f"{self.orders:,}", f"{single_orders(self.orders):,} (1 in {SINGLE_SHARE})"),
             ("accepted", *(f"{way.orders_per_second:,.0f} orders/s" for way in both)),
             ("server CPU an order", *(f"{way.redis_cpu_us_per_order:.1f} µs" for way in both)),
             ("client CPU an order", *(f"{way.client_cpu_us_per_order:.1f} µs" for way in both)),
         ]
 
-    def draw(self, figure: "Figure") -> None:
-        ax = figure.subplots()
-        rates = [self.batch.orders_per_second, self.single.orders_per_second]
-        bars = ax.bar(self.columns()[1:], rates, 0.5, color=[COLORS["ours"], COLORS["third"]])
-        ax.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=2)
-        ax.set(ylabel="orders accepted per second", title="append: orders into the log, durable")
-        ax.margins(y=0.15)
+    def head(self) -> Head:
+        return Head(
+            title=f"tcgx append: {self.orders_per_second:,.0f} orders a second in batches",
+            subtitle="Orders into the log, durable before they count as accepted, while nothing matches; medians "
+            f"of {counted(self.rounds, 'round')}: {self.orders:,} orders in batches, "
+            f"{single_orders(self.orders):,} singly.",
+            key={"api": "what appends (part of the API)", "redis": "Redis"},
+        )
+
+    def draw(self, sheet: Sheet) -> None:
+        ways = {"batches of 1,000,\n2 at a time": self.batch, f"single orders,\n{CALLERS} at a time": self.single}
+        ((rates, cpu),) = sheet.panels(1, 2, inches=0.5 + BAR_INCHES * 6)
+        rates.set_title("Accepted orders per second")
+        sheet.bars(
+            rates,
+            [[Bar(name, way.orders_per_second, "api", f"{way.orders_per_second:,.0f}")] for name, way in ways.items()],
+        )
+        cpu.set_title("CPU an order")
+        most = max(max(way.client_cpu_us_per_order, way.redis_cpu_us_per_order) for way in ways.values())
+        sheet.bars(
+            cpu,
+            [
+                (
+                    Bar("", way.client_cpu_us_per_order, "api", micros(way.client_cpu_us_per_order, most)),
+                    Bar("", way.redis_cpu_us_per_order, "redis", micros(way.redis_cpu_us_per_order, most)),
+                )
+                for way in ways.values()
+            ],
+            names=list(ways),
+        )
+
+
+def single_orders(orders: int) -> int:
+    """How many of so many orders are appended singly, too."""
+    return min(orders, max(CALLERS, orders // SINGLE_SHARE))
 
 
 async def run(options: Options, board: Board) -> AppendResult:
@@ -84,7 +110,7 @@ async def run(options: Options, board: Board) -> AppendResult:
     here, batches, singles, server = machine(), [], [], ""
     for number in range(1, options.rounds + 1):
         commands = list(FLOWS[options.flow](options.seed + number, options.orders))
-        few = commands[: max(CALLERS, len(commands) // SINGLE_SHARE)]
+        few = commands[: single_orders(len(commands))]
         async with empty_redis(options) as local, long_client(local.redis_url) as client:
             server = await server_name(client)
             await library.load(client)

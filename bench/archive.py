@@ -7,19 +7,16 @@ holds its lock until the last row is committed. Counted are rows: completed orde
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
 
 from archiver import store
 from bench import matching
 from bench.machine import machine, usage
 from bench.options import Options
 from bench.order_flow import FLOWS
+from bench.plot_style import COLORS, NAMES, Bar, Head, Sheet, curves, micros, role_of
 from bench.progress import Board, Task
-from bench.result import COLORS, Failed, Result, Row, common, from_zero
+from bench.result import Failed, Result, Row, common
 from bench.servers import Exchange, exchange, long_client, server_name
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LOOK_SECONDS = 0.05
 STANDSTILL_SECONDS = 120.0
@@ -55,16 +52,24 @@ class ArchiveResult(Result, kw_only=True):
             ("memory of the archiver at its peak", f"{self.archiver_peak_bytes / 1e6:.0f} MB"),
         ]
 
-    def draw(self, figure: "Figure") -> None:
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        left.plot([at for at, _ in self.points], [done / 1e3 for _, done in self.points], color=COLORS["ours"])
-        left.set(xlabel="seconds", ylabel="thousand orders archived")
-        from_zero(left)
-        left.set_title(f"archive: {self.rows_per_second:,.0f} rows/s")
-        bars = right.bar(list(self.cpu_us_per_row), list(self.cpu_us_per_row.values()), 0.5, color=COLORS["third"])
-        right.bar_label(bars, fmt="{:.1f}", padding=2)
-        right.set(ylabel="CPU µs per row", title="by process")
-        right.margins(y=0.15)
+    def head(self) -> Head:
+        return Head(
+            title=f"tcgx archive: {self.rows_per_second:,.0f} rows a second into PostgreSQL",
+            subtitle=f"From events in Redis to rows that are committed, one archiver: {self.archived_orders:,} "
+            f"completed orders and {self.archived_trades:,} trades in {self.seconds:,.1f} s, "
+            f"{self.orders_per_second:,.0f} of the {self.orders:,} orders a second.",
+        )
+
+    def draw(self, sheet: Sheet) -> None:
+        ((progress, cpu),) = sheet.panels(1, 2, inches=2.7, width_ratios=(3, 2))
+        progress.plot(*zip(*self.points, strict=True), color=COLORS["archiver"])
+        progress.set(title="Orders whose rows are archived", xlabel="seconds")
+        curves(progress)
+        progress.set_xlim(0, self.points[-1][0] or 1)
+        cpu.set_title("CPU a row")
+        most = max(self.cpu_us_per_row.values())
+        roles = {role_of(name): us for name, us in self.cpu_us_per_row.items()}
+        sheet.bars(cpu, [[Bar(NAMES[role], us, role, micros(us, most))] for role, us in roles.items()])
 
 
 async def run(options: Options, board: Board) -> ArchiveResult:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -21,15 +21,13 @@ from bench.http_client import Client, closed_loop_client
 from bench.machine import cpu_seconds, machine
 from bench.options import Options
 from bench.order_flow import CARDS, FLOWS
+from bench.plot_style import BAR_INCHES, Bar, Head, Sheet
 from bench.progress import Board, Task
 from bench.requests import REQUESTS, single_orders
-from bench.result import COLORS, Result, Row, common
+from bench.result import Result, Row, common
 from bench.servers import Exchange, exchange
 from cli import datadir
 from engine.model import PlaceOrder
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 POOLS = (4, 8)
 PROCESSES = (1, 2)
@@ -101,20 +99,40 @@ class BaselineResult(Result, kw_only=True):
         ]
         return [*pools, *doors]
 
-    def draw(self, figure: "Figure") -> None:
-        ax = figure.subplots()
-        names = [f"pool of {pool.connections}" for pool in self.pools]
-        names += [f"HTTP,\n{_processes(door)}" for door in self.doors]
-        rates = [pool.orders_per_second for pool in self.pools] + [door.orders_per_second for door in self.doors]
-        colors = [COLORS["other"]] * len(self.pools) + [COLORS["third"]] * len(self.doors)
-        bars = ax.bar(names, rates, 0.5, color=colors)
-        ax.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=2)
-        ax.set(ylabel="orders committed per second", title="baseline: one PostgreSQL transaction an order")
-        ax.margins(y=0.15)
+    def head(self) -> Head:
+        return Head(
+            title=f"tcgx baseline: the usual design takes {self.http_orders_per_second:,.0f} orders a second",
+            subtitle="Orders committed per second with their trades, each in a PostgreSQL transaction that locks the "
+            f"card's row: {self.orders:,} without HTTP, then behind a Litestar handler, one order a request, sent "
+            f"by {self.client}.",
+        )
+
+    def draw(self, sheet: Sheet) -> None:
+        pools = [
+            Bar(f"pool of {pool.connections:,}", pool.orders_per_second, "other", f"{pool.orders_per_second:,.0f}")
+            for pool in self.pools
+        ]
+        doors = [
+            Bar(
+                _processes(door),
+                door.orders_per_second,
+                "other",
+                f"{door.orders_per_second:,.0f}, p50 {door.p50_ms:,.1f} ms, p99 {door.p99_ms:,.1f} ms",
+            )
+            for door in self.doors
+        ]
+        parts = {"Without HTTP, by connections to PostgreSQL": pools, "Over HTTP, by API processes": doors}
+        heights = [len(bars) for bars in parts.values()]
+        axes = sheet.panels(
+            len(parts), 1, inches=1.0 + 1.2 * BAR_INCHES * sum(heights), height_ratios=heights, sharex=True
+        )
+        for (ax,), (title, bars) in zip(axes, parts.items(), strict=True):
+            ax.set_title(title)
+            sheet.bars(ax, [[bar] for bar in bars])
 
 
 def _processes(door: Door) -> str:
-    return "1 process" if door.processes == 1 else f"{door.processes} processes"
+    return "1 process" if door.processes == 1 else f"{door.processes:,} processes"
 
 
 async def run(options: Options, board: Board) -> BaselineResult:

@@ -34,6 +34,10 @@ async def bench(arguments: argparse.Namespace, settings: Settings) -> int:
 
 async def _bench(arguments: argparse.Namespace, settings: Settings) -> int:
     results.check_installed()
+    if arguments.bench == "plots":
+        from bench import plots  # noqa: PLC0415 - with it come all benchmarks
+
+        return plots.main(arguments)
     if arguments.bench != "all":
         options = options_of(arguments.bench, arguments, settings)
         _write(options, results.encoded(await _run(options)))

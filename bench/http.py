@@ -9,22 +9,19 @@ encoded beforehand. Counted are orders that were answered: accepted and durable.
 import resource
 import statistics
 import time
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from bench.http_client import Client, Load, closed_loop_client
 from bench.machine import machine
 from bench.options import Options
+from bench.plot_style import NAMES, Bar, Head, Sheet, micros, role_of
 from bench.progress import Board
 from bench.requests import REQUESTS, single_orders
-from bench.result import COLORS, Result, Row, common
+from bench.result import Result, Row, common
 from bench.servers import Exchange, exchange, free_port, server_name
 from cli import datadir
 from engine import connection
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WARM_SECONDS = 1
 
@@ -76,19 +73,33 @@ class HttpResult(Result, kw_only=True):
             ),
         ]
 
-    def draw(self, figure: "Figure") -> None:
-        left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-        names = ["POST /orders", "does nothing"]
-        rates = [self.requests_per_second, self.noop_requests_per_second]
-        bars = left.bar(names, rates, 0.5, color=[COLORS["ours"], COLORS["other"]])
-        left.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=2)
-        left.set(ylabel="answers per second", title=f"ratio {self.ratio:.2f}")
-        left.margins(y=0.15)
-        by_process = dict(sorted(self.cpu_us_per_order.items(), key=lambda item: item[1]))
-        bars = right.barh(list(by_process), list(by_process.values()), color=COLORS["ours"])
-        right.bar_label(bars, fmt="{:.0f}", padding=2)
-        right.set(xlabel="CPU µs per order", title="POST /orders, by process")
-        right.margins(x=0.15)
+    def head(self) -> Head:
+        return Head(
+            title=f"tcgx http: single orders at {self.ratio:,.1f} times a handler that does nothing",
+            subtitle=f"{self.connections:,} keep-alive connections of {self.client}, one order a request, answered "
+            "once it is on disk. The other is a Litestar handler that decodes the same body, checks no token and "
+            "keeps nothing.",
+        )
+
+    def draw(self, sheet: Sheet) -> None:
+        ((rates, cpu),) = sheet.panels(1, 2, inches=2.1)
+        rates.set_title("Answers per second")
+        ours, other = self.requests_per_second, self.noop_requests_per_second
+        sheet.bars(
+            rates,
+            [
+                [Bar("tcgx,\nPOST /orders", ours, "tcgx", f"{ours:,.0f}")],
+                [Bar("handler that\ndoes nothing", other, "other", f"{other:,.0f}")],
+            ],
+        )
+        cpu.set_title("CPU an order, by process")
+        used = sorted(self.cpu_us_per_order.items(), key=lambda item: -item[1])
+        noop = self.noop_cpu_us_per_request
+        most = max(noop, *self.cpu_us_per_order.values())
+        nothing = [Bar("that handler", noop, "other", micros(noop, most))]
+        sheet.bars(
+            cpu, [[Bar(NAMES[role_of(name)], us, role_of(name), micros(us, most))] for name, us in used] + [nothing]
+        )
 
 
 async def run(options: Options, board: Board) -> HttpResult:

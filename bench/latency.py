@@ -11,27 +11,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from bench.http_client import Connection, open_connections, percentile
 from bench.machine import machine
 from bench.options import Options
+from bench.plot_style import COLORS, INK, Head, Sheet, curves
 from bench.progress import Board, Task
 from bench.requests import single_orders
-from bench.result import COLORS, Failed, Result, Row, common, from_zero
+from bench.result import Failed, Result, Row, common
 from bench.servers import exchange, server_name
 from engine import connection
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CONNECTIONS = 256
 WAIT_SECONDS = 5
 WARM_SECONDS = 2
 END_SECONDS = 30.0
 LOOK_SECONDS = 0.5
+MARKED = {"50.0": "p50", "99.0": "p99", "99.9": "p99.9"}
 PERCENTS = (50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
 
 
@@ -79,18 +77,40 @@ class LatencyResult(Result, kw_only=True):
             ("of that the sender was late, p99", f"{self.sender_late_p99_ms:.2f} ms"),
         ]
 
-    def draw(self, figure: "Figure") -> None:
-        ax = figure.subplots()
-        points = [
-            (1 / (1 - float(percent) / 100), ms) for percent, ms in self.percentiles_ms.items() if percent != "100.0"
-        ]
-        ax.plot([x for x, _ in points], [ms for _, ms in points], marker="o", color=COLORS["ours"])
+    def head(self) -> Head:
+        return Head(
+            title=f"tcgx latency: matched and answered in {self.p50_ms:,.1f} ms, 99 % within {self.p99_ms:,.1f} ms",
+            subtitle=f"{self.rate:,} orders a second for {self.seconds:,} s over HTTP, sent at fixed times (open "
+            f"loop); ms from the intended time to the answer with the trades. The longest took {self.max_ms:,.1f} ms; "
+            f"{self.dropped:,} not matched in time, {self.errors:,} errors.",
+        )
+
+    def draw(self, sheet: Sheet) -> None:
+        ((ax,),) = sheet.panels(1, 1, inches=3.2)
+        points = {
+            percent: (1 / (1 - float(percent) / 100), ms)
+            for percent, ms in self.percentiles_ms.items()
+            if percent != "100.0"
+        }
+        ax.plot(*zip(*points.values(), strict=True), marker="o", color=COLORS["tcgx"])
         ax.set_xscale("log")
-        ax.set_xticks([x for x, _ in points], [percent for percent in self.percentiles_ms if percent != "100.0"])
+        ax.set_xticks([x for x, _ in points.values()], [f"{float(percent):g}" for percent in points])
         ax.minorticks_off()
-        ax.set(xlabel="percentile", ylabel="ms from the intended send time")
-        from_zero(ax)
-        ax.set_title(f"latency of a matched order at {self.rate:,}/s, open loop")
+        ax.set(xlabel="percentile", ylabel="ms")
+        curves(ax)
+        for percent, name in MARKED.items():
+            x, ms = points[percent]
+            ax.annotate(
+                f"{name}\n{ms:,.1f} ms",
+                (x, ms),
+                (0, 9),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                color=INK,
+                fontweight="bold",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+            )
 
 
 class OpenLoop:

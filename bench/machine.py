@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import version
@@ -14,7 +15,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where a result was measured. `load_1m` is the load average when the measurement began."""
+    """Where a result was measured. `load_1m` is the load average when the measurement began; `commit` that of the code,
+    with `-dirty` where it was changed since, and empty outside of a checkout."""
 
     cores: int
     cpu: str
@@ -23,6 +25,7 @@ class Machine(msgspec.Struct, frozen=True):
     system: str
     python: str
     versions: dict[str, str]
+    commit: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -44,7 +47,18 @@ def machine() -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         versions={name: version(name) for name in PACKAGES},
+        commit=_commit(),
     )
+
+
+def _commit() -> str:
+    checkout = Path(__file__).parent.parent
+    if not (checkout / ".git").exists():
+        return ""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude", "*", "--abbrev=10"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    return ""
 
 
 def _cpu_model() -> str:

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -20,15 +20,13 @@ from bench.http_client import percentile
 from bench.machine import machine, stolen_seconds
 from bench.options import Options
 from bench.order_flow import DEPTH_MAX, FLOWS, at_the_top, resting
+from bench.plot_style import BAR_INCHES, Bar, Head, Sheet, counted
 from bench.progress import Board, Task
-from bench.result import COLORS, Failed, Result, Row, common
+from bench.result import Failed, Result, Row, common
 from bench.servers import empty_redis, long_client, redis_cpu_seconds, server_name
 from bench.yardstick import Yardstick
 from engine import cores, library, life
 from engine.model import Command
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TURNS = 12
 TURN_SECONDS = 1.0
@@ -96,19 +94,35 @@ class MatchResult(Result, kw_only=True):
         beyond, number = sum(one.beyond_bound for one in calls), sum(one.number for one in calls)
         return f"{beyond} of {number:,} ({sum(one.stolen_seconds for one in calls):.2f} s stolen by the host)"
 
-    def draw(self, figure: "Figure") -> None:
-        ax = figure.subplots()
-        places = range(len(self.rounds))
-        for shift, name, color, rates in (
-            (-0.2, "one script call an order", "other", [one.baseline_orders_per_second for one in self.rounds]),
-            (0.2, "tcgx", "ours", [one.orders_per_second for one in self.rounds]),
-        ):
-            bars = ax.bar([place + shift for place in places], rates, 0.38, label=name, color=COLORS[color])
-            ax.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=2)
-        ax.set_xticks(list(places), [f"round {number + 1}" for number in places])
-        ax.set(ylabel="orders matched per second", title=f"match, flow {self.flow}: ratio {self.ratio:.2f}")
-        ax.margins(y=0.2)
-        ax.legend(loc="upper left")
+    def head(self) -> Head:
+        flow = "" if self.flow == "uniform" else f", flow {self.flow}"
+        before = f" on {self.resting_orders_before:,} resting ones" if self.resting_orders_before else ""
+        return Head(
+            title=f"tcgx match{flow}: {self.ratio:,.1f} times one call an order",
+            subtitle="Orders matched per second, from the log to books, trades and events: "
+            f"{self.orders_per_second:,.0f} in the median of {counted(len(self.rounds), 'round')} of "
+            f"{self.orders:,} orders of the flow {self.flow}{before}.",
+            key={"engine": "tcgx: a call for hundreds of orders", "other": "one script call an order, same server"},
+        )
+
+    def draw(self, sheet: Sheet) -> None:
+        bars = 2 * len(self.rounds)
+        ((ax,),) = sheet.panels(1, 1, inches=0.3 + BAR_INCHES * 1.25 * bars)
+        sheet.bars(
+            ax,
+            [
+                (
+                    Bar("", one.orders_per_second, "engine", _with_ratio(one)),
+                    Bar("", one.baseline_orders_per_second, "other", f"{one.baseline_orders_per_second:,.0f}"),
+                )
+                for one in self.rounds
+            ],
+            names=[f"round {number}" for number in range(1, len(self.rounds) + 1)],
+        )
+
+
+def _with_ratio(one: Round) -> str:
+    return f"{one.orders_per_second:,.0f}, {one.orders_per_second / one.baseline_orders_per_second:,.1f} times"
 
 
 async def run(options: Options, board: Board) -> MatchResult:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,10 @@ from bench.batch_client import put
 from bench.machine import Usage, machine, usage
 from bench.options import Options
 from bench.order_flow import FLOWS
+from bench.plot_style import COLORS, NAMES, Head, Role, Sheet, curves, role_of
 from bench.progress import Board
 from bench.requests import TOKENS, batch_body, post, tokens
-from bench.result import COLORS, Failed, Result, Row, common, from_zero
+from bench.result import Failed, Result, Row, common
 from bench.servers import Exchange, exchange, server_name
 from bench.verification import Sent, verify
 from cli import datadir
@@ -31,9 +32,11 @@ from engine import connection, keys
 from engine.model import COMMANDS_MAX
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 CLIENTS = 2
+STAGES: Mapping[str, Role] = {"accepted": "api", "matched": "engine", "archived": "archiver"}
+"""Each by the service that brings orders so far."""
 LOOK_SECONDS = 0.05
 SAMPLE_SECONDS = 0.25
 MEMORY_SECONDS = 1.0
@@ -92,26 +95,42 @@ class MillionResult(Result, kw_only=True):
             *((f"CPU an order, {name}", f"{us:.1f} µs") for name, us in self.cpu_us_per_order.items()),
         ]
 
-    def draw(self, figure: "Figure") -> None:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        at = [sample.seconds for sample in self.samples]
-        for name, color in (("accepted", "other"), ("matched", "third"), ("archived", "ours")):
-            done = [getattr(sample, name) / 1e3 for sample in self.samples]
-            upper.plot(at, done, label=name, color=COLORS[color])
-        upper.set_ylabel("thousand orders")
-        from_zero(upper)
-        upper.set_title(f"{self.orders:,} orders from REST to SQL: {self.archive_seconds:.1f} s, verified")
-        upper.legend(loc="lower right")
+    def head(self) -> Head:
+        return Head(
+            title=f"tcgx: {self.orders:,} orders from REST to SQL in {self.archive_seconds:,.1f} s, all verified",
+            subtitle=f"REST batches of {COMMANDS_MAX:,}, two clients; {self.orders_per_second:,.0f} orders a second by "
+            f"the last row of {self.trades:,} trades and {self.completed_orders:,} completed orders, each as the "
+            "reference book has it.",
+            key={
+                "api": f"accepted: {self.accept_seconds:,.1f} s",
+                "engine": f"matched: {self.match_seconds:,.1f} s",
+                "archiver": f"archived: {self.archive_seconds:,.1f} s",
+            },
+        )
+
+    def draw(self, sheet: Sheet) -> None:
+        (orders,), (memory,) = sheet.panels(2, 1, inches=4.4, height_ratios=(3, 2), sharex=True)
+        at = [max(0.0, sample.seconds) for sample in self.samples]
+        for name, role in STAGES.items():
+            orders.plot(at, [getattr(sample, name) for sample in self.samples], color=COLORS[role])
+        orders.set_title("Orders")
+        curves(orders)
+        orders.set_xlim(0, at[-1] or 1)
+        self._draw_memory(sheet, memory)
+        memory.set_xlabel("seconds from the first request")
+
+    def _draw_memory(self, sheet: Sheet, ax: "Axes") -> None:
+        """Engine and archiver take nearly the same: of two lines on one way both can be seen, as one is dashed."""
         measured = [sample for sample in self.samples if sample.memory_bytes]
-        for name in measured[0].memory_bytes if measured else ():
-            lower.plot(
-                [sample.seconds for sample in measured],
-                [sample.memory_bytes[name] / 1e6 for sample in measured],
-                label=name,
-            )
-        lower.set(xlabel="seconds from the first request", ylabel="MB")
-        from_zero(lower)
-        lower.legend(loc="upper left", ncols=5, fontsize=7)
+        at = [max(0.0, sample.seconds) for sample in measured]
+        ends = []
+        for name in measured[-1].memory_bytes:
+            megabytes, role = [sample.memory_bytes[name] / 1e6 for sample in measured], role_of(name)
+            ax.plot(at, megabytes, color=COLORS[role], linestyle="dashed" if role == "archiver" else "solid")
+            ends.append((megabytes[-1], f"{NAMES[role]} {megabytes[-1]:,.0f}", role))
+        ax.set_title("Memory of each service in MB (of Redis: as it counts its own)")
+        curves(ax)
+        sheet.line_ends(ax, ends)
 
 
 async def run(options: Options, board: Board) -> MillionResult:

@@ -106,6 +106,7 @@ BENCHES: Mapping[str, Defaults] = {
     ),
 }
 SUMMARY_OF_ALL = "all of them, one after the other"
+SUMMARY_OF_PLOTS = "draw the pictures of results again, without measuring"
 
 
 def add_benches(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +119,9 @@ def add_benches(parser: argparse.ArgumentParser) -> None:
     everything.add_argument("--rounds", type=_whole, help="rounds of those that have rounds")
     everything.add_argument("--seconds", type=_whole, help="seconds of those that go by time")
     _add_common(everything)
+    plots = benches.add_parser("plots", help=SUMMARY_OF_PLOTS, description=SUMMARY_OF_PLOTS)
+    plots.add_argument("folder", type=Path, help="where results are; each picture goes beside its result")
+    plots.add_argument("--format", choices=("png", "svg"), default="png", help="of the pictures (png)")
 
 
 def _add_options(sub: argparse.ArgumentParser, defaults: Defaults) -> None:

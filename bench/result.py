@@ -1,5 +1,6 @@
-"""What every benchmark leaves: a table, a file of JSON, and a plot as PNG and SVG."""
+"""What every benchmark leaves: a table, a file of JSON, and a plot."""
 
+import hashlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench import plot_style
 from bench.machine import Machine
 from bench.options import Options
+from bench.plot_style import Head, Sheet
 from engine.errors import StartError, TcgxError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Row = tuple[str, ...]
 NEEDED = ("matplotlib", "rich")
-COLORS = {"ours": "#2a6f97", "other": "#bc6c25", "third": "#6a994e", "fourth": "#7d4f9e"}
-DPI = 120
 
 
 class Failed(TcgxError):
@@ -51,18 +51,27 @@ class Result(msgspec.Struct, kw_only=True):
         """Name and value of each figure, as the table shows them."""
         raise NotImplementedError
 
-    def draw(self, figure: "Figure") -> None:
-        """Draws the plot."""
+    def conditions(self) -> str:
+        """The line below the plot."""
+        machine = self.machine
+        commit = f", commit {machine.commit}" if machine.commit else ""
+        return (
+            f"{machine.cores} cores, {machine.cpu} · {self.server[:1].upper()}{self.server[1:]}, fsync "
+            f"{self.durability} · flow {self.flow}, seed {self.seed} · tcgx {machine.versions['tcgx']}{commit}, "
+            f"Python {machine.python}"
+        )
+
+    def head(self) -> Head:
+        """What the plot says above its panels."""
+        raise NotImplementedError
+
+    def draw(self, sheet: Sheet) -> None:
+        """Draws the panels of the plot, from this result alone."""
         raise NotImplementedError
 
     def headline(self) -> str:
         """The most important figure, in a few words."""
         raise NotImplementedError
-
-
-def from_zero(ax: "Axes") -> None:
-    """Lets the values begin at zero, with some space above the highest."""
-    ax.set_ylim(0, 1.12 * ax.dataLim.y1)
 
 
 def common(options: Options, machine: Machine, server: str) -> dict[str, Any]:
@@ -98,30 +107,27 @@ def encoded_all(found: Sequence[Result]) -> bytes:
     return msgspec.json.format(msgspec.json.encode({one.bench: one for one in found})) + b"\n"
 
 
-def save(result: Result, folder: Path) -> list[Path]:
-    """Writes `<bench>.json`, `.png` and `.svg` (with the flow in the name unless it is uniform)."""
-    import matplotlib as mpl  # noqa: PLC0415 - half a second, and only after everything is measured
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+def drawn(result: Result) -> "Figure":
+    """The plot of a result."""
+    with plot_style.style():
+        sheet = Sheet(result.head(), result.conditions())
+        result.draw(sheet)
+        return sheet.finish()
 
+
+def digest(*texts: bytes) -> str:
+    """Stands in a picture for the files of JSON from which it was drawn."""
+    return " ".join(f"sha256:{hashlib.sha256(text).hexdigest()}" for text in texts)
+
+
+def save(result: Result, folder: Path) -> list[Path]:
+    """Writes `<bench>.json` and `.png` (with the flow in the name unless it is uniform)."""
     name = result.bench if result.flow == "uniform" else f"{result.bench}-{result.flow}"
     folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context({"svg.hashsalt": "tcgx", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(7.2, 4.0), layout="constrained")
-        FigureCanvasAgg(figure)
-        result.draw(figure)
-        for ax in figure.axes:
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.grid(alpha=0.25)
-        machine = result.machine
-        figure.supxlabel(
-            f"{machine.cores} cores, {machine.cpu}, {result.server}, fsync {result.durability}", fontsize=7, color="0.4"
-        )
-        paths = [folder / f"{name}.{kind}" for kind in ("json", "png", "svg")]
-        figure.savefig(paths[1], dpi=DPI)
-        figure.savefig(paths[2], metadata={"Date": None})
-    paths[0].write_bytes(encoded(result))
-    return paths
+    figures, picture = folder / f"{name}.json", folder / f"{name}.png"
+    figures.write_bytes(encoded(result))  # first: a measurement takes longer than a plot
+    plot_style.save(drawn(result), picture, digest(encoded(result)))
+    return [figures, picture]
 
 
 def print_table(title: str, rows: Sequence[Row], columns: Sequence[str] = ("", "")) -> None:

@@ -12,9 +12,8 @@ them than there are cannot show.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import msgspec
 from redis.asyncio import Redis
@@ -25,16 +24,14 @@ from bench.http_client import closed_loop_client
 from bench.machine import machine
 from bench.options import Options
 from bench.order_flow import Flow, at_the_front, at_the_top, front, resting, uniform
+from bench.plot_style import BAR_INCHES, Bar, Head, Role, Sheet, micros
 from bench.progress import Board, Task
 from bench.requests import REQUESTS, single_orders
-from bench.result import COLORS, Failed, Result, Row, common, from_zero
+from bench.result import Failed, Result, Row, common
 from bench.servers import Exchange, empty_redis, exchange, long_client, redis_cpu_seconds, server_name, until
 from cli import datadir
 from engine import library
 from engine.model import Command
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
 FRONT = DEPTHS[0]
@@ -93,36 +90,47 @@ class ScaleResult(Result, kw_only=True):
             for point in points
         ]
 
-    def draw(self, figure: "Figure") -> None:
-        figure.set_size_inches(9, 5.2)
-        grid = figure.subplots(2, -(-len(self.parts) // 2), squeeze=False).flatten()
-        for ax, (name, points) in zip(grid, self.parts.items(), strict=False):
-            sizes = [point.size for point in points]
-            ax.plot(sizes, [point.cpu_us_per_order for point in points], marker="o", color=COLORS["ours"])
-            ax.set_xlabel(LABELS[name])
-            ax.set_ylabel("CPU µs an order", color=COLORS["ours"])
-            from_zero(ax)
-            if name in ("depth", "through", "backlog", "cards"):
-                ax.set_xscale("log")
-            ax.minorticks_off()
-            ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
-            rate = ax.twinx()
-            rates = [point.orders_per_second / 1e3 for point in points]
-            rate.plot(sizes, rates, marker="s", linestyle=":", color=COLORS["other"])
-            rate.set_ylabel("thousand orders/s", color=COLORS["other"])
-            from_zero(rate)
-        for ax in grid[len(self.parts) :]:
-            ax.set_visible(False)
+    def head(self) -> Head:
+        title, depths = "tcgx scale: what an order costs as something grows", self.parts.get("depth", [])
+        if self.depth_cpu_ratio is not None and len(depths) > 1:
+            times = depths[-1].size / depths[0].size
+            title = (
+                f"tcgx scale: {times:,.0f} times the resting orders, {self.depth_cpu_ratio:,.2f} times the CPU an order"
+            )
+        return Head(
+            title=title,
+            subtitle=f"CPU an order and orders a second; {self.orders:,} orders of each size are matched, but API "
+            "processes take single orders over HTTP. All share one machine's cores: what needs more than there "
+            "are shows no gain.",
+        )
+
+    def draw(self, sheet: Sheet) -> None:
+        counts = [len(points) for points in self.parts.values()]
+        inches = 0.45 + sum(0.33 + BAR_INCHES * 0.85 * count for count in counts)
+        axes = sheet.panels(len(counts), 2, inches=inches, height_ratios=[count + 0.2 for count in counts])
+        for (cpu, rate), (name, points) in zip(axes, self.parts.items(), strict=True):
+            title, role = PANELS[name]
+            cpu.set_title(title)
+            most = max(point.cpu_us_per_order for point in points)
+            sizes = [f"{point.size:,}" for point in points]
+            pairs = list(zip(sizes, points, strict=True))
+            sheet.bars(
+                cpu,
+                [[Bar(size, one.cpu_us_per_order, role, micros(one.cpu_us_per_order, most))] for size, one in pairs],
+            )
+            sheet.bars(
+                rate, [[Bar("", one.orders_per_second, role, f"{one.orders_per_second:,.0f}/s")] for _, one in pairs]
+            )
 
 
-LABELS = {
-    "depth": "resting orders behind the front",
-    "through": "resting orders, traded through",
-    "backlog": "commands waiting",
-    "cards": "cards",
-    "workers": "API processes (their CPU)",
-    "engines": "engine processes",
-    "nodes": "Redis nodes",
+PANELS: Mapping[str, tuple[str, Role]] = {
+    "depth": ("Resting orders behind the front", "engine"),
+    "through": ("Resting orders, traded through", "engine"),
+    "backlog": ("Commands that wait", "engine"),
+    "cards": ("Cards", "engine"),
+    "workers": ("API processes", "api"),
+    "engines": ("Engine processes", "engine"),
+    "nodes": ("Redis nodes", "engine"),
 }
 
 

@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -23,18 +23,15 @@ from bench import matching
 from bench.machine import machine
 from bench.options import Options
 from bench.order_flow import uniform
+from bench.plot_style import BAR_INCHES, Bar, Head, Sheet, counted
 from bench.progress import Board, Task
-from bench.result import COLORS, Failed, Result, Row, common
+from bench.result import Failed, Result, Row, common
 from bench.servers import empty_redis, long_client, redis_cpu_seconds, server_name
 from engine import keys, library
 from engine.books import Books
 from engine.connection import understood
 from engine.matcher import Matcher
 from engine.model import Side
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 LIBRARY = "tcgx_trials"
 FUNCTION = "trial"
@@ -102,12 +99,16 @@ class TrialsResult(Result, kw_only=True):
     trials: dict[str, list[Outcome]]
 
     def headline(self) -> str:
-        best = [
+        best = self._best()
+        return f"what tcgx does takes the least CPU in {len(best)} of {len(self.trials)} trials: {', '.join(best)}"
+
+    def _best(self) -> list[str]:
+        """Trials in which no alternative takes less."""
+        return [
             name
             for name, outcomes in self.trials.items()
             if all(one.chosen or one.ratio >= 1 for one in outcomes if one.variant != NOTHING)
         ]
-        return f"what tcgx does takes the least CPU in {len(best)} of {len(self.trials)} trials: {', '.join(best)}"
 
     def columns(self) -> Row:
         return ("", "", "CPU an order", "ratio", "time an order", "AOF an order")
@@ -126,26 +127,40 @@ class TrialsResult(Result, kw_only=True):
             for place, one in enumerate(outcomes)
         ]
 
-    def draw(self, figure: "Figure") -> None:
-        lines = -(-len(self.trials) // 2)
-        figure.set_size_inches(12, 1 + 2 * lines)
-        grid = figure.subplots(lines, min(2, len(self.trials)), squeeze=False).flatten()
-        for ax, (name, outcomes) in zip(grid, self.trials.items(), strict=False):
-            _bars(ax, name, outcomes)
-        for ax in grid[len(self.trials) :]:
-            ax.set_visible(False)
+    def head(self) -> Head:
+        return Head(
+            title=f"tcgx trials: no other way takes less CPU in {len(self._best())} of {len(self.trials)}",
+            subtitle="The server's CPU an order in µs, and how many times what tcgx takes; medians of "
+            f"{counted(self.rounds, 'round')} in turns, {self.orders:,} orders each. Each trial is one piece of a "
+            "match call's work, done in several ways.",
+            key={"engine": "what tcgx does", "other": "other ways"},
+        )
+
+    def draw(self, sheet: Sheet) -> None:
+        counts = [len(outcomes) for outcomes in self.trials.values()]
+        inches = 0.3 + sum(0.33 + BAR_INCHES * 0.85 * count for count in counts)
+        axes = sheet.panels(len(counts), 1, inches=inches, height_ratios=[count + 0.2 for count in counts])
+        for (ax,), (name, outcomes) in zip(axes, self.trials.items(), strict=True):
+            ax.set_title(TITLES[name])
+            sheet.bars(ax, [[_bar(one)] for one in outcomes])
 
 
-def _bars(ax: "Axes", name: str, outcomes: Sequence[Outcome]) -> None:
-    bars = ax.barh(
-        [one.variant for one in outcomes],
-        [one.cpu_us_per_order for one in outcomes],
-        color=[COLORS["ours" if one.chosen else "other"] for one in outcomes],
-    )
-    ax.bar_label(bars, [f"{one.cpu_us_per_order:.2f} ({one.ratio:.2f}x)" for one in outcomes], padding=2)
-    ax.invert_yaxis()
-    ax.margins(x=0.5)
-    ax.set(title=name, xlabel="server CPU µs an order")
+TITLES: Mapping[str, str] = {
+    "parse": "Reading what rests in a book",
+    "resting": "Keeping what rests in a book",
+    "levels": "Price levels",
+    "traders": "A trader's orders, alone",
+    "traders_in_match": "A trader's orders, within the match call",
+    "entry": "An entry of the log",
+    "event": "An event of a match call",
+    "batch": "Commands in a match call",
+}
+
+
+def _bar(one: Outcome) -> Bar:
+    times = "" if one.chosen else f", {one.ratio:,.2f} times"
+    label = f"{one.cpu_us_per_order:,.2f}{times}"
+    return Bar(one.variant, one.cpu_us_per_order, "engine" if one.chosen else "other", label)
 
 
 async def run(options: Options, board: Board) -> TrialsResult:
