@@ -94,14 +94,12 @@ class ScaleResult(Result, kw_only=True):
         title, depths = "tcgx scale: what an order costs as something grows", self.parts.get("depth", [])
         if self.depth_cpu_ratio is not None and len(depths) > 1:
             times = depths[-1].size / depths[0].size
-            title = (
-                f"tcgx scale: {times:,.0f} times the resting orders, {self.depth_cpu_ratio:,.2f} times the CPU an order"
-            )
+            title = f"tcgx scale: {times:,.0f} times the resting orders, {self.depth_cpu_ratio:,.2f} times the CPU"
         return Head(
             title=title,
             subtitle=f"CPU an order and orders a second; {self.orders:,} orders of each size are matched, but API "
-            "processes take single orders over HTTP. All share one machine's cores: what needs more than there "
-            "are shows no gain.",
+            "processes take single orders over HTTP. All share one machine's cores: what needs more of them "
+            "shows no gain.",
         )
 
     def draw(self, sheet: Sheet) -> None:

@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("book", _book, "draw a card's order book")
     sub.add_argument("card")
     sub.add_argument("--depth", type=_positive, default=15, help="levels a side")
+    sub.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="bids green, asks red (auto)")
     sub = add("traders", _traders, "create traders, or make access tokens for them")
     actions = sub.add_subparsers(required=True, dest="action", metavar="ACTION")
     seed = actions.add_parser("seed", help="create traders with random API keys")
@@ -139,7 +140,8 @@ async def _book(arguments: argparse.Namespace, configured: Settings) -> int:
     if arguments.card not in configured.cards:
         raise StartError(f"there is no card {arguments.card!r}; there are {', '.join(configured.cards)}")
     async with connection.connect(configured.redis_url) as redis:
-        print(ladder.ladder(arguments.card, await Books(redis).depth(arguments.card, arguments.depth)))
+        depth = await Books(redis).depth(arguments.card, arguments.depth)
+    print(ladder.ladder(arguments.card, depth, ladder.look_of(sys.stdout, os.environ, arguments.color)))
     return 0
 
 

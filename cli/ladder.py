@@ -1,24 +1,149 @@
-"""A book drawn for a terminal."""
+"""A book drawn for a terminal: bids on the left, asks on the right, their bars growing away from the prices."""
+
+import shutil
+import textwrap
+from collections.abc import Mapping
+from typing import Literal, TextIO
+
+import msgspec
 
 from engine.books import Depth
 from engine.model import price_text
 
-BAR = 24
+ColorChoice = Literal["auto", "always", "never"]
+Level = tuple[int, int]
+"""Price in cents, and quantity."""
+
+WIDTH_MAX = 120
+BAR_MAX = 40
+GREEN, RED, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
-def ladder(card: str, depth: Depth) -> str:
-    """Asks above bids, best prices in the middle, bars in proportion to quantity."""
+class Marks(msgspec.Struct, frozen=True):
+    """The characters of a drawing. A bar of a quantity may end with half a character, where there is one."""
+
+    column: str
+    rule: str
+    full: str
+    left_half: str
+    right_half: str
+    between: str
+
+
+BLOCKS = Marks(column="│", rule="─", full="█", left_half="▌", right_half="▐", between=" · ")
+ASCII = Marks(column="|", rule="-", full="#", left_half="", right_half="", between=", ")
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What a terminal shows: how many columns, whether colours, and which characters."""
+
+    width: int = 80
+    color: bool = False
+    marks: Marks = BLOCKS
+
+
+def look_of(stream: TextIO, environment: Mapping[str, str], color: ColorChoice = "auto") -> Look:
+    """The look for a stream. `auto` colours on a terminal that is not dumb, unless NO_COLOR is set."""
+    able = stream.isatty() and environment.get("TERM", "dumb") != "dumb" and not environment.get("NO_COLOR")
+    return Look(
+        width=shutil.get_terminal_size().columns,
+        color=color == "always" or (color == "auto" and able),
+        marks=_marks(stream.encoding),
+    )
+
+
+def _marks(encoding: str) -> Marks:
+    try:
+        "".join(msgspec.structs.astuple(BLOCKS)).encode(encoding)
+    except UnicodeEncodeError:
+        return ASCII
+    return BLOCKS
+
+
+def ladder(card: str, depth: Depth, look: Look) -> str:
+    """Asks above bids, best prices in the middle with spread and mid between them, totals of what is shown below.
+
+    Lines are as long as the look is wide at most; of 40 columns, prices and quantities of 9 digits have enough.
+    """
     if not depth.bids and not depth.asks:
-        return f"{card}: the book is empty (command {depth.sequence})"
-    largest = max(quantity for _, quantity in (*depth.bids, *depth.asks))
-    lines = [f"{card} after command {depth.sequence}", f"{'bid':>10} │ {'price':^6} │ {'ask':<10}"]
-    for price_cents, quantity in reversed(depth.asks):
-        lines.append(f"{'':>10} │ {price_text(price_cents):>6} │ {quantity:<10}{_bar(quantity, largest)}".rstrip())
-    lines.append(f"{'':─>11}┼{'':─>8}┼{'':─>11}")
-    for price_cents, quantity in depth.bids:
-        lines.append(f"{quantity:>10} │ {price_text(price_cents):>6} │ {'':<10}{_bar(quantity, largest)}".rstrip())
-    return "\n".join(lines)
+        return textwrap.fill(f"{card}: the book is empty: nobody buys or sells (after command {depth.sequence:,})", look.width)
+    grid = _Grid(depth, look)
+    lines = [
+        textwrap.fill(f"{card} after command {depth.sequence:,}", look.width),
+        grid.line("bids", "price", "asks"),
+        *(grid.ask(level) for level in reversed(depth.asks)),
+        grid.rule(_between(depth, look.marks)),
+        *(grid.bid(level) for level in depth.bids),
+        grid.rule(),
+        grid.line(_total(depth.bids), "total", _total(depth.asks)),
+    ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def _bar(quantity: int, largest: int) -> str:
-    return "█" * max(1, round(BAR * quantity / largest))
+class _Grid:
+    """The columns: bar, quantity, price, quantity, bar; both sides alike, so that the prices are in the middle."""
+
+    def __init__(self, depth: Depth, look: Look) -> None:
+        levels = [*depth.bids, *depth.asks]
+        self._look = look
+        self._largest = max(quantity for _, quantity in levels)
+        self._price = max(len("total"), *(len(price_text(price_cents)) for price_cents, _ in levels))
+        self._quantity = max(len("bids"), len(_total(depth.bids)), len(_total(depth.asks)))
+        room = (min(look.width, WIDTH_MAX) - self._price - len(" | ") * 2) // 2 - self._quantity - 1
+        self._bar = max(0, min(room, BAR_MAX))
+
+    def line(self, bids: str, price: str, asks: str) -> str:
+        """A line with a text on either side of the prices."""
+        half, column = self._half(), self._look.marks.column
+        return f"{bids:>{half}} {column} {price:>{self._price}} {column} {asks}"
+
+    def bid(self, level: Level) -> str:
+        """A price level of the bids; its bar grows to the left."""
+        price_cents, quantity = level
+        text = f"{self._filled(quantity, toward_left=True)} {quantity:>{self._quantity},}".strip()
+        blank = " " * (self._half() - len(text))
+        return self.line(blank + self._colored(text, GREEN), price_text(price_cents), "")
+
+    def ask(self, level: Level) -> str:
+        """A price level of the asks; its bar grows to the right."""
+        price_cents, quantity = level
+        text = f"{quantity:<{self._quantity},} {self._filled(quantity, toward_left=False)}".strip()
+        return self.line("", price_text(price_cents), self._colored(text, RED))
+
+    def rule(self, text: str = "") -> str:
+        """A line across, with a text in its middle."""
+        width = 2 * self._half() + self._price + 2 * len(" | ")
+        return (f" {text} " if text else "").center(width, self._look.marks.rule)
+
+    def _half(self) -> int:
+        return self._quantity + (self._bar + 1 if self._bar else 0)
+
+    def _filled(self, quantity: int, *, toward_left: bool) -> str:
+        """A bar in proportion to the quantity: of the smallest one, too, something is seen."""
+        marks = self._look.marks
+        if not self._bar:
+            return ""
+        if not marks.left_half:
+            return marks.full * max(1, round(self._bar * quantity / self._largest))
+        full, half = divmod(max(1, round(2 * self._bar * quantity / self._largest)), 2)
+        return (
+            half * marks.right_half + full * marks.full if toward_left else full * marks.full + half * marks.left_half
+        )
+
+    def _colored(self, text: str, color: str) -> str:
+        return f"{color}{text}{PLAIN}" if self._look.color else text
+
+
+def _between(depth: Depth, marks: Marks) -> str:
+    """What stands between the sides of a book."""
+    if not depth.asks:
+        return "no asks: nobody sells"
+    if not depth.bids:
+        return "no bids: nobody buys"
+    bid, ask = depth.bids[0][0], depth.asks[0][0]
+    mid = price_text((bid + ask) // 2) + "5" * ((bid + ask) % 2)
+    return f"spread {price_text(ask - bid)}{marks.between}mid {mid}"
+
+
+def _total(levels: list[Level]) -> str:
+    return f"{sum(quantity for _, quantity in levels):,}"

@@ -173,9 +173,17 @@ def test_the_book_is_drawn(shared: Exchange) -> None:
     until(lambda: trader.get(f"/orders/{placed['order_id']}")["status"] == "open", "matching")
 
     drawn = shared.run("book", "charmander")
+    narrow = tcgx(shared.where, "book", "charmander", variables={"PYTHONIOENCODING": "ascii", "COLUMNS": "40"})
+    colored = shared.run("book", "charmander", "--color", "always")
     unknown = tcgx(shared.where, "book", "mewtwo")
 
     assert "9.99 │ 7" in drawn
+    assert "no bids: nobody buys" in drawn
+    assert narrow.returncode == 0, narrow.stderr
+    assert "9.99 | 7    ####" in narrow.stdout
+    assert max(map(len, narrow.stdout.splitlines())) <= 40
+    assert "\x1b" not in drawn
+    assert "9.99 │ \x1b[31m7" in colored
     assert unknown.returncode == 1
     assert "mewtwo" in unknown.stderr
     assert "pikachu" in unknown.stderr
