@@ -109,6 +109,7 @@ async def run(options: Options, board: Board) -> AppendResult:
     """Both ways in turn, round by round."""
     here, batches, singles, server = machine(), [], [], ""
     for number in range(1, options.rounds + 1):
+        board.step(f"round {number}: making {options.orders:,} orders, starting servers")
         commands = list(FLOWS[options.flow](options.seed + number, options.orders))
         few = commands[: single_orders(len(commands))]
         async with empty_redis(options) as local, long_client(local.redis_url) as client:

@@ -75,6 +75,7 @@ class ArchiveResult(Result, kw_only=True):
 async def run(options: Options, board: Board) -> ArchiveResult:
     """One run."""
     here = machine()
+    board.step(f"making {options.orders:,} orders, starting servers")
     commands = list(FLOWS[options.flow](options.seed, options.orders))
     async with exchange(options) as running:
         async with long_client(running.settings.redis_url) as client:

@@ -139,6 +139,7 @@ async def run(options: Options, board: Board) -> BaselineResult:
     """Each measurement with tables of its own."""
     here = machine()
     name, client = closed_loop_client()
+    board.step("starting servers")
     async with exchange(options) as running, AsyncExitStack() as stack:
         opened = await store.connect(running.settings.database_url)
         stack.push_async_callback(opened.close)
@@ -191,6 +192,7 @@ async def _place_all(pool: asyncpg.Pool, commands: Sequence[PlaceOrder], connect
 async def _door(
     options: Options, board: Board, opened: Any, running: Exchange, client: Client, *, processes: int
 ) -> Door:
+    board.step(f"starting API processes: {processes}")
     requests = single_orders(options, running.settings.jwt_secret, REQUESTS)
     names = [f"baseline-{number}" for number in range(processes)]
     async with transactions.tables(opened, CARDS):

@@ -61,7 +61,7 @@ async def _run(options: Options) -> Result:
     with Board() as board:
         result: Result = await module.run(options, board)
     title = f"tcgx bench {options.name}: {BENCHES[options.name].summary}\n{result.about()}"
-    results.print_table(title, result.rows(), result.columns())
+    results.print_table(title, result.rows(), result.columns(), summary=result.headline())
     paths = results.save(result, options.results)
     print("kept in " + ", ".join(str(path) for path in paths))
     return result

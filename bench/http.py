@@ -106,6 +106,7 @@ async def run(options: Options, board: Board) -> HttpResult:
     """Both in turn, round by round."""
     here = machine()
     name, client = closed_loop_client()
+    board.step("starting servers")
     async with exchange(options, "engine", "archiver", "api") as running:
         await running.start("noop", module="bench.noop", port=free_port())
         async with connection.connect(running.settings.redis_url) as redis:

@@ -234,9 +234,11 @@ class OpenLoop:
 async def run(options: Options, board: Board) -> LatencyResult:
     """One load, after two seconds of warming up."""
     here = machine()
+    board.step("starting servers")
     async with exchange(options, "engine", "archiver", "api") as running:
         async with connection.connect(running.settings.redis_url) as redis:
             server = await server_name(redis)
+        board.step(f"making {options.rate * options.seconds:,} requests")
         requests = single_orders(
             options,
             running.settings.jwt_secret,

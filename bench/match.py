@@ -131,6 +131,7 @@ async def run(options: Options, board: Board) -> MatchResult:
     before = min(DEPTH_MAX, options.orders) if options.flow == "deep" else 0
     for number in range(1, options.rounds + 1):
         seed = options.seed + number
+        board.step(f"round {number}: making {before + options.orders:,} orders, starting servers")
         prefix: list[Command] = list(resting(seed, before))
         flow = at_the_top if before else FLOWS[options.flow]
         commands = list(flow(seed, options.orders))

@@ -141,9 +141,11 @@ async def run(options: Options, board: Board) -> MillionResult:
     """
     here = machine()
     with datadir.ephemeral() as folder:
+        board.step("starting servers")
         async with exchange(options, "engine", "archiver", "api") as running:
             async with connection.connect(running.settings.redis_url) as redis:
                 server = await server_name(redis)
+            board.step(f"making requests of {options.orders:,} orders")
             sent = _prepare(options, running.settings.jwt_secret, folder)
             before = await running.cpu_seconds()
             watch = Watch(running, options.orders, board)

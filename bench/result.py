@@ -130,8 +130,8 @@ def save(result: Result, folder: Path) -> list[Path]:
     return [figures, picture]
 
 
-def print_table(title: str, rows: Sequence[Row], columns: Sequence[str] = ("", "")) -> None:
-    """A table on standard output, under a title."""
+def print_table(title: str, rows: Sequence[Row], columns: Sequence[str] = ("", ""), *, summary: str = "") -> None:
+    """A table on standard output, under a title, and the finding in a line below."""
     from rich.console import Console  # noqa: PLC0415 - with matplotlib in the extra of the bench
     from rich.table import Table  # noqa: PLC0415
 
@@ -143,3 +143,5 @@ def print_table(title: str, rows: Sequence[Row], columns: Sequence[str] = ("", "
     for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False)
+    if summary:
+        console.print(summary, style="bold", highlight=False, soft_wrap=True)

@@ -135,6 +135,7 @@ PANELS: Mapping[str, tuple[str, Role]] = {
 async def run(options: Options, board: Board) -> ScaleResult:
     """The parts that were asked for."""
     here = machine()
+    board.step("starting servers")
     async with empty_redis(options) as local, long_client(local.redis_url) as client:
         server = await server_name(client)
     parts = {name: await PARTS[name](options, board) for name in options.only}
@@ -175,6 +176,7 @@ async def _at_depths(
         async with empty_redis(options) as local, long_client(local.redis_url) as client:
             await library.load(client)
             before = BEFORE_ORDERS * options.orders
+            board.step(f"{depth:,} resting orders: making them")
             flow = list(trading(options.seed, before + options.orders))
             task = board.task(f"{depth:,} resting orders", depth + len(flow))
             filling = board.task(f"{depth:,} resting orders: matched", depth + before)
@@ -239,6 +241,7 @@ async def _workers(options: Options, board: Board) -> list[Point]:
     points = []
     for count in PROCESSES:
         names = [f"api-{number}" for number in range(count)]
+        board.step(f"{count} API processes: starting servers")
         async with exchange(options, "engine", "archiver", *names, api_workers=count) as running:
             task = board.task(f"{count} API processes: seconds", options.seconds)
             requests = single_orders(options, running.settings.jwt_secret, REQUESTS)
@@ -258,6 +261,7 @@ async def _workers(options: Options, board: Board) -> list[Point]:
 async def _engines(options: Options, board: Board) -> list[Point]:
     points = []
     for count in PROCESSES:
+        board.step(f"{count} engines: starting servers")
         async with exchange(options) as running, long_client(running.settings.redis_url) as client:
             total = TIMES_ORDERS * options.orders // 2
             task = board.task(f"{count} engines: to the log", total)
@@ -294,6 +298,7 @@ async def _nodes(options: Options, board: Board) -> list[Point]:
     points = []
     for size in NODES:
         names = by_node(cards, size)
+        board.step(f"{size} nodes: starting them")
         async with cluster(options, size) as clients:
             task = board.task(f"{size} nodes: to the logs", len(commands))
             parts = [[command for command in commands if command.card in of_node] for of_node in names]

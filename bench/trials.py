@@ -166,6 +166,7 @@ def _bar(one: Outcome) -> Bar:
 async def run(options: Options, board: Board) -> TrialsResult:
     """The trials that were asked for, one after the other."""
     here = machine()
+    board.step("starting servers")
     async with empty_redis(options) as local, long_client(local.redis_url) as client:
         server = await server_name(client)
     trials = {
@@ -191,6 +192,7 @@ async def _lua_trial(name: str, options: Options, board: Board) -> list[Outcome]
     portion = _portion(options)
     functions = list(trial.variants.values())
     before = CARDS_A_VARIANT * trial.before
+    board.step(f"{name}: making orders")
     async with (
         empty_redis(options, [card for function in functions for card in _cards(function)]) as local,
         long_client(local.redis_url) as client,

@@ -66,7 +66,8 @@ def ladder(card: str, depth: Depth, look: Look) -> str:
     Lines are as long as the look is wide at most; of 40 columns, prices and quantities of 9 digits have enough.
     """
     if not depth.bids and not depth.asks:
-        return textwrap.fill(f"{card}: the book is empty: nobody buys or sells (after command {depth.sequence:,})", look.width)
+        sentence = f"{card}: the book is empty: nobody buys or sells (after command {depth.sequence:,})"
+        return textwrap.fill(sentence, look.width)
     grid = _Grid(depth, look)
     lines = [
         textwrap.fill(f"{card} after command {depth.sequence:,}", look.width),

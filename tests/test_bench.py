@@ -7,6 +7,7 @@ of them begins shows that those before have left it empty.
 import argparse
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -127,6 +128,8 @@ def test_a_benchmark_shows_progress_ends_with_a_table_and_keeps_figures_and_plot
     assert sorted(path.name for path in (place / "kept").iterdir()) == [f"{name}.json", f"{name}.png"]
     assert f"tcgx bench {name}: " in done.stdout
     assert "│" in done.stdout
+    assert re.search(r"^[^│└].*\d", done.stdout.partition("└")[2].partition("\n")[2])
+    assert done.stderr.startswith("getting ready …\n")
     assert "/s" in done.stderr
     assert "Traceback" not in done.stderr
     assert "tcgx bench" not in done.stderr
@@ -255,6 +258,8 @@ def test_a_stopped_benchmark_leaves_nothing_behind(place: Path, temporary: Path)
         text=True,
     ) as process:
         assert process.stderr
+        assert process.stderr.readline() == "getting ready …\n"
+        assert process.stderr.readline() == "round 1: making 200,000 orders, starting servers …\n"
         assert "to the logs" in process.stderr.readline()
         servers = descendants(process.pid)
         process.terminate()

@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import json
+import os
+import pty
 import socket
 import subprocess
 import sys
@@ -14,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from bench import result
+from bench import plots, result
+from bench.append import single_orders as single_orders_of_append
 from bench.batch_client import framed, put
 from bench.http_client import closed_loop, percentile
 from bench.latency import OpenLoop, Outcome
@@ -114,9 +117,73 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
             matched.reach(5 * step)
     lines = capsys.readouterr().err.splitlines()
 
-    assert lines[0] == "accepted: 10/100, 7/s, 14 s left | matched: 0/100, 0/s"
+    assert lines[0] == "getting ready …"
+    assert lines[1] == "accepted: 10/100, 7/s, 14 s left | matched: 0/100, 0/s"
     assert lines[-1] == "accepted: 100/100, 7/s"
-    assert len(lines) == 6
+    assert len(lines) == 7
+
+
+def test_a_terminal_says_what_is_done_before_anything_can_be_counted() -> None:
+    """What is not counted has a line of its own, which goes when counting begins."""
+    code = """
+from bench.progress import Board
+with Board() as board:
+    board.step("starting servers")
+    input()
+    task = board.task("matched", 200_000)
+    task.reach(150_000)
+    input()
+    task.reach(200_000)
+"""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    seen = ""
+
+    def read_until(text: str) -> None:
+        nonlocal seen
+        while text not in seen:
+            seen += os.read(ours, 4096).decode()
+
+    assert process.stdin
+    with process, os.fdopen(ours), process.stdin as answers:
+        read_until("starting servers …")
+        assert "getting ready …" in seen.partition("starting servers …")[0]
+        seen = ""
+        answers.write(b"\n")
+        answers.flush()
+        read_until("150,000/200,000")
+        seen = seen.partition("matched")[2]
+        answers.write(b"\n")
+        answers.flush()
+        read_until("200,000/200,000")
+        assert "starting servers" not in seen
+
+    assert process.returncode == 0
+
+
+def test_the_finding_stands_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    result.print_table("tcgx bench tide: of water", [("high", "2 m")], summary="2 m of water")
+
+    assert capsys.readouterr().out.splitlines()[-1] == "2 m of water"
+
+
+def test_the_table_of_append_says_how_many_orders_were_appended_singly() -> None:
+    found = plots.read(Path(__file__).parent.parent / "bench" / "results" / "append.json")
+
+    assert found.rows()[0] == ("orders a round", "200,000", "50,000 (1 in 4)")
+
+
+@pytest.mark.parametrize(
+    ("orders", "singly"), [(1, 1), (64, 64), (100, 64), (256, 64), (1_000, 250), (200_000, 50_000)]
+)
+def test_a_quarter_of_the_orders_is_appended_singly_but_one_a_caller_where_there_are(orders: int, singly: int) -> None:
+    assert single_orders_of_append(orders) == singly
 
 
 # -- match
