@@ -98,8 +98,7 @@ class ScaleResult(Result, kw_only=True):
         return Head(
             title=title,
             subtitle=f"CPU an order and orders a second; {self.orders:,} orders of each size are matched, but API "
-            "processes take single orders over HTTP. All share one machine's cores: what needs more of them "
-            "shows no gain.",
+            "processes take single orders over HTTP. All of it shares the cores of one machine.",
         )
 
     def draw(self, sheet: Sheet) -> None:
