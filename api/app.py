@@ -41,6 +41,7 @@ from api.problems import (
     of_unexpected,
 )
 from archiver import store
+from archiver.history import ArchivedHistory
 from archiver.store import Archive
 from engine import connection, library
 from engine.books import Books
@@ -78,11 +79,13 @@ def create_app(settings: Settings) -> Litestar:
             store.pool(settings.database_url) as pool,
         ):
             await library.load(redis)
+            history = ArchivedHistory(redis, pool, settings.cards)
             order_log = OrderLog(
                 writing,
                 backlog_max=settings.backlog_max,
                 pending_max=settings.append_pending_max,
                 self_trade=settings.self_trade,
+                history=history,
             )
             watch = MatchedWatch(redis, settings.cards)
             archive = Archive(pool)
@@ -91,16 +94,19 @@ def create_app(settings: Settings) -> Litestar:
                 exchange=Exchange(settings.cards, order_log, Books(redis), watch, archive),
                 authenticator=Authenticator(settings, archive),
                 bodies=OrderBodies(settings),
+                history=history,
             )
             app.state.context = context
             direct.open(context)
             stopping = asyncio.Event()
             listening = asyncio.create_task(watch.run(stopping), name="matched watch")
+            comparing = asyncio.create_task(history.run(stopping), name="history")
             try:
                 yield
             finally:
                 await order_log.close()
                 stopping.set()
+                await comparing
                 await ended(listening)
 
     return Litestar(

@@ -9,6 +9,7 @@ from api.auth import Authenticator
 from api.bodies import OrderBodies
 from api.exchange import Exchange
 from api.problems import FieldError, invalid
+from archiver.history import ArchivedHistory
 from engine.settings import Settings
 
 
@@ -19,6 +20,7 @@ class Context(msgspec.Struct, frozen=True):
     exchange: Exchange
     authenticator: Authenticator
     bodies: OrderBodies
+    history: ArchivedHistory
 
     def known_card(self, card: str, field: str = "card") -> str:
         """The card, if it is traded.

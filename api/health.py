@@ -20,7 +20,7 @@ from engine.errors import TcgxError
 )
 async def live() -> HealthView:
     """The process lives."""
-    return HealthView("live")
+    return HealthView("live", [])
 
 
 @get(
@@ -28,7 +28,8 @@ async def live() -> HealthView:
     tags=["health"],
     summary="Readiness",
     description=(
-        "503 names what is missing: redis, postgresql, engine (nobody matches), archiver (nobody archives). "
+        "503 names what is missing: redis, postgresql, engine (nobody matches), archiver (nobody archives), "
+        "history (log and archive do not belong together; `reasons` says how). "
         "Source: Redis and PostgreSQL, asked now."
     ),
     responses={503: describe.answer(HealthView, "Not ready", {"status": "not_ready", "missing": ["redis"]})},
@@ -48,8 +49,11 @@ async def ready(request: Request) -> Response[HealthView]:  # type: ignore[type-
         if isinstance(outcome, BaseException) and not isinstance(outcome, TcgxError):
             raise outcome
     missing = [name for name, outcome in zip(checks, outcomes, strict=True) if outcome is not True]
+    faults = context_of(request).history.faults
+    if faults:
+        missing.append("history")
     status = "not_ready" if missing else "ready"
-    return Response(HealthView(status, missing), status_code=503 if missing else 200)
+    return Response(HealthView(status, missing, list(faults.values())), status_code=503 if missing else 200)
 
 
 ROUTES = [live, ready]

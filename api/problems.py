@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from engine.errors import ClientOrderIdConflict, LogGap, Overloaded, TcgxError, Unavailable
+from engine.errors import ClientOrderIdConflict, HistoryConflict, LogGap, Overloaded, TcgxError, Unavailable
 
 log = structlog.get_logger()
 
@@ -88,6 +88,13 @@ def of_error(error: TcgxError) -> Problem:
     told = str(error).partition(":")[0]
     if isinstance(error, Overloaded):
         return Problem(status=503, code="overloaded", title="Overloaded", detail=f"nothing was accepted: {told}")
+    if isinstance(error, HistoryConflict):
+        return Problem(
+            status=503,
+            code="history_conflict",
+            title="History conflict",
+            detail="nothing was accepted: log and archive do not belong together, and an operator has to look",
+        )
     if isinstance(error, Unavailable | LogGap):
         return Problem(
             status=503,

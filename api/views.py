@@ -102,11 +102,12 @@ class TokenView(msgspec.Struct, frozen=True):
     expires_in: int
 
 
-class HealthView(msgspec.Struct, frozen=True):
-    """Whether the service can work; `missing` names what it lacks."""
+class HealthView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether the service can work; `missing` names what it lacks, `reasons` says what a person has to do."""
 
     status: str
-    missing: list[str] = []
+    missing: list[str]
+    reasons: list[str] = []
 
 
 def order_view(order: Order) -> OrderView:

@@ -8,19 +8,19 @@ with it and cannot write.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
 import structlog
 from redis.asyncio import Redis
 
-from archiver import lag, schema, store
+from archiver import history, lag, schema, store
 from archiver.reader import ArchiveGap, Gathered, Reader
 from archiver.store import Cursor, Rows
-from engine import connection, keys
+from engine import connection, keys, library
 from engine.connection import understood
-from engine.errors import StartError, TcgxError
+from engine.errors import HistoryConflict, StartError, TcgxError
 from engine.life import Retry, ended, unless_stopped
 from engine.settings import Settings
 
@@ -33,37 +33,45 @@ TRIM_COMMANDS = 1_000
 class Archiver:
     """Writes what the readers gather, one transaction at a time, and trims."""
 
-    def __init__(self, settings: Settings, redis: Redis, blocking: Redis, database: asyncpg.Connection) -> None:
+    def __init__(
+        self, settings: Settings, redis: Redis, blocking: Redis, database: asyncpg.Connection, pool: asyncpg.Pool
+    ) -> None:
+        """`database` is the connection that has the lock, and writes; `pool` reads beside it."""
         self._settings = settings
         self._redis = redis
         self._blocking = blocking
         self._database = database
+        self._pool = pool
         self._archived: dict[str, Cursor] = {}
+        self._histories: dict[str, str] = {}
+        self._faults: dict[str, str] = {}
         self._trimmed: dict[str, int] = {}
 
+    @property
+    def cards(self) -> Iterable[str]:
+        """Those that are archived."""
+        return self._archived
+
     async def run(self, stopping: asyncio.Event) -> None:
-        """Archives until told to stop, and then what is there at that moment.
+        """Archives until told to stop, and then what is there at that moment. Call `compare` before.
 
         Raises:
+            HistoryConflict: Redis has another history than it had.
             Unavailable: a server went away; starting again from the stored cursors is safe.
         """
         settings = self._settings
-        cursors = await store.cursors(self._database)
-        for card, cursor in cursors.items():
-            if card in settings.cards:
-                await self._check_same_history(card, cursor)
-        self._archived = {card: cursors.get(card, store.BEGINNING) for card in settings.cards}
         gathered = Gathered(bytes_max=settings.archive_batch_bytes)
         pause_seconds = settings.archive_batch_ms / 1_000
         tasks = [
             asyncio.create_task(self._reader(card).run(gathered, pause_seconds=pause_seconds), name=f"read {card}")
-            for card in settings.cards
+            for card in self._archived
         ]
         tasks += [
             asyncio.create_task(store.end_of(self._database), name="end of the connection"),
             asyncio.create_task(
                 lag.watch(self._redis, self._archived, bound_seconds=settings.archive_lag_seconds), name="lag"
             ),
+            asyncio.create_task(self._watch_histories(), name="histories"),
         ]
         try:
             while not stopping.is_set():
@@ -80,9 +88,11 @@ class Archiver:
     async def _write(self, batch: Sequence[Rows]) -> None:
         """One transaction; then drops from Redis what need not be kept."""
         settings = self._settings
-        await store.insert(self._database, batch)
+        cards = {rows.card for rows in batch}
+        await self._check_histories(cards)
+        await store.insert(self._database, batch, {card: self._histories[card] for card in cards})
         self._archived |= {rows.card: rows.cursor for rows in batch}
-        for card in {rows.card for rows in batch}:
+        for card in cards:
             reached = self._archived[card].sequence
             if reached - self._trimmed.get(card, 0) < TRIM_COMMANDS:
                 continue
@@ -105,17 +115,44 @@ class Archiver:
             except ArchiveGap as error:
                 log.warning("not archived before the stop", card=card, reason=str(error))
 
-    async def _check_same_history(self, card: str, cursor: Cursor) -> None:
-        """The last archived event must still be there, made of the same log entry (its id holds a time). Another or
-        an older Redis gives the same sequences to other orders; archiving it would lose or mix up orders."""
-        events: Any = self._redis
-        with understood():
-            found = await events.xrange(keys.key(card, "events"), min=cursor.event_id, max=cursor.event_id)
-        if not found or found[0][1][b"log"].decode() != cursor.log_id:
-            raise StartError(
-                f"The archive of {card} ends with event {cursor.event_id} of log entry {cursor.log_id}, which this "
-                "Redis does not have: it is another or an older Redis than the one that was archived"
-            )
+    async def compare(self) -> dict[str, str]:
+        """Learns where the archive of each card stands. What is wrong, by card; of those nothing is archived.
+
+        Raises:
+            HistoryConflict: something is wrong with every card.
+        """
+        compared_cards = await history.compare(self._redis, self._database, self._settings.cards)
+        for card, compared in compared_cards.items():
+            settled = await history.settle(self._redis, self._database, card, compared)
+            if settled.verdict.fault:
+                self._faults[card] = settled.verdict.sentence
+                continue
+            self._archived[card] = history.start(settled.found, settled.registered)
+            self._histories[card] = settled.found.history_id
+        if not self._archived:
+            raise HistoryConflict("; ".join(self._faults.values()))
+        return self._faults
+
+    async def _watch_histories(self) -> None:
+        """Ends, with a `HistoryConflict`, as soon as a card has another history than at the comparison, or one that had
+        a fault has none any more: all is compared again then."""
+        while True:
+            await asyncio.sleep(history.LOOK_SECONDS)
+            await self._check_histories(self._histories)
+            if self._faults:
+                compared = await history.compare(self._redis, self._pool, list(self._faults))
+                settled = [card for card, comparison in compared.items() if not comparison.verdict.fault]
+                if settled:
+                    raise HistoryConflict(f"log and archive of {', '.join(settled)} belong together again")
+
+    async def _check_histories(self, cards: Iterable[str]) -> None:
+        """That these cards have the history that the archive has."""
+        redis: Any = self._redis
+        for card in cards:
+            with understood():
+                found = await redis.hget(keys.key(card, "history"), "id")
+            if (found or b"").decode() != self._histories[card]:
+                raise HistoryConflict(f"Redis has another history of {card} than when the archiver began")
 
 
 async def _next(gathered: Gathered, others: Sequence["asyncio.Task[None]"]) -> list[Rows]:
@@ -140,32 +177,55 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         StartError: a server is not fit for it, or migrations are missing.
     """
     retry = Retry(stopping)
+    told: dict[str, str] = {}
     async with (
         connection.connect(settings.redis_url) as redis,
         connection.connect_blocking(settings.redis_url) as blocking,
+        store.pool(settings.database_url) as pool,
     ):
         while not stopping.is_set():
             try:
-                await _archive(settings, redis, blocking, stopping, retry)
+                await _archive(settings, (redis, blocking, pool), stopping, retry, told)
             except StartError:
                 raise
+            except HistoryConflict as error:
+                _tell(told, {"all": str(error)})
+                await retry.pause()
             except TcgxError as error:
                 log.warning("archiving will be tried again", reason=str(error))
                 await retry.pause()
     log.info("stopped")
 
 
-async def _archive(settings: Settings, redis: Redis, blocking: Redis, stopping: asyncio.Event, retry: Retry) -> None:
+async def _archive(
+    settings: Settings,
+    clients: tuple[Redis, Redis, asyncpg.Pool],
+    stopping: asyncio.Event,
+    retry: Retry,
+    told: dict[str, str],
+) -> None:
+    redis, blocking, pool = clients
     database = await store.connect(settings.database_url)
     try:
         await schema.check(database, settings.cards)
-        retry.succeeded()
-        log.info("waiting to be the one that archives")
+        await library.load(redis)
         await unless_stopped(store.lock_archiver(database), stopping)
         if stopping.is_set():
             return
-        log.info("archiving", cards=settings.cards)
-        await Archiver(settings, redis, blocking, database).run(stopping)
+        archiver = Archiver(settings, redis, blocking, database, pool)
+        _tell(told, await archiver.compare())
+        retry.succeeded()
+        log.info("archiving", cards=list(archiver.cards))
+        await archiver.run(stopping)
     finally:
         with contextlib.suppress(TimeoutError, OSError, asyncpg.InterfaceError):
             await database.close(timeout=1)
+
+
+def _tell(told: dict[str, str], faults: Mapping[str, str]) -> None:
+    """Says what stands still, once each."""
+    for card, reason in faults.items():
+        if told.get(card) != reason:
+            log.error("archiving stands still", card=card, reason=reason)
+    told.clear()
+    told.update(faults)

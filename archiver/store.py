@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import asyncpg
 import msgspec
 
 from engine.codec import ORDER_COLUMNS, TRADE_COLUMNS
-from engine.errors import StartError, Unavailable
+from engine.errors import HistoryConflict, StartError, Unavailable
 from engine.model import Order, Side, Status, TimeInForce, Trade
 
 ARCHIVER_LOCK = 0x7463_6778_0002
@@ -35,6 +35,22 @@ class Cursor(msgspec.Struct, frozen=True):
 
 BEGINNING = Cursor("0-0", "0-0")
 """Where a card stands of which nothing is archived."""
+
+
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """What the archive knows of a card: its history, the sequence before that one's first command, and the highest one
+    that was given out; its cursor, and the history that the cursor is of. Empty, 0 and None where it knows nothing."""
+
+    history_id: str = ""
+    base: int = 0
+    given: int = 0
+    cursor: Cursor | None = None
+    cursor_history_id: str = ""
+
+    @property
+    def last(self) -> int:
+        """The highest sequence that the archive knows of."""
+        return max(self.base, self.given, self.cursor.sequence if self.cursor else 0)
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -101,22 +117,93 @@ async def cursors(connection: asyncpg.Connection | asyncpg.Pool) -> dict[str, Cu
     return {row["card"]: Cursor(row["event_id"], row["log_id"]) for row in rows}
 
 
-async def insert(connection: asyncpg.Connection, archived: Sequence[Rows]) -> None:
-    """Rows and cursors in one transaction: after it, all of these are archived, or none is."""
+async def registered(database: asyncpg.Connection | asyncpg.Pool, cards: Sequence[str]) -> dict[str, Registered]:
+    """What the archive knows of each of these cards' histories."""
+    with understood():
+        rows = await database.fetch(
+            "SELECT wanted.card, h.history_id, h.base, h.given, c.event_id, c.log_id, "
+            "c.history_id AS cursor_history_id "
+            "FROM unnest($1::text[]) AS wanted (card) "
+            "LEFT JOIN histories h ON h.card = wanted.card AND h.ended_at IS NULL "
+            "LEFT JOIN archive_cursor c ON c.card = wanted.card",
+            list(cards),
+        )
+    found = {
+        row["card"]: Registered(
+            history_id=row["history_id"] or "",
+            base=row["base"] or 0,
+            given=row["given"] or 0,
+            cursor=Cursor(row["event_id"], row["log_id"]) if row["event_id"] else None,
+            cursor_history_id=row["cursor_history_id"] or "",
+        )
+        for row in rows
+    }
+    return {card: found.get(card, Registered()) for card in cards}
+
+
+async def register(
+    database: asyncpg.Connection | asyncpg.Pool, card: str, history_id: str, *, base: int, given: int
+) -> str:
+    """Makes a history the card's, unless it has one. The id that it has then."""
+    with understood():
+        await database.execute(
+            "INSERT INTO histories (card, history_id, base, given) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            card,
+            history_id,
+            base,
+            given,
+        )
+        found = await database.fetchval("SELECT history_id FROM histories WHERE card = $1 AND ended_at IS NULL", card)
+    if found is None:
+        raise Unavailable(f"the archive has no history of {card}: it was ended meanwhile")
+    return str(found)
+
+
+async def raise_given(database: asyncpg.Connection | asyncpg.Pool, news: Mapping[str, tuple[str, int]]) -> None:
+    """Notes up to which sequence was given out: history id and sequence, by card."""
+    with understood():
+        await database.execute(
+            "UPDATE histories SET given = greatest(given, news.sequence) "
+            "FROM unnest($1::text[], $2::text[], $3::bigint[]) AS news (card, history_id, sequence) "
+            "WHERE histories.card = news.card AND histories.history_id = news.history_id",
+            list(news),
+            [history_id for history_id, _ in news.values()],
+            [sequence for _, sequence in news.values()],
+        )
+
+
+async def insert(
+    connection: asyncpg.Connection, archived: Sequence[Rows], histories: Mapping[str, str] | None = None
+) -> None:
+    """Rows and cursors in one transaction: after it, all of these are archived, or none is. `histories`: the history
+    that each card's rows are of."""
+    of_card = histories or {}
     with understood():
         async with connection.transaction():
+            await _check_current(connection, of_card)
             for rows in archived:
                 await _copy(connection, f"trades_{rows.card}", TRADE_COLUMNS, rows.trades)
                 await _copy(connection, f"orders_{rows.card}", ORDER_COLUMNS, rows.orders)
             await connection.executemany(
-                "INSERT INTO archive_cursor (card, event_id, sequence, log_id, archived_at) "
-                "VALUES ($1, $2, $3, $4, now()) "
-                "ON CONFLICT (card) DO UPDATE SET event_id = $2, sequence = $3, log_id = $4, archived_at = now()",
+                "INSERT INTO archive_cursor (card, event_id, sequence, log_id, history_id, archived_at) "
+                "VALUES ($1, $2, $3, $4, $5, now()) ON CONFLICT (card) DO UPDATE "
+                "SET event_id = $2, sequence = $3, log_id = $4, history_id = $5, archived_at = now()",
                 [
-                    (card, cursor.event_id, cursor.sequence, cursor.log_id)
+                    (card, cursor.event_id, cursor.sequence, cursor.log_id, of_card.get(card, ""))
                     for card, cursor in {rows.card: rows.cursor for rows in archived}.items()
                 ],
             )
+
+
+async def _check_current(connection: asyncpg.Connection, histories: Mapping[str, str]) -> None:
+    """That these are the cards' histories, and stay so until the transaction ends."""
+    rows = await connection.fetch(
+        "SELECT card, history_id FROM histories WHERE card = ANY($1) AND ended_at IS NULL FOR SHARE", list(histories)
+    )
+    current = {row["card"]: row["history_id"] for row in rows}
+    for card, history_id in histories.items():
+        if current.get(card) != history_id:
+            raise HistoryConflict(f"the archive has another history of {card} than when the archiver began")
 
 
 async def _copy(connection: asyncpg.Connection, table: str, columns: Sequence[str], lines: bytes) -> None:

@@ -32,3 +32,7 @@ class ClientOrderIdConflict(TcgxError):
         super().__init__(f"client_order_id {client_order_id!r} already names order {order_id} with other contents")
         self.client_order_id = client_order_id
         self.order_id = order_id
+
+
+class HistoryConflict(TcgxError):
+    """Log and archive do not belong together; orders are refused until a person has looked (HTTP 503)."""

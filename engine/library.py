@@ -11,10 +11,10 @@ from engine.connection import understood
 NAME = "tcgx"
 
 # Parts are local tables that later parts and the functions use, so their order matters.
-PARTS = ("text", "bulk", "cursor", "log", "side", "levels", "trader")
-WRITING = ("append", "match", "trim_older", "trim")
+PARTS = ("text", "bulk", "cursor", "history", "log", "side", "levels", "trader")
+WRITING = ("append", "begin", "match", "trim_older", "trim")
 FREEING = ("trim",)  # allowed where memory is full: else nothing would ever make room
-READING = ("order", "trader_orders", "client_order", "depth", "state_hash")
+READING = ("history", "order", "trader_orders", "client_order", "depth", "state_hash")
 
 
 @cache

@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 
 from engine import codec, keys, library
 from engine.connection import understood
-from engine.errors import ClientOrderIdConflict, Overloaded, TcgxError, Unavailable
+from engine.errors import ClientOrderIdConflict, HistoryConflict, Overloaded, TcgxError, Unavailable
+from engine.history import History, OwnHistory
 from engine.model import COMMANDS_MAX, Command, Entered, PlaceOrder, order_id
 
 log = structlog.get_logger()
@@ -28,10 +29,22 @@ class OrderLog:
     arrival; a lone command goes at once. One flight carries all cards, an append each: the fewer and the larger the
     appends, the less they cost everybody, down to the server's fsync. When `append` returns, its command is in the log,
     durable as the server's fsync setting makes it.
+
+    `history` says what each append must name, and learns which sequences were given out; without one, the log belongs
+    to this server alone.
     """
 
-    def __init__(self, redis: Redis, *, backlog_max: int, pending_max: int, self_trade: str = "allow") -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        backlog_max: int,
+        pending_max: int,
+        self_trade: str = "allow",
+        history: History | None = None,
+    ) -> None:
         self._redis = redis
+        self._history: History = history or OwnHistory(redis)
         self._backlog_max = backlog_max
         self._pending_max = pending_max
         self._self_trade = self_trade
@@ -44,6 +57,7 @@ class OrderLog:
 
         Raises:
             ClientOrderIdConflict: its client_order_id names an order with other contents.
+            HistoryConflict: log and archive do not belong together; nothing was appended.
             Overloaded: too many commands wait; nothing was appended.
             Unavailable: no answer; the command may or may not be in the log.
         """
@@ -115,7 +129,7 @@ class OrderLog:
                     if isinstance(reply, Exception):
                         append.fail(_meaning(reply))
                     else:
-                        append.take(reply)
+                        self._take(append, reply)
         except BaseException as error:
             for append in flight:
                 append.fail(error)
@@ -128,25 +142,51 @@ class OrderLog:
                 if isinstance(append.error, Unavailable):
                     self._refuse_waiting(append.card, append.error)
 
+    def _take(self, append: "_Append", reply: Any) -> None:
+        last = append.take(reply)
+        if last:
+            self._history.given(append.card, last)
+            self._history.last_ms = max(self._history.last_ms, reply[2])
+
     async def _call(self, appends: Sequence["_Append"]) -> list[Any]:
         """A reply for each, or the error in its place."""
         try:
             replies = await self._send(appends)
-            missing = [place for place, reply in enumerate(replies) if library.is_missing(reply)]
-            if missing:
-                # A server that was replaced has no library yet; nothing was run, so it is safe to call again.
-                await library.load(self._redis)
-                for place, reply in zip(missing, await self._send([appends[place] for place in missing]), strict=True):
+            refused = [place for place, reply in enumerate(replies) if self._is_to_be_repeated(appends[place], reply)]
+            if refused:
+                # A server that was replaced has no library yet, or another mark; nothing was run, so it is safe to
+                # call again.
+                if any(library.is_missing(replies[place]) for place in refused):
+                    await library.load(self._redis)
+                for place, reply in zip(refused, await self._send([appends[place] for place in refused]), strict=True):
                     replies[place] = reply
             return replies
         except (TcgxError, redis.exceptions.RedisError, OSError) as error:
             return [error] * len(appends)
 
+    def _is_to_be_repeated(self, append: "_Append", reply: Any) -> bool:
+        """Whether this call was refused for what can be learned anew."""
+        if not library.is_missing(reply) and not _is_of_other_history(reply):
+            return False
+        self._history.forget(append.card)
+        return True
+
     async def _send(self, appends: Sequence["_Append"]) -> list[Any]:
+        """Calls these; in the place of a reply the error, also of those that may not be called."""
         pipeline = self._redis.pipeline(transaction=False)
-        for append in appends:
-            pipeline.fcall("append", 1, keys.tag(append.card), *append.arguments(self._backlog_max, self._self_trade))
-        return await pipeline.execute(raise_on_error=False)
+        unmarked: dict[int, Exception] = {}
+        for place, append in enumerate(appends):
+            try:
+                mark = await self._history.mark(append.card)
+            except TcgxError as error:
+                unmarked[place] = error
+                continue
+            arguments = append.arguments(mark, self._backlog_max, self._history.last_ms, self._self_trade)
+            pipeline.fcall("append", 1, keys.tag(append.card), *arguments)
+        if len(unmarked) == len(appends):
+            return list(unmarked.values())
+        replies = iter(await pipeline.execute(raise_on_error=False))
+        return [unmarked[place] if place in unmarked else next(replies) for place in range(len(appends))]
 
     def _refuse_waiting(self, card: str, error: BaseException) -> None:
         """What waits behind an append without an answer was not sent: it is refused now rather than after a timeout
@@ -183,24 +223,24 @@ class _Append:
         """How many commands it carries."""
         return len(self._commands)
 
-    def arguments(self, backlog_max: int, self_trade: str) -> list[str | int]:
+    def arguments(self, mark: str, backlog_max: int, time_ms_min: int, self_trade: str) -> list[str | int]:
         """The arguments of the next call (lua/append.lua)."""
         commands = [self._commands[place] for place in self._calls[-1]]
         columns = codec.encode(commands)
-        arguments: list[str | int] = [len(commands), backlog_max, self_trade, *columns]
+        arguments: list[str | int] = [len(commands), mark, backlog_max, time_ms_min, self_trade, *columns]
         for place, command in enumerate(commands if columns.clients else ()):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.contents(command)]
         return arguments
 
-    def take(self, reply: Any) -> None:
-        """Takes the reply of a call."""
+    def take(self, reply: Any) -> int:
+        """Takes the reply of a call. The last sequence that it gave out; 0 where it gave none."""
         places = self._calls.pop()
         if reply[0] > 0:
             accepted_at = reply[1].decode()
             for sequence, place in enumerate(places, reply[0]):
                 self._outcomes[place] = Entered(sequence, accepted_at)
-            return
+            return int(reply[0]) + len(places) - 1
         repeats = dict(zip(reply[1::2], reply[2::2], strict=True))
         fresh, again = [], []
         for offset, place in enumerate(places):
@@ -212,6 +252,7 @@ class _Append:
             else:
                 again.append(place)
         self._calls += [call for call in (again, fresh) if call]
+        return 0
 
     def fail(self, error: BaseException) -> None:
         """What has no outcome yet will have none but this."""
@@ -243,8 +284,14 @@ def _entered_before(command: Command, remembered: bytes) -> Outcome:
     return Entered(int(sequence), None)
 
 
+def _is_of_other_history(reply: Any) -> bool:
+    return isinstance(reply, redis.exceptions.ResponseError) and str(reply).startswith("HISTORY ")
+
+
 def _meaning(error: Exception) -> TcgxError:
     """An error of redis-py as one of ours."""
+    if _is_of_other_history(error):
+        return HistoryConflict("the log began another history while orders were appended")
     try:
         with understood():
             raise error

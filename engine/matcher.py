@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
-from engine import connection, cores, keys, library
+from engine import connection, cores, history, keys, library
 from engine.connection import BLOCK_MS, ENGINE_NAME, packed, understood
 from engine.errors import LogGap, TcgxError
 from engine.filing import Filings
@@ -216,6 +216,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     ):
         await connection.check(redis, durability=settings.durability)
         await library.load(redis)
+        await history.check_matchable(redis, settings.cards)
         matcher = Matcher(redis, blocking, settings.cards, batch=settings.match_batch, hold_ms=settings.match_hold_ms)
         with cores.left_to_server(redis):
             log.info("matching", cards=settings.cards, batch=settings.match_batch)

@@ -25,6 +25,7 @@ from engine.sorting import BUCKET_BYTES, Sorting
 HEADER = "bid | price | ask"
 WAITING_MAX = 1_000_000
 MATCH_BATCH = 500
+HISTORY_ID = 32 * "1"
 
 Level = tuple[int, int]
 
@@ -132,11 +133,14 @@ class Matched(msgspec.Struct, frozen=True):
 class Market:
     """One card of a server whose library is loaded, driven as the services drive it."""
 
-    def __init__(self, redis: Redis, card: str = "pikachu", *, self_trade: SelfTrade = "allow") -> None:
+    def __init__(
+        self, redis: Redis, card: str = "pikachu", *, self_trade: SelfTrade = "allow", history_id: str = HISTORY_ID
+    ) -> None:
         self.redis: Any = redis  # redis-py types replies as unions of all that its options allow
         self.card = card
         self.tag = keys.tag(card)
         self.self_trade = self_trade
+        self.history_id = history_id
 
     def key(self, part: str) -> str:
         """A key of the card."""
@@ -144,12 +148,21 @@ class Market:
 
     def append_reply(self, commands: Sequence[Command], *, waiting_max: int = WAITING_MAX) -> list[Any]:
         """Appends in one call; the reply as it comes."""
-        arguments: list[str | int] = [len(commands), waiting_max, self.self_trade, *codec.encode(commands)]
+        columns = codec.encode(commands)
+        arguments: list[str | int] = [len(commands), self.mark(), waiting_max, 0, self.self_trade, *columns]
         for place, command in enumerate(commands):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.contents(command)]
         reply: list[Any] = self.redis.fcall("append", 1, self.tag, *arguments)
         return reply
+
+    def mark(self) -> str:
+        """What an append must name; begins a history where there is none."""
+        mark: bytes = self.redis.fcall_ro("history", 1, self.tag)[0]
+        if mark.startswith(b" "):
+            self.redis.fcall("begin", 1, self.tag, "", self.history_id)
+            return self.mark()
+        return mark.decode()
 
     def append(self, commands: Sequence[Command]) -> Appended:
         """Appends in one call; nothing may repeat a client_order_id."""

@@ -10,7 +10,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from engine import library
 from engine.model import Side
-from tests.market import Market, many
+from tests.market import HISTORY_ID, Market, many
 from tests.running_exchange import ServerPair, Service, assert_archived, fetch, judged, server_pair, settle, until
 
 pytestmark = pytest.mark.server
@@ -105,8 +105,11 @@ def test_a_card_whose_events_are_missing_stands_still_and_the_others_are_archive
         assert archiver.stop() == 0
 
 
+@pytest.mark.parametrize("history_id", [HISTORY_ID, 32 * "2"], ids=["same", "other"])
 @pytest.mark.parametrize("later", [0, 1, 2, 5], ids=["empty", "shorter", "as long", "longer"])
-def test_an_archive_of_another_redis_is_not_touched(pair: ServerPair, redis_client: Redis, later: int) -> None:
+def test_an_archive_of_another_redis_is_not_touched(
+    pair: ServerPair, redis_client: Redis, later: int, history_id: str
+) -> None:
     market = Market(redis_client)
     trade(market, events=2)
     archiver = pair.service("archiver")
@@ -116,14 +119,13 @@ def test_an_archive_of_another_redis_is_not_touched(pair: ServerPair, redis_clie
 
     redis_client.flushall()
     load(pair)
-    trade(market, events=later)
+    trade(Market(redis_client, history_id=history_id), events=later)
     refused = pair.service("archiver")
     try:
-        assert refused.wait() == 1
+        stands_still(refused, "pikachu")
     finally:
-        refused.stop()
-    sentence = refused.output().splitlines()[-1]
-    assert sentence.startswith("tcgx archiver: The archive of pikachu ends with event 8-0 ")
+        assert refused.stop() == 0
+    assert "tcgx recover" in refused.output()
     assert "Traceback" not in refused.output()
     assert everything(pair) == before
     assert len(market.events()) == later

@@ -1,6 +1,7 @@
 """Migrations on databases that have rows already."""
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from archiver import schema, store
 from archiver.store import Cursor, Rows
+from engine.codec import ORDER_COLUMNS, TRADE_COLUMNS
 from engine.errors import Unavailable
 from tests.running_exchange import CARDS, ServerPair, server_pair
 
@@ -69,7 +71,10 @@ async def first_version(database: asyncpg.Connection) -> None:
     for card in CARDS[:2]:
         for table in ("orders", "trades"):
             await database.execute(OLD_PARTITION.format(table=table, card=card))
-    await store.insert(database, [rows(2, orders=ORDERS, trades=TRADES)])
+    for table, columns, lines in (("orders", ORDER_COLUMNS, ORDERS), ("trades", TRADE_COLUMNS, TRADES)):
+        source = io.BytesIO(lines.encode())
+        await database.copy_to_table(f"{table}_pikachu", source=source, columns=columns, delimiter=",", null="")
+    await database.execute("INSERT INTO archive_cursor VALUES ('pikachu', '2-0', 2, '5-2', now())")
 
 
 def test_an_archive_of_the_first_version_is_migrated_with_its_rows(pair: ServerPair) -> None:

@@ -337,7 +337,7 @@ def test_a_repeat_within_one_append_is_told_by_its_place(market: Market) -> None
 
     assert reply == [0, 2, b"", 3, b""]
     assert market.log_entries() == []
-    assert market.redis.keys("*") == []
+    assert market.redis.keys("*") == [b"{pikachu}:history"]
 
 
 def test_a_repeat_is_answered_also_when_the_backlog_is_full(market: Market) -> None:

@@ -25,6 +25,23 @@ SECRET = 32 * "x"
 SECONDS = 5.0
 
 
+class KnownHistory:
+    """A history that was compared before."""
+
+    last_ms = 0
+
+    async def mark(self, _card: str) -> str:
+        """Always the same."""
+        return "0123 1.2"
+
+    def forget(self, card: str) -> None:
+        """It never is another one."""
+        raise AssertionError(card)
+
+    def given(self, _card: str, _sequence: int) -> None:
+        """Nobody asks for that here."""
+
+
 class FailingClient:
     """A client of Redis whose first pipeline fails, or whose first call in it, once it is let go."""
 
@@ -53,12 +70,12 @@ class FailingClient:
             if isinstance(error, redis.exceptions.ResponseError):
                 return [error]
             raise error
-        return [[1, b"2026-11-23T00:00:00.000Z"]]
+        return [[1, b"2026-11-23T00:00:00.000Z", 1_795_392_000_000]]
 
 
 async def outcomes(client: FailingClient, *, waiting: int) -> tuple[list[Any], OrderLog]:
     """What becomes of an order whose append fails, and of those that wait behind it."""
-    log = OrderLog(cast(Redis, client), backlog_max=1_000, pending_max=1_000)
+    log = OrderLog(cast(Redis, client), backlog_max=1_000, pending_max=1_000, history=KnownHistory())
     first = asyncio.create_task(log.append(ORDER))
     await client.asked.wait()
     behind = [asyncio.create_task(log.append(ORDER)) for _ in range(waiting)]
