@@ -18,6 +18,7 @@ ARCHIVER_LOCK = 0x7463_6778_0002
 YEAR_SECONDS = 365 * 86_400
 CONNECT_SECONDS = 5
 COMMAND_SECONDS = 30
+RECOVER_SECONDS = 3_600
 ROWS_BYTES = 500
 
 
@@ -172,6 +173,90 @@ async def raise_given(database: asyncpg.Connection | asyncpg.Pool, news: Mapping
         )
 
 
+async def name_cursor(connection: asyncpg.Connection, card: str, history_id: str) -> None:
+    """Says of which history a card's cursor is that was written before there were any."""
+    with understood():
+        await connection.execute(
+            "UPDATE archive_cursor SET history_id = $2 WHERE card = $1 AND history_id = ''", card, history_id
+        )
+
+
+async def follow(
+    connection: asyncpg.Connection, card: str, history_id: str, *, base: int, given: int, cursor: Cursor
+) -> None:
+    """Ends a card's history in the archive and begins the one that follows it, at a position."""
+    with understood():
+        async with connection.transaction():
+            await connection.execute("UPDATE histories SET ended_at = now() WHERE card = $1 AND ended_at IS NULL", card)
+            await connection.execute(
+                "INSERT INTO histories (card, history_id, base, given) VALUES ($1, $2, $3, $4)",
+                *(card, history_id, base, given),
+            )
+            await connection.execute(
+                "INSERT INTO archive_cursor (card, event_id, sequence, log_id, history_id, archived_at) "
+                "VALUES ($1, $2, $3, $4, $5, now()) ON CONFLICT (card) DO UPDATE "
+                "SET event_id = $2, sequence = $3, log_id = $4, history_id = $5, archived_at = now()",
+                *(card, cursor.event_id, cursor.sequence, cursor.log_id, history_id),
+            )
+
+
+async def completed_among(connection: asyncpg.Connection, card: str, sequences: Sequence[int]) -> set[int]:
+    """Which of these orders are archived."""
+    with understood():
+        rows = await connection.fetch(
+            "SELECT sequence FROM orders WHERE card = $1 AND sequence = ANY($2)",
+            card,
+            sequences,
+            timeout=RECOVER_SECONDS,
+        )
+    return {row["sequence"] for row in rows}
+
+
+async def filled_quantities(connection: asyncpg.Connection, card: str, after: int) -> dict[int, int]:
+    """The quantity that the archive's trades filled of each order that is not archived itself, after a trade number."""
+    with understood():
+        rows = await connection.fetch(
+            "SELECT sequence, sum(quantity)::bigint AS filled FROM ("
+            "SELECT maker_sequence AS sequence, quantity FROM trades WHERE card = $1 AND trade_number > $2 UNION ALL "
+            "SELECT taker_sequence, quantity FROM trades WHERE card = $1 AND trade_number > $2) AS fills "
+            "WHERE NOT EXISTS (SELECT FROM orders o WHERE o.card = $1 AND o.sequence = fills.sequence) "
+            "GROUP BY sequence ORDER BY sequence",
+            card,
+            after,
+            timeout=RECOVER_SECONDS,
+        )
+    return {row["sequence"]: row["filled"] for row in rows}
+
+
+async def trade_count(connection: asyncpg.Connection, card: str) -> int:
+    """The number of a card's last archived trade."""
+    with understood():
+        return int(await connection.fetchval("SELECT max(trade_number) FROM trades WHERE card = $1", card) or 0)
+
+
+async def orders_after(connection: asyncpg.Connection, card: str, sequence: int, limit: int) -> list[Order]:
+    """The latest archived orders after a command, oldest first."""
+    with understood():
+        rows = await connection.fetch(
+            f"SELECT {_ORDER} FROM orders WHERE card = $1 AND sequence > $2 ORDER BY sequence DESC LIMIT $3",
+            *(card, sequence, limit),
+            timeout=RECOVER_SECONDS,
+        )
+    return [_order(row) for row in reversed(rows)]
+
+
+async def count_after(connection: asyncpg.Connection, card: str, sequence: int) -> int:
+    """How many orders are archived after a command."""
+    with understood():
+        return int(
+            await connection.fetchval(
+                "SELECT count(*) FROM orders WHERE card = $1 AND sequence > $2",
+                *(card, sequence),
+                timeout=RECOVER_SECONDS,
+            )
+        )
+
+
 async def insert(
     connection: asyncpg.Connection, archived: Sequence[Rows], histories: Mapping[str, str] | None = None
 ) -> None:
@@ -220,7 +305,7 @@ async def _copy(connection: asyncpg.Connection, table: str, columns: Sequence[st
 class Archive:
     """What the API reads from PostgreSQL."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool | asyncpg.Connection) -> None:
         self._pool = pool
 
     async def order(self, card: str, sequence: int) -> Order | None:

@@ -13,19 +13,20 @@ import msgspec
 import uvloop
 from redis.asyncio import Redis
 
-from archiver import lag, schema, store, traders
+from archiver import history, lag, recovery, schema, store, traders
 from archiver.store import Archive
 from bench import command as benches
 from bench.options import add_benches
 from cli import datadir, ladder, replay
 from cli.embedded_redis import RedisServer
+from cli.recover import recover
 from cli.up import running, up
 from engine import connection, library, life, trust
 from engine.books import Books
 from engine.errors import StartError, TcgxError
 from engine.settings import Settings, check, read, table, variable
 
-CHECKS = ("redis", "functions", "engine", "database", "archiver")
+CHECKS = ("redis", "functions", "engine", "database", "archiver", "history")
 
 Command = Callable[[argparse.Namespace, Settings], Awaitable[int]]
 
@@ -100,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         "--batch", type=_positive, help=f"commands a match call (TCGX_MATCH_BATCH, {Settings().match_batch:,})"
     )
     add("state-hash", _state_hash, "a hash over each card's books, open orders and cursor")
-    add("migrate", _migrate, "bring the database up to date")
+    add("migrate", _migrate, "bring the database, and data of earlier versions, up to date")
+    sub = add("recover", _recover, "begin another history where log and archive do not belong together any more")
+    sub.add_argument("--yes", action="store_true", help="do not ask")
+    sub.add_argument("--report", type=Path, help="write the orders that are lost to this CSV file")
     add("settings", _settings, "every setting with its value, default and source")
     sub = add("doctor", _doctor, "check the servers, the database and how far everything is")
     sub.add_argument("--only", choices=CHECKS, help="this check alone")
@@ -203,8 +207,21 @@ async def _state_hash(_: argparse.Namespace, configured: Settings) -> int:
 async def _migrate(_: argparse.Namespace, configured: Settings) -> int:
     async with _database(configured) as database:
         done = await schema.migrate(database, configured.cards)
+        done += await _marked(configured, database)
     print("\n".join(f"ran {name}" for name in done) or "the database is up to date")
     return 0
+
+
+async def _marked(configured: Settings, database: Any) -> list[str]:
+    """Gives histories to data from before there were any, as far as Redis can be asked."""
+    async with connection.connect(configured.redis_url) as redis:
+        await library.load(redis)
+        marked = await recovery.mark_histories(redis, database, configured.cards)
+    return [f"a history for the data of {card}" for card in marked]
+
+
+async def _recover(arguments: argparse.Namespace, configured: Settings) -> int:
+    return await recover(configured, yes=arguments.yes, report=arguments.report)
 
 
 async def _settings(_: argparse.Namespace, configured: Settings) -> int:
@@ -248,12 +265,19 @@ async def _doctor(arguments: argparse.Namespace, configured: Settings) -> int:
             sentence = f"commands not archived: {behind}"
             return sentence if await archive.has_archiver() else _fail(f"no archiver; {sentence}")
 
+    async def histories() -> str:
+        async with _database(configured) as opened, connection.connect(configured.redis_url) as redis:
+            compared = await history.compare(redis, opened, configured.cards)
+        faults = [comparison.verdict.sentence for comparison in compared.values() if comparison.verdict.fault]
+        return _fail("; ".join(faults)) if faults else "log and archive of every card belong together"
+
     checks: dict[str, Callable[[], Awaitable[str]]] = {
         "redis": lambda: on_redis(servers),
         "functions": lambda: on_redis(functions),
         "engine": lambda: on_redis(engine),
         "database": database,
         "archiver": archiver,
+        "history": histories,
     }
     failures = 0
     for name in [arguments.only] if arguments.only else CHECKS:

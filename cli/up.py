@@ -10,16 +10,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import asyncpg
 import msgspec
 import structlog
 
 from api.__main__ import listen
-from archiver import schema, store, traders
+from archiver import recovery, schema, store, traders
 from cli import datadir, embedded
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.supervisor import Service, Supervised, Supervisor
-from engine import connection, life, settings, trust
+from engine import connection, library, life, settings, trust
 from engine.errors import StartError
 from engine.settings import Settings, variable
 
@@ -179,16 +180,29 @@ def _services(local: Settings) -> list[Service]:
 
 
 async def _prepare_database(local: Settings) -> None:
-    connection = await store.connect(local.database_url)
+    database = await store.connect(local.database_url)
     try:
-        for name in await schema.migrate(connection, local.cards):
+        for name in await schema.migrate(database, local.cards):
             log.info("migrated", name=name)
-        if local.traders and not await traders.count(connection):
+        await _mark_histories(local, database)
+        if local.traders and not await traders.count(database):
             out = Path(local.data_dir) / "traders.csv"
-            created = await traders.seed(connection, local.traders, out)
+            created = await traders.seed(database, local.traders, out)
             log.info("created traders", count=created, api_keys=str(out))
     finally:
-        await connection.close()
+        await database.close()
+
+
+async def _mark_histories(local: Settings, database: asyncpg.Connection) -> None:
+    """Converts data from before there were histories.
+
+    Raises:
+        StartError: it cannot be converted.
+    """
+    async with connection.connect(local.redis_url) as redis:
+        await library.load(redis)
+        for card in await recovery.mark_histories(redis, database, local.cards):
+            log.info("gave a history to the data of an earlier version", card=card)
 
 
 @contextmanager

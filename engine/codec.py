@@ -55,14 +55,14 @@ def sequence_text(sequence: int) -> str:
     return f"{sequence:012d}"
 
 
-def kind(command: PlaceOrder) -> str:
+def kind(command: PlaceOrder | Order) -> str:
     """Side and time in force in one letter, as in the log: a capital is a buy."""
     if command.time_in_force is GTC:
         return "G" if command.side is BUY else "g"
     return KIND[command.side, command.time_in_force]
 
 
-def contents(command: PlaceOrder) -> str:
+def contents(command: PlaceOrder | Order) -> str:
     """What a repeated client_order_id must agree in."""
     return f"{kind(command)},{command.price_cents},{command.quantity}"
 
@@ -164,6 +164,24 @@ def order(card: str, values: Sequence[str], *, accepted: bool = False) -> Order:
     )
 
 
+def order_line(order: Order) -> str:
+    """The line of a completed order, as match writes it."""
+    values = [
+        sequence_text(order.sequence),
+        order.trader_id,
+        order.side.value,
+        order.price_cents,
+        order.quantity,
+        order.time_in_force.value,
+        order.client_order_id or "",
+        order.accepted_at,
+        order.filled_quantity,
+        order.status.value,
+        order.closed_at or "",
+    ]
+    return ",".join(map(str, values))
+
+
 def orders(card: str, lines: bytes) -> list[Order]:
     """Orders from the lines of an event."""
     return [order(card, line.split(",")) for line in lines.decode().splitlines()]
@@ -185,6 +203,20 @@ def trade(card: str, line: str) -> Trade:
         taker_side=Side(values[7]),
         executed_at=values[8],
     )
+
+
+def trade_line(trade: Trade) -> str:
+    """The line of a trade, as match writes it."""
+    values = [
+        *(sequence_text(number) for number in (trade.number, trade.taker_sequence, trade.maker_sequence)),
+        trade.taker_trader_id,
+        trade.maker_trader_id,
+        trade.price_cents,
+        trade.quantity,
+        trade.taker_side.value,
+        trade.executed_at,
+    ]
+    return ",".join(map(str, values))
 
 
 def trades(card: str, lines: bytes) -> list[Trade]:

@@ -1,0 +1,119 @@
+"""`tcgx recover`: what log and archive lack of each other, and another history after both."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from archiver import recovery, store
+from archiver.recovery import Lost, Plan
+from engine import connection, library
+from engine.errors import StartError
+from engine.model import price_text
+from engine.settings import Settings
+
+SHOWN_MAX = 20
+REPORT_COLUMNS = ("order_id", "trader_id", "card", "side", "price", "quantity", "filled_quantity", "accepted_at")
+
+
+async def recover(configured: Settings, *, yes: bool, report: Path | None) -> int:
+    """Shows what there is to do, asks, and does it; the exit code is 1 where that was declined.
+
+    Raises:
+        StartError: a fault that this is no way out of, or nobody can be asked.
+        Unavailable: a server does not answer.
+    """
+    database = await store.connect(configured.database_url)
+    try:
+        async with connection.connect(configured.redis_url) as redis:
+            await library.load(redis)
+            plans = await recovery.plans(redis, database, configured.cards)
+            if not plans:
+                print("log and archive of every card belong together: there is nothing to recover")
+                return 0
+            print("\n\n".join(_described(plan) for plan in plans))
+            if report is not None:
+                _write(report, plans)
+            if not yes and not _is_agreed():
+                print("nothing was changed")
+                return 1
+            for plan in plans:
+                history_id = await recovery.recover(redis, database, plan)
+                print(f"{plan.card}: history {history_id[:8]} begins after command {plan.base}")
+    finally:
+        await database.close()
+    return 0
+
+
+def _is_agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise StartError("nobody can be asked here: read the lines above, and repeat with --yes")
+    return input("\nGo on with a new history, after both? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _described(plan: Plan) -> str:
+    lines = [f"{plan.card}: {plan.sentence}"]
+    if plan.log_lacks:
+        first, last = plan.log_lacks
+        lines.append(
+            f"  the log lacks commands {first} to {last}; the archive has {plan.archived_of_those} completed orders of them"
+        )
+    if plan.archive_lacks:
+        first, last = plan.archive_lacks
+        lines.append(f"  the archive lacks what commands {first} to {last} completed")
+    if plan.fault in recovery.REBEGUN:
+        kept = (
+            "its keys are set aside as lost:…, and its books begin empty" if plan.resting else "its books begin empty"
+        )
+    else:
+        gone = f"; {len(plan.completed)} of them are completed in the archive" if plan.completed else ""
+        kept = f"its books stay, with {plan.resting} orders{gone}"
+    lines.append(f"  Redis: {kept}; the next order is {plan.card}-{plan.base + 1}")
+    lines += _lost_lines(plan.lost)
+    return "\n".join(lines)
+
+
+def _lost_lines(lost: Sequence[Lost]) -> list[str]:
+    if not lost:
+        return ["  no order is known that rested in what is lost"]
+    lines = [f"  lost are {len(lost)} orders that rested:"]
+    lines += [f"    {_of_lost(one)}" for one in lost[:SHOWN_MAX]]
+    if len(lost) > SHOWN_MAX:
+        lines.append(f"    … and {len(lost) - SHOWN_MAX} more; --report FILE writes them all")
+    return lines
+
+
+def _of_lost(lost: Lost) -> str:
+    order = lost.order
+    if order is None:
+        return f"{lost.order_id}, of which {lost.filled_quantity} were filled"
+    return (
+        f"{lost.order_id} of trader {order.trader_id}: {order.side.value} {order.quantity} at "
+        f"{price_text(order.price_cents)}, of which {order.filled_quantity} were filled"
+    )
+
+
+def _write(report: Path, plans: Sequence[Plan]) -> None:
+    try:
+        with report.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(REPORT_COLUMNS)
+            writer.writerows(_row(plan.card, lost) for plan in plans for lost in plan.lost)
+    except OSError as error:
+        raise StartError(f"{report} cannot be written: {error.strerror}") from error
+
+
+def _row(card: str, lost: Lost) -> tuple[object, ...]:
+    order = lost.order
+    if order is None:
+        return (lost.order_id, "", card, "", "", "", lost.filled_quantity, "")
+    return (
+        lost.order_id,
+        order.trader_id,
+        card,
+        order.side.value,
+        price_text(order.price_cents),
+        order.quantity,
+        order.filled_quantity,
+        order.accepted_at,
+    )
