@@ -80,7 +80,7 @@ class Archiver:
                     await self._write(batch)
         finally:
             await ended(*tasks)
-        await self._flush()
+        await self.flush()
 
     def _reader(self, card: str) -> Reader:
         return Reader(self._blocking, card, self._archived[card], batch_bytes=self._settings.archive_batch_bytes)
@@ -102,7 +102,7 @@ class Archiver:
                 )
             self._trimmed[card] = reached
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
         """Archives what is still there when the service stops, for half of the time that it may take to stop. What
         was read and not committed is read again."""
         now = asyncio.get_running_loop().time

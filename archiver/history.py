@@ -282,6 +282,7 @@ class ArchivedHistory:
                         await self._look_at_both(cards)
                         return
                 except (Unavailable, TimeoutError):
+                    await history.find(self._redis, cards[0])  # if it is Redis that does not answer, that is the reason
                     self._blind_until = now() + ANSWER_SECONDS
             await self._look_alone(cards)
 

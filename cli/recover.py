@@ -56,7 +56,7 @@ def _described(plan: Plan) -> str:
     if plan.log_lacks:
         first, last = plan.log_lacks
         lines.append(
-            f"  the log lacks commands {first} to {last}; the archive has {plan.archived_of_those} completed orders of them"
+            f"  the log lacks commands {first} to {last}; {plan.archived_of_those} of them are orders in the archive"
         )
     if plan.archive_lacks:
         first, last = plan.archive_lacks

@@ -170,3 +170,8 @@ def own_server() -> Iterator[RedisServer]:
 def _server_in(folder: Path) -> RedisServer:
     folder.mkdir()
     return RedisServer(folder)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Long runs are asked for."""
+    parser.addoption("--rounds", type=int, default=6, help="how many random histories of failures are run")
