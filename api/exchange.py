@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from api.problems import ApiError, not_found
 from archiver.store import Archive
 from engine.books import Books
-from engine.errors import Overloaded, TcgxError, Unavailable
+from engine.errors import HistoryConflict, Overloaded, TcgxError, Unavailable
 from engine.log import OrderLog
 from engine.matched import MatchedWatch
 from engine.model import (
@@ -68,7 +68,7 @@ class Exchange:
         """Enters many orders, each with its own outcome, in order.
 
         Raises:
-            Overloaded, Unavailable: none of them was entered for this reason.
+            HistoryConflict, Overloaded, Unavailable: none of them was entered for this reason.
         """
         outcomes: list[Placed | TcgxError] = [*await self._log.append_all(commands)]
         for place, outcome in enumerate(outcomes):
@@ -77,7 +77,7 @@ class Exchange:
                     outcomes[place] = await self._first(commands[place], outcome)
                 except TcgxError as error:
                     outcomes[place] = error
-        if outcomes and all(isinstance(outcome, Overloaded | Unavailable) for outcome in outcomes):
+        if outcomes and all(isinstance(outcome, HistoryConflict | Overloaded | Unavailable) for outcome in outcomes):
             raise next(outcome for outcome in outcomes if isinstance(outcome, TcgxError))
         return outcomes
 

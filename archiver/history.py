@@ -24,6 +24,7 @@ from engine.history import Found
 log = structlog.get_logger()
 
 LOOK_SECONDS = 2.0
+FAULTY_LOOK_SECONDS = 0.5
 REGISTER_SECONDS = 0.2
 """How often an API process tells the archive which sequences were given out, at most."""
 
@@ -233,7 +234,7 @@ class ArchivedHistory:
         """What an append to this card must name."""
         known = self._marks.get(card)
         if known is None and card not in self.faults:
-            await self._look([card])
+            await self._look(card)
             known = self._marks.get(card)
         if known is None:
             raise HistoryConflict(self.faults.get(card, f"the history of {card} is not known yet"))
@@ -263,28 +264,29 @@ class ArchivedHistory:
     async def _compare_always(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             try:
-                await self._look(self._cards)
+                async with self._looking:
+                    await self._look_at_both(self._cards)
             except TcgxError as error:
                 log.debug("log and archive could not be compared", reason=str(error))
-            await life.unless_stopped(asyncio.sleep(LOOK_SECONDS), stopping)
+            pause_seconds = FAULTY_LOOK_SECONDS if self.faults else LOOK_SECONDS
+            await life.unless_stopped(asyncio.sleep(pause_seconds), stopping)
 
-    async def _look(self, cards: Sequence[str]) -> None:
-        """Compares these cards, and keeps what follows.
+    async def _look(self, card: str) -> None:
+        """Compares a card, and keeps what follows. An order waits for this: without PostgreSQL it is done alone.
 
         Raises:
             Unavailable: Redis does not answer, or PostgreSQL does not and has never.
         """
         now = asyncio.get_running_loop().time
-        async with self._looking:
-            if now() >= self._blind_until:
-                try:
-                    async with asyncio.timeout(ANSWER_SECONDS):
-                        await self._look_at_both(cards)
-                        return
-                except (Unavailable, TimeoutError):
-                    await history.find(self._redis, cards[0])  # if it is Redis that does not answer, that is the reason
-                    self._blind_until = now() + ANSWER_SECONDS
-            await self._look_alone(cards)
+        if now() >= self._blind_until:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS), self._looking:
+                    await self._look_at_both([card])
+                    return
+            except (Unavailable, TimeoutError):
+                await history.find(self._redis, card)  # if it is Redis that does not answer, that is the reason
+                self._blind_until = now() + ANSWER_SECONDS
+        await self._look_alone(card)
 
     async def _look_at_both(self, cards: Sequence[str]) -> None:
         for card, compared in (await compare(self._redis, self._pool, cards)).items():
@@ -295,10 +297,7 @@ class ArchivedHistory:
         if not verdict.fault and found.sequence < self._given[card]:
             verdict = _older(card, found, self._given[card])
         if verdict.fault:
-            self._marks.pop(card, None)
-            if self.faults.get(card) != verdict.sentence:
-                log.error("orders are refused", card=card, fault=verdict.fault.value, reason=verdict.sentence)
-            self.faults[card] = verdict.sentence
+            self._refuse(card, verdict)
             return
         if self.faults.pop(card, None):
             log.info("orders are taken again", card=card)
@@ -307,24 +306,27 @@ class ArchivedHistory:
         self._registered[card] = max(self._registered[card], compared.registered.last)
         self._marks[card] = found.mark
 
-    async def _look_alone(self, cards: Sequence[str]) -> None:
+    async def _look_alone(self, card: str) -> None:
         """What can be said without the archive."""
-        for card in cards:
-            known = self._known.get(card)
-            if known is None:
-                raise Unavailable(
-                    f"PostgreSQL has not answered since this process started, and it alone knows which order ids of "
-                    f"{card} were given out"
-                )
-            if card in self.faults:
-                continue
-            found = await history.find(self._redis, card)
-            if found.history_id == known.history_id and found.sequence >= self._given[card]:
-                self._marks[card] = found.mark
-            else:
-                self._marks.pop(card, None)
-                self.faults[card] = _older(card, found, self._given[card]).sentence
-                log.error("orders are refused", card=card, fault=Fault.OLDER.value, reason=self.faults[card])
+        known = self._known.get(card)
+        if known is None:
+            raise Unavailable(
+                f"PostgreSQL has not answered since this process started, and it alone knows which order ids of {card} "
+                "were given out"
+            )
+        if card in self.faults:
+            return
+        found = await history.find(self._redis, card)
+        if found.history_id == known.history_id and found.sequence >= self._given[card]:
+            self._marks[card] = found.mark
+        else:
+            self._refuse(card, _older(card, found, self._given[card]))
+
+    def _refuse(self, card: str, verdict: Verdict) -> None:
+        self._marks.pop(card, None)
+        if self.faults.get(card) != verdict.sentence:
+            log.error("orders are refused", card=card, fault=verdict.fault, reason=verdict.sentence)
+        self.faults[card] = verdict.sentence
 
     async def _register_always(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from engine import keys
+from engine import history, keys
 from engine.books import Books
 from engine.connection import understood
 from engine.errors import StartError
@@ -57,6 +57,7 @@ async def of_server(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
     client: Any = redis
     books = Books(redis)
     for card in cards:
+        await _check_base(redis, card)
         expected = await _state(books, client, card)
         after = "-"
         while True:
@@ -154,6 +155,16 @@ async def _position(client: Any, card: str) -> _Position:
     with understood():
         log_id, part, sequence = await client.hmget(keys.key(card, "cursor"), "log_id", "part", "sequence")
     return _Position((log_id or b"0-0").decode(), int(part or 0), int(sequence or 0))
+
+
+async def _check_base(redis: Redis, card: str) -> None:
+    """That a card's log leads to its books from nothing."""
+    found = await history.find(redis, card)
+    if found.base:
+        raise StartError(
+            f"the log of {card} follows a loss (`tcgx recover`): its history began after command {found.base}, and "
+            "what was before is not in the log, so it can't be replayed from the start"
+        )
 
 
 def _check_beginning(card: str, entries: list[Any], expected: Expected) -> None:
