@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -50,6 +51,38 @@ def entries(client: Redis, card: str) -> list[list[Command]]:
     """The commands of each entry of a card's log."""
     found: Any = client.xrange(keys.key(card, "orders"))
     return [codec.decode(card, fields) for _, fields in found]
+
+
+def test_times_rise_over_all_cards_also_where_a_clock_is_behind(redis_server: RedisServer) -> None:
+    hour_ms = 3_600_000
+
+    async def work(log: OrderLog) -> None:
+        first = await log.append(order())
+        ahead_ms = log._history.last_ms + hour_ms
+        log._history.last_ms = ahead_ms  # what a server answered whose clock is an hour ahead
+        times = [first.accepted_at, *[(await log.append(order(card))).accepted_at for card in (*CARDS, "pikachu")]]
+        assert times == sorted(times, key=str)
+        assert log._history.last_ms >= ahead_ms
+
+    run(redis_server, work)
+
+
+def test_an_order_bears_the_time_of_its_entry_where_the_clock_went_back(
+    redis_server: RedisServer, redis_client: Redis
+) -> None:
+    hour_ms = 3_600_000
+
+    async def work(log: OrderLog) -> None:
+        log._history.last_ms = int(time.time() * 1000) + hour_ms
+        before = await log.append(order())
+        log._history.last_ms = 0  # another process, which knows only the clock that went back
+        after = await log.append(order())
+        assert str(before.accepted_at) < str(after.accepted_at)
+
+    run(redis_server, work)
+    found: Any = redis_client.xrange(keys.key("pikachu", "orders"))
+    ids = [entry_id for entry_id, _ in found]
+    assert ids == sorted(ids)
 
 
 def test_what_arrives_during_an_append_goes_together_in_the_next_for_all_cards(
