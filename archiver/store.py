@@ -8,8 +8,9 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from engine import urls
 from engine.codec import ORDER_COLUMNS, TRADE_COLUMNS
-from engine.errors import StartError, Unavailable
+from engine.errors import StartError, Unavailable, reason
 from engine.model import Order, Side, Status, TimeInForce, Trade
 
 ARCHIVER_LOCK = 0x7463_6778_0002
@@ -67,6 +68,7 @@ async def connect(url: str) -> asyncpg.Connection:
         StartError: the url is none, or the server refuses the password or the database.
         Unavailable: it does not answer.
     """
+    urls.check_database(url)
     with understood():
         try:
             return await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS)
@@ -235,7 +237,12 @@ class Archive:
 
 
 def pool(url: str) -> asyncpg.Pool:
-    """Connections for the API; they are opened when first needed, so that orders flow without PostgreSQL."""
+    """Connections for the API; they are opened when first needed, so that orders flow without PostgreSQL.
+
+    Raises:
+        SettingError: the url is none.
+    """
+    urls.check_database(url)
     return asyncpg.create_pool(url, min_size=0, max_size=4, timeout=CONNECT_SECONDS, command_timeout=CONNECT_SECONDS)
 
 

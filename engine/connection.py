@@ -14,7 +14,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import WatchError
 
-from engine.errors import LogGap, Overloaded, StartError, Unavailable
+from engine import urls
+from engine.errors import LogGap, Overloaded, StartError, Unavailable, reason
 
 COMMAND_SECONDS = 5
 BLOCK_MS = 5_000
@@ -36,6 +37,7 @@ def connect_blocking(url: str, name: str | None = None) -> Redis:
 
 
 def _connect(url: str, seconds: float, name: str | None) -> Redis:
+    urls.check_redis(url)
     try:
         return Redis.from_url(
             url,
