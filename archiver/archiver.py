@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from archiver import lag, schema, store
 from archiver.reader import ArchiveGap, Gathered, Reader
 from archiver.store import Cursor, Rows
-from engine import connection, keys
+from engine import connection, keys, library
 from engine.connection import understood
 from engine.errors import StartError, TcgxError
 from engine.life import Retry, ended, unless_stopped
@@ -29,15 +29,30 @@ log = structlog.get_logger()
 TRIM_COMMANDS = 1_000
 """A card is trimmed when that many more of its commands are archived."""
 
+LOCK_SECONDS = 0.2
+"""How often an archiver that waits for the lock asks for it."""
+
+STEADY_SECONDS = 5.0
+"""After a round of so long the next failure pauses briefly again. A shorter one may have connected and read nothing."""
+
 
 class Archiver:
     """Writes what the readers gather, one transaction at a time, and trims."""
 
-    def __init__(self, settings: Settings, redis: Redis, blocking: Redis, database: asyncpg.Connection) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        redis: Redis,
+        blocking: Redis,
+        database: asyncpg.Connection,
+        lines: lag.LagLines | None = None,
+    ) -> None:
+        """`lines`: what was said of the lag before, while this one waited for the lock."""
         self._settings = settings
         self._redis = redis
         self._blocking = blocking
         self._database = database
+        self._lines = lines or lag.LagLines(bound_seconds=settings.archive_lag_seconds)
         self._archived: dict[str, Cursor] = {}
         self._trimmed: dict[str, int] = {}
 
@@ -61,15 +76,15 @@ class Archiver:
         ]
         tasks += [
             asyncio.create_task(store.end_of(self._database), name="end of the connection"),
-            asyncio.create_task(
-                lag.watch(self._redis, self._archived, bound_seconds=settings.archive_lag_seconds), name="lag"
-            ),
+            asyncio.create_task(lag.watch(self._redis, self._archived, self._lines), name="lag"),
         ]
         try:
             while not stopping.is_set():
                 batch = await unless_stopped(_next(gathered, tasks), stopping)
                 if batch:
                     await self._write(batch)
+                elif not stopping.is_set():
+                    await store.beat(self._database)
         finally:
             await ended(*tasks)
         await self._flush()
@@ -87,8 +102,8 @@ class Archiver:
             if reached - self._trimmed.get(card, 0) < TRIM_COMMANDS:
                 continue
             with understood():
-                await self._redis.fcall(
-                    "trim", 1, keys.tag(card), reached, settings.event_retention, settings.log_retention
+                await library.call(
+                    self._redis, "trim", keys.tag(card), reached, settings.event_retention, settings.log_retention
                 )
             self._trimmed[card] = reached
 
@@ -119,7 +134,7 @@ class Archiver:
 
 
 async def _next(gathered: Gathered, others: Sequence["asyncio.Task[None]"]) -> list[Rows]:
-    """All that is gathered, at least one; raises what one of the other tasks died of."""
+    """All that is gathered; nothing after `store.BEAT_SECONDS`; raises what one of the other tasks died of."""
     take = asyncio.ensure_future(gathered.take())
     try:
         while not take.done():
@@ -127,7 +142,11 @@ async def _next(gathered: Gathered, others: Sequence["asyncio.Task[None]"]) -> l
                 if task.done():
                     task.result()
             running = [task for task in others if not task.done()]
-            await asyncio.wait({take, *running}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {take, *running}, timeout=store.BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                return []
         return await take
     finally:
         take.cancel()
@@ -140,32 +159,51 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         StartError: a server is not fit for it, or migrations are missing.
     """
     retry = Retry(stopping)
+    now = asyncio.get_running_loop().time
     async with (
         connection.connect(settings.redis_url) as redis,
         connection.connect_blocking(settings.redis_url) as blocking,
     ):
         while not stopping.is_set():
+            began = now()
             try:
-                await _archive(settings, redis, blocking, stopping, retry)
+                await _archive(settings, redis, blocking, stopping)
             except StartError:
                 raise
             except TcgxError as error:
                 log.warning("archiving will be tried again", reason=str(error))
+                if now() - began >= STEADY_SECONDS:
+                    retry.succeeded()
                 await retry.pause()
     log.info("stopped")
 
 
-async def _archive(settings: Settings, redis: Redis, blocking: Redis, stopping: asyncio.Event, retry: Retry) -> None:
+async def _archive(settings: Settings, redis: Redis, blocking: Redis, stopping: asyncio.Event) -> None:
     database = await store.connect(settings.database_url)
     try:
         await schema.check(database, settings.cards)
-        retry.succeeded()
+        await connection.refuse_replica(redis)
+        await store.end_with_client(database)
         log.info("waiting to be the one that archives")
-        await unless_stopped(store.lock_archiver(database), stopping)
+        lines = lag.LagLines(bound_seconds=settings.archive_lag_seconds)
+        await unless_stopped(_lock(settings, redis, database, lines), stopping)
         if stopping.is_set():
             return
         log.info("archiving", cards=settings.cards)
-        await Archiver(settings, redis, blocking, database).run(stopping)
+        await Archiver(settings, redis, blocking, database, lines).run(stopping)
     finally:
         with contextlib.suppress(TimeoutError, OSError, asyncpg.InterfaceError):
             await database.close(timeout=1)
+
+
+async def _lock(settings: Settings, redis: Redis, database: asyncpg.Connection, lines: lag.LagLines) -> None:
+    """Waits until this connection is the one that archives. How far the archive is behind is told meanwhile: whoever
+    has the lock may be gone."""
+    now = asyncio.get_running_loop().time
+    looked = now()
+    while not await store.lock_archiver(database):
+        if now() - looked >= lag.LOOK_SECONDS:
+            looked = now()
+            cursors = await store.cursors(database)
+            await lag.tell(redis, {card: cursors.get(card, store.BEGINNING) for card in settings.cards}, lines)
+        await asyncio.sleep(LOCK_SECONDS)

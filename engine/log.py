@@ -135,7 +135,7 @@ class OrderLog:
             missing = [place for place, reply in enumerate(replies) if library.is_missing(reply)]
             if missing:
                 # A server that was replaced has no library yet; nothing was run, so it is safe to call again.
-                await library.load(self._redis)
+                await library.load_again(self._redis)
                 for place, reply in zip(missing, await self._send([appends[place] for place in missing]), strict=True):
                     replies[place] = reply
             return replies
