@@ -28,7 +28,12 @@ LOST_CLIENT = {
 """Settings of a session after which the server knows in half a minute that its client is gone, and in a minute where
 something between them still answers for it. On a unix socket the kernel tells at once, and those of TCP are ignored."""
 
-POOLER_PROBES = 3
+POOLER_PROBES = 10
+POOLER = (
+    "TCGX_DATABASE_URL leads to a connection pooler that lends a session for one transaction only (pgbouncer: "
+    "pool_mode=transaction), but the archiver's lock needs one of its own: use pool_mode=session, or the address of "
+    "PostgreSQL itself"
+)
 CONNECT_SECONDS = 5
 COMMAND_SECONDS = 30
 ROWS_BYTES = 500
@@ -131,11 +136,7 @@ async def _check_session(connection: asyncpg.Connection, url: str) -> None:
         for other in others:
             other.terminate()
     if used[0::2].count(used[0]) < POOLER_PROBES or used[0] in used[1::2]:
-        raise StartError(
-            "TCGX_DATABASE_URL leads to a connection pooler that lends a session for one transaction only (pgbouncer: "
-            "pool_mode=transaction), but the archiver's lock needs one of its own: use pool_mode=session, or the "
-            "address of PostgreSQL itself"
-        )
+        raise StartError(POOLER)
 
 
 async def _session(connection: asyncpg.Connection) -> Any:
@@ -144,12 +145,15 @@ async def _session(connection: asyncpg.Connection) -> Any:
     Raises:
         TimeoutError: none is free.
     """
-    with understood():
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS), connection.transaction():
-                return await connection.fetchval("SELECT pg_backend_pid()")
-        except asyncpg.InternalClientError as error:  # what asyncpg makes of being interrupted
-            raise TimeoutError from error
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            with understood():
+                async with connection.transaction():
+                    return await connection.fetchval("SELECT pg_backend_pid()")
+    except Unavailable as error:
+        if "transaction blocks not allowed" in str(error):  # a pooler that lends it for a statement only
+            raise StartError(POOLER) from error
+        raise
 
 
 async def end_of(connection: asyncpg.Connection) -> None:
