@@ -5,17 +5,18 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import cast
 
 import structlog
 import uvicorn
+from litestar import Litestar
 
 from api.app import create_app
 from api.protocol import Protocol
 from engine import connection, life
-from engine.errors import StartError
+from engine.errors import StartError, TcgxError
 from engine.settings import Settings
 
 log = structlog.get_logger()
@@ -54,6 +55,21 @@ def listen(host: str, port: int, *, shared: bool) -> socket.socket:
     return listener
 
 
+@contextlib.asynccontextmanager
+async def _services(app: Litestar) -> AsyncIterator[None]:
+    """What the app connects to. Litestar does it in a task group, which wraps errors of ours."""
+    try:
+        async with app.lifespan():
+            yield
+    except ExceptionGroup as group:
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, TcgxError):
+            raise error from group
+        raise
+
+
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """Serves until told to stop; then finishes what it has accepted."""
     app = create_app(settings)
@@ -66,7 +82,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
             loop="none",
             http=cast(type[asyncio.Protocol], partial(Protocol, direct=app.state.direct)),
             ws="none",
-            lifespan="on",
+            lifespan="off",  # uvicorn would print the traceback of an error of ours, and end by itself
             access_log=False,
             log_config=None,
             server_header=False,
@@ -74,12 +90,13 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
             timeout_graceful_shutdown=max(1, settings.stop_seconds - 2),
         )
         server = Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
-        stop = asyncio.create_task(stopping.wait())
-        await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        stop.cancel()
-        await serving
+        async with _services(app):
+            serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
+            stop = asyncio.create_task(stopping.wait())
+            await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+            server.should_exit = True
+            stop.cancel()
+            await serving
         if not server.started:
             raise StartError("the API did not start; the lines above say why")
     log.info("stopped")

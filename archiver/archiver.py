@@ -29,19 +29,34 @@ log = structlog.get_logger()
 TRIM_COMMANDS = 1_000
 """A card is trimmed when that many more of its commands are archived."""
 
+LOCK_SECONDS = 0.2
+"""How often an archiver that waits for the lock asks for it."""
+
+STEADY_SECONDS = 5.0
+"""After a round of so long the next failure pauses briefly again. A shorter one may have connected and read nothing."""
+
 
 class Archiver:
     """Writes what the readers gather, one transaction at a time, and trims."""
 
     def __init__(
-        self, settings: Settings, redis: Redis, blocking: Redis, database: asyncpg.Connection, pool: asyncpg.Pool
+        self,
+        settings: Settings,
+        redis: Redis,
+        blocking: Redis,
+        database: asyncpg.Connection,
+        *,
+        pool: asyncpg.Pool,
+        lines: lag.LagLines | None = None,
     ) -> None:
-        """`database` is the connection that has the lock, and writes; `pool` reads beside it."""
+        """`database` is the connection that has the lock, and writes; `pool` reads beside it. `lines`: what was said of
+        the lag before, while this one waited for the lock."""
         self._settings = settings
         self._redis = redis
         self._blocking = blocking
         self._database = database
         self._pool = pool
+        self._lines = lines or lag.LagLines(bound_seconds=settings.archive_lag_seconds)
         self._archived: dict[str, Cursor] = {}
         self._histories: dict[str, str] = {}
         self._faults: dict[str, str] = {}
@@ -68,9 +83,7 @@ class Archiver:
         ]
         tasks += [
             asyncio.create_task(store.end_of(self._database), name="end of the connection"),
-            asyncio.create_task(
-                lag.watch(self._redis, self._archived, bound_seconds=settings.archive_lag_seconds), name="lag"
-            ),
+            asyncio.create_task(lag.watch(self._redis, self._archived, self._lines), name="lag"),
             asyncio.create_task(self._watch_histories(), name="histories"),
         ]
         try:
@@ -78,6 +91,8 @@ class Archiver:
                 batch = await unless_stopped(_next(gathered, tasks), stopping)
                 if batch:
                     await self._write(batch)
+                elif not stopping.is_set():
+                    await store.beat(self._database)
         finally:
             await ended(*tasks)
         await self.flush()
@@ -97,8 +112,8 @@ class Archiver:
             if reached - self._trimmed.get(card, 0) < TRIM_COMMANDS:
                 continue
             with understood():
-                await self._redis.fcall(
-                    "trim", 1, keys.tag(card), reached, settings.event_retention, settings.log_retention
+                await library.call(
+                    self._redis, "trim", keys.tag(card), reached, settings.event_retention, settings.log_retention
                 )
             self._trimmed[card] = reached
 
@@ -156,7 +171,7 @@ class Archiver:
 
 
 async def _next(gathered: Gathered, others: Sequence["asyncio.Task[None]"]) -> list[Rows]:
-    """All that is gathered, at least one; raises what one of the other tasks died of."""
+    """All that is gathered; nothing after `store.BEAT_SECONDS`; raises what one of the other tasks died of."""
     take = asyncio.ensure_future(gathered.take())
     try:
         while not take.done():
@@ -164,7 +179,11 @@ async def _next(gathered: Gathered, others: Sequence["asyncio.Task[None]"]) -> l
                 if task.done():
                     task.result()
             running = [task for task in others if not task.done()]
-            await asyncio.wait({take, *running}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {take, *running}, timeout=store.BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                return []
         return await take
     finally:
         take.cancel()
@@ -178,14 +197,16 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """
     retry = Retry(stopping)
     told: dict[str, str] = {}
+    now = asyncio.get_running_loop().time
     async with (
         connection.connect(settings.redis_url) as redis,
         connection.connect_blocking(settings.redis_url) as blocking,
         store.pool(settings.database_url) as pool,
     ):
         while not stopping.is_set():
+            began = now()
             try:
-                await _archive(settings, (redis, blocking, pool), stopping, retry, told)
+                await _archive(settings, (redis, blocking, pool), stopping, told)
             except StartError:
                 raise
             except HistoryConflict as error:
@@ -193,28 +214,28 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
                 await retry.pause()
             except TcgxError as error:
                 log.warning("archiving will be tried again", reason=str(error))
+                if now() - began >= STEADY_SECONDS:
+                    retry.succeeded()
                 await retry.pause()
     log.info("stopped")
 
 
 async def _archive(
-    settings: Settings,
-    clients: tuple[Redis, Redis, asyncpg.Pool],
-    stopping: asyncio.Event,
-    retry: Retry,
-    told: dict[str, str],
+    settings: Settings, clients: tuple[Redis, Redis, asyncpg.Pool], stopping: asyncio.Event, told: dict[str, str]
 ) -> None:
     redis, blocking, pool = clients
     database = await store.connect(settings.database_url)
     try:
         await schema.check(database, settings.cards)
+        await connection.refuse_replica(redis)
         await library.load(redis)
-        await unless_stopped(store.lock_archiver(database), stopping)
+        await store.end_with_client(database)
+        lines = lag.LagLines(bound_seconds=settings.archive_lag_seconds)
+        await unless_stopped(_lock(settings, redis, database, lines), stopping)
         if stopping.is_set():
             return
-        archiver = Archiver(settings, redis, blocking, database, pool)
+        archiver = Archiver(settings, redis, blocking, database, pool=pool, lines=lines)
         _tell(told, await archiver.compare())
-        retry.succeeded()
         log.info("archiving", cards=list(archiver.cards))
         await archiver.run(stopping)
     finally:
@@ -229,3 +250,19 @@ def _tell(told: dict[str, str], faults: Mapping[str, str]) -> None:
             log.error("archiving stands still", card=card, reason=reason)
     told.clear()
     told.update(faults)
+
+
+async def _lock(settings: Settings, redis: Redis, database: asyncpg.Connection, lines: lag.LagLines) -> None:
+    """Waits until this connection is the one that archives. How far the archive is behind is told meanwhile: whoever
+    has the lock may be gone."""
+    now = asyncio.get_running_loop().time
+    looked = now()
+    if await store.lock_archiver(database):
+        return
+    log.info("waiting to be the one that archives")
+    while not await store.lock_archiver(database):
+        if now() - looked >= lag.LOOK_SECONDS:
+            looked = now()
+            cursors = await store.cursors(database)
+            await lag.tell(redis, {card: cursors.get(card, store.BEGINNING) for card in settings.cards}, lines)
+        await asyncio.sleep(LOCK_SECONDS)

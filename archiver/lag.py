@@ -103,15 +103,23 @@ def _pace(before: tuple[float, int, int] | None, now: tuple[float, int, int]) ->
     return {"commands_per_second": round(archived / seconds), "caught_up_in_seconds": until}
 
 
-async def watch(redis: Redis, archived: Mapping[str, Cursor], *, bound_seconds: float) -> None:
+async def tell(redis: Redis, archived: Mapping[str, Cursor], lines: LagLines) -> None:
+    """Looks once, and says what there is to say.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    lags = await lag(redis, archived)
+    now = asyncio.get_running_loop().time()
+    lines.look(lags, archived=sum(cursor.sequence for cursor in archived.values()), now=now)
+
+
+async def watch(redis: Redis, archived: Mapping[str, Cursor], lines: LagLines) -> None:
     """Looks again and again until canceled; `archived` is what the archiver keeps up to date.
 
     Raises:
         Unavailable: Redis does not answer.
     """
-    lines = LagLines(bound_seconds=bound_seconds)
-    now = asyncio.get_running_loop().time
     while True:
-        lags = await lag(redis, archived)
-        lines.look(lags, archived=sum(cursor.sequence for cursor in archived.values()), now=now())
+        await tell(redis, archived, lines)
         await asyncio.sleep(LOOK_SECONDS)

@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import redis.exceptions
 from redis.asyncio import Redis
 
-from engine import codec, keys
-from engine.connection import ENGINE_NAME, understood
+from engine import codec, keys, library
+from engine.connection import ENGINE_NAME, is_forbidden, refuse_replica, understood
 from engine.model import LATEST, Order, Trade
 
 EVENTS_A_READ = 64
@@ -40,6 +41,12 @@ class Books:
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # redis-py's types of stream replies admit shapes that its RESP2 never gives
         self._turns = asyncio.Semaphore(READS_MAX)
+
+    @property
+    def client(self) -> Redis:
+        """The connections, for what is read beside this (archiver/lag.py)."""
+        client: Redis = self._redis
+        return client
 
     async def order(self, card: str, sequence: int, trader_id: int | None = None) -> Order | None:
         """An order that is accepted, open or lately completed; None if Redis does not hold it. Whose it is, where that
@@ -117,14 +124,25 @@ class Books:
         return str(reply.decode())
 
     async def answers(self) -> bool:
-        """True, or raises `Unavailable`."""
+        """True, or raises `Unavailable`, also where orders can't be written: to a full disk, to a replica."""
         async with self._turn():
+            await refuse_replica(self._redis)
             return bool(await self._redis.ping())
 
-    async def has_engine(self) -> bool:
-        """Whether an engine is connected."""
+    async def has_functions(self) -> bool:
+        """Whether the server has the Lua library of this version."""
         async with self._turn():
-            clients = await self._redis.client_list()
+            return await library.is_loaded(self._redis)
+
+    async def has_engine(self) -> bool:
+        """Whether an engine is connected; also true where the server does not allow to ask."""
+        async with self._turn():
+            try:
+                clients = await self._redis.client_list()
+            except redis.exceptions.ResponseError as error:
+                if is_forbidden(error):
+                    return True
+                raise
         return any(client.get("name") == ENGINE_NAME for client in clients)
 
     @asynccontextmanager
@@ -135,7 +153,7 @@ class Books:
 
     async def _read(self, function: str, card: str, *arguments: str | int) -> Any:
         async with self._turn():
-            return await self._redis.fcall_ro(function, 1, keys.tag(card), *(str(value) for value in arguments))
+            return await library.call(self._redis, function, keys.tag(card), *arguments)
 
 
 def _orders(card: str, reply: list[bytes]) -> list[Order]:

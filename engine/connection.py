@@ -1,24 +1,33 @@
 """Connections to Redis, and what its errors mean to a caller."""
 
 import asyncio
+import errno
 import math
+import os
+import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import hiredis
 import redis.exceptions
+import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import WatchError
 
-from engine.errors import LogGap, Overloaded, StartError, Unavailable
+from engine import urls
+from engine.errors import LogGap, Overloaded, StartError, Unavailable, reason
+
+log = structlog.get_logger()
 
 COMMAND_SECONDS = 5
 BLOCK_MS = 5_000
 VERSION_MIN = (7, 0)
+CARD_TAG = re.compile(r"\{(\w+)\}")
+NO_SPACE = os.strerror(errno.ENOSPC)
 
 ENGINE_NAME = "tcgx-engine"
 """What engines call their connections, so that others can see that one is there."""
@@ -36,6 +45,7 @@ def connect_blocking(url: str, name: str | None = None) -> Redis:
 
 
 def _connect(url: str, seconds: float, name: str | None) -> Redis:
+    urls.check_redis(url)
     try:
         return Redis.from_url(
             url,
@@ -64,14 +74,18 @@ def understood() -> Iterator[None]:
     except redis.exceptions.ResponseError as error:
         text = str(error)
         if "BACKLOG " in text:
-            raise Overloaded(text.partition("BACKLOG ")[2]) from error
+            raise Overloaded(CARD_TAG.sub(r"\1", text.partition("BACKLOG ")[2])) from error
         if text.startswith("GAP "):
             raise LogGap(text.removeprefix("GAP ")) from error
         if "OOM" in text:
             raise Overloaded(f"Redis is out of memory: {text}") from error
+        if "MISCONF " in text or NO_SPACE in text:
+            raise Unavailable(f"Redis cannot write to its disk: {text}") from error
+        if isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY " in text:
+            raise Unavailable(f"Redis can't be written to, it is a replica: {text}") from error
         raise Unavailable(f"Redis refused: {text}") from error
     except (redis.exceptions.RedisError, OSError) as error:
-        raise Unavailable(f"Redis did not answer: {error or type(error).__name__}") from error
+        raise Unavailable(f"Redis did not answer: {reason(error)}") from error
 
 
 def packed(*command: str | int | bytes) -> bytes:
@@ -173,25 +187,28 @@ class Link:
 
 
 async def check(client: Redis, *, durability: str) -> None:
-    """That this server can be trusted with orders.
+    """That this server can be trusted with orders. What it does not allow to ask (managed services rename CONFIG, ACLs
+    forbid it) is told in the log and taken for right.
 
     Raises:
-        StartError: it does not answer, refuses the password, is too old, or would lose or evict orders.
+        StartError: it does not answer, refuses the password, is too old, a replica or a part of a cluster, or would
+            lose or evict orders.
     """
     try:
-        about: dict[str, Any] = await client.info("server")
-        configured = await client.config_get("*append*")
-        memory: dict[str, Any] = await client.info("memory")
+        about: dict[str, Any] = await _allowed("INFO", client.info(), "its version, its role and its memory policy")
+        configured = await _allowed("CONFIG GET", client.config_get("*append*"), "whether it writes each order to disk")
+        await _allowed("CLIENT LIST", client.client_list("replica"), "whether an engine is connected")
     except (redis.exceptions.RedisError, OSError) as error:
         # redis-py wraps a refused password in a ConnectionError where the connection is a unix socket.
         if any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid username-password", "Authentication")):
-            raise StartError(f"Redis refuses the password of TCGX_REDIS_URL: {error}") from error
-        raise StartError(f"Redis does not answer at TCGX_REDIS_URL: {error}") from error
-    version = str(about.get("redis_version", "0"))
+            raise StartError(f"Redis refuses the password of TCGX_REDIS_URL: {reason(error)}") from error
+        raise StartError(f"Redis does not answer at TCGX_REDIS_URL: {reason(error)}") from error
+    _check_role(about)
+    version = str(about.get("redis_version", ".".join(map(str, VERSION_MIN))))
     if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:
         raise StartError(f"Redis {version} is too old: 7.0 is the oldest that has functions")
     settings = {_text(name): _text(value) for name, value in configured.items()}
-    if settings.get("appendonly") == "no":
+    if settings.get("appendonly") == "no" or about.get("aof_enabled") == 0:
         raise StartError("Redis has no AOF: an order would be lost with the server; set `appendonly yes`")
     if durability == "always" and settings.get("appendfsync") not in (None, "always"):
         raise StartError(
@@ -200,9 +217,53 @@ async def check(client: Redis, *, durability: str) -> None:
         )
     if durability == "always" and settings.get("no-appendfsync-on-rewrite") == "yes":
         raise StartError("Redis does not fsync while it rewrites its AOF: set `no-appendfsync-on-rewrite no`")
-    policy = _text(memory.get("maxmemory_policy", "noeviction"))
+    policy = _text(about.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         raise StartError(f"Redis evicts keys when memory is full ({policy}): set `maxmemory-policy noeviction`")
+
+
+async def _allowed(command: str, reply: Awaitable[Any], what: str) -> Any:
+    """The reply, or nothing where the server refuses the command; then the log says what is not known."""
+    try:
+        return await reply
+    except redis.exceptions.ResponseError as error:
+        log.warning(f"Redis does not allow {command}: it can't be checked", what=what, reason=str(error))
+        return {}
+
+
+def _check_role(about: Mapping[str, Any]) -> None:
+    mode = about.get("redis_mode") or about.get("server_mode", "standalone")  # Valkey has the second
+    if mode != "standalone":
+        kind = "a Sentinel" if mode == "sentinel" else "a part of a cluster"
+        raise StartError(f"TCGX_REDIS_URL names {kind}: it must name one Redis server that stands alone")
+    if about.get("role") == "slave":
+        raise StartError(f"TCGX_REDIS_URL names {_replica(about)}: it must name the primary")
+
+
+def _replica(about: Mapping[str, Any]) -> str:
+    return f"a replica of {about.get('master_host')}:{about.get('master_port')}"
+
+
+async def refuse_replica(client: Redis) -> None:
+    """That this server can be written to, as far as it allows to ask.
+
+    Raises:
+        Unavailable: it is a replica, since a failover perhaps, or does not answer.
+    """
+    with understood():
+        try:
+            about: dict[str, Any] = await client.info("replication")
+        except redis.exceptions.ResponseError as error:
+            if not is_forbidden(error):
+                raise
+            return
+    if about.get("role") == "slave":
+        raise Unavailable(f"Redis can't be written to: it is {_replica(about)}")
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Whether a server refused a command because it has none of this name, or none for this user."""
+    return isinstance(error, redis.exceptions.NoPermissionError) or "unknown command" in str(error)
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,11 @@
 """Every error that tcgx raises on purpose; the API turns them into HTTP in one table (api/problems.py)."""
 
 
+def reason(error: BaseException) -> str:
+    """The text of an error; its kind where it has none, as a timeout has."""
+    return str(error) or type(error).__name__
+
+
 class TcgxError(Exception):
     """Base of all errors of this project."""
 

@@ -5,8 +5,11 @@ from importlib.resources import files
 from typing import Any
 
 import redis.exceptions
+import structlog
 
 from engine.connection import understood
+
+log = structlog.get_logger()
 
 NAME = "tcgx"
 
@@ -55,6 +58,26 @@ def parts() -> list[str]:
 def is_missing(reply: Any) -> bool:
     """Whether this reply to a call says that the server has no library; then nothing was run."""
     return isinstance(reply, redis.exceptions.ResponseError) and "Function not found" in str(reply)
+
+
+async def call(client: Any, function: str, tag: str, *arguments: str | int) -> Any:
+    """The reply of a function to a card (`keys.tag`). A server that has lost the library, as one that was emptied or
+    replaced, gets it again: nothing was run then, so it is safe to call again."""
+    called = client.fcall_ro if function in READING else client.fcall
+    texts = [str(argument) for argument in arguments]
+    try:
+        return await called(function, 1, tag, *texts)
+    except redis.exceptions.ResponseError as error:
+        if not is_missing(error):
+            raise
+    await load_again(client)
+    return await called(function, 1, tag, *texts)
+
+
+async def load_again(client: Any) -> None:
+    """Loads it on a server that has lost it (`is_missing`), and says so."""
+    log.warning("Redis has lost the Lua library: it is loaded again")
+    await load(client)
 
 
 async def is_loaded(client: Any) -> bool:

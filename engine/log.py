@@ -157,7 +157,7 @@ class OrderLog:
                 # A server that was replaced has no library yet, or another mark; nothing was run, so it is safe to
                 # call again.
                 if any(library.is_missing(replies[place]) for place in refused):
-                    await library.load(self._redis)
+                    await library.load_again(self._redis)
                 for place, reply in zip(refused, await self._send([appends[place] for place in refused]), strict=True):
                     replies[place] = reply
             return replies

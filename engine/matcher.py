@@ -78,7 +78,7 @@ class Matcher:
             matched += await self._call(cards[start : start + at_once])
         if any(library.is_missing(reply) for reply in matched):
             # The server was replaced by an empty one.
-            await library.load(self._redis)
+            await library.load_again(self._redis)
             self._filings = Filings(self._log_ids)
             return list(cards)
         self._busy.clear()

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from engine import urls
 from engine.errors import SettingError
 
 PREFIX = "TCGX_"
-SECRETS = frozenset({"jwt_secret", "redis_url", "database_url"})
+URLS = frozenset({"redis_url", "database_url"})
 JWT_SECRET_BYTES_MIN = 32
 CARD_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
@@ -168,6 +169,8 @@ def check(settings: Settings) -> None:
             raise SettingError(
                 f"{variable('cards')}: {card!r} must be a lower-case letter and then up to 30 letters, digits or _"
             )
+    urls.check_redis(settings.redis_url)
+    urls.check_database(settings.database_url)
     if settings.jwt_secret and len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
         raise SettingError(f"{variable('jwt_secret')} must have at least {JWT_SECRET_BYTES_MIN} bytes")
 
@@ -197,4 +200,4 @@ def _shown(field: str, value: Any) -> str:
     text = ",".join(value) if isinstance(value, tuple) else str(value)
     if field == "jwt_secret":
         return "(set)" if text else "(not set)"
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", text) if field in SECRETS else text
+    return urls.masked(text) if field in URLS else text

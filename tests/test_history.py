@@ -176,7 +176,7 @@ class Exchange:
 
     async def archive(self) -> None:
         await library.load(self.redis)
-        archiver = Archiver(self.settings, self.redis, self.blocking, self.database, self.pool)
+        archiver = Archiver(self.settings, self.redis, self.blocking, self.database, pool=self.pool)
         try:
             await archiver.compare()
         except HistoryConflict:

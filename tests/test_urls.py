@@ -1,0 +1,140 @@
+"""What may stand in the addresses of servers, and that no password of one is shown."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from archiver import store
+from engine import connection, settings, urls
+from engine.errors import SettingError
+from engine.settings import Settings
+
+PASSWORD = "hunter2"
+
+GOOD_REDIS = [
+    "redis://127.0.0.1:6379/0",
+    "redis://localhost",
+    "redis://user:hunter2@[::1]:6379/3",
+    "redis://:hunt@er2@10.0.0.1/0",
+    "redis://127.0.0.1?username=a&password=hunter2&db=1",
+    "rediss://redis.example:6380/0?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem",
+    "unix:///run/redis.sock",
+    "unix://:hunter2@/run/redis.sock?db=0",
+]
+GOOD_DATABASE = [
+    "postgresql://tcgx@127.0.0.1:5432/tcgx",
+    "postgres://tcgx:hunt@er2@a.example,b.example:5433/tcgx?sslmode=require&target_session_attrs=read-write",
+    "postgresql://tcgx:hunter2@/tcgx?host=/run/postgresql&port=5432",
+    "postgresql:///tcgx?host=[::1]&user=tcgx&password=hunter2&application_name=archive&options=-c%20jit%3Doff",
+]
+BAD_REDIS = [
+    ("redis://127.0.0.1?protocol=3", "'protocol'"),
+    ("redis://127.0.0.1?decode_responses=true", "'decode_responses'"),
+    ("unix:///s?encoding=latin-1", "'encoding'"),
+    ("redis://127.0.0.1?encoding_errors=ignore", "'encoding_errors'"),
+    ("redis://127.0.0.1?legacy_responses=false", "'legacy_responses'"),
+    ("redis://127.0.0.1?socket_timeout=1", "'socket_timeout'"),
+    ("redis://127.0.0.1?max_connections=1", "'max_connections'"),
+    ("redis://127.0.0.1?client_name=me", "'client_name'"),
+    ("redis://127.0.0.1?retry_on_timeout=yes", "'retry_on_timeout'"),
+    ("redis://127.0.0.1?ssl_cert_reqs=none", "'ssl_cert_reqs'"),
+    ("redis://127.0.0.1?what=ever", "'what'"),
+    ("redis://127.0.0.1?db", "name=value"),
+    ("redis://127.0.0.1/zero", "database"),
+    ("redis://127.0.0.1/0?db=zero", "database"),
+    ("redis://127.0.0.1:99999", "port"),
+    ("redis://a:1,b:2/0", "one host"),
+    ("redis+sentinel://a:1", "redis:// or rediss:// or unix://"),
+    ("redis:", "begin"),
+    ("unix://", "socket"),
+    ("redis://:hunter2/x@127.0.0.1/0", "%2F"),
+    ("redis://:hunter2?x@127.0.0.1/0", "%3F"),
+    ("redis://:hunter2#x@127.0.0.1/0", "%23"),
+    ("redis://:hunter2℀@127.0.0.1/0", "no address"),
+]
+BAD_DATABASE = [
+    ("postgresql://h/d?channel_binding=require", "'channel_binding'"),
+    ("postgresql://h/d?connect_timeout=3", "'connect_timeout'"),
+    ("postgresql://h/d?pool_timeout=3", "'pool_timeout'"),
+    ("postgresql://h/d?statement_timeout=3", "'statement_timeout'"),
+    ("postgresql://h/d?DateStyle=German", "'DateStyle'"),
+    ("postgresql://h/d?target_session_attrs=standby", "target_session_attrs"),
+    ("postgresql://h/d?sslmode", "name=value"),
+    ("postgresql://h:1,k:x/d", "port"),
+    ("postgresql+asyncpg://h/d", "postgresql:// or postgres://"),
+    ("postgresql://u:hunter2/1@h/d", "%2F"),
+    ("postgresql://u:12/hunter2@h/d", "@"),
+    ("postgresql://u:hunter2#1@h/d", "%23"),
+]
+
+
+@pytest.mark.parametrize("url", GOOD_REDIS)
+def test_an_address_of_redis_that_works_is_taken(url: str) -> None:
+    urls.check_redis(url)
+
+
+@pytest.mark.parametrize("url", GOOD_DATABASE)
+def test_an_address_of_a_database_that_works_is_taken(url: str) -> None:
+    urls.check_database(url)
+
+
+@pytest.mark.parametrize(("url", "named"), BAD_REDIS)
+def test_what_is_wrong_with_an_address_of_redis_is_named_without_the_password(url: str, named: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        settings.read({"TCGX_REDIS_URL": url})
+
+    assert "TCGX_REDIS_URL" in str(refused.value)
+    assert named in str(refused.value)
+    assert PASSWORD not in str(refused.value)
+    with pytest.raises(SettingError):
+        connection.connect(url)
+
+
+@pytest.mark.parametrize(("url", "named"), BAD_DATABASE)
+def test_what_is_wrong_with_an_address_of_a_database_is_named_without_the_password(url: str, named: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        settings.read({"TCGX_DATABASE_URL": url})
+
+    assert "TCGX_DATABASE_URL" in str(refused.value)
+    assert named in str(refused.value)
+    assert PASSWORD not in str(refused.value)
+    with pytest.raises(SettingError):
+        asyncio.run(store.connect(url))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("redis://me@h/0", "redis://me@h/0"),
+        ("unix:///run/s?db=0", "unix:///run/s?db=0"),
+        ("redis://:hunter2@h:1/0", "redis://:***@h:1/0"),
+        ("redis://me:hunter2@h:1/0", "redis://me:***@h:1/0"),
+        ("redis://me:@h@unter2@h:1/0", "redis://me:***@h:1/0"),
+        ("redis://h/0?password=hunter2&db=1", "redis://h/0?password=***&db=1"),
+        ("redis://h/0?pass%77ord=hunter2", "redis://h/0?pass%77ord=***"),
+        ("rediss://h/0?ssl_password=hunter2", "rediss://h/0?ssl_password=***"),
+        ("unix://:hunter2@/run/s?db=0", "unix://:***@/run/s?db=0"),
+        ("postgresql://u@/d?host=/run&password=hunter2&sslpassword=hunter2", None),
+        ("postgresql://u:12/hunter2@h/d", "postgresql://***"),
+        ("postgresql://u:12#hunter2@h/d", "postgresql://***"),
+    ],
+)
+def test_a_password_is_masked_wherever_it_stands(url: str, shown: str | None) -> None:
+    masked = urls.masked(url)
+
+    assert PASSWORD not in masked
+    assert "unter2" not in masked
+    assert shown in (None, masked)
+
+
+@pytest.mark.parametrize("field", ["redis_url", "database_url"])
+def test_the_list_of_settings_shows_no_password(field: str) -> None:
+    scheme = "redis" if field == "redis_url" else "postgresql"
+    changed: dict[str, Any] = {field: f"{scheme}://me:a@{PASSWORD}@h/0?password={PASSWORD}"}
+
+    listed = settings.table(Settings(**changed), {})
+
+    assert PASSWORD not in str(listed)
+    assert f"{scheme}://me:***@h/0?password=***" in str(listed)
