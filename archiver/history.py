@@ -223,6 +223,7 @@ class ArchivedHistory:
         self._known: dict[str, Found] = {}  # as it was when it was compared last
         self._given = dict.fromkeys(cards, 0)
         self._registered = dict.fromkeys(cards, 0)
+        self._archived_as: dict[str, str] = {}  # the history that the archive has
         self._looking = asyncio.Lock()
         self._blind_until = 0.0
         self._to_register = asyncio.Event()
@@ -294,6 +295,10 @@ class ArchivedHistory:
 
     def _keep(self, card: str, compared: Comparison) -> None:
         found, verdict = compared.found, compared.verdict
+        self._archived_as[card] = compared.registered.history_id
+        self._registered[card] = compared.registered.last
+        if self._given[card] > compared.registered.last:
+            self._to_register.set()  # an older archive does not know what it was told
         if not verdict.fault and found.sequence < self._given[card]:
             verdict = _older(card, found, self._given[card])
         if verdict.fault:
@@ -303,7 +308,6 @@ class ArchivedHistory:
             log.info("orders are taken again", card=card)
         self._known[card] = found
         self._given[card] = max(self._given[card], found.sequence)
-        self._registered[card] = max(self._registered[card], compared.registered.last)
         self._marks[card] = found.mark
 
     async def _look_alone(self, card: str) -> None:
@@ -347,9 +351,9 @@ class ArchivedHistory:
             Unavailable: PostgreSQL does not answer.
         """
         news = {
-            card: (self._known[card].history_id, given)
+            card: (self._archived_as[card], given)
             for card, given in self._given.items()
-            if given > self._registered[card] and card in self._known
+            if given > self._registered[card] and self._archived_as.get(card)
         }
         if news:
             await store.raise_given(self._pool, news)

@@ -154,7 +154,7 @@ async def _prepare(pair: ServerPair) -> None:
         await library.load(redis)
     database = await asyncpg.connect(pair.settings.database_url)
     try:
-        await database.execute("TRUNCATE orders, trades, archive_cursor")
+        await database.execute("TRUNCATE orders, trades, archive_cursor, histories")
     finally:
         await database.close()
 
