@@ -20,7 +20,7 @@ import msgspec
 
 from engine.errors import StartError
 
-EPHEMERAL = "tcgx-ephemeral-"
+EPHEMERAL = "tcgx-temp-"
 """How the names of data directories begin that are to be removed at the end."""
 
 SOCKETS = "tcgx-"

@@ -9,6 +9,7 @@ from engine.model import price_text
 from engine.settings import Settings
 
 PRICE_CENTS = 550
+COLUMNS = 80
 
 
 def greeting(api: str, local: Settings, *, data_dir: str) -> str:
@@ -21,7 +22,7 @@ Its API, to read and to try: {api}/schema/swagger
 
 A first order, as trader 1:
 
-  TOKEN=$({command_here("traders token 1", data_dir)})
+{_folded(f"  TOKEN=$({command_here('traders token 1', data_dir)})")}
   curl -s {api}/orders \\
     -H "Authorization: Bearer $TOKEN" \\
     -d '{{"card":"{card}","side":"buy","price":"{price_text(price_cents)}"}}'
@@ -29,10 +30,15 @@ A first order, as trader 1:
 and to see it, in your orders and in the book:
 
   curl -s {api}/orders -H "Authorization: Bearer $TOKEN"
-  {command_here(f"book {card}", data_dir)}
+{_folded(f"  {command_here(f'book {card}', data_dir)}")}
 
 Stop with Ctrl-C.
 """
+
+
+def _folded(line: str) -> str:
+    """The same command in two lines where one is too long."""
+    return line if len(line) <= COLUMNS else line.replace(" --data-dir ", " \\\n    --data-dir ")
 
 
 def command_here(words: str, data_dir: str) -> str:
@@ -44,7 +50,8 @@ def command_here(words: str, data_dir: str) -> str:
 def _program() -> str:
     started = Path(sys.argv[0])
     if started.name == "__main__.py":
-        return f"{_short(Path(sys.executable))} -m tcgx"
+        is_module = sys.modules["__main__"].__spec__ is not None
+        return f"{_short(Path(sys.executable))} {'-m tcgx' if is_module else _short(started)}"
     found = shutil.which(started.name)
     return started.name if found and Path(found).samefile(started) else _short(started)
 

@@ -19,6 +19,9 @@ def main(words: Sequence[str]) -> int:
         code = ended.code if isinstance(ended.code, int) else 0
     except BrokenPipeError:
         code = streams.CLOSED_PIPE
+    except OSError as error:  # a full disk, a folder that was removed: nothing that a traceback would explain
+        reason = error.strerror or str(error)
+        code = _failed(f"{error.filename}: {reason}" if error.filename else reason)
     except KeyboardInterrupt:
         code = INTERRUPTED
     return streams.flushed(code)
@@ -51,10 +54,6 @@ def _run_command(given: argparse.Namespace) -> int:
         return run(given, settings, sources)
     except TcgxError as error:
         return _failed(configuration.explained(error, settings, sources))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
 
 
 def _failed(sentence: str) -> int:

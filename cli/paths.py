@@ -14,11 +14,15 @@ def check_folder(folder: Path) -> None:
         StartError: they can't; nothing is left behind.
     """
     try:
-        existing = next(step for step in (folder, *folder.absolute().parents) if step.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
+        _try_folder(folder)
     except OSError as error:
         raise unwritable(folder, error) from error
+
+
+def _try_folder(folder: Path) -> None:
+    existing = next(step for step in (folder, *folder.absolute().parents) if step.exists())
+    with tempfile.TemporaryFile(dir=existing):
+        pass
 
 
 def check_file(path: Path) -> None:
@@ -35,7 +39,7 @@ def check_file(path: Path) -> None:
         if path.is_file():
             os.close(os.open(path, os.O_WRONLY))
         elif not path.exists():
-            check_folder(path.parent)
+            _try_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
 

@@ -15,7 +15,7 @@ import structlog
 import tcgx.__main__
 from api.__main__ import listen
 from archiver import schema, store, traders
-from cli import datadir, embedded, run_file
+from cli import datadir, embedded, paths, run_file
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.greeting import greeting
@@ -49,6 +49,7 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
     await connection.connect(configured.redis_url).aclose()  # connects to nothing: the URL is read
     with ExitStack() as stack:
         data_dir, announced_in = _data_dirs(home, stack, ephemeral=ephemeral)
+        paths.check_file(run_file.path_in(announced_in))
         secrets = datadir.load_secrets(data_dir)
         local = msgspec.structs.replace(
             configured, data_dir=str(data_dir), jwt_secret=configured.jwt_secret or secrets.jwt_secret
@@ -88,8 +89,8 @@ def _data_dirs(home: Path, stack: ExitStack, *, ephemeral: bool) -> tuple[Path, 
     try:
         stack.enter_context(datadir.lock(home))
     except StartError as error:
-        log.warning("not found by commands without --data-dir", reason=str(error))
         data_dir = stack.enter_context(datadir.ephemeral())
+        log.info("commands find this exchange with --data-dir", data_dir=str(data_dir), reason=str(error))
         return data_dir, data_dir
     if is_new:
         stack.callback(_remove_empty, home)

@@ -77,6 +77,6 @@ def wants_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
     """Whether colours are wanted: https://no-color.org, https://force-color.org, https://bixense.com/clicolors."""
     if environment.get("NO_COLOR"):
         return False
-    if environment.get("FORCE_COLOR") or environment.get("CLICOLOR_FORCE", "0") != "0":
+    if environment.get("FORCE_COLOR") or environment.get("CLICOLOR_FORCE", "") not in ("", "0"):
         return True
     return stream.isatty() and environment.get("TERM") != "dumb" and environment.get("CLICOLOR") != "0"

@@ -331,7 +331,9 @@ def test_a_restart_keeps_open_orders_tokens_and_history(where: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["ctrl-c", "sigterm"]
+    ("number", "group"),
+    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)],
+    ids=["ctrl-c", "sigterm", "closed-terminal"],
 )
 def test_an_ephemeral_one_ends_in_time_and_leaves_nothing(
     where: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, group: bool
