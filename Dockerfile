@@ -2,6 +2,7 @@
 FROM python:3.13-slim-bookworm AS build
 WORKDIR /build
 COPY requirements.lock pyproject.toml README.md LICENSE ./
+COPY tcgx tcgx
 COPY engine engine
 COPY api api
 COPY archiver archiver
@@ -22,4 +23,4 @@ ENV PATH=/opt/tcgx/bin:$PATH \
 USER 10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-CMD ["python", "-P", "-m", "api"]
+CMD ["tcgx", "api"]

@@ -50,12 +50,24 @@ async def count(connection: asyncpg.Connection) -> int:
         return int(await connection.fetchval("SELECT count(*) FROM traders"))
 
 
+async def missing(connection: asyncpg.Connection, ids: Sequence[int]) -> list[int]:
+    """Those of these traders that do not exist."""
+    with understood():
+        rows = await connection.fetch("SELECT trader_id FROM traders WHERE trader_id = ANY($1)", list(ids))
+    existing = {row["trader_id"] for row in rows}
+    return [trader_id for trader_id in ids if trader_id not in existing]
+
+
 def _write(out: Path, created: Sequence[tuple[int, str]]) -> None:
     try:
         descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise StartError(f"{out} can't be written ({error.strerror}); no trader was created") from error
-    with os.fdopen(descriptor, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("trader_id", "api_key"))
-        writer.writerows(created)
+    try:
+        with os.fdopen(descriptor, "w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("trader_id", "api_key"))
+            writer.writerows(created)
+    except OSError as error:
+        out.unlink()
+        raise StartError(f"{out} can't be written ({error.strerror}); no trader was created") from error

@@ -3,11 +3,13 @@
 import argparse
 import asyncio
 import importlib
-import signal
+from pathlib import Path
 
 from bench import result as results
 from bench.options import BENCHES, Options, options_of
 from bench.result import Failed, Result
+from cli import paths
+from engine import life
 from engine.settings import Settings
 
 ORDER_OF_ALL = ("match", "append", "archive", "http", "latency", "million", "baseline", "scale", "trials")
@@ -17,14 +19,14 @@ STOPPED = 130
 
 
 async def bench(arguments: argparse.Namespace, settings: Settings) -> int:
-    """The exit code. SIGINT and SIGTERM stop it, with its servers; nothing is left behind.
+    """The exit code. A signal stops it, with its servers; nothing is left behind.
 
     Raises:
-        StartError: a package or a server is missing, or a server holds an exchange.
+        StartError: a package or a server is missing, a server holds an exchange, or a result can't be written.
         Failed: what was measured is not right; nothing is written.
     """
     work = asyncio.ensure_future(_bench(arguments, settings))
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in life.ending_signals():
         asyncio.get_running_loop().add_signal_handler(number, work.cancel)
     try:
         return await work
@@ -38,6 +40,7 @@ async def _bench(arguments: argparse.Namespace, settings: Settings) -> int:
         from bench import plots  # noqa: PLC0415 - with it come all benchmarks
 
         return plots.main(arguments)
+    _check_writable(arguments.results, arguments.json)
     if arguments.bench != "all":
         options = options_of(arguments.bench, arguments, settings)
         _write(options, results.encoded(await _run(options)))
@@ -65,6 +68,15 @@ async def _run(options: Options) -> Result:
     paths = results.save(result, options.results)
     print("kept in " + ", ".join(str(path) for path in paths))
     return result
+
+
+def _check_writable(folder: Path, copy: Path | None) -> None:
+    """Before anything is measured."""
+    paths.check_folder(folder)
+    if copy and copy.parent.exists():
+        paths.check_file(copy)
+    elif copy:
+        paths.check_folder(copy.parent)
 
 
 def _write(options: Options, text: bytes) -> None:

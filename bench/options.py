@@ -8,11 +8,20 @@ from typing import Any, Literal
 import msgspec
 
 from bench.order_flow import CARDS
-from engine.settings import Settings
+from cli.numbers import whole
+from engine.settings import BOUNDS, Settings
 
 Durability = Literal["always", "everysec"]
 
-RESULTS = Path("bench/results")
+RESULTS = Path("bench-results")
+"""Not bench/results, where the published ones are."""
+
+ORDERS_MAX = 100_000_000
+ROUNDS_MAX = 1_000
+SECONDS_MAX = 86_400
+RATE_MAX = 1_000_000
+CONNECTIONS_MAX = 10_000
+SEED_MAX = 2**63 - 1
 SCALES = ("depth", "through", "backlog", "cards", "workers", "engines", "nodes")
 TRIALS = ("parse", "resting", "levels", "traders", "traders_in_match", "entry", "event", "batch")
 PLACING_FLOWS = ("uniform", "deep")
@@ -115,9 +124,9 @@ def add_benches(parser: argparse.ArgumentParser) -> None:
     for name, defaults in BENCHES.items():
         _add_options(benches.add_parser(name, help=defaults.summary, description=defaults.summary), defaults)
     everything = benches.add_parser("all", help=SUMMARY_OF_ALL, description=SUMMARY_OF_ALL)
-    everything.add_argument("--orders", type=_whole, help="orders of each (default: as each has it)")
-    everything.add_argument("--rounds", type=_whole, help="rounds of those that have rounds")
-    everything.add_argument("--seconds", type=_whole, help="seconds of those that go by time")
+    everything.add_argument("--orders", type=whole(1, ORDERS_MAX), help="orders of each (default: as each has it)")
+    everything.add_argument("--rounds", type=whole(1, ROUNDS_MAX), help="rounds of those that have rounds")
+    everything.add_argument("--seconds", type=whole(1, SECONDS_MAX), help="seconds of those that go by time")
     _add_common(everything)
     plots = benches.add_parser("plots", help=SUMMARY_OF_PLOTS, description=SUMMARY_OF_PLOTS)
     plots.add_argument("folder", type=Path, help="where results are; each picture goes beside its result")
@@ -126,44 +135,35 @@ def add_benches(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(sub: argparse.ArgumentParser, defaults: Defaults) -> None:
     help_of = {"orders": "how many orders", "rounds": "how often each is measured", "seconds": "of each measurement"}
+    high = {"orders": ORDERS_MAX, "rounds": ROUNDS_MAX, "seconds": SECONDS_MAX}
     for number, text in help_of.items():
         if getattr(defaults, number) is not None:
             default = getattr(defaults, number)
-            sub.add_argument(f"--{number}", type=_whole, default=default, help=f"{text} ({default:,})")
+            kind = whole(1, high[number])
+            sub.add_argument(f"--{number}", type=kind, default=default, help=f"{text} ({default:,})")
     if len(defaults.flows) > 1:
         sub.add_argument("--flow", choices=defaults.flows, default="uniform", help="the stream of orders (uniform)")
     if "batch" in defaults.more:
         default = Settings().match_batch
-        sub.add_argument(
-            "--batch", type=_whole, default=default, help=f"commands a match call takes at most ({default:,})"
-        )
+        batch = whole(*BOUNDS["match_batch"])
+        sub.add_argument("--batch", type=batch, default=default, help=f"commands a match call takes ({default:,})")
     if "rate" in defaults.more:
-        sub.add_argument("--rate", type=_whole, default=1_000, help="orders a second (1,000)")
+        sub.add_argument("--rate", type=whole(1, RATE_MAX), default=1_000, help="orders a second (1,000)")
     if "connections" in defaults.more:
-        sub.add_argument("--connections", type=_whole, default=64, help="keep-alive connections (64)")
+        sub.add_argument("--connections", type=whole(1, CONNECTIONS_MAX), default=64, help="keep-alive ones (64)")
     if defaults.parts:
         sub.add_argument("--only", type=_some_of(defaults.parts), help=f"some of {','.join(defaults.parts)}")
     _add_common(sub, database=defaults.database)
 
 
 def _add_common(sub: argparse.ArgumentParser, *, database: bool = True) -> None:
-    sub.add_argument("--seed", type=int, default=0, help="of the stream of orders (0)")
+    sub.add_argument("--seed", type=whole(0, SEED_MAX), default=0, help="of the stream of orders (0)")
     sub.add_argument("--durability", choices=("always", "everysec"), default="always", help="of Redis (always)")
     sub.add_argument("--redis-url", default="", help="an empty Redis to use, instead of a throw-away one")
     if database:
         sub.add_argument("--database-url", default="", help="an empty database to use, instead of a throw-away one")
     sub.add_argument("--json", type=Path, help="a file that gets the result")
-    sub.add_argument("--results", type=Path, default=RESULTS, help=f"where results and plots are kept ({RESULTS})")
-
-
-def _whole(text: str) -> int:
-    try:
-        number = int(text.replace("_", ""))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return number
+    sub.add_argument("--results", type=Path, default=RESULTS, help=f"where results and plots are kept ({RESULTS}/)")
 
 
 def _some_of(parts: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:

@@ -94,7 +94,7 @@ def check_installed() -> None:
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise StartError(f"`tcgx bench` needs {' and '.join(missing)}: pip install 'tcgx[bench]'")
+        raise StartError(f"`tcgx bench` needs {' and '.join(missing)}: pip install '.[bench]' in the checkout")
 
 
 def encoded(result: Result) -> bytes:

@@ -1,128 +1,38 @@
-"""The command `tcgx`."""
+"""The commands of `tcgx` that ask or change an exchange. What can be typed is in arguments.py."""
 
 import argparse
+import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
-import uvloop
 from redis.asyncio import Redis
 
 from archiver import history, lag, recovery, schema, store, traders
 from archiver.store import Archive
-from bench import command as benches
-from bench.options import add_benches
-from cli import datadir, ladder, replay
+from cli import configuration, datadir, ladder, paths, replay
+from cli.arguments import CHECKS
 from cli.embedded_redis import RedisServer
 from cli.recover import recover
-from cli.up import running, up
-from engine import connection, library, life, trust
+from cli.run_file import running
+from engine import connection, library, trust
 from engine.books import Books
 from engine.errors import StartError, TcgxError
-from engine.settings import Settings, check, read, table, variable
+from engine.settings import Settings, table, variable
 
-CHECKS = ("redis", "functions", "engine", "database", "archiver", "history")
+DATABASE_SECONDS = 2  # how long a warning may take
 
 Command = Callable[[argparse.Namespace, Settings], Awaitable[int]]
-
-
-def main() -> int:
-    """Runs a command; the exit code is 1 for an error of ours, which is printed as a sentence."""
-    arguments = _parser().parse_args()
-    try:
-        configured = _configured(arguments)
-        life.configure_logging(configured, "tcgx")
-        command: Command = arguments.command
-        return uvloop.run(_awaited(command(arguments, configured)))
-    except TcgxError as error:
-        print(f"tcgx: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-
-
-async def _awaited(work: Awaitable[int]) -> int:
-    return await work
-
-
-def _configured(arguments: argparse.Namespace) -> Settings:
-    """Settings from the environment, options, and the exchange that runs in the data directory, in this order."""
-    configured = read(os.environ)
-    options = {
-        name: getattr(arguments, name) for name in ("data_dir", "port") if getattr(arguments, name, None) is not None
-    }
-    configured = msgspec.structs.replace(configured, **options)
-    check(configured)
-    if arguments.name in ("up", "bench"):
-        return configured
-    here = running(configured.data_dir)
-    if here is not None:
-        found = {"redis_url": here.redis, "database_url": here.database, "jwt_secret": here.jwt_secret}
-        missing = {name: value for name, value in found.items() if variable(name) not in os.environ}
-        configured = msgspec.structs.replace(configured, **missing)
-    return configured
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tcgx", description="A trading platform for Pokémon cards.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="name")
-
-    def add(name: str, command: Command, summary: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary)
-        sub.set_defaults(command=command)
-        sub.add_argument("--data-dir", help="where `tcgx up` keeps its data (TCGX_DATA_DIR, ./.tcgx)")
-        return sub
-
-    sub = add("up", _up, "run the whole exchange on this machine until Ctrl-C")
-    sub.add_argument("--ephemeral", action="store_true", help="keep nothing")
-    sub.add_argument("--port", type=int, help="the port of the API (TCGX_PORT, 8000)")
-    add("urls", _urls, "where the running exchange is reached").add_argument("--json", action="store_true")
-    sub = add("book", _book, "draw a card's order book")
-    sub.add_argument("card")
-    sub.add_argument("--depth", type=_positive, default=15, help="levels a side")
-    sub.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="bids green, asks red (auto)")
-    sub = add("traders", _traders, "create traders, or make access tokens for them")
-    actions = sub.add_subparsers(required=True, dest="action", metavar="ACTION")
-    seed = actions.add_parser("seed", help="create traders with random API keys")
-    seed.add_argument("--count", type=_positive, default=10_000)
-    seed.add_argument("--out", type=Path, required=True, help="the CSV file that gets trader_id,api_key")
-    token = actions.add_parser("token", help="print an access token a line")
-    token.add_argument("ids", type=_positive, nargs="+", metavar="ID")
-    token.add_argument("--admin", action="store_true", help="with the role admin")
-    sub = add("replay", _replay, "run a log through an empty server and compare the state hash")
-    sub.add_argument("--file", type=Path, help="a file that --export wrote, instead of the live server")
-    sub.add_argument("--export", type=Path, help="write the live server's log to this file, and replay nothing")
-    sub.add_argument(
-        "--batch", type=_positive, help=f"commands a match call (TCGX_MATCH_BATCH, {Settings().match_batch:,})"
-    )
-    add("state-hash", _state_hash, "a hash over each card's books, open orders and cursor")
-    add("migrate", _migrate, "bring the database, and data of earlier versions, up to date")
-    sub = add("recover", _recover, "begin another history where log and archive do not belong together any more")
-    sub.add_argument("--yes", action="store_true", help="do not ask")
-    sub.add_argument("--report", type=Path, help="write the orders that are lost to this CSV file")
-    add("settings", _settings, "every setting with its value, default and source")
-    sub = add("doctor", _doctor, "check the servers, the database and how far everything is")
-    sub.add_argument("--only", choices=CHECKS, help="this check alone")
-    summary = "benchmarks, on throw-away servers"
-    sub = commands.add_parser("bench", help=summary, description=summary)
-    sub.set_defaults(command=benches.bench)
-    add_benches(sub)
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return number
+"""Gets what was typed, with the sources of the settings as `sources`; the exit code."""
 
 
 async def _up(arguments: argparse.Namespace, configured: Settings) -> int:
+    from cli.up import up  # noqa: PLC0415 - the services with all that they need
+
     await up(configured, ephemeral=arguments.ephemeral)
     return 0
 
@@ -130,7 +40,7 @@ async def _up(arguments: argparse.Namespace, configured: Settings) -> int:
 async def _urls(arguments: argparse.Namespace, configured: Settings) -> int:
     here = running(configured.data_dir)
     if here is None:
-        raise StartError(f"no exchange runs in {configured.data_dir}: start one with `tcgx up`")
+        raise StartError(configuration.nothing_runs(configured))
     urls = {"api": here.api, "redis": here.redis, "database": here.database}
     if arguments.json:
         print(json.dumps(urls))
@@ -152,11 +62,14 @@ async def _book(arguments: argparse.Namespace, configured: Settings) -> int:
 async def _traders(arguments: argparse.Namespace, configured: Settings) -> int:
     if arguments.action == "token":
         if not configured.jwt_secret:
-            raise StartError("no key to sign with: start `tcgx up` in this data directory, or set TCGX_JWT_SECRET")
+            raise StartError(f"no key to sign with: {configuration.nothing_runs(configured)}, or set TCGX_JWT_SECRET")
         for trader_id in arguments.ids:
             role: trust.Role = "admin" if arguments.admin else "trader"
-            print(trust.token(configured.jwt_secret, trader_id, role, configured.token_seconds))
+            print(trust.token(configured.jwt_secret, trader_id, role, configured.token_seconds), flush=True)
+        if variable("database_url") in arguments.sources:
+            await _warn_of_missing(arguments.ids, configured)
         return 0
+    paths.check_file(arguments.out)
     async with _database(configured) as database:
         await schema.check(database, configured.cards)
         created = await traders.seed(database, arguments.count, arguments.out)
@@ -165,9 +78,18 @@ async def _traders(arguments: argparse.Namespace, configured: Settings) -> int:
     return 0
 
 
+async def _warn_of_missing(ids: Sequence[int], configured: Settings) -> None:
+    """Says which traders do not exist. A token is made without the database, so one that is away is no error."""
+    with suppress(TcgxError, TimeoutError):
+        async with asyncio.timeout(DATABASE_SECONDS), _database(configured) as database:
+            for trader_id in await traders.missing(database, ids):
+                print(f"tcgx: there is no trader {trader_id}: its token is valid all the same", file=sys.stderr)
+
+
 async def _replay(arguments: argparse.Namespace, configured: Settings) -> int:
     batch = arguments.batch or configured.match_batch
     if arguments.export:
+        paths.check_file(arguments.export)
         async with connection.connect(configured.redis_url) as live:
             count = await replay.export(replay.of_server(live, configured.cards), arguments.export)
         print(f"wrote {count} lines to {arguments.export}")
@@ -224,8 +146,8 @@ async def _recover(arguments: argparse.Namespace, configured: Settings) -> int:
     return await recover(configured, yes=arguments.yes, report=arguments.report)
 
 
-async def _settings(_: argparse.Namespace, configured: Settings) -> int:
-    rows = [("SETTING", "VALUE", "DEFAULT", "SOURCE", "WHAT IT DOES"), *table(configured, os.environ)]
+async def _settings(arguments: argparse.Namespace, configured: Settings) -> int:
+    rows = [("SETTING", "VALUE", "DEFAULT", "SOURCE", "WHAT IT DOES"), *table(configured, arguments.sources)]
     widths = [min(44, max(len(row[column]) for row in rows)) for column in range(4)]
     for row in rows:
         print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]))
@@ -286,6 +208,8 @@ async def _doctor(arguments: argparse.Namespace, configured: Settings) -> int:
         except TcgxError as error:
             failures += 1
             print(f"FAIL  {name:<10} {error}")
+    if failures and variable("redis_url") not in arguments.sources:
+        print(f"tcgx: {configuration.nothing_runs(configured)}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -302,5 +226,15 @@ async def _database(configured: Settings) -> AsyncIterator[Any]:
         await opened.close()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+COMMANDS: Mapping[str, Command] = {
+    "up": _up,
+    "urls": _urls,
+    "book": _book,
+    "traders": _traders,
+    "replay": _replay,
+    "state-hash": _state_hash,
+    "migrate": _migrate,
+    "recover": _recover,
+    "settings": _settings,
+    "doctor": _doctor,
+}

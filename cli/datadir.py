@@ -10,14 +10,21 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 from engine.errors import StartError
+
+EPHEMERAL = "tcgx-temp-"
+"""How the names of data directories begin that are to be removed at the end."""
+
+SOCKETS = "tcgx-"
+"""How the names of folders with sockets begin."""
 
 OUTSIDE = Path("/var/lib/tcgx")
 """Where PostgreSQL's data goes that its user could not reach in the data directory."""
@@ -42,13 +49,12 @@ def lock(data_dir: Path) -> Iterator[None]:
         _make(data_dir)
         file = (data_dir / "lock").open("a+")
     except OSError as error:
-        raise StartError(f"the data directory {data_dir} cannot be used: {error}") from error
+        raise unusable(data_dir, error) from error
     with file:
         if not try_lock(file.fileno()):
-            file.seek(0)
-            owner = file.read(20).strip() or "unknown"
             raise StartError(
-                f"another `tcgx up` (process {owner}) uses {data_dir}; stop it, or give this one another --data-dir"
+                f"another `tcgx up` (process {owner(data_dir)}) uses {data_dir}; "
+                "stop it, or give this one another --data-dir"
             )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -57,7 +63,11 @@ def lock(data_dir: Path) -> Iterator[None]:
 
 
 def is_locked(data_dir: Path) -> bool:
-    """Whether a `tcgx up` uses this data directory."""
+    """Whether a `tcgx up` uses this data directory.
+
+    Raises:
+        StartError: it is no data directory, or not ours to look into.
+    """
     try:
         with (data_dir / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -65,18 +75,93 @@ def is_locked(data_dir: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        raise unusable(data_dir, error) from error
     return False
+
+
+def owner(data_dir: Path) -> str:
+    """The process id of the `tcgx up` that has locked a data directory."""
+    return (data_dir / "lock").read_text(errors="replace")[:20].strip() or "unknown"
+
+
+def unusable(data_dir: Path, error: OSError) -> StartError:
+    """The error that says why a data directory can't be used."""
+    return StartError(f"the data directory {data_dir} cannot be used: {_reason(data_dir, error)}")
+
+
+def _reason(data_dir: Path, error: OSError) -> str:
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        return "it is a file, or lies in one"
+    if isinstance(error, IsADirectoryError):
+        return f"{data_dir / 'lock'} is a folder"
+    return error.strerror or str(error)
 
 
 @contextmanager
 def ephemeral() -> Iterator[Path]:
-    """A data directory that is removed at the end, with all that belongs to it."""
-    data_dir = Path(tempfile.mkdtemp(prefix="tcgx-"))
+    """A data directory that is removed at the end, with all that belongs to it, and locked until then.
+
+    What a killed process has left of such directories is removed, too.
+    """
+    sweep()
+    data_dir = Path(tempfile.mkdtemp(prefix=EPHEMERAL))
     try:
         data_dir.chmod(_mode())
-        yield data_dir
+        with _locked_from_the_start(data_dir):
+            yield data_dir
     finally:
         remove(data_dir)
+
+
+@contextmanager
+def _locked_from_the_start(data_dir: Path) -> Iterator[None]:
+    """Holds a lock that nobody ever sees free: the file gets its name once it is locked."""
+    with tempfile.NamedTemporaryFile("w", dir=data_dir, prefix="lock.", delete=False) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        Path(file.name).rename(data_dir / "lock")
+        yield
+
+
+def sweep() -> None:
+    """Removes what killed processes of this user have left of ephemeral data directories."""
+    for data_dir in Path(tempfile.gettempdir()).glob(f"{EPHEMERAL}*"):
+        # A file of another user, or one that another sweep removes at the same time.
+        with suppress(OSError), ExitStack() as locks:
+            about = data_dir.lstat()
+            if stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and _is_dead(data_dir, locks):
+                _remove_sockets(data_dir)
+                remove(data_dir)
+
+
+def _is_dead(data_dir: Path, locks: ExitStack) -> bool:
+    """Whether neither the process that made it nor a server in it lives. Their locks are held from then on."""
+    for name in ("lock", "redis.lock", "postgres.lock"):
+        try:
+            descriptor = os.open(data_dir / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if name == "lock":
+                return False  # it is being made
+            continue
+        locks.callback(os.close, descriptor)
+        if not try_lock(descriptor):
+            return False
+    return True
+
+
+def _remove_sockets(data_dir: Path) -> None:
+    """Removes the folders of its servers' sockets (embedded.Place), which lie outside of it."""
+    for path in (data_dir / "redis.json", data_dir / "postgres.json"):
+        with suppress(OSError, msgspec.DecodeError):
+            run_dir = Path(msgspec.json.decode(path.read_bytes(), type=_SocketPlace).run_dir)
+            if run_dir.name.startswith(SOCKETS) and not run_dir.is_symlink():
+                shutil.rmtree(run_dir, ignore_errors=True)
+
+
+class _SocketPlace(msgspec.Struct):
+    run_dir: str
 
 
 def remove(data_dir: Path) -> None:
@@ -107,7 +192,7 @@ def load_secrets(data_dir: Path) -> Secrets:
     try:
         write_private(path, msgspec.json.encode(made))
     except OSError as error:
-        raise StartError(f"{path} cannot be written: {error}") from error
+        raise StartError(f"{path} cannot be written: {error.strerror}") from error
     return made
 
 

@@ -73,7 +73,7 @@ def _run_dir(remembered: str, account: Account | None) -> Path:
     for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 -- mkdtemp makes a private folder in it
         if len(os.fsencode(parent)) > SOCKET_FOLDER_BYTES_MAX or not reaches(account, Path(parent)):
             continue
-        made = Path(tempfile.mkdtemp(prefix="tcgx-", dir=parent))
+        made = Path(tempfile.mkdtemp(prefix=datadir.SOCKETS, dir=parent))
         if account:
             os.chown(made, account.uid, account.gid)
         return made

@@ -79,6 +79,7 @@ class PostgresServer(EmbeddedServer):
         unfinished.rename(cluster)
 
     async def _run_initdb(self, programs: Path, cluster: Path, password_file: Path, account: Account | None) -> None:
+        log.info("making an empty PostgreSQL database: some seconds, at the first start alone")
         written = ServerLog(self._data_dir / "postgres.log")
         options = ["--auth=scram-sha-256", f"--pwfile={password_file}", f"--username={DATABASE}"]
         options += ["--encoding=UTF8", "--locale=C", "--data-checksums"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from archiver import recovery, store
 from archiver.recovery import Lost, Plan
+from cli import paths
 from engine import connection, library
 from engine.errors import StartError
 from engine.model import price_text
@@ -23,6 +24,8 @@ async def recover(configured: Settings, *, yes: bool, report: Path | None) -> in
         StartError: a fault that this is no way out of, or nobody can be asked.
         Unavailable: a server does not answer.
     """
+    if report is not None:
+        paths.check_file(report)
     database = await store.connect(configured.database_url)
     try:
         async with connection.connect(configured.redis_url) as redis:
@@ -94,13 +97,10 @@ def _of_lost(lost: Lost) -> str:
 
 
 def _write(report: Path, plans: Sequence[Plan]) -> None:
-    try:
-        with report.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(REPORT_COLUMNS)
-            writer.writerows(_row(plan.card, lost) for plan in plans for lost in plan.lost)
-    except OSError as error:
-        raise StartError(f"{report} cannot be written: {error.strerror}") from error
+    with report.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(REPORT_COLUMNS)
+        writer.writerows(_row(plan.card, lost) for plan in plans for lost in plan.lost)
 
 
 def _row(card: str, lost: Lost) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from cli.paths import unwritable
 from engine import history, keys
 from engine.books import Books
 from engine.connection import understood
@@ -80,27 +81,44 @@ def of_file(path: Path) -> Iterator[Line]:
     """The lines of a file.
 
     Raises:
-        StartError: a line is neither an entry nor a state.
+        StartError: it can't be read, or a line is neither an entry nor a state.
     """
-    decode = msgspec.json.decode
-    if not path.is_file():
-        raise StartError(f"there is no file {path}")
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise StartError(f"there is no file {path}") from None
+    except OSError as error:
+        raise StartError(f"{path} can't be read: {error.strerror}") from error
+    with file:
         for number, line in enumerate(file, 1):
             try:
-                kind: type[Line] = Expected if b'"state_hash"' in line else Entry
-                yield decode(line, type=kind)
-            except msgspec.DecodeError as error:
+                yield _line(line)
+            except (msgspec.DecodeError, ValueError, RecursionError) as error:
                 raise StartError(f"{path}, line {number}: {error}") from error
 
 
+def _line(text: bytes) -> Line:
+    kind: type[Line] = Expected if b'"state_hash"' in text else Entry
+    line = msgspec.json.decode(text, type=kind)
+    if isinstance(line, Entry) and (not line.fields or len(line.fields) % 2):
+        raise ValueError("`fields` must be names and values in turn")
+    return line
+
+
 async def export(lines: AsyncIterator[Line], path: Path) -> int:
-    """Writes lines to a file. How many."""
+    """Writes lines to a file. How many.
+
+    Raises:
+        StartError: the file can't be written.
+    """
     count = 0
-    with path.open("wb") as file:
-        async for line in lines:
-            file.write(msgspec.json.encode(line) + b"\n")
-            count += 1
+    try:
+        with path.open("wb") as file:
+            async for line in lines:
+                file.write(msgspec.json.encode(line) + b"\n")
+                count += 1
+    except OSError as error:
+        raise unwritable(path, error) from error
     return count
 
 

@@ -1,4 +1,4 @@
-"""`tcgx up`: the whole exchange on one machine, and what other commands need to find it."""
+"""`tcgx up`: the whole exchange on one machine."""
 
 import asyncio
 import http.client
@@ -6,21 +6,22 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import asyncpg
 import msgspec
 import structlog
 
+import tcgx.__main__
 from api.__main__ import listen
 from archiver import recovery, schema, store, traders
-from cli import datadir, embedded
+from cli import datadir, embedded, paths, run_file
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
+from cli.greeting import greeting
 from cli.supervisor import Service, Supervised, Supervisor
-from engine import connection, library, life, settings, trust
+from engine import connection, library, life, settings
 from engine.errors import StartError
 from engine.settings import Settings, variable
 
@@ -35,32 +36,6 @@ SERVICES = ("engine", "archiver", "api")
 STOP_ORDER = ("api", "engine", "archiver")
 
 
-class Running(msgspec.Struct, frozen=True):
-    """Where a running exchange is reached; `<data dir>/run.json` while it runs."""
-
-    api: str
-    redis: str
-    database: str
-    jwt_secret: str
-
-
-def run_file(data_dir: str) -> Path:
-    """The file in which `tcgx up` says where it is."""
-    return Path(data_dir) / "run.json"
-
-
-def running(data_dir: str) -> Running | None:
-    """The exchange that runs in this data directory, if one does."""
-    try:
-        announced = msgspec.json.decode(run_file(data_dir).read_bytes(), type=Running)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError) as error:
-        raise StartError(f"{run_file(data_dir)} can't be read: {error}") from error
-    # One that was killed with -9 could not take its announcement back.
-    return announced if datadir.is_locked(Path(data_dir)) else None
-
-
 async def up(configured: Settings, *, ephemeral: bool) -> None:
     """Runs everything until SIGINT or SIGTERM.
 
@@ -68,10 +43,14 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
         StartError: something that it needs is missing or taken; the message says what to do.
     """
     stopping = life.stop_on_signals()
+    home = Path(configured.data_dir)
+    if not ephemeral:
+        _refuse_running(home)
     listen(configured.host, configured.port, shared=False).close()
     await connection.connect(configured.redis_url).aclose()  # connects to nothing: the URL is read
     with ExitStack() as stack:
-        data_dir = _data_dir(Path(configured.data_dir), stack, ephemeral=ephemeral)
+        data_dir, announced_in = _data_dirs(home, stack, ephemeral=ephemeral)
+        paths.check_file(run_file.path_in(announced_in))
         secrets = datadir.load_secrets(data_dir)
         local = msgspec.structs.replace(
             configured, data_dir=str(data_dir), jwt_secret=configured.jwt_secret or secrets.jwt_secret
@@ -81,21 +60,42 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
             await life.unless_stopped(_start(servers), stopping)
             if stopping.is_set():
                 return
-            await _serve(_pointed(local, servers), servers, stopping, announced_in=configured.data_dir, stack=stack)
+            await _serve(_pointed(local, servers), servers, stopping, announced_in=announced_in, stack=stack)
         finally:
             for server in reversed(servers):
                 await server.stop()
 
 
-def _data_dir(home: Path, stack: ExitStack, *, ephemeral: bool) -> Path:
-    """The locked data directory; for an ephemeral exchange another one, and this one only announces it."""
-    is_new = not home.exists()
-    stack.enter_context(datadir.lock(home))
+def _refuse_running(home: Path) -> None:
+    if not datadir.is_locked(home):
+        return
+    here = run_file.running(home)
+    where = here.api if here else "it is starting or stopping"
+    raise StartError(
+        f"the exchange of {home} runs already (process {datadir.owner(home)}): {where}; "
+        "a second one needs another --data-dir and --port"
+    )
+
+
+def _data_dirs(home: Path, stack: ExitStack, *, ephemeral: bool) -> tuple[Path, Path]:
+    """The locked data directory, and the one in which commands find the exchange.
+
+    An ephemeral exchange keeps its data elsewhere. Commands find it in `home` all the same, unless another exchange
+    has that, or it can't be written: then in the directory of its data.
+    """
     if not ephemeral:
-        return home
+        stack.enter_context(datadir.lock(home))
+        return home, home
+    is_new = not os.path.lexists(home)
+    try:
+        stack.enter_context(datadir.lock(home))
+    except StartError as error:
+        data_dir = stack.enter_context(datadir.ephemeral())
+        log.info("commands find this exchange with --data-dir", data_dir=str(data_dir), reason=str(error))
+        return data_dir, data_dir
     if is_new:
         stack.callback(_remove_empty, home)
-    return stack.enter_context(datadir.ephemeral())
+    return stack.enter_context(datadir.ephemeral()), home
 
 
 def _remove_empty(home: Path) -> None:
@@ -138,13 +138,13 @@ async def _serve(
     servers: list[embedded.EmbeddedServer],
     stopping: asyncio.Event,
     *,
-    announced_in: str,
+    announced_in: Path,
     stack: ExitStack,
 ) -> None:
     await _prepare_database(local)
     public_redis = next((one.url for one in servers if isinstance(one, RedisServer)), local.redis_url)
-    here = Running(f"http://{_in_url(local.host)}:{local.port}", public_redis, local.database_url, local.jwt_secret)
-    stack.enter_context(_announced(run_file(announced_in), here))
+    here = run_file.of_settings(local, api=f"http://{_in_url(local.host)}:{local.port}", redis=public_redis)
+    stack.enter_context(run_file.announced(announced_in, here))
     services = _services(local)
     members: list[Supervised] = [*servers, *services]
     stop_order = [
@@ -152,7 +152,7 @@ async def _serve(
         *(server.name for server in reversed(servers)),
     ]
     supervisor = Supervisor(members, stop_order=stop_order)
-    greeting = asyncio.create_task(_greet(here, local, stopping), name="greet")
+    greeting = asyncio.create_task(_greet(here.api, local, stopping, announced_in), name="greet")
     try:
         await supervisor.run_until(stopping)
     finally:
@@ -170,8 +170,8 @@ def _services(local: Settings) -> list[Service]:
     return [
         Service(
             name,
-            # -P: a folder named api or engine where the user stands must not take our place.
-            [sys.executable, "-P", "-m", name.split("-")[0]],
+            # A file, and -P: a folder named api or tcgx where the user stands must not take our place.
+            [sys.executable, "-P", tcgx.__main__.__file__, name.split("-")[0]],
             environment=environment,
             stop_seconds=local.stop_seconds,
         )
@@ -187,6 +187,7 @@ async def _prepare_database(local: Settings) -> None:
         await _mark_histories(local, database)
         if local.traders and not await traders.count(database):
             out = Path(local.data_dir) / "traders.csv"
+            log.info("creating traders, each with an API key", count=local.traders)
             created = await traders.seed(database, local.traders, out)
             log.info("created traders", count=created, api_keys=str(out))
     finally:
@@ -205,23 +206,12 @@ async def _mark_histories(local: Settings, database: asyncpg.Connection) -> None
             log.info("gave a history to the data of an earlier version", card=card)
 
 
-@contextmanager
-def _announced(path: Path, here: Running) -> Iterator[None]:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(here))
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-async def _greet(here: Running, local: Settings, stopping: asyncio.Event) -> None:
+async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_in: Path) -> None:
     """Says where the exchange listens, once it is ready."""
     deadline = asyncio.get_running_loop().time() + READY_SECONDS
     while asyncio.get_running_loop().time() < deadline and not stopping.is_set():
-        if await asyncio.to_thread(_is_ready, here.api):
-            print(_greeting(here, local), flush=True)
+        if await asyncio.to_thread(_is_ready, api):
+            print(greeting(api, local, data_dir=str(announced_in)), flush=True)
             return
         await asyncio.sleep(READY_CHECK_SECONDS)
     if not stopping.is_set():
@@ -234,19 +224,3 @@ def _is_ready(api: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False
-
-
-def _greeting(here: Running, local: Settings) -> str:
-    access_token = trust.token(local.jwt_secret, 1, "trader", local.token_seconds)
-    return f"""
-The exchange listens on {here.api}   (API: {here.api}/schema/swagger)
-
-A first order, as trader 1; the token is valid for {local.token_seconds // 60} minutes:
-
-  curl -s {here.api}/orders \\
-    -H 'Authorization: Bearer {access_token}' \\
-    -d '{{"card":"{local.cards[0]}","side":"buy","price":"5.50"}}'
-
-and to see it, the same with only the address and the token. More tokens: tcgx traders token 1 2
-Stop with Ctrl-C.
-"""

@@ -3,15 +3,17 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import orjson
 import structlog
 import uvloop
 
+from engine import streams
 from engine.errors import TcgxError
 from engine.settings import Settings, read
 
@@ -31,7 +33,7 @@ def configure_logging(settings: Settings, service: str) -> None:
             serializer=lambda line, **_: orjson.dumps(line, default=str).decode()
         )
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        renderer = structlog.dev.ConsoleRenderer(colors=streams.wants_color(sys.stderr, os.environ))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -41,7 +43,7 @@ def configure_logging(settings: Settings, service: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(Any, streams.LogStream())),
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.bind_contextvars(service=service)
@@ -49,12 +51,18 @@ def configure_logging(settings: Settings, service: str) -> None:
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
+    """An event that the signals which end a process set."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         loop.add_signal_handler(number, stopping.set)
     return stopping
+
+
+def ending_signals() -> list[signal.Signals]:
+    """SIGTERM, SIGINT and, unless nohup has the process ignore it, SIGHUP, which a closed terminal sends."""
+    ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if ignores_hangup else [signal.SIGHUP])]
 
 
 async def unless_stopped(awaitable: Awaitable[T], stopping: asyncio.Event) -> T | None:
@@ -117,6 +125,8 @@ def run(service: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]
         settle()
         await work(settings, stop_on_signals())
 
+    streams.open_missing()
+    streams.replace_unencodable()
     try:
         settings = read(environment)
         configure_logging(settings, service)

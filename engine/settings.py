@@ -8,6 +8,7 @@ import msgspec
 
 from engine import urls
 from engine.errors import SettingError
+from engine.suggestions import did_you_mean
 
 PREFIX = "TCGX_"
 URLS = frozenset({"redis_url", "database_url"})
@@ -128,7 +129,8 @@ def read(environment: Mapping[str, str]) -> Settings:
             continue
         field = fields.get(name.removeprefix(PREFIX).lower())
         if field is None or name != variable(field.name):
-            raise SettingError(f"{name} is not a setting; `tcgx settings` lists them all")
+            suggestion = did_you_mean(name, map(variable, fields)) or "; `tcgx settings` lists them all"
+            raise SettingError(f"{name} is not a setting{suggestion}")
         values[field.name] = _parse(name, text, field.type)
     settings = Settings(**values)
     check(settings)
@@ -160,6 +162,8 @@ def check(settings: Settings) -> None:
             f"{variable('price_cents_min')}={settings.price_cents_min} must not be above "
             f"{variable('price_cents_max')}={settings.price_cents_max}"
         )
+    if not settings.data_dir:
+        raise SettingError(f"{variable('data_dir')} must name a folder")
     if not settings.cards:
         raise SettingError(f"{variable('cards')} must name at least one card")
     if len(set(settings.cards)) != len(settings.cards):
@@ -177,21 +181,28 @@ def check(settings: Settings) -> None:
 
 def environment_of(settings: Settings) -> dict[str, str]:
     """The variables that make `read` return these settings; only those that differ from the default."""
-    variables = {}
-    for field in msgspec.structs.fields(Settings):
-        value = getattr(settings, field.name)
-        if value != field.default:
-            variables[variable(field.name)] = ",".join(value) if isinstance(value, tuple) else str(value)
-    return variables
+    defaults = texts_of(Settings())
+    return {name: text for name, text in texts_of(settings).items() if text != defaults[name]}
 
 
-def table(settings: Settings, environment: Mapping[str, str]) -> list[tuple[str, str, str, str, str]]:
-    """Rows of variable, value, default, source and description; secrets are not shown."""
+def texts_of(settings: Settings) -> dict[str, str]:
+    """Every variable, with the text that makes `read` return these settings."""
+    values = {field: getattr(settings, field) for field in settings.__struct_fields__}
+    return {
+        variable(field): ",".join(value) if isinstance(value, tuple) else str(value) for field, value in values.items()
+    }
+
+
+def table(settings: Settings, sources: Mapping[str, str]) -> list[tuple[str, str, str, str, str]]:
+    """Rows of variable, value, default, source and description; secrets are not shown.
+
+    `sources` has the source of each variable whose value is not the default one.
+    """
     rows = []
     for field in msgspec.structs.fields(Settings):
         name = variable(field.name)
         shown = _shown(field.name, getattr(settings, field.name))
-        source = "environment" if name in environment else "default"
+        source = sources.get(name, "default")
         rows.append((name, shown, _shown(field.name, field.default), source, DESCRIPTIONS[field.name]))
     return rows
 

@@ -32,10 +32,10 @@ from redis import Redis
 
 from archiver import schema
 from bench.reference_book import ReferenceBook
-from cli import datadir, up
+from cli import datadir
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
-from cli.up import Running
+from cli.run_file import Running, running
 from engine import codec, connection, keys, settings, trust
 from engine.books import Books
 from engine.log import OrderLog
@@ -129,8 +129,9 @@ def descendants(pid: int) -> list[int]:
 def member_name(pid: int) -> str:
     """What a child of `tcgx up` is: api, archiver, engine, postgres, redis, or the name of its program."""
     arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    if "-m" in arguments:
-        return arguments[arguments.index("-m") + 1]
+    for number, argument in enumerate(arguments):
+        if argument == "-m" or argument.endswith("/tcgx/__main__.py"):
+            return arguments[number + 1]
     name = Path(f"/proc/{pid}/exe").readlink().name
     return "redis" if name in ("redis-server", "valkey-server") else name
 
@@ -282,7 +283,7 @@ class Exchange:
     @property
     def urls(self) -> Running:
         """Where it is reached, as it tells the commands beside it."""
-        found = up.running(str(self.data_dir))
+        found = running(self.data_dir)
         assert found, f"nothing is announced in {self.data_dir}"
         return found
 

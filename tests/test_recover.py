@@ -29,7 +29,7 @@ def tcgx(server: ExchangeServer, *arguments: str) -> "subprocess.CompletedProces
     """A command beside the exchange."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(settings.PREFIX)}
     environment |= settings.environment_of(server.settings)
-    command = [sys.executable, "-P", "-m", "cli.commands", *arguments]
+    command = [sys.executable, "-P", "-m", "tcgx", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -27,6 +27,7 @@ from tests.running_exchange import (
     Trader,
     descendants,
     ended,
+    environment,
     exchange,
     fetch,
     folder,
@@ -56,16 +57,22 @@ def shared() -> Iterator[Exchange]:
 
 
 def printed_order(greeting: str) -> str:
-    """The command that `tcgx up` prints to be pasted."""
+    """The commands that `tcgx up` prints to be pasted: one that makes a token, and one that places an order."""
     lines = greeting.splitlines()
-    start = next(number for number, line in enumerate(lines) if line.strip().startswith("curl "))
-    end = next(number for number in range(start, len(lines)) if not lines[number].endswith("\\"))
+    start = next(number for number, line in enumerate(lines) if line.strip().startswith("TOKEN="))
+    end = next(number for number in range(start + 1, len(lines)) if not lines[number].endswith("\\"))
     return "\n".join(lines[start : end + 1])
 
 
-def shell(command: str) -> str:
+def shell(command: str, where: Path) -> str:
     return subprocess.run(
-        ["/bin/sh", "-c", command], capture_output=True, text=True, check=True, timeout=STOP_SECONDS
+        ["/bin/sh", "-c", command],
+        cwd=where,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=STOP_SECONDS,
     ).stdout
 
 
@@ -89,7 +96,7 @@ def archived_statuses(database: str) -> dict[str, str]:
 def test_the_printed_order_can_be_pasted_and_is_found_again(shared: Exchange) -> None:
     command = printed_order(shared.greeting)
 
-    *_, body, status = shell(f"{command} -w '\\n%{{http_code}}'").splitlines()
+    *_, body, status = shell(f"{command} -w '\\n%{{http_code}}'", shared.where).splitlines()
     order_id = body.partition('"order_id":"')[2].partition('"')[0]
     (trader,) = shared.traders(1)
     listed = trader.get("/orders")["orders"]
@@ -332,7 +339,9 @@ def test_a_restart_keeps_open_orders_tokens_and_history(where: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["ctrl-c", "sigterm"]
+    ("number", "group"),
+    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)],
+    ids=["ctrl-c", "sigterm", "closed-terminal"],
 )
 def test_an_ephemeral_one_ends_in_time_and_leaves_nothing(
     where: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, group: bool
@@ -439,7 +448,7 @@ def test_a_taken_port_is_named_with_the_way_to_choose_another(where: Path) -> No
 def test_a_second_one_on_the_same_data_directory_is_refused(shared: Exchange) -> None:
     result = tcgx(shared.where, "up", "--port", str(free_port()))
 
-    assert_refused(result, str(shared.pid), "--data-dir")
+    assert_refused(result, "runs already", str(shared.pid), f"http://127.0.0.1:{shared.port}", "--data-dir")
     assert shared.run("doctor")
 
 
@@ -491,7 +500,7 @@ def test_a_url_that_is_none_is_named(where: Path, name: str, scheme: str, comman
 
 
 def test_a_port_that_is_none_is_named(where: Path) -> None:
-    assert_refused(tcgx(where, "up", "--port", "99999"), "TCGX_PORT=99999")
+    assert_refused(tcgx(where, "up", variables={"TCGX_PORT": "99999"}), "TCGX_PORT=99999")
     assert list(where.iterdir()) == []
 
 
@@ -503,7 +512,9 @@ def test_a_file_to_replay_that_is_missing_is_named(where: Path) -> None:
 def test_a_wrong_program_is_named_and_nothing_keeps_running(where: Path, name: str) -> None:
     result = tcgx(where, "up", "--port", str(free_port()), variables={name: "/nowhere"})
 
-    assert_refused(result, name, "/nowhere")
+    *_, sentence = result.stderr.splitlines()  # the other server tells meanwhile that it makes a database
+    assert result.returncode == 1
+    assert sentence.startswith(f"tcgx: {name}=/nowhere ")
 
 
 def test_urls_without_a_running_exchange_say_so(where: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -35,6 +36,14 @@ def version_of(link: str) -> tuple[int, ...]:
 
 def main() -> None:
     """Fetches the wheel and lets it install itself."""
+    try:
+        fetch_and_install()
+    except urllib.error.URLError as error:
+        sys.exit(f"tcgx: pip can't be fetched from {INDEX} ({error.reason}); PIP_INDEX_URL names another index")
+
+
+def fetch_and_install() -> None:
+    """Raises `URLError` when the index can't be reached."""
     address = newest_wheel()
     with tempfile.TemporaryDirectory() as folder:
         wheel = Path(folder) / Path(urllib.parse.urlparse(address).path).name

@@ -1,0 +1,237 @@
+"""What can be typed after `tcgx`. Only the command that is asked for is set up, and nothing of it is imported."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from cli.numbers import whole
+from engine.suggestions import did_you_mean
+
+CHECKS = ("redis", "functions", "engine", "database", "archiver", "history")
+SERVICES = ("api", "engine", "archiver")
+BESIDE_NOTHING = ("up", "bench", *SERVICES)
+"""Commands that take their settings from the environment alone, whatever runs in the data directory."""
+
+USAGE_ERROR = 2
+DEPTH_MAX = 1_000
+TRADERS_MAX = 1_000_000
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what may have been meant instead of what is not there."""
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """What was typed. Ends the process when it can't be understood, or asks for help."""
+        arguments, unknown = self.parse_known_args(words)
+        if unknown:
+            self.error(self._about_unknown(unknown, arguments))
+        return arguments
+
+    def error(self, message: str) -> NoReturn:
+        """The use of the command, and a sentence."""
+        self.print_usage(sys.stderr)
+        sentence = message.removeprefix("argument ").replace(": must ", " must ", 1)
+        self.exit(USAGE_ERROR, f"{self.prog}: {sentence}\n")
+
+    def _about_unknown(self, unknown: Sequence[str], arguments: argparse.Namespace) -> str:
+        options = [word for word in unknown if word.startswith("-")]
+        if not options:
+            return f"takes no {' '.join(unknown)!r}"
+        name = options[0].partition("=")[0]
+        known = [option for option in _options(self, arguments) if option.startswith("--")]
+        return f"there is no option {name}{did_you_mean(name, known)}"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        names = [str(choice) for choice in action.choices or ()]
+        if action.choices is not None and value not in action.choices:
+            suggestion = did_you_mean(str(value), names)
+            raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(names)}{suggestion}")
+
+
+def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Iterator[str]:
+    """The options of a parser, and of the action that was chosen in it."""
+    for action in parser._actions:
+        yield from action.option_strings
+        chosen = getattr(arguments, action.dest, None)
+        if isinstance(action.choices, Mapping) and chosen in action.choices:
+            yield from _options(action.choices[chosen], arguments)
+
+
+def _data_dir(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must name a folder")
+    return text
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Without a default: an outer parser may have read it already."""
+    parser.add_argument(
+        "--data-dir",
+        metavar="FOLDER",
+        type=_data_dir,
+        default=argparse.SUPPRESS,
+        help="where `tcgx up` keeps its data (TCGX_DATA_DIR, ./.tcgx)",
+    )
+
+
+def _add_port(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=whole(1, 65_535), help="the port of the API (TCGX_PORT, 8000)")
+
+
+def _nothing(_: Parser) -> None:
+    pass
+
+
+def _up(parser: Parser) -> None:
+    parser.add_argument("--ephemeral", action="store_true", help="keep nothing")
+    _add_port(parser)
+
+
+def _urls(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _book(parser: Parser) -> None:
+    parser.add_argument("card", metavar="CARD")
+    parser.add_argument("--depth", type=whole(1, DEPTH_MAX), default=15, help="levels a side (15)")
+    parser.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="bids green, asks red (auto)"
+    )
+
+
+def _traders(parser: Parser) -> None:
+    from pathlib import Path  # noqa: PLC0415 - as everything that only some commands need
+
+    from engine.trust import TRADER_ID_MAX  # noqa: PLC0415
+
+    actions = parser.add_subparsers(required=True, dest="action", metavar="ACTION")
+    seed = actions.add_parser("seed", help="create traders with random API keys")
+    seed.add_argument("--count", type=whole(1, TRADERS_MAX), default=10_000, help="how many there shall be (10,000)")
+    seed.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the CSV file that gets trader_id,api_key"
+    )
+    token = actions.add_parser("token", help="print an access token a line")
+    token.add_argument("ids", type=whole(1, TRADER_ID_MAX), nargs="+", metavar="ID")
+    token.add_argument("--admin", action="store_true", help="with the role admin")
+    for action in (seed, token):
+        _add_data_dir(action)
+
+
+def _replay(parser: Parser) -> None:
+    from pathlib import Path  # noqa: PLC0415
+
+    from engine.settings import BOUNDS, Settings  # noqa: PLC0415
+
+    parser.add_argument(
+        "--file", type=Path, metavar="FILE", help="a file that --export wrote, instead of the live server"
+    )
+    parser.add_argument(
+        "--export", type=Path, metavar="FILE", help="write the live server's log to this file, and replay nothing"
+    )
+    default = Settings().match_batch
+    batch = whole(*BOUNDS["match_batch"])
+    parser.add_argument("--batch", type=batch, help=f"commands a match call (TCGX_MATCH_BATCH, {default:,})")
+
+
+def _recover(parser: Parser) -> None:
+    from pathlib import Path  # noqa: PLC0415
+
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the orders that are lost to this CSV file")
+
+
+def _doctor(parser: Parser) -> None:
+    parser.add_argument("--only", choices=CHECKS, help="this check alone")
+
+
+def _bench(parser: Parser) -> None:
+    from bench.options import add_benches  # noqa: PLC0415 - no other command needs the benchmarks
+
+    add_benches(parser)
+
+
+def _help(parser: Parser) -> None:
+    parser.add_argument("words", nargs="*", metavar="COMMAND", help="the command that is explained")
+
+
+class Command(NamedTuple):
+    """A command: what it is for, and what adds its options to a parser."""
+
+    summary: str
+    add_options: Callable[[Parser], None] = _nothing
+
+
+COMMANDS: Mapping[str, Command] = {
+    "up": Command("run the whole exchange on this machine until Ctrl-C", _up),
+    "urls": Command("where the running exchange is reached", _urls),
+    "book": Command("draw a card's order book", _book),
+    "traders": Command("create traders, or make access tokens for them", _traders),
+    "replay": Command("run a log through an empty server and compare the state hash", _replay),
+    "state-hash": Command("a hash over each card's books, open orders and cursor"),
+    "migrate": Command("bring the database, and data of earlier versions, up to date"),
+    "recover": Command("begin another history where log and archive do not belong together any more", _recover),
+    "settings": Command("every setting with its value, default and source"),
+    "doctor": Command("check the servers, the database and how far everything is", _doctor),
+    "bench": Command("benchmarks, on throw-away servers", _bench),
+    "api": Command("run one API process, as in production", _add_port),
+    "engine": Command("run one engine process, as in production"),
+    "archiver": Command("run one archiver process, as in production"),
+    "version": Command("print the version"),
+    "help": Command("explain a command", _help),
+}
+
+
+def read(words: Sequence[str]) -> argparse.Namespace:
+    """The command (`name`) and its options. Ends the process when they can't be understood, or ask for help."""
+    first = _top().parse(words)
+    if first.version:
+        return argparse.Namespace(name="version")
+    if first.name is None:
+        _top().print_help(sys.stderr)
+        raise SystemExit(USAGE_ERROR)
+    arguments = _parser(_known(first.name)).parse(first.words)
+    arguments.name = first.name
+    if arguments.name == "help":
+        return read([*arguments.words, "--help"])
+    if hasattr(first, "data_dir") and not hasattr(arguments, "data_dir"):
+        arguments.data_dir = first.data_dir
+    if hasattr(arguments, "data_dir") and not _has_data_dir(arguments.name):
+        _parser(arguments.name).error("takes no --data-dir")
+    return arguments
+
+
+def _known(name: str) -> str:
+    if name not in COMMANDS:
+        suggestion = did_you_mean(name, COMMANDS) or ": `tcgx help` lists what there is"
+        _top().error(f"there is no command {name}{suggestion}")
+    return name
+
+
+def _top() -> Parser:
+    listed = "\n".join(f"  {name:<12}{command.summary}" for name, command in COMMANDS.items())
+    parser = Parser(
+        prog="tcgx",
+        usage="tcgx [--data-dir FOLDER] COMMAND …",
+        description="A trading platform for Pokémon cards.",
+        epilog=f"commands:\n{listed}\n\n`tcgx help COMMAND` explains one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    _add_data_dir(parser)
+    parser.add_argument("name", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _parser(name: str) -> Parser:
+    command = COMMANDS[name]
+    parser = Parser(prog=f"tcgx {name}", description=command.summary)
+    if _has_data_dir(name):
+        _add_data_dir(parser)
+    command.add_options(parser)
+    return parser
+
+
+def _has_data_dir(name: str) -> bool:
+    return name not in ("bench", "version", "help", *SERVICES)

@@ -1,0 +1,59 @@
+"""The settings of a command, and the source of each."""
+
+import argparse
+import os
+from collections.abc import Mapping
+
+import msgspec
+
+from cli.arguments import BESIDE_NOTHING
+from cli.run_file import Running, path_in, running
+from engine.errors import SettingError, StartError, TcgxError, Unavailable
+from engine.settings import PREFIX, Settings, check, environment_of, read, variable
+
+OPTIONS = ("data_dir", "port")
+
+Sources = Mapping[str, str]
+"""Of each variable whose value is not the default one."""
+
+
+def of(given: argparse.Namespace) -> tuple[Settings, Sources]:
+    """Settings from options, the environment, and the exchange that runs in the data directory, in this order.
+
+    Raises:
+        SettingError: a variable is unknown, or its value cannot work.
+        StartError: what the running exchange has announced can't be used.
+    """
+    environment = {name: text for name, text in os.environ.items() if name.startswith(PREFIX)}
+    options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name, None) is not None}
+    settings = msgspec.structs.replace(read(environment), **options)
+    check(settings)
+    sources = dict.fromkeys(environment, "environment") | {variable(name): "option" for name in options}
+    here = None if given.name in BESIDE_NOTHING else running(settings.data_dir)
+    if here is None or not here.is_meant_by(environment):
+        return settings, sources
+    beside = msgspec.structs.replace(_read_beside(here, environment, settings.data_dir), **options)
+    return beside, dict.fromkeys(environment_of(beside), "running exchange") | sources
+
+
+def _read_beside(here: Running, environment: Mapping[str, str], data_dir: str) -> Settings:
+    try:
+        return read({**here.variables(), **environment})
+    except SettingError as error:
+        raise StartError(
+            f"{path_in(data_dir)} was written by another version of tcgx, or does not fit the environment: {error}"
+        ) from error
+
+
+def explained(error: TcgxError, settings: Settings, sources: Sources) -> str:
+    """What is printed of an error. A server that nobody has named and that is away is an exchange that does not run."""
+    if isinstance(error, Unavailable) and not {variable("redis_url"), variable("database_url")} & set(sources):
+        return f"{nothing_runs(settings)} ({error})"
+    return str(error)
+
+
+def nothing_runs(settings: Settings) -> str:
+    """The sentence, with what can be done."""
+    return (
+        f"no exchange runs in {settings.data_dir}: start one with `tcgx up`, or name the folder of one with --data-dir"
+    )

@@ -1,0 +1,61 @@
+"""Runs a command: reads what was typed, gathers the settings, and says in a sentence what went wrong."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cli import arguments
+from engine import streams
+
+INTERRUPTED = 130
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs a command; the exit code is 1 for an error of ours, 2 for words that can't be understood."""
+    streams.replace_unencodable()
+    try:
+        code = _run(words)
+    except SystemExit as ended:  # of argparse: it has printed what there is to say
+        code = ended.code if isinstance(ended.code, int) else 0
+    except BrokenPipeError:
+        code = streams.CLOSED_PIPE
+    except OSError as error:  # a full disk, a folder that was removed: nothing that a traceback would explain
+        reason = error.strerror or str(error)
+        code = _failed(f"{error.filename}: {reason}" if error.filename else reason)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    return streams.flushed(code)
+
+
+def _run(words: Sequence[str]) -> int:
+    given = arguments.read(words)
+    if given.name == "version":
+        from importlib.metadata import version  # noqa: PLC0415 - as all that is imported here: help needs none of it
+
+        print(f"tcgx {version('tcgx')}")
+        return 0
+    if given.name in arguments.SERVICES:
+        from cli import services  # noqa: PLC0415
+
+        return services.run(given.name, port=getattr(given, "port", None))
+    return _run_command(given)
+
+
+def _run_command(given: argparse.Namespace) -> int:
+    from cli import configuration  # noqa: PLC0415
+    from cli.running_command import run  # noqa: PLC0415
+    from engine.errors import TcgxError  # noqa: PLC0415
+
+    try:
+        settings, sources = configuration.of(given)
+    except TcgxError as error:
+        return _failed(str(error))
+    try:
+        return run(given, settings, sources)
+    except TcgxError as error:
+        return _failed(configuration.explained(error, settings, sources))
+
+
+def _failed(sentence: str) -> int:
+    print(f"tcgx: {sentence}", file=sys.stderr)
+    return 1

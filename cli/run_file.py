@@ -1,0 +1,90 @@
+"""`<data dir>/run.json` (0600): where a running exchange is reached, and with which settings it runs."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from cli import datadir
+from engine.errors import StartError
+from engine.settings import Settings, texts_of, variable
+
+OWN = ("redis_url", "database_url", "jwt_secret", "data_dir")
+"""Settings that commands take from elsewhere: addresses and key from fields of their own."""
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A running exchange. `settings` are its variables; an exchange of an older version has written none."""
+
+    api: str
+    redis: str
+    database: str
+    jwt_secret: str
+    settings: dict[str, str] = {}
+
+    def variables(self) -> dict[str, str]:
+        """What a command must have in its environment to work beside this exchange.
+
+        A variable that this version does not know is left out.
+        """
+        known = {variable(field) for field in Settings.__struct_fields__}
+        reached = {"redis_url": self.redis, "database_url": self.database, "jwt_secret": self.jwt_secret}
+        kept = {name: text for name, text in self.settings.items() if name in known}
+        return kept | {variable(field): text for field, text in reached.items()}
+
+    def is_meant_by(self, environment: Mapping[str, str]) -> bool:
+        """Whether no variable names the server of another exchange."""
+        addresses = {"redis_url": self.redis, "database_url": self.database}
+        return all(environment.get(variable(field), url) == url for field, url in addresses.items())
+
+
+def of_settings(local: Settings, *, api: str, redis: str) -> Running:
+    """An exchange with these settings, as it is reached from outside."""
+    kept = {name: text for name, text in texts_of(local).items() if name not in map(variable, OWN)}
+    return Running(api, redis, local.database_url, local.jwt_secret, kept)
+
+
+def path_in(data_dir: str | Path) -> Path:
+    """The file of a data directory."""
+    return Path(data_dir) / "run.json"
+
+
+def running(data_dir: str | Path) -> Running | None:
+    """The exchange that runs in this data directory, if one does.
+
+    Raises:
+        StartError: what `tcgx up` wrote there can't be read.
+    """
+    path = path_in(data_dir)
+    try:
+        announced = msgspec.json.decode(path.read_bytes(), type=Running)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StartError(f"{path} can't be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StartError(f"{path} can't be understood: {error}") from error
+    # One that was killed with -9 could not take its announcement back.
+    return announced if datadir.is_locked(Path(data_dir)) else None
+
+
+@contextmanager
+def announced(data_dir: Path, here: Running) -> Iterator[None]:
+    """Lets commands find a running exchange.
+
+    Raises:
+        StartError: the file can't be written.
+    """
+    path = path_in(data_dir)
+    try:
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(here))
+    except OSError as error:
+        raise StartError(f"{path} can't be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Where every process of this project begins: the command `tcgx`."""
