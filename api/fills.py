@@ -8,15 +8,17 @@ from litestar import Request, get
 from litestar.params import Parameter
 
 from api import describe
+from api.exchange import SEQUENCE
 from api.history import LIMIT_MAX
 from api.orders import BEARER, caller_of, own_order
 from api.problems import FieldError, invalid
 from api.reader import FillKey
 from api.views import FillsView, fill_view
 from engine.model import Fill
+from engine.settings import CARD_PATTERN
 
 TIME_PATTERN = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
-CURSOR = re.compile(rf"({TIME_PATTERN})~([a-z][a-z0-9_]{{0,30}})-t([1-9][0-9]{{0,11}})~(maker|taker)")
+PLACE = re.compile(rf"({TIME_PATTERN})~({CARD_PATTERN.pattern})-t({SEQUENCE.pattern})~(maker|taker)", re.ASCII)
 
 
 @get(
@@ -66,7 +68,7 @@ def _text(key: FillKey) -> str:
 
 def _key(text: str) -> FillKey:
     """The place that `_text` wrote."""
-    found = CURSOR.fullmatch(text)
+    found = PLACE.fullmatch(text)
     if not found or not _is_time(found[1]):
         raise invalid([FieldError("before", "invalid_before", "must be the `next` of a page of fills", text[:80])])
     return FillKey(found[1], found[2], int(found[3]), found[4] == "taker")

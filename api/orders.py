@@ -213,7 +213,7 @@ def _check_filters(cards: Sequence[str], *, status: str | None, card: str | None
         errors.append(FieldError("side", "invalid_side", "must be buy or sell", side))
     if limit > LATEST and status is None:
         rule = f"must be a whole number from 1 to {LATEST}, or to {OPEN_LIMIT_MAX} with status=open"
-        errors.append(FieldError("limit", "invalid_limit", rule, limit))
+        errors.append(FieldError("limit", "invalid_limit", rule, str(limit)))
     if errors:
         raise invalid(errors)
 
