@@ -24,7 +24,7 @@ from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.openapi.spec import Components, Contact, License, SecurityScheme
 from litestar.static_files import create_static_files_router
 
-from api import cards, health, history, orders
+from api import cards, fills, health, history, orders
 from api.auth import Authenticator
 from api.bodies import OrderBodies
 from api.context import Context
@@ -113,6 +113,7 @@ def create_app(settings: Settings) -> Litestar:
         route_handlers=[
             *orders.ROUTES,
             *cards.ROUTES,
+            *fills.ROUTES,
             *history.ROUTES,
             *health.ROUTES,
             _swagger_files(),

@@ -27,16 +27,21 @@ def _card_of_path(request: Request, card: str) -> str:  # type: ignore[type-arg]
     "/cards",
     tags=["cards"],
     summary="All cards",
-    description="Every card with its best bid, best ask and last price. Source: books in Redis.",
+    description=(
+        "Every card with its best bid, best ask and last price, and the bounds of its orders' prices and quantities. "
+        "Source: books in Redis, and the settings."
+    ),
     responses=describe.problems(503),
     operation_id="list_cards",
 )
 async def list_cards(request: Request) -> CardsView:  # type: ignore[type-arg]
     """Every card that is traded."""
-    exchange = context_of(request).exchange
+    context = context_of(request)
+    exchange = context.exchange
 
     async def view(card: str) -> CardView:
-        return card_view(card, await exchange.books.depth(card, 1), await exchange.books.latest_trades(card, 1))
+        depth, trades = await exchange.books.depth(card, 1), await exchange.books.latest_trades(card, 1)
+        return card_view(card, depth, trades, context.settings)
 
     return CardsView(await asyncio.gather(*(view(card) for card in exchange.cards)))
 

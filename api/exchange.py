@@ -1,11 +1,18 @@
-"""What every door does with orders, free of HTTP: enter, find, list, cancel, wait."""
+"""What every door does with orders, free of HTTP: enter, find, list, cancel, wait.
+
+A wait has one deadline, which holds for what is read after the match, too. Only the append is never given up: nobody
+would know what became of it.
+"""
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from api.problems import ApiError, not_found
+from api.reader import OrderReader, age, parsed
 from archiver.store import Archive
+from engine import codec
 from engine.books import Books
 from engine.errors import HistoryConflict, Overloaded, TcgxError, Unavailable
 from engine.log import OrderLog
@@ -15,15 +22,17 @@ from engine.model import (
     COMPLETED,
     CancelOrder,
     Entered,
+    Fill,
     Order,
     PlaceOrder,
-    Trade,
     order_id,
 )
 from engine.trust import Identity
 
 CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
 SEQUENCE = re.compile(r"[1-9][0-9]{0,11}")
+CANCELED_MAX = 10_000
+"""Of a card, so many orders that were canceled together are listed, the newest."""
 
 Placed = Entered | Order
 """What became of an order that was entered: its place in the log, or, where it repeats one, that one as it is now."""
@@ -38,6 +47,7 @@ class Exchange:
         self.cards = tuple(cards)
         self.books = books
         self.archive = archive
+        self.reader = OrderReader(books, archive)
         self._log = order_log
         self._watch = watch
 
@@ -50,19 +60,26 @@ class Exchange:
         entered = await self._log.append(command)
         return entered if entered.accepted_at else await self._first(command, entered)
 
-    async def place_and_wait(self, command: PlaceOrder, seconds: float) -> tuple[Order, list[Trade]] | Placed:
-        """Enters an order and waits until it is matched: the order and its trades, or as `place` if the time is
+    async def place_and_wait(self, command: PlaceOrder, seconds: float) -> tuple[Order, list[Fill]] | Placed:
+        """Enters an order and waits until it is matched: the order and its fills by then, or as `place` if the time is
         over first."""
+        deadline = _now() + seconds
         entered = await self._log.append(command)
-        if not await self._watch.wait(command.card, entered.sequence, seconds):
-            return entered if entered.accepted_at else await self._first(command, entered)
-        told = self._watch.outcome(command, entered)
-        if told is not None:
-            return told
+        if await self._watch.wait(command.card, entered.sequence, deadline - _now()):
+            told = self._watch.outcome(command, entered)
+            if told is not None:
+                return told
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    return await self._matched(command, entered)
+        return entered if entered.accepted_at else await self._first(command, entered)
+
+    async def _matched(self, command: PlaceOrder, entered: Entered) -> tuple[Order, list[Fill]]:
+        """An order that is matched, and its fills, read back."""
         order = await self.find(command.card, entered.sequence, command.trader_id)
         if order is None:
             raise Unavailable(f"order {order_id(command.card, entered.sequence)} was matched but can't be read now")
-        return order, await self._taker_trades(order)
+        return order, await self.reader.fills_of(order)
 
     async def place_all(self, commands: Sequence[PlaceOrder]) -> list[Placed | TcgxError]:
         """Enters many orders, each with its own outcome, in order.
@@ -94,7 +111,8 @@ class Exchange:
         if order is not None:
             return order
         # Completed, pushed out of its trader's latest orders, and not archived when we looked.
-        order = await self.books.completed_order(card, sequence, await self.archive.cursor(card))
+        cursors = await self.archive.cursors([card])
+        order = await self.books.completed_order(card, sequence, archived=cursors[card].sequence)
         return order or await self.archive.order(card, sequence)
 
     async def find_own(self, text: str, identity: Identity) -> Order:
@@ -122,29 +140,33 @@ class Exchange:
         sequences = await asyncio.gather(
             *(self.books.client_order(card, trader_id, client_order_id) for card in self.cards)
         )
-        found = [
-            await self.find(card, sequence, trader_id)
-            for card, sequence in zip(self.cards, sequences, strict=True)
-            if sequence is not None
-        ]
-        orders = [order for order in found if order is not None]
-        if not orders:
+        found = await asyncio.gather(
+            *(
+                self.find(card, sequence, trader_id)
+                for card, sequence in zip(self.cards, sequences, strict=True)
+                if sequence is not None
+            )
+        )
+        if not any(found):
             # An order may rest for longer than its id is remembered.
-            open_orders = await asyncio.gather(*(self.books.open_orders(card, trader_id) for card in self.cards))
-            orders = [order for of_card in open_orders for order in of_card if order.client_order_id == client_order_id]
+            found = await asyncio.gather(
+                *(self.reader.find_open(card, trader_id, client_order_id) for card in self.cards)
+            )
+        orders = [order for order in found if order is not None]
         if not orders:
             archived = await self.archive.client_order(trader_id, client_order_id)
             orders = [archived] if archived else []
         if not orders:
             raise not_found(client_order_id)
-        return max(orders, key=lambda order: (order.accepted_at, order.card, order.sequence))
+        return max(orders, key=age)
 
-    async def latest(self, trader_id: int, limit: int) -> list[Order]:
-        """A trader's latest orders over all cards, newest first."""
-        by_card = await asyncio.gather(*(self.books.trader_orders(card, trader_id, limit) for card in self.cards))
-        merged = [order for orders in by_card for order in orders]
-        merged.sort(key=lambda order: (order.accepted_at, order.card, order.sequence), reverse=True)
-        return merged[:limit]
+    async def latest(self, trader_id: int, cards: Sequence[str], limit: int) -> tuple[list[Order], Order | None]:
+        """A trader's latest orders on these cards, newest first, at most `LATEST`; and the one to go on before, None
+        where there are surely no more. The archive is not needed for them."""
+        by_card = await asyncio.gather(*(self.books.trader_orders(card, trader_id, limit) for card in cards))
+        merged = sorted((order for orders in by_card for order in orders), key=age, reverse=True)
+        has_more = len(merged) > limit or any(len(orders) == limit for orders in by_card)
+        return merged[:limit], merged[limit - 1] if has_more else None
 
     async def cancel(self, order: Order, seconds: float) -> tuple[Order, bool]:
         """Asks for an order to be canceled; waits up to `seconds` until that is matched. The order as it is then,
@@ -157,40 +179,87 @@ class Exchange:
             raise ApiError(
                 409, "order_completed", "Order is completed", f"order {order.order_id} is {order.status.value} already"
             )
+        deadline = _now() + seconds
         entered = await self._log.append(
             CancelOrder(trader_id=order.trader_id, card=order.card, sequence=order.sequence)
         )
-        matched = seconds > 0 and await self._watch.wait(order.card, entered.sequence, seconds)
-        return await self.find(order.card, order.sequence, order.trader_id) or order, matched
+        if seconds > 0 and await self._watch.wait(order.card, entered.sequence, deadline - _now()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    return await self.find(order.card, order.sequence, order.trader_id) or order, True
+        return order, False
 
     async def cancel_all(self, trader_id: int, cards: Sequence[str], seconds: float) -> tuple[list[Order], bool]:
-        """Asks for all open orders on these cards to be canceled: those orders, and whether that is matched.
+        """Asks for all open orders on these cards to be canceled. Once that is matched, the orders that it canceled,
+        and True; where nobody waits or the time is over first, those that were open, and False. Newest first, of each
+        card the newest `CANCELED_MAX`.
 
-        Orders that are accepted but not matched yet are canceled too; they are not in the list.
+        Orders that are accepted but not matched yet are canceled too.
         """
-        listed = await asyncio.gather(*(self.books.open_orders(card, trader_id) for card in cards))
-        entered = await self._log.append_all(
-            [CancelOrder(trader_id=trader_id, card=card, sequence=0) for card in cards]
+        deadline = _now() + seconds
+        resting = await asyncio.gather(
+            *(self._open_lines(card, trader_id, deadline if seconds else None) for card in cards)
         )
-        for outcome in entered:
+        entered = await self._enter_all([CancelOrder(trader_id=trader_id, card=card, sequence=0) for card in cards])
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    canceled = await asyncio.gather(
+                        *(
+                            self._canceled(trader_id, card, place, lines, deadline)
+                            for card, place, lines in zip(cards, entered, resting, strict=True)
+                        )
+                    )
+                    return _by_age(canceled), True
+        return _by_age([await parsed(card, lines) for card, lines in zip(cards, resting, strict=True)]), False
+
+    async def _open_lines(self, card: str, trader_id: int, deadline: float | None) -> list[bytes]:
+        """The lines of a trader's open orders on a card, as many as can be read by then."""
+        found: list[bytes] = []
+        with contextlib.suppress(TimeoutError):
+            async with (
+                asyncio.timeout_at(deadline),
+                contextlib.aclosing(self.books.open_lines(card, trader_id)) as pages,
+            ):
+                async for lines in pages:
+                    found += lines
+                    if len(found) >= CANCELED_MAX:
+                        break
+        return found[:CANCELED_MAX]
+
+    async def _enter_all(self, commands: Sequence[CancelOrder]) -> list[Entered]:
+        """Enters a command a card.
+
+        Raises:
+            TcgxError: one is not entered.
+        """
+        outcomes = await self._log.append_all(commands)
+        entered = [outcome for outcome in outcomes if isinstance(outcome, Entered)]
+        for outcome in outcomes:
             if isinstance(outcome, TcgxError):
-                if any(isinstance(other, Entered) for other in entered):
+                if entered:
                     raise Unavailable("Only a part of the cards was asked to cancel") from outcome
                 raise outcome
-        if seconds == 0:
-            return [order for card_orders in listed for order in card_orders], False
-        matched = await asyncio.gather(
-            *(
-                self._watch.wait(card, outcome.sequence, seconds)
-                for card, outcome in zip(cards, entered, strict=True)
-                if isinstance(outcome, Entered)
-            )
-        )
-        orders = [order for card_orders in listed for order in card_orders]
-        if not all(matched):
-            return orders, False
-        found = await asyncio.gather(*(self.find(order.card, order.sequence, trader_id) for order in orders))
-        return [now or before for now, before in zip(found, orders, strict=True)], True
+        return entered
+
+    async def _canceled(
+        self, trader_id: int, card: str, entered: Entered, resting: Sequence[bytes], deadline: float
+    ) -> list[Order]:
+        """Waits until a command to cancel all is matched; the orders that it canceled. `resting`: the lines of those
+        that were open.
+
+        Raises:
+            TimeoutError: it is not matched by the deadline.
+        """
+        if not await self._watch.wait(card, entered.sequence, deadline - _now()):
+            raise TimeoutError
+        lines = await self.reader.canceled(trader_id, card, entered.sequence, entered.accepted_at or "")
+        if lines is not None:
+            return await parsed(card, lines[:CANCELED_MAX])
+        # The event is archived and gone already.
+        sequences = [int(line[: codec.SEQUENCE_DIGITS]) for line in resting]
+        completed = await self.archive.orders_with(card, sequences)
+        return [order for order in completed if order.closed_at == entered.accepted_at]
 
     async def _first(self, command: PlaceOrder, entered: Entered) -> Order:
         """The order that this one repeats."""
@@ -199,10 +268,15 @@ class Exchange:
             raise Unavailable(f"order {order_id(command.card, entered.sequence)} can't be read now")
         return first
 
-    async def _taker_trades(self, order: Order) -> list[Trade]:
-        trades = await self.books.taker_trades(order.card, order.sequence)
-        return trades if trades is not None else await self.archive.taker_trades(order.card, order.sequence)
-
 
 def _may_see(order: Order, identity: Identity) -> bool:
     return identity.role == "admin" or order.trader_id == identity.trader_id
+
+
+def _by_age(by_card: Iterable[list[Order]]) -> list[Order]:
+    return sorted((order for orders in by_card for order in orders), key=age, reverse=True)
+
+
+def _now() -> float:
+    """The clock of deadlines."""
+    return asyncio.get_running_loop().time()

@@ -1,6 +1,6 @@
 """`/orders` and `/auth/token`: enter, find, list and cancel."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -12,23 +12,27 @@ from api.bodies import token_body
 from api.context import Context, context_of
 from api.direct import Answer, Headers, header
 from api.prefer import wait_seconds
+from api.problems import ApiError, FieldError, invalid
 from api.views import (
     BatchView,
     MatchedOrderView,
+    OrdersPageView,
     OrdersView,
     OrderView,
     TokenView,
     matched_view,
     order_view,
+    orders_page_view,
     orders_view,
     outcome_text,
     refused_text,
 )
-from engine.model import LATEST, PlaceOrder
+from engine.model import LATEST, Order, PlaceOrder, Side
 from engine.trust import Identity
 
 BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 NO_WAIT = 0.0
+OPEN_LIMIT_MAX = 500
 
 
 def identity_of(context: Context, headers: Headers) -> Identity:
@@ -111,7 +115,7 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
     summary="Place an order",
     description=(
         "Answers 202 once the order is durable in its card's log in Redis. With `Prefer: wait=N` it answers 200 "
-        "after matching, with the trades made, or 202 if N seconds pass first. After a timeout or a 5xx repeat the "
+        "after matching, with its fills by then, or 202 if N seconds pass first. After a timeout or a 5xx repeat the "
         "request with the same `client_order_id`: you get the first order back. Source: the log and books in Redis."
     ),
     operation_class=describe.PlacesOrder,
@@ -152,19 +156,79 @@ async def place_orders(request: Request) -> Response[BatchView]:  # type: ignore
 @get(
     "/orders",
     tags=["orders"],
-    summary="Your latest orders",
-    description="The latest orders over all cards, newest first, with live status. Source: books in Redis.",
+    summary="Your orders",
+    description=(
+        "Newest first, with live status. With `status=open` all that rest in a book, `open` or `partially_filled`, up "
+        f"to {OPEN_LIMIT_MAX} a page; else open and completed ones, up to {LATEST}. Orders that are accepted and not "
+        "matched yet are not listed. `before=` the `next` of a page, or any order_id of yours, gives the page behind "
+        "it. With `side` a page may have fewer orders than `limit`, though there are more: only where `next` is null "
+        "there are none. Source: books in Redis; without `status=open`, behind the first page and with `side`, the "
+        "archive in PostgreSQL, too."
+    ),
     responses=describe.problems(401, 422, 503),
     security=BEARER,
     operation_id="list_orders",
 )
 async def list_orders(
     request: Request,  # type: ignore[type-arg]
-    limit: Annotated[int, Parameter(ge=1, le=LATEST, description="how many at most")] = LATEST,
-) -> OrdersView:
-    """A trader's latest orders."""
+    *,
+    status: Annotated[
+        str | None, Parameter(description="`open`: only those that rest in a book", schema_extra={"enum": ["open"]})
+    ] = None,
+    card: Annotated[str | None, Parameter(description="only this card")] = None,
+    side: Annotated[
+        str | None, Parameter(description="only this side", schema_extra={"enum": [side.value for side in Side]})
+    ] = None,
+    before: Annotated[str | None, Parameter(description="an order_id of yours")] = None,
+    limit: Annotated[
+        int,
+        Parameter(ge=1, le=OPEN_LIMIT_MAX, description=f"how many at most; above {LATEST} only with `status=open`"),
+    ] = LATEST,
+) -> OrdersPageView:
+    """A trader's orders."""
     context, identity = caller_of(request)
-    return orders_view(await context.exchange.latest(identity.trader_id, limit))
+    exchange = context.exchange
+    _check_filters(exchange.cards, status=status, card=card, side=side, limit=limit)
+    cards = exchange.cards if card is None else (card,)
+    only = None if side is None else Side(side)
+    start = None if before is None else await own_order(context, identity, "before", before)
+    if status is not None:
+        found = await exchange.reader.open_orders(identity.trader_id, cards, side=only, before=start, limit=limit + 1)
+        return orders_page_view(found[:limit], found[limit - 1] if len(found) > limit else None)
+    if start is None and only is None:
+        return orders_page_view(*await exchange.latest(identity.trader_id, cards, limit))
+    return orders_page_view(
+        *await exchange.reader.orders(identity.trader_id, cards, side=only, before=start, limit=limit)
+    )
+
+
+def _check_filters(cards: Sequence[str], *, status: str | None, card: str | None, side: str | None, limit: int) -> None:
+    """Raises a problem that names every filter that is wrong."""
+    errors = []
+    if status not in (None, "open"):
+        errors.append(FieldError("status", "invalid_status", "must be open", status))
+    if card is not None and card not in cards:
+        errors.append(FieldError("card", "unknown_card", "must be one of " + ", ".join(cards), card[:80]))
+    if side not in (None, *Side):
+        errors.append(FieldError("side", "invalid_side", "must be buy or sell", side))
+    if limit > LATEST and status is None:
+        rule = f"must be a whole number from 1 to {LATEST}, or to {OPEN_LIMIT_MAX} with status=open"
+        errors.append(FieldError("limit", "invalid_limit", rule, str(limit)))
+    if errors:
+        raise invalid(errors)
+
+
+async def own_order(context: Context, identity: Identity, field: str, text: str) -> Order:
+    """The order that a parameter names.
+
+    Raises:
+        ApiError: 422, it is none of the caller's.
+    """
+    try:
+        return await context.exchange.find_own(text, identity)
+    except ApiError:
+        rule = "must be an order_id of yours, like pikachu-1001"
+        raise invalid([FieldError(field, f"invalid_{field}", rule, text[:80])]) from None
 
 
 @get(
@@ -172,35 +236,37 @@ async def list_orders(
     tags=["orders"],
     summary="One order",
     description=(
-        "Answers from the moment of the 202. Source: the log and books in Redis; the archive in PostgreSQL for older "
-        "completed orders. Another trader's order is 404."
+        "Answers from the moment of the 202, with the order's fills. Source: the log, books and events in Redis; the "
+        "archive in PostgreSQL for older completed orders and older fills. Another trader's order is 404."
     ),
     responses=describe.problems(401, 404, 503),
     security=BEARER,
     operation_id="get_order",
 )
-async def get_order(request: Request, order_id: str) -> OrderView:  # type: ignore[type-arg]
+async def get_order(request: Request, order_id: str) -> MatchedOrderView:  # type: ignore[type-arg]
     """An order by its id."""
     context, identity = caller_of(request)
-    return order_view(await context.exchange.find_own(order_id, identity))
+    order = await context.exchange.find_own(order_id, identity)
+    return matched_view(order, await context.exchange.reader.fills_of(order))
 
 
 @get(
     "/orders/by-client-id/{client_order_id:str}",
     tags=["orders"],
-    summary="One order by your own id",
+    summary="One order, by your own id",
     description=(
-        "The latest order with this client_order_id, over all cards. Source: Redis for the last 24 hours, then the "
-        "archive in PostgreSQL."
+        "The latest order with this client_order_id, over all cards, with its fills. Source: Redis for the last 24 "
+        "hours, then the archive in PostgreSQL, which also has older fills."
     ),
     responses=describe.problems(401, 404, 503),
     security=BEARER,
     operation_id="get_order_by_client_id",
 )
-async def get_order_by_client_id(request: Request, client_order_id: str) -> OrderView:  # type: ignore[type-arg]
+async def get_order_by_client_id(request: Request, client_order_id: str) -> MatchedOrderView:  # type: ignore[type-arg]
     """An order by its trader's id."""
     context, identity = caller_of(request)
-    return order_view(await context.exchange.find_by_client_id(client_order_id, identity.trader_id))
+    order = await context.exchange.find_by_client_id(client_order_id, identity.trader_id)
+    return matched_view(order, await context.exchange.reader.fills_of(order))
 
 
 @delete(
@@ -235,8 +301,10 @@ async def cancel_order(request: Request, order_id: str) -> Response[OrderView]: 
     tags=["orders"],
     summary="Cancel all your open orders",
     description=(
-        "On one card, or on all. Lists the orders that were open; orders that were accepted but not matched yet are "
-        "canceled too. With `Prefer: wait=N`, 200 with these orders after matching. Source: books in Redis."
+        "On one card, or on all. Answers 202 with the orders that were open, once it is durable; orders that were "
+        "accepted but not matched yet are canceled too. With `Prefer: wait=N`, 200 after matching with the orders that "
+        "it canceled, or 202 if N seconds pass first. Newest first, of each card the newest 10,000. Source: books and "
+        "events in Redis."
     ),
     operation_class=describe.PrefersWait,
     responses={200: describe.answer(OrdersView, "Matched"), **describe.problems(401, 422, 503)},

@@ -1,15 +1,30 @@
 """Answers: what a trader sees of orders, trades and books; decimal strings for money."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import msgspec
 
 from api.problems import Problem, of_error
 from engine.books import Depth
 from engine.errors import TcgxError
-from engine.model import Entered, Order, PlaceOrder, Side, TimeInForce, Trade, price_text
+from engine.model import (
+    Entered,
+    Fill,
+    Order,
+    PlaceOrder,
+    Side,
+    TimeInForce,
+    Trade,
+    average_price_text,
+    order_id,
+    price_text,
+)
+from engine.settings import Settings
 
 BUY, GTC = Side.BUY, TimeInForce.GTC
+TICK = price_text(1)
+"""Prices are whole cents."""
 
 
 class OrderView(msgspec.Struct, frozen=True):
@@ -40,10 +55,34 @@ class TradeView(msgspec.Struct, frozen=True):
     executed_at: str
 
 
-class MatchedOrderView(OrderView, frozen=True):
-    """An order after matching, with the trades it made when it arrived."""
+class FillView(TradeView, frozen=True):
+    """A trade of your own, as one of its two orders has it. A trade with yourself is two fills. The other trader is
+    never named."""
 
-    trades: list[TradeView]
+    order_id: Annotated[str, msgspec.Meta(description="your order that was filled", examples=["pikachu-1001"])]
+    side: Annotated[str, msgspec.Meta(description="the side of that order: `buy` or `sell`", examples=["buy"])]
+    liquidity: Annotated[
+        str,
+        msgspec.Meta(
+            description="`maker`: the order rested in the book; `taker`: it traded when it arrived", examples=["taker"]
+        ),
+    ]
+
+
+class MatchedOrderView(OrderView, frozen=True):
+    """An order with its fills: their quantities add up to `filled_quantity`."""
+
+    average_price: Annotated[
+        str | None,
+        msgspec.Meta(
+            description=(
+                "the average of the prices of `trades`, weighted by quantity, in dollars with two to four decimals: "
+                "exact but for the fourth, where a half is rounded up; null where nothing is filled"
+            ),
+            examples=["5.5067"],
+        ),
+    ]
+    trades: Annotated[list[FillView], msgspec.Meta(description="the fills of this order so far, oldest first")]
 
 
 class RefusedView(msgspec.Struct, frozen=True):
@@ -64,6 +103,31 @@ class OrdersView(msgspec.Struct, frozen=True):
     orders: list[OrderView]
 
 
+class OrdersPageView(OrdersView, frozen=True):
+    """A page of orders, newest first."""
+
+    next: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="`before` of the next page; null where this is the last one. The next one may be empty",
+            examples=["pikachu-1001"],
+        ),
+    ]
+
+
+class FillsView(msgspec.Struct, frozen=True):
+    """A page of fills, newest first."""
+
+    fills: Annotated[list[FillView], msgspec.Meta(description="your fills, newest first")]
+    next: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="`before` of the next page, to be sent as it is; null where this is the last one",
+            examples=["2026-11-22T23:53:06.123Z~pikachu-t17~taker"],
+        ),
+    ]
+
+
 class TradesView(msgspec.Struct, frozen=True):
     """Trades, newest first."""
 
@@ -80,12 +144,16 @@ class BookView(msgspec.Struct, frozen=True):
 
 
 class CardView(msgspec.Struct, frozen=True):
-    """A card's best prices and last trade, null where there is none."""
+    """A card's best prices and last trade, null where there is none; and what its orders must keep to."""
 
     card: str
     best_bid: str | None
     best_ask: str | None
     last_price: str | None
+    price_min: Annotated[str, msgspec.Meta(description="the lowest price of an order", examples=["1.00"])]
+    price_max: Annotated[str, msgspec.Meta(description="the highest price of an order", examples=["10.00"])]
+    tick: Annotated[str, msgspec.Meta(description="every price is a multiple of it", examples=["0.01"])]
+    quantity_max: Annotated[int, msgspec.Meta(description="the largest quantity of an order", examples=[10_000])]
 
 
 class CardsView(msgspec.Struct, frozen=True):
@@ -142,9 +210,11 @@ def _json(view: msgspec.Struct) -> str:
     return msgspec.json.encode(view).decode()
 
 
-def matched_view(order: Order, trades: list[Trade]) -> MatchedOrderView:
-    """An order with its trades."""
-    return MatchedOrderView(*_order_values(order), trades=[trade_view(trade) for trade in trades])
+def matched_view(order: Order, fills: Sequence[Fill]) -> MatchedOrderView:
+    """An order with its fills."""
+    return MatchedOrderView(
+        *_order_values(order), average_price=average_price_text(fills), trades=[fill_view(fill) for fill in fills]
+    )
 
 
 def _order_values(order: Order) -> tuple[str, str | None, str, str, str, int, int, str, str, str, str | None]:
@@ -168,9 +238,28 @@ def orders_view(orders: list[Order]) -> OrdersView:
     return OrdersView([order_view(order) for order in orders])
 
 
+def orders_page_view(orders: list[Order], following: Order | None) -> OrdersPageView:
+    """A page of orders. `following`: the one that the next page goes on before."""
+    return OrdersPageView([order_view(order) for order in orders], None if following is None else following.order_id)
+
+
+def fill_view(fill: Fill) -> FillView:
+    """A fill as its trader sees it."""
+    return FillView(
+        *_trade_values(fill.trade),
+        order_id(fill.trade.card, fill.sequence),
+        fill.side.value,
+        "taker" if fill.is_taker else "maker",
+    )
+
+
 def trade_view(trade: Trade) -> TradeView:
     """A trade as everybody sees it."""
-    return TradeView(
+    return TradeView(*_trade_values(trade))
+
+
+def _trade_values(trade: Trade) -> tuple[str, str, str, int, str, str]:
+    return (
         trade.trade_id,
         trade.card,
         price_text(trade.price_cents),
@@ -190,13 +279,17 @@ def book_view(card: str, depth: Depth) -> BookView:
     return BookView(card, depth.sequence, _levels(depth.bids), _levels(depth.asks))
 
 
-def card_view(card: str, depth: Depth, latest: list[Trade]) -> CardView:
-    """A card's best prices and last price."""
+def card_view(card: str, depth: Depth, latest: list[Trade], settings: Settings) -> CardView:
+    """A card's best prices, last price and rules."""
     return CardView(
         card,
         price_text(depth.bids[0][0]) if depth.bids else None,
         price_text(depth.asks[0][0]) if depth.asks else None,
         price_text(latest[0].price_cents) if latest else None,
+        price_text(settings.price_cents_min),
+        price_text(settings.price_cents_max),
+        TICK,
+        settings.max_quantity,
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
@@ -38,6 +38,7 @@ CONNECT_SECONDS = 5
 COMMAND_SECONDS = 30
 RECOVER_SECONDS = 3_600
 ROWS_BYTES = 500
+NUMBER_MAX = 2**62
 
 
 class Cursor(msgspec.Struct, frozen=True):
@@ -84,6 +85,21 @@ class Rows(msgspec.Struct, frozen=True):
     def bytes(self) -> int:
         """What it takes in memory, about."""
         return len(self.trades) + len(self.orders) + ROWS_BYTES
+
+
+class Before(NamedTuple):
+    """A moment between two trades: before all trades of this time, card and number, and later ones."""
+
+    executed_at: str
+    card: str
+    number: int
+
+
+class TradesWith(NamedTuple):
+    """Trades of a trader, newest first, and the oldest trade that was looked at; None where it is the card's first."""
+
+    trades: list[Trade]
+    reached: Trade | None
 
 
 @contextlib.contextmanager
@@ -421,6 +437,15 @@ class Archive:
         )
         return _order(rows[0]) if rows else None
 
+    async def orders_with(self, card: str, sequences: Sequence[int]) -> list[Order]:
+        """The completed ones of these orders, newest first."""
+        rows = await self._fetch(
+            f"SELECT {_ORDER} FROM orders WHERE card = $1 AND sequence = ANY($2::bigint[]) ORDER BY sequence DESC",
+            card,
+            sequences,
+        )
+        return [_order(row) for row in rows]
+
     async def orders(
         self, trader_id: int, *, card: str | None, before: tuple[str, int] | None, limit: int
     ) -> list[Order]:
@@ -429,21 +454,29 @@ class Archive:
         Raises:
             LookupError: the order to continue before is not in the archive.
         """
-        where, arguments = ["trader_id = $1"], [trader_id]
-        values: list[Any] = list(arguments)
-        if card is not None:
-            values.append(card)
-            where.append(f"card = ${len(values)}")
+        start = None
         if before is not None:
-            start = await self._fetch(
-                "SELECT accepted_at FROM orders WHERE card = $1 AND sequence = $2 AND trader_id = $3",
-                *before,
-                trader_id,
+            rows = await self._fetch(
+                f"SELECT {_ORDER} FROM orders WHERE card = $1 AND sequence = $2 AND trader_id = $3", *before, trader_id
             )
-            if not start:
+            if not rows:
                 raise LookupError(before)
-            values += [start[0]["accepted_at"], *before]
-            where.append(f"(accepted_at, card, sequence) < (${len(values) - 2}, ${len(values) - 1}, ${len(values)})")
+            start = (rows[0]["accepted_text"], *before)
+        return await self.orders_before(trader_id, cards=None if card is None else [card], before=start, limit=limit)
+
+    async def orders_before(
+        self, trader_id: int, *, cards: Sequence[str] | None, before: tuple[str, str, int] | None, limit: int
+    ) -> list[Order]:
+        """A trader's completed orders, by acceptance, newest first; those before an accepted_at, card and sequence, if
+        they are given. `cards`: only these."""
+        where, values = ["trader_id = $1"], [trader_id]  # type: tuple[list[str], list[Any]]
+        if cards is not None:
+            values.append(cards)
+            where.append(f"card = ANY(${len(values)}::text[])")
+        if before is not None:
+            values += before
+            at, card, sequence = range(len(values) - 2, len(values) + 1)
+            where.append(f"(accepted_at, card, sequence) < (${at}::text::timestamptz, ${card}, ${sequence})")
         values.append(limit)
         rows = await self._fetch(
             f"SELECT {_ORDER} FROM orders WHERE {' AND '.join(where)} "
@@ -457,22 +490,85 @@ class Archive:
         rows = await self._fetch(
             f"SELECT {_TRADE} FROM trades WHERE card = $1 AND trade_number < $2 ORDER BY trade_number DESC LIMIT $3",
             card,
-            before if before is not None else 2**62,
+            before if before is not None else NUMBER_MAX,
             limit,
         )
         return [_trade(row) for row in rows]
 
-    async def taker_trades(self, card: str, sequence: int) -> list[Trade]:
-        """The trades that an order made when it arrived, in order."""
+    async def trades_of(
+        self, card: str, sequence: int, *, quantity: int, before: int | None, limit: int
+    ) -> list[Trade]:
+        """The trades of an order of this quantity, newest first; those before a trade number, if one is given."""
+        # As taker it had one after the other, at most as many as its quantity.
+        last = await self._last_before(card, "taker_sequence", sequence)
         rows = await self._fetch(
-            f"SELECT {_TRADE} FROM trades WHERE card = $1 AND taker_sequence = $2 ORDER BY trade_number", card, sequence
+            f"SELECT {_TRADE} FROM trades WHERE card = $1 AND trade_number < $6 AND (maker_sequence = $2 "
+            "OR trade_number > $3 AND trade_number <= $4 AND taker_sequence = $2) ORDER BY trade_number DESC LIMIT $5",
+            card,
+            sequence,
+            last,
+            last + quantity,
+            limit,
+            NUMBER_MAX if before is None else before,
         )
         return [_trade(row) for row in rows]
 
-    async def cursor(self, card: str) -> str:
-        """The last archived event id of a card."""
-        rows = await self._fetch("SELECT event_id FROM archive_cursor WHERE card = $1", card)
-        return str(rows[0]["event_id"]) if rows else "0-0"
+    async def trades_with(
+        self, trader_id: int, card: str, *, before: Before | None, looked_at: int, limit: int
+    ) -> TradesWith:
+        """A trader's trades among the newest of a card, or the newest before a moment: so many are looked at, without
+        an index, which would cost every row as much as a third of what it costs (docs/decisions.md)."""
+        last = await self._last(card, before)
+        first = max(1, last - looked_at + 1)
+        rows = await self._fetch(
+            f"SELECT {_TRADE} FROM trades WHERE card = $1 AND trade_number >= $2 AND trade_number <= $3 "
+            "AND (maker_trader_id = $4 OR taker_trader_id = $4) ORDER BY trade_number DESC LIMIT $5",
+            card,
+            first,
+            last,
+            trader_id,
+            limit,
+        )
+        trades = [_trade(row) for row in rows]
+        if len(trades) == limit:
+            return TradesWith(trades, trades[-1])
+        if first == 1:
+            return TradesWith(trades, None)
+        rows = await self._fetch(f"SELECT {_TRADE} FROM trades WHERE card = $1 AND trade_number = $2", card, first)
+        return TradesWith(trades, _trade(rows[0]))
+
+    async def _last(self, card: str, before: Before | None) -> int:
+        """The number of a card's last trade, or of the last one before a moment."""
+        if before is None:
+            return await self._last_before(card, "trade_number", NUMBER_MAX)
+        if before.card == card:
+            return await self._last_before(card, "trade_number", before.number)
+        # Trades of one moment are in the order of their cards.
+        return await self._last_before(card, "executed_at", before.executed_at, inclusive=card < before.card)
+
+    async def _last_before(self, card: str, column: str, value: int | str, *, inclusive: bool = False) -> int:
+        """The number of a card's last trade whose value in this column, which never falls from one trade to the next,
+        is below (or at) this one; 0 if there is none. The numbers have no gaps, so the search halves them."""
+        kind = "text::timestamptz" if isinstance(value, str) else "bigint"
+        rows = await self._fetch(
+            f"""
+            WITH RECURSIVE search (low, high) AS (
+                SELECT 0::bigint, (SELECT coalesce(max(trade_number), 0) FROM trades_{card})
+                UNION ALL
+                SELECT CASE WHEN is_before THEN middle ELSE low END, CASE WHEN is_before THEN high ELSE middle - 1 END
+                FROM search
+                CROSS JOIN LATERAL (SELECT (low + high + 1) / 2 AS middle) AS half
+                CROSS JOIN LATERAL (
+                    SELECT {column} {"<=" if inclusive else "<"} $1::{kind} AS is_before
+                    FROM trades_{card} WHERE trade_number = middle
+                ) AS looked_at
+                WHERE low < high
+            )
+            SELECT low FROM search WHERE low = high
+            """,
+            value,
+        )
+        return int(rows[0]["low"])
 
     async def cursors(self, cards: Sequence[str]) -> dict[str, Cursor]:
         """How far each of these cards is archived, for `archiver.lag.lag`."""

@@ -1,8 +1,9 @@
 """Reading what matching has made: books, orders, trades, positions. Nothing here writes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -11,10 +12,17 @@ from redis.asyncio import Redis
 
 from engine import codec, keys, library
 from engine.connection import ENGINE_NAME, is_forbidden, refuse_replica, understood
-from engine.model import LATEST, Order, Trade
+from engine.model import LATEST, SEQUENCE_MAX, Order, Trade
 
-EVENTS_A_READ = 64
-OPEN_MAX = 10_000
+EVENTS_A_READ = 16
+"""An event is some 100 KB at the most in the bulk; Redis copies all of a read at once."""
+
+OPEN_A_READ = 500
+"""Orders of a read; another card's orders are matched between two reads."""
+
+RESTING_FIRST = 1_000
+"""How many sequences of a trader's open orders are read at first; the rest, however many, at once."""
+
 READS_MAX = 64
 """How many reads are under way at once; more wait for their turn. redis-py opens a connection for each, and refuses
 the 101st."""
@@ -62,9 +70,40 @@ class Books:
         reply = await self._read("trader_orders", card, trader_id, limit, "all")
         return _orders(card, reply)
 
-    async def open_orders(self, card: str, trader_id: int) -> list[Order]:
-        """A trader's orders that rest in the book of a card, newest first, at most `OPEN_MAX`."""
-        return _orders(card, await self._read("trader_orders", card, trader_id, OPEN_MAX, "open"))
+    async def open_lines(
+        self, card: str, trader_id: int, *, before: int | None = None, at_once: int = OPEN_A_READ
+    ) -> AsyncGenerator[list[bytes], None]:
+        """The lines of a trader's orders that rest in the book of a card, newest first, so many (or fewer) at a time.
+
+        `before`: only orders with a lower sequence. An order that is placed or completed meanwhile may be missing.
+        """
+        limit = RESTING_FIRST
+        while True:
+            bound = [] if before is None else [before]
+            resting: list[bytes] = await self._read("trader_orders", card, trader_id, limit, "resting", *bound)
+            for start in range(0, len(resting), at_once):
+                yield await self._open(card, resting[start : start + at_once])
+            if len(resting) < limit:
+                return
+            before, limit = int(resting[-1]), SEQUENCE_MAX
+
+    async def _open(self, card: str, sequences: Sequence[bytes]) -> list[bytes]:
+        async with self._turn():
+            lines = await self._redis.hmget(keys.key(card, "open"), sequences)
+        return [line for line in lines if line]
+
+    async def sequence_at(self, card: str, at: str) -> int | None:
+        """The last sequence that was accepted at a time or before it, as far as the log remembers; None where all that
+        the log still has is later."""
+        milliseconds = int(datetime.fromisoformat(at).timestamp() * 1_000 + 0.5)
+        async with self._turn():
+            entries = await self._redis.xrevrange(keys.key(card, "orders"), max=milliseconds, count=1)
+        if not entries:
+            return None
+        entry_id, fields = entries[0]
+        if fields.get(b"entry") != entry_id:  # made by hand: it has no sequence
+            return None
+        return int(entry_id.partition(b"-")[2]) + len(fields[b"kinds"]) - 1
 
     async def client_order(self, card: str, trader_id: int, client_order_id: str) -> int | None:
         """The sequence of the order that the trader entered under its own id in the last 24 hours."""
@@ -86,30 +125,35 @@ class Books:
             lines = await self._redis.lrange(keys.key(card, "trades"), 0, limit - 1)
         return [codec.trade(card, line.decode()) for line in lines]
 
-    async def taker_trades(self, card: str, sequence: int) -> list[Trade] | None:
-        """The trades that an order made when it arrived; None if its event is gone (then the archive has them)."""
+    async def event_of(self, card: str, sequence: int) -> Mapping[bytes, bytes] | None:
+        """The event of the match call that took a command; None if it is gone (then the archive has what it tells)."""
         async with self._turn():
             entries = await self._redis.xrange(keys.key(card, "events"), min=f"{sequence}-0", count=1)
-        if not entries or int(entries[0][1][b"first"]) > sequence:
-            return None
-        as_taker = f",{codec.sequence_text(sequence)},".encode()
-        lines = [line for line in entries[0][1].get(b"trades", b"").splitlines() if as_taker in line]
-        trades = [codec.trade(card, line.decode()) for line in lines]
-        return [trade for trade in trades if trade.taker_sequence == sequence]
+        return entries[0][1] if entries and int(entries[0][1][b"first"]) <= sequence else None
 
-    async def completed_order(self, card: str, sequence: int, after: str) -> Order | None:
-        """A completed order from the events after an id, for one that is completed but not archived yet."""
-        prefix = codec.sequence_text(sequence).encode() + b","
+    async def events(self, card: str, *, after: int) -> AsyncGenerator[Mapping[bytes, bytes], None]:
+        """The events with commands after a sequence, as far as Redis has them, the newest first, a few a read."""
+        newest = "+"
         while True:
             async with self._turn():
-                entries = await self._redis.xrange(keys.key(card, "events"), min=f"({after}", count=EVENTS_A_READ)
+                entries = await self._redis.xrevrange(
+                    keys.key(card, "events"), max=newest, min=f"{after + 1}-0", count=EVENTS_A_READ
+                )
             for _, fields in entries:
-                lines = fields.get(b"orders", b"")
-                if lines.startswith(prefix) or b"\n" + prefix in lines:
-                    return next(order for order in codec.orders(card, lines) if order.sequence == sequence)
+                yield fields
             if len(entries) < EVENTS_A_READ:
-                return None
-            after = entries[-1][0].decode()
+                return
+            newest = f"({entries[-1][0].decode()}"
+
+    async def completed_order(self, card: str, sequence: int, *, archived: int) -> Order | None:
+        """A completed order from the events, for one that is not archived yet. `archived`: up to which sequence all
+        is."""
+        prefix = codec.sequence_text(sequence).encode() + b","
+        async for event in self.events(card, after=max(archived, sequence - 1)):
+            lines = event.get(b"orders", b"")
+            if lines.startswith(prefix) or b"\n" + prefix in lines:
+                return next(order for order in codec.orders(card, lines) if order.sequence == sequence)
+        return None
 
     async def position(self, card: str) -> Position:
         """How many commands the log has had, and how many are matched."""

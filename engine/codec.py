@@ -50,6 +50,9 @@ TRADE_COLUMNS = (
 """The values of a line of trades, as `COPY` takes them."""
 
 
+SEQUENCE_DIGITS = 12
+
+
 def sequence_text(sequence: int) -> str:
     """A sequence as it stands in books, hashes, lists and lines: 12 digits."""
     return f"{sequence:012d}"

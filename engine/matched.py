@@ -13,7 +13,7 @@ from engine import codec, keys
 from engine.connection import understood
 from engine.errors import TcgxError
 from engine.life import Retry
-from engine.model import Entered, Order, PlaceOrder, Status, Trade
+from engine.model import Entered, Fill, Order, PlaceOrder, Status
 
 log = structlog.get_logger()
 
@@ -34,14 +34,14 @@ class Message:
         self._trades = lines[: int(trades[0])] if trades else []
         self._orders = lines[int(trades[0]) :] if trades else []
 
-    def outcome(self, command: PlaceOrder, entered: Entered) -> tuple[Order, list[Trade]]:
-        """An order of these as it stood after the call, and the trades that it made when it arrived."""
+    def outcome(self, command: PlaceOrder, entered: Entered) -> tuple[Order, list[Fill]]:
+        """An order of these as it stood after the call, and its fills by then."""
         own = codec.sequence_text(entered.sequence).encode()
         trades = [codec.trade(command.card, line.decode()) for line in self._trades if own in line.split(b",", 3)[1:3]]
-        made = [trade for trade in trades if trade.taker_sequence == entered.sequence]
+        fills = [Fill(trade, trade.taker_sequence == entered.sequence) for trade in trades]
         for line in self._orders:
             if line.startswith(own):
-                return codec.order(command.card, line.decode().split(",")), made
+                return codec.order(command.card, line.decode().split(",")), fills
         filled = sum(trade.quantity for trade in trades)
         order = Order(
             card=command.card,
@@ -57,7 +57,7 @@ class Message:
             accepted_at=entered.accepted_at or "",
             closed_at=None,
         )
-        return order, made
+        return order, fills
 
 
 class MatchedWatch:
@@ -88,9 +88,9 @@ class MatchedWatch:
             return False
         return True
 
-    def outcome(self, command: PlaceOrder, entered: Entered) -> tuple[Order, list[Trade]] | None:
-        """An order that is matched as it stood after that, and the trades that it made when it arrived; None where
-        that was not told, or too long ago."""
+    def outcome(self, command: PlaceOrder, entered: Entered) -> tuple[Order, list[Fill]] | None:
+        """An order that is matched as it stood after that, and its fills by then; None where that was not told, or too
+        long ago."""
         if entered.accepted_at is None:
             return None
         for message in reversed(self._messages[command.card]):

@@ -1,5 +1,6 @@
 """What is traded and how it is named: no I/O, integers for money, RFC 3339 texts for times."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
 
@@ -10,6 +11,9 @@ COMMANDS_MAX = 1_000
 
 LATEST = 50
 """How many orders of a trader and trades of a card are kept at hand."""
+
+SEQUENCE_MAX = 999_999_999_999
+"""12 digits, as sequences are stored."""
 
 CLIENT_ORDER_ID_PATTERN = r"[A-Za-z0-9._:-]{1,64}"
 
@@ -118,9 +122,42 @@ class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return f"{self.card}-t{self.number}"
 
 
+class Fill(msgspec.Struct, frozen=True, gc=False):
+    """What a trade was for one of its two orders: a trader that trades with itself has two fills."""
+
+    trade: Trade
+    is_taker: bool
+
+    @property
+    def sequence(self) -> int:
+        """The order that was filled."""
+        return self.trade.taker_sequence if self.is_taker else self.trade.maker_sequence
+
+    @property
+    def side(self) -> Side:
+        """The side of that order."""
+        taker_side = self.trade.taker_side
+        if self.is_taker:
+            return taker_side
+        return Side.SELL if taker_side is Side.BUY else Side.BUY
+
+
 def order_id(card: str, sequence: int) -> str:
     """The public name of an order, e.g. `pikachu-1001`."""
     return f"{card}-{sequence}"
+
+
+def average_price_text(fills: Sequence[Fill]) -> str | None:
+    """What a unit cost on average, as decimal dollars with two to four decimals, e.g. `5.5067`; None without fills.
+    Exact but for the last decimal, where a half is rounded up."""
+    quantity = sum(fill.trade.quantity for fill in fills)
+    if not quantity:
+        return None
+    cents = sum(fill.trade.price_cents * fill.trade.quantity for fill in fills)
+    ten_thousandths = (2 * 100 * cents + quantity) // (2 * quantity)
+    dollars, decimals = divmod(ten_thousandths, 10_000)
+    text = f"{decimals:04d}"
+    return f"{dollars}.{text[:2]}{text[2:].rstrip('0')}"
 
 
 @lru_cache(maxsize=4096)

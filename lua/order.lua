@@ -50,7 +50,7 @@ local function order(keys, args)
     local command = log.find(tag, sequence)
     owner = command and command.trader
   end
-  line = owner and trader.completed(tag, owner, field)
+  line = owner and trader.completed(tag, owner, sequence)
   return line and named('closed', split(line, sequence)) or nil
 end
 

@@ -190,6 +190,11 @@ def sequence_of(order: Json) -> int:
     return int(order["order_id"].rpartition("-")[2])
 
 
+def as_listed(order: Json) -> Json:
+    """An order as it stands in lists: without its fills."""
+    return {key: order[key] for key in ORDER_FIELDS}
+
+
 def age(order: Json) -> tuple[str, str, int]:
     """By which orders of several cards are sorted."""
     return order["accepted_at"], order["card"], sequence_of(order)
@@ -217,7 +222,7 @@ def test_a_placed_order_can_be_read_from_the_moment_of_its_202(trader: Trader) -
         assert set(placed) == ORDER_FIELDS
         assert placed["status"] == "accepted"
         assert found["status"] in ("accepted", "open")
-        assert {**found, "status": "accepted"} == placed
+        assert {**found, "status": "accepted"} == {**placed, "average_price": None, "trades": []}
         assert TIME.fullmatch(placed["accepted_at"])
 
 
@@ -388,7 +393,7 @@ def test_the_list_shows_an_order_as_it_is_now(trader: Trader, other: Trader) -> 
 
 
 def test_a_trader_without_orders_has_an_empty_list(trader: Trader) -> None:
-    assert trader.get("/orders") == {"orders": []}
+    assert trader.get("/orders") == {"orders": [], "next": None}
     assert trader.get("/history/orders") == {"orders": []}
 
 
@@ -403,7 +408,7 @@ def test_canceling_an_open_order_and_waiting_shows_it_canceled(trader: Trader) -
     assert answer.status_code == 200
     assert answer.json()["status"] == "canceled"
     assert TIME.fullmatch(answer.json()["closed_at"])
-    assert trader.order(order["order_id"]) == answer.json()
+    assert as_listed(trader.order(order["order_id"])) == answer.json()
 
 
 def test_canceling_without_waiting_is_accepted_and_happens(trader: Trader) -> None:
@@ -507,13 +512,19 @@ def test_the_cards_show_best_prices_and_the_last_trade(exchange: ExchangeServer,
     cards = exchange.http.get("/cards").json()["cards"]
 
     assert [card["card"] for card in cards] == list(CARDS)
-    assert cards[1] == {"card": "bulbasaur", "best_bid": "3.00", "best_ask": "7.00", "last_price": "4.00"}
+    assert cards[1] == {
+        "card": "bulbasaur",
+        "best_bid": "3.00",
+        "best_ask": "7.00",
+        "last_price": "4.00",
+        **{"price_min": "1.00", "price_max": "10.00", "tick": "0.01", "quantity_max": 10_000},
+    }
 
 
 def test_a_card_without_orders_has_no_prices(fragile: ExchangeServer) -> None:
     (card,) = [card for card in fragile.http.get("/cards").json()["cards"] if card["card"] == "bulbasaur"]
 
-    assert card == {"card": "bulbasaur", "best_bid": None, "best_ask": None, "last_price": None}
+    assert (card["best_bid"], card["best_ask"], card["last_price"]) == (None, None, None)
     assert fragile.http.get("/cards/bulbasaur/trades").json() == {"trades": []}
     empty = {"card": "bulbasaur", "sequence": 0, "bids": [], "asks": []}
     book = fragile.http.get("/cards/bulbasaur/book").json()
@@ -561,7 +572,7 @@ def test_the_history_pages_through_all_completed_orders_once(exchange: ExchangeS
 
     assert [len(page) for page in found] == [5, 5, 5, 5, 4]
     orders = [order for page in found for order in page]
-    expected = [{key: order[key] for key in ORDER_FIELDS} for order in sorted(placed, key=age, reverse=True)]
+    expected = [as_listed(order) for order in sorted(placed, key=age, reverse=True)]
     assert orders == expected
     squirtles = pages(trader.get, "/history/orders?card=squirtle&", "orders", "order_id", limit=4)
     assert [order for page in squirtles for order in page] == [o for o in expected if o["card"] == "squirtle"]
@@ -579,7 +590,7 @@ def test_the_history_of_trades_pages_through_all_trades_once(
     found = pages(trader.get, "/history/trades?card=charmander&", "trades", "trade_id", limit=4)
 
     trades = [trade for page in found for trade in page]
-    assert trades[:9] == made[::-1]
+    assert trades[:9] == [{key: fill[key] for key in trades[0]} for fill in made[::-1]]
     numbers = [int(trade["trade_id"].removeprefix("charmander-t")) for trade in trades]
     assert numbers == list(range(len(trades), 0, -1))
 
@@ -604,7 +615,7 @@ def test_the_history_has_completed_orders_only(exchange: ExchangeServer, trader:
         expired["order_id"]: "expired",
     }
     assert trader.order(partly["order_id"])["status"] == "partially_filled"
-    assert orders == [trader.order(order["order_id"]) for order in orders]
+    assert orders == [as_listed(trader.order(order["order_id"])) for order in orders]
 
 
 # -- who asks
@@ -619,7 +630,7 @@ def test_an_api_key_is_exchanged_for_a_token_that_works(exchange: ExchangeServer
     assert token["token_type"] == "bearer"
     assert token["expires_in"] == 3_600
     bearer = {"authorization": f"Bearer {token['access_token']}"}
-    assert exchange.http.get("/orders", headers=bearer).json() == {"orders": []}
+    assert exchange.http.get("/orders", headers=bearer).json() == {"orders": [], "next": None}
 
 
 def test_another_traders_key_gives_no_token(exchange: ExchangeServer) -> None:
@@ -684,7 +695,7 @@ def test_an_order_that_only_the_archive_has_is_found(exchange: ExchangeServer, t
 
     until(lambda: not is_in_redis(exchange, first))
     found = trader.order(first["order_id"])
-    assert {**found, "trades": []} == first
+    assert found == first
     assert trader.get("/orders/by-client-id/old") == found
     again = trader.place("bulbasaur", "buy", "1.00", time_in_force="ioc", client_order_id="old")
     assert again == first
@@ -701,7 +712,7 @@ def test_a_completed_order_that_is_in_neither_list_nor_archive_is_found(
         until(lambda: not is_in_redis(fragile, first))
         assert fragile.execute("SELECT 1 FROM orders WHERE trader_id = $1", settler.trader_id) == []
         found = settler.order(first["order_id"])
-        assert {**found, "trades": []} == first
+        assert found == first
         assert settler.get("/orders/by-client-id/between") == found
 
     fragile.archived()
@@ -910,7 +921,7 @@ def test_the_document_is_openapi_3_1_and_has_every_call(document: Json) -> None:
         *("POST /auth/token", "POST /orders", "POST /orders/batch", "GET /orders", "DELETE /orders"),
         *("GET /orders/{order_id}", "DELETE /orders/{order_id}", "GET /orders/by-client-id/{client_order_id}"),
         *("GET /cards", "GET /cards/{card}/book", "GET /cards/{card}/trades"),
-        *("GET /history/orders", "GET /history/trades", "GET /health/live", "GET /health/ready"),
+        *("GET /fills", "GET /history/orders", "GET /history/trades", "GET /health/live", "GET /health/ready"),
     }
 
 
@@ -938,7 +949,7 @@ def test_every_call_documents_the_errors_that_it_gives(document: Json) -> None:
     documented = {name: {int(status) for status in found["responses"]} for name, found in operations(document)}
 
     for name, statuses in documented.items():
-        needs_token = name.split("/")[1] == "orders" or name == "GET /history/orders"
+        needs_token = name.split("/")[1] == "orders" or name in ("GET /history/orders", "GET /fills")
         assert (401 in statuses) == (needs_token or name == "POST /auth/token"), name
         assert (503 in statuses) == (name != "GET /health/live"), name
     assert {200, 202, 409, 413, 422} <= documented["POST /orders"]

@@ -22,6 +22,8 @@ QUANTITY = "quantity must be a whole number from 1 to 10000, got "
 CLIENT_ORDER_ID = "client_order_id must be 1 to 64 letters, digits or . _ : -, got "
 CARDS = "card must be one of pikachu, bulbasaur, charmander, squirtle, got "
 LIMIT_50 = "limit must be a whole number from 1 to 50, got "
+LIMIT_500 = "limit must be a whole number from 1 to 500, got "
+FILTERS = "/orders?status=closed&card=mew&side=up&limit=51"
 WAIT = "Prefer wait must be a number of seconds from 0 to 10, got "
 LONE_SURROGATE = "\\ud800"
 
@@ -421,23 +423,34 @@ PATHS = [
     of_path("orders of a null byte, history", "/history/orders?card=%00", 422, "unknown_card", CARDS),
     of_path("cancel on no card", "/orders?card=mew", 422, "unknown_card", f"{CARDS}'mew'", method="DELETE"),
     of_path("cancel on an empty card", "/orders?card=", 422, "unknown_card", f"{CARDS}''", method="DELETE"),
-    of_path("limit 0", "/orders?limit=0", 422, "invalid_limit", f"{LIMIT_50}'0'"),
-    of_path("limit 51", "/orders?limit=51", 422, "invalid_limit", f"{LIMIT_50}'51'"),
-    of_path("limit -1", "/orders?limit=-1", 422, "invalid_limit", f"{LIMIT_50}'-1'"),
-    of_path("limit x", "/orders?limit=x", 422, "invalid_limit", f"{LIMIT_50}'x'"),
-    of_path("limit 1.5", "/orders?limit=1.5", 422, "invalid_limit", f"{LIMIT_50}'1.5'"),
-    of_path("limit empty", "/orders?limit=", 422, "invalid_limit", f"{LIMIT_50}''"),
-    of_path("limit of 5000 digits", f"/orders?limit={'9' * 5_000}", 422, "invalid_limit", f"{LIMIT_50}'9999"),
-    of_path("limit not utf-8", "/orders?limit=%ff", 422, "invalid_limit", LIMIT_50),
+    of_path("limit 0", "/orders?limit=0", 422, "invalid_limit", f"{LIMIT_500}'0'"),
+    of_path("limit 51", "/orders?limit=51", 422, "invalid_limit", "1 to 50, or to 500 with status=open, got '51'"),
+    of_path("limit 501, open", "/orders?status=open&limit=501", 422, "invalid_limit", f"{LIMIT_500}'501'"),
+    of_path("limit 501, fills", "/fills?limit=501", 422, "invalid_limit", f"{LIMIT_500}'501'"),
+    of_path("status", "/orders?status=closed", 422, "invalid_status", "status must be open, got 'closed'"),
+    of_path("status empty", "/orders?status=", 422, "invalid_status", "status must be open, got ''"),
+    of_path("side", "/orders?side=up", 422, "invalid_side", "side must be buy or sell, got 'up'"),
+    of_path("side in capitals", "/orders?status=open&side=BUY", 422, "invalid_side", "must be buy or sell, got 'BUY'"),
+    of_path("orders of no card", "/orders?card=mew", 422, "unknown_card", f"{CARDS}'mew'"),
+    of_path("all filters, the status", FILTERS, 422, "invalid_status", "status must be open, got 'closed'"),
+    of_path("all filters, the card", FILTERS, 422, "invalid_status", f"{CARDS}'mew'"),
+    of_path("all filters, the side", FILTERS, 422, "invalid_status", "side must be buy or sell, got 'up'"),
+    of_path("fills of no card", "/fills?card=mew", 422, "unknown_card", f"{CARDS}'mew'"),
+    of_path("fills of no order", "/fills?order_id=x", 422, "invalid_order_id", "must be an order_id of yours"),
+    of_path("limit -1", "/orders?limit=-1", 422, "invalid_limit", f"{LIMIT_500}'-1'"),
+    of_path("limit x", "/orders?limit=x", 422, "invalid_limit", f"{LIMIT_500}'x'"),
+    of_path("limit 1.5", "/orders?limit=1.5", 422, "invalid_limit", f"{LIMIT_500}'1.5'"),
+    of_path("limit empty", "/orders?limit=", 422, "invalid_limit", f"{LIMIT_500}''"),
+    of_path("limit of 5000 digits", f"/orders?limit={'9' * 5_000}", 422, "invalid_limit", f"{LIMIT_500}'9999"),
+    of_path("limit not utf-8", "/orders?limit=%ff", 422, "invalid_limit", LIMIT_500),
     of_path("limit 501, history", "/history/orders?limit=501", 422, "invalid_limit", "from 1 to 500, got '501'"),
     of_path("limit 0, trades", "/cards/pikachu/trades?limit=0", 422, "invalid_limit", f"{LIMIT_50}'0'"),
     of_path("depth 0", "/cards/pikachu/book?depth=0", 422, "invalid_depth", "number from 1 to 1000, got '0'"),
     of_path("depth 1001", "/cards/pikachu/book?depth=1001", 422, "invalid_depth", "number from 1 to 1000, got '1001'"),
     of_path("depth NaN", "/cards/pikachu/book?depth=NaN", 422, "invalid_depth", "number from 1 to 1000, got 'NaN'"),
     *(
-        of_path(
-            f"before {name}", f"/history/orders?before={value}", 422, "invalid_before", "before must be an order_id"
-        )
+        of_path(f"before {name}, {path}", f"/{path}before={value}", 422, "invalid_before", "before must be an order_id")
+        for path in ("history/orders?", "orders?", "orders?status=open&")
         for name, value in [
             ("a word", "x"),
             ("no number", "pikachu-"),
@@ -451,6 +464,23 @@ PATHS = [
             ("of 5000 digits", f"pikachu-{'9' * 5_000}"),
             ("not archived", "pikachu-999999"),
             ("of no card", "mew-1"),
+        ]
+    ),
+    *(
+        of_path(f"fills before {name}", f"/fills?before={value}", 422, "invalid_before", "must be the `next` of a page")
+        for name, value in [
+            ("a word", "x"),
+            ("empty", ""),
+            ("a null byte", "%00"),
+            ("an order", "pikachu-1"),
+            ("a trade", "pikachu-t1"),
+            ("a time", "2026-11-22T23:53:06.123Z"),
+            ("no time of day", "2026-11-22T24:61:06.123Z~pikachu-t17~taker"),
+            ("no day", "2026-02-30T23:53:06.123Z~pikachu-t17~taker"),
+            ("the year 0", "0000-01-01T00:00:00.000Z~pikachu-t17~taker"),
+            ("trade 0", "2026-11-22T23:53:06.123Z~pikachu-t0~taker"),
+            ("neither maker nor taker", "2026-11-22T23:53:06.123Z~pikachu-t17~both"),
+            ("in Arabic digits", "2026-11-22T23:53:06.12%D9%A1Z~pikachu-t17~taker"),
         ]
     ),
     *(

@@ -4,10 +4,12 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import pytest
 
+from bench.reference_book import ReferenceBook
 from engine.model import Order, Trade, price_text
 from tests.comparison import levels
 from tests.running_exchange import (
@@ -108,8 +110,71 @@ def shown_trade(trade: Trade) -> dict[str, Any]:
     }
 
 
+def shown_fills(trades: list[Trade], *, trader_id: int = 0, order: Order | None = None) -> list[dict[str, Any]]:
+    """The fills of a trader, or of an order, oldest first, as the API shows them."""
+    fills = []
+    for trade in trades:
+        for liquidity, owner, sequence in (
+            ("maker", trade.maker_trader_id, trade.maker_sequence),
+            ("taker", trade.taker_trader_id, trade.taker_sequence),
+        ):
+            if owner == trader_id or (order and sequence == order.sequence):
+                is_buy = (trade.taker_side.value == "buy") == (liquidity == "taker")
+                own = {"order_id": f"{trade.card}-{sequence}", "side": "buy" if is_buy else "sell"}
+                fills.append(shown_trade(trade) | own | {"liquidity": liquidity})
+    return fills
+
+
+def shown_alone(order: Order, book: ReferenceBook) -> dict[str, Any]:
+    """An order with its fills."""
+    fills = shown_fills(book.trades, order=order)
+    dollars = sum(Decimal(fill["price"]) * fill["quantity"] for fill in fills)
+    average = None
+    if fills:
+        exact = (dollars / order.filled_quantity).quantize(Decimal("0.0001"), ROUND_HALF_UP)
+        whole, _, decimals = str(exact).partition(".")
+        average = f"{whole}.{decimals[:2]}{decimals[2:].rstrip('0')}"
+    return shown(order) | {"average_price": average, "trades": fills}
+
+
+def paged(trader: Trader, path: str, items: str, limit: int) -> list[dict[str, Any]]:
+    """Everything that the pages of a list have."""
+    found: list[dict[str, Any]] = []
+    before = ""
+    while True:
+        page = trader.get(f"{path}limit={limit}{before}")
+        assert len(page[items]) <= limit
+        found += page[items]
+        if page["next"] is None:
+            return found
+        before = f"&before={page['next']}"
+
+
 def shown_levels(orders: list[Order]) -> list[list[Any]]:
     return [[price_text(price_cents), quantity] for price_cents, quantity in levels(orders)]
+
+
+def assert_reads(trader: Trader, trader_id: int, books: dict[str, ReferenceBook]) -> None:
+    """That the pages of a trader's orders, open orders and fills have all of them, in order."""
+    every = [order for book in books.values() for order in book.orders() if order.trader_id == trader_id]
+    every.sort(key=lambda order: (order.accepted_at, order.card, order.sequence), reverse=True)
+    resting = [order for order in every if order.status.value in ("open", "partially_filled")]
+    assert paged(trader, "/orders?", "orders", 33) == [shown(order) for order in every]
+    assert paged(trader, "/orders?status=open&", "orders", 7) == [shown(order) for order in resting]
+    for side in ("buy", "sell"):
+        of_side = [shown(order) for order in every if order.side.value == side]
+        assert paged(trader, f"/orders?side={side}&", "orders", 33) == of_side
+        open_ones = [shown(order) for order in resting if order.side.value == side]
+        assert paged(trader, f"/orders?status=open&side={side}&", "orders", 500) == open_ones
+    by_card = {card: shown_fills(book.trades, trader_id=trader_id) for card, book in books.items()}
+    fills = sorted((fill for found in by_card.values() for fill in found), key=_fill_age, reverse=True)
+    assert paged(trader, "/fills?", "fills", 41) == fills
+    assert paged(trader, "/fills?card=squirtle&", "fills", 500) == by_card["squirtle"][::-1]
+
+
+def _fill_age(fill: dict[str, Any]) -> tuple[str, str, int, str]:
+    number = int(fill["trade_id"].rpartition("-t")[2])
+    return fill["executed_at"], fill["card"], number, fill["liquidity"]
 
 
 def test_what_eight_clients_did_at_once_is_what_the_log_says(shared: Exchange) -> None:
@@ -145,7 +210,7 @@ def test_what_eight_clients_did_at_once_is_what_the_log_says(shared: Exchange) -
 
     choose = random.Random(SEED)
     for order in choose.sample(list(orders.values()), ORDERS_SAMPLED):
-        assert traders[order.trader_id].get(f"/orders/{order.order_id}") == shown(order)
+        assert traders[order.trader_id].get(f"/orders/{order.order_id}") == shown_alone(order, books[order.card])
     visitor = shared.trader()
     for card, book in books.items():
         assert visitor.get(f"/cards/{card}/book?depth=1000") == {
@@ -162,6 +227,7 @@ def test_what_eight_clients_did_at_once_is_what_the_log_says(shared: Exchange) -
         newest = [order for book in books.values() for order in book.latest_orders(trader_id)]
         newest.sort(key=lambda order: (order.accepted_at, order.card, order.sequence), reverse=True)
         assert listed == [shown(order) for order in newest[:50]]
+        assert_reads(traders[trader_id], trader_id, books)
 
 
 def test_ten_buyers_at_once_share_one_seller_of_ten(shared: Exchange) -> None:

@@ -247,9 +247,9 @@ def test_what_a_small_call_told_answers_for_its_orders() -> None:
     assert (told.first, told.last, told.is_whole) == (11, 14, True)
     assert (rests.status, rests.filled_quantity, nothing) == (Status.OPEN, 0, [])
     assert (partly.status, partly.filled_quantity) == (Status.PARTIALLY_FILLED, 3)
-    assert [(trade.number, trade.quantity) for trade in made] == [(7, 2)]
+    assert [(fill.trade.number, fill.trade.quantity, fill.is_taker) for fill in made] == [(7, 2, True), (8, 1, False)]
     assert (filled.status, filled.closed_at) == (Status.FILLED, "2026-11-23T00:00:00.001Z")
-    assert [trade.number for trade in sold] == [8]
+    assert [(fill.trade.number, fill.is_taker) for fill in sold] == [(8, True)]
 
 
 @pytest.mark.parametrize(

@@ -163,13 +163,19 @@ local function select(stored, mark, items)
   end
 end
 
--- The lines of a trader that are in no list yet. `unfiled`: as the function of that name returns it.
-local function recent(tag, id, unfiled)
-  local items, bucket, mark = {}, sub(id, -2), ',' .. id .. ','
+-- The portions of a trader's bucket that are not sorted yet, false where one is gone, and how many there are.
+local function recent_texts(tag, id)
+  local bucket = sub(id, -2)
   local stored = redis.call('HMGET', recent_key(tag), bucket, 'filed')
   local names = portions(bucket, tonumber(stored[1] or 0), filed_portions(stored[2] or NOTHING_FILED))
-  local texts = bulk.read(recent_key(tag), names)
-  for t = 1, #names do
+  return bulk.read(recent_key(tag), names), #names
+end
+
+-- The lines of a trader that are in no list yet. `unfiled`: as the function of that name returns it.
+local function recent(tag, id, unfiled)
+  local items, mark = {}, ',' .. id .. ','
+  local texts, count = recent_texts(tag, id)
+  for t = 1, count do
     if texts[t] then select(texts[t], mark, items) end
   end
   for n = unfiled.first, unfiled.last do select(unfiled.texts[n], mark, items) end
@@ -189,7 +195,7 @@ end
 -- Whether this is all that is known of an order: it came to rest.
 function trader.rests(item) return #item == DIGITS end
 
--- The texts of the sequences of a trader's orders that may be open, oldest first.
+-- The texts of the sequences of a trader's orders that may be open, oldest first, each once.
 function trader.resting(tag, id, unfiled)
   local found = redis.call('LRANGE', older_key(tag, id), 0, -1)
   local known, sequences = trader.latest(tag, id, unfiled)
@@ -197,18 +203,42 @@ function trader.resting(tag, id, unfiled)
     local item = known[sequences[i]]
     if trader.rests(item) then found[#found + 1] = item end
   end
-  return found
+  local ascends = true
+  for i = 2, #found do ascends = ascends and found[i - 1] < found[i] end
+  if ascends then return found end
+  table.sort(found) -- lines that a list had refused came later than others
+  local once = {}
+  for i = 1, #found do
+    if found[i] ~= found[i - 1] then once[#once + 1] = found[i] end
+  end
+  return once
 end
 
--- The line of one of a trader's latest completed orders, by the text of its sequence.
-function trader.completed(tag, id, sequence)
-  local begins = sequence .. ','
-  local lists = { recent(tag, id, trader.unfiled(tag)), listed(tag, id) }
-  for l = 1, #lists do
-    local items = lists[l]
-    for i = #items, 1, -1 do
-      if sub(items[i], 1, DIGITS + 1) == begins then return items[i] end
+-- The line of a completed order in these texts of lines, the newest text first. `number`, `id`: its sequence, without the
+-- zeros before it (which every line begins with, so a search for them stops all the time), and its trader.
+local function find_completed(texts, first, last, number, id)
+  local begins, zeros = number .. ',' .. id .. ',', string.rep('0', DIGITS - #number)
+  for t = last, first, -1 do
+    local stored = texts[t] or ''
+    local at = find(stored, begins, 1, true)
+    while at do
+      local ends = find(stored, '\n', at, true) or #stored + 1
+      local from = at - #zeros
+      if ends - from > RESTS_MAX and from > 0 and sub(stored, from, at - 1) == zeros
+        and (from == 1 or byte(stored, from - 1) == NEWLINE) then
+        return sub(stored, from, ends - 1)
+      end
+      at = find(stored, begins, ends, true)
     end
   end
   return nil
+end
+
+-- The line of one of a trader's latest completed orders, by its sequence.
+function trader.completed(tag, id, sequence)
+  local number, unfiled = text.integer[sequence], trader.unfiled(tag)
+  local portions_of, count = recent_texts(tag, id)
+  local lists = redis.call('LRANGE', list_key(tag, id), 0, -1)
+  return find_completed(unfiled.texts, unfiled.first, unfiled.last, number, id)
+    or find_completed(portions_of, 1, count, number, id) or find_completed(lists, 1, #lists, number, id)
 end
