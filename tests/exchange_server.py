@@ -258,7 +258,6 @@ def exchange_server(*names: str, **overrides: Any) -> Iterator[ExchangeServer]:
     """An exchange with these services (default: all), gone at the end."""
     with ExitStack() as stack:
         data_dir = stack.enter_context(datadir.ephemeral())
-        stack.enter_context(datadir.lock(data_dir))
         server = ExchangeServer(data_dir, **overrides)
         stack.callback(server.stop)
         server.start(*names)

@@ -108,7 +108,6 @@ def test_a_redis_that_hides_its_settings_is_taken_with_a_warning(lines: str) -> 
 def test_an_exchange_works_on_a_redis_that_allows_no_dangerous_commands() -> None:
     with ExitStack() as stack:
         data_dir = stack.enter_context(datadir.ephemeral())
-        stack.enter_context(datadir.lock(data_dir))
         exchange = ExchangeServer(data_dir)
         stack.callback(exchange.stop)
         exchange.redis_server = Configured(
@@ -218,7 +217,6 @@ def exchange() -> Iterator[ExchangeServer]:
     """An exchange whose functions the tests take away."""
     with ExitStack() as stack:
         data_dir = stack.enter_context(datadir.ephemeral())
-        stack.enter_context(datadir.lock(data_dir))
         server = ExchangeServer(data_dir)
         stack.callback(server.stop)
         server.start()
