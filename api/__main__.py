@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 
 from api.app import create_app
-from api.protocol import Protocol
+from api.protocol import Protocol, Timeouts
 from engine import connection, life
 from engine.errors import StartError
 from engine.settings import Settings
@@ -61,10 +61,11 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     async with connection.connect(settings.redis_url) as redis:
         await connection.check(redis, durability=settings.durability)
     with contextlib.closing(listen(settings.host, settings.port, shared=settings.api_workers > 1)) as listener:
+        timeouts = Timeouts.of(settings)
         config = uvicorn.Config(
             app,
             loop="none",
-            http=cast(type[asyncio.Protocol], partial(Protocol, direct=app.state.direct)),
+            http=cast(type[asyncio.Protocol], partial(Protocol, direct=app.state.direct, timeouts=timeouts)),
             ws="none",
             lifespan="on",
             access_log=False,

@@ -10,7 +10,7 @@ from litestar.params import Parameter
 from api import describe
 from api.bodies import token_body
 from api.context import Context, context_of
-from api.direct import Answer, Headers, header
+from api.direct import Answer, Headers, header, list_header
 from api.prefer import wait_seconds
 from api.views import (
     BatchView,
@@ -43,8 +43,7 @@ def identity_of(context: Context, headers: Headers) -> Identity:
 async def enter_order(context: Context, identity: Identity, headers: Headers, body: bytes) -> Answer:
     """Enters the order of a body."""
     command = context.bodies.place_order(body, identity.trader_id)
-    prefer = header(headers, b"prefer")
-    seconds = NO_WAIT if prefer is None else wait_seconds(prefer.decode("latin-1"))
+    seconds = wait_seconds(list_header(headers, b"prefer"))
     if seconds == NO_WAIT:
         return Answer(202, outcome_text(command, await context.exchange.place(command)).encode())
     placed = await context.exchange.place_and_wait(command, seconds)
@@ -55,7 +54,7 @@ async def enter_order(context: Context, identity: Identity, headers: Headers, bo
 
 async def enter_orders(context: Context, identity: Identity, body: bytes) -> Answer:
     """Enters the orders of a batch."""
-    asked = context.bodies.place_orders(body, identity.trader_id)
+    asked = await context.bodies.place_orders(body, identity.trader_id)
     commands = [order for order in asked if isinstance(order, PlaceOrder)]
     placed = await context.exchange.place_all(commands)
     results = [outcome_text(command, outcome) for command, outcome in zip(commands, placed, strict=True)]
@@ -223,7 +222,7 @@ async def get_order_by_client_id(request: Request, client_order_id: str) -> Orde
 async def cancel_order(request: Request, order_id: str) -> Response[OrderView]:  # type: ignore[type-arg]
     """Cancels an order."""
     context, identity = caller_of(request)
-    seconds = wait_seconds(request.headers.get("prefer"))
+    seconds = wait_seconds(list_header(request.scope["headers"], b"prefer"))
     order = await context.exchange.find_own(order_id, identity)
     after, matched = await context.exchange.cancel(order, seconds)
     return Response(order_view(after), status_code=200 if matched else 202)
@@ -249,7 +248,7 @@ async def cancel_orders(
 ) -> Response[OrdersView]:
     """Cancels all open orders of the caller."""
     context, identity = caller_of(request)
-    seconds = wait_seconds(request.headers.get("prefer"))
+    seconds = wait_seconds(list_header(request.scope["headers"], b"prefer"))
     cards = context.exchange.cards if card is None else (context.known_card(card),)
     orders, matched = await context.exchange.cancel_all(identity.trader_id, cards, seconds)
     return Response(orders_view(orders), status_code=200 if matched else 202)

@@ -11,7 +11,9 @@ COMMANDS_MAX = 1_000
 LATEST = 50
 """How many orders of a trader and trades of a card are kept at hand."""
 
-CLIENT_ORDER_ID_PATTERN = r"[A-Za-z0-9._:-]{1,64}"
+CLIENT_ORDER_ID_PATTERN = r"(?!\.+$)[A-Za-z0-9._:-]{1,64}"
+CLIENT_ORDER_ID_RULE = "must be 1 to 64 letters, digits or . _ : -, and not dots alone"
+"""Most clients take `.` and `..` out of a path before they send it, so an order of that name could not be asked for."""
 
 
 class Side(StrEnum):

@@ -26,8 +26,8 @@ fast = OrderBodies(SETTINGS)
 class ExplainingBodies(OrderBodies):
     """The same rules, always the slow way."""
 
-    def place_order(self, body: bytes, trader_id: int) -> PlaceOrder:
-        return self._explained(body, trader_id)
+    def place_order(self, body: bytes, trader_id: int, errors_max: int = bodies.ERRORS_MAX) -> PlaceOrder:
+        return self._explained(body, trader_id, errors_max)
 
 
 slow = ExplainingBodies(SETTINGS)
@@ -61,7 +61,7 @@ def is_taken_fast(body: bytes, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the explaining decoder is not asked."""
     asked: list[bytes] = []
     with monkeypatch.context() as patched:
-        patched.setattr(fast, "_explained", lambda text, _: asked.append(text))
+        patched.setattr(fast, "_explained", lambda text, *_: asked.append(text))
         fast.place_order(body, TRADER)
     return not asked
 
