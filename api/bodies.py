@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ from engine.model import (
 from engine.settings import Settings
 from engine.trust import TRADER_ID_MAX
 
+T = TypeVar("T")
+
 CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
 DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 DIGITS_MAX = 12
@@ -33,6 +35,8 @@ ERRORS_MAX = 100
 BATCH_ERRORS_MAX = 1_000
 SLICE_SECONDS = 0.002
 """How long a wrong batch is looked at before others are served."""
+LARGE_BYTES = 16_384
+"""One order that is larger, or a body that is wrong as a whole, is looked at in a thread: a megabyte takes 0.3 s."""
 NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for a body that is wrong; the last for one that is nested too deeply."""
 _QUOTE = ord('"')
@@ -94,6 +98,14 @@ class OrderBodies:
         commands = self._taken([order], body, trader_id)
         return commands[0] if commands else self._explained(body, trader_id, errors_max)
 
+    async def apart(self, decode: Callable[..., T], body: bytes, *arguments: Any) -> T:
+        """What a decoder makes of a body. Where that may take long, others are served meanwhile; one such body waits
+        for another."""
+        if len(body) <= LARGE_BYTES:
+            return decode(body, *arguments)
+        async with self._explaining:
+            return await asyncio.to_thread(decode, body, *arguments)
+
     async def place_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | ApiError]:
         """The orders that the body of `POST /orders/batch` asks for, or what is wrong with each: as many as it has.
 
@@ -110,7 +122,10 @@ class OrderBodies:
         if commands:
             return list(commands)
         async with self._explaining:
-            return await self._one_by_one(_orders_of(body, self._raws(body)), trader_id)
+            raws = self._raws(body)
+            whole = len(body) > LARGE_BYTES and not _is_sure(body, raws)
+            found = await asyncio.to_thread(_orders_of, body, raws) if whole else _orders_of(body, raws)
+            return await self._one_by_one(found, trader_id)
 
     def _taken(self, orders: Sequence[OrderBody], body: bytes, trader_id: int, *, names: int = 0) -> list[PlaceOrder]:
         """The commands of a body that is right, every order of it; otherwise none, and the slow ways say why.
@@ -182,12 +197,16 @@ class OrderBodies:
             errors_max = max(1, min(ERRORS_MAX, errors_left))
             try:
                 if isinstance(order, msgspec.Raw):
-                    outcomes.append(self.place_order(bytes(order), trader_id, errors_max))
+                    body = bytes(order)
+                    if len(body) <= LARGE_BYTES:
+                        outcomes.append(self.place_order(body, trader_id, errors_max))
+                    else:
+                        outcomes.append(await asyncio.to_thread(self.place_order, body, trader_id, errors_max))
                 else:
                     outcomes.append(self._checked(_object(order), trader_id, errors_max))
             except ApiError as error:
                 errors_left -= len(error.problem.errors)
-                outcomes.append(error)
+                outcomes.append(error.with_traceback(None))  # which would keep all that was decoded
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + SLICE_SECONDS
@@ -251,6 +270,11 @@ class _Wrong(Exception):
         self.rule = rule
 
 
+def _is_sure(body: bytes, raws: Sequence[msgspec.Raw]) -> bool:
+    """Whether nothing speaks against the orders that were found in the body of a batch."""
+    return 1 <= len(raws) <= COMMANDS_MAX and body.count(b'"orders"') == 1 and b"\\" not in body
+
+
 def _orders_of(body: bytes, raws: list[msgspec.Raw]) -> Sequence[msgspec.Raw] | Sequence[Any]:
     """The orders of a batch: `raws` where nothing speaks against them, else as the explaining decoder reads them. Where
     the two decoders disagree, that one is right: it says what is wrong.
@@ -258,7 +282,7 @@ def _orders_of(body: bytes, raws: list[msgspec.Raw]) -> Sequence[msgspec.Raw] | 
     Raises:
         ApiError: the body is wrong as a whole.
     """
-    if 1 <= len(raws) <= COMMANDS_MAX and body.count(b'"orders"') == 1 and b"\\" not in body:
+    if _is_sure(body, raws):
         return raws
 
     def orders(value: Any) -> list[Any]:
@@ -297,7 +321,7 @@ def fields_of(body: bytes) -> list[tuple[str, Any]]:
     try:
         # Decoded here: json.loads would guess UTF-16 and UTF-32, and let lone surrogates pass.
         parsed = json.loads(
-            body.decode(), object_pairs_hook=_Fields, parse_float=_real, parse_int=_integer, parse_constant=_no_constant
+            body.decode(), object_pairs_hook=_fields, parse_float=_real, parse_int=_integer, parse_constant=_no_constant
         )
     except (ValueError, RecursionError) as error:
         raise ApiError(422, "invalid_json", "Invalid JSON", f"the body is not JSON: {str(error)[:200]}") from None
@@ -351,6 +375,11 @@ def checked_fields(
 
 class _Fields(list[tuple[str, Any]]):
     """The fields of an object, told apart from an array."""
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> _Fields:
+    """A function of Python, where another thread may go on; the type alone would hold all of them up to the end."""
+    return _Fields(pairs)
 
 
 def _integer(digits: str) -> int | Decimal:

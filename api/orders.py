@@ -8,7 +8,7 @@ from litestar import Request, Response, delete, get, post
 from litestar.params import Parameter
 
 from api import describe
-from api.bodies import token_body
+from api.bodies import LARGE_BYTES, token_body
 from api.context import Context, context_of
 from api.direct import Answer, Headers, header, list_header
 from api.prefer import wait_seconds
@@ -42,7 +42,11 @@ def identity_of(context: Context, headers: Headers) -> Identity:
 
 async def enter_order(context: Context, identity: Identity, headers: Headers, body: bytes) -> Answer:
     """Enters the order of a body."""
-    command = context.bodies.place_order(body, identity.trader_id)
+    bodies = context.bodies
+    if len(body) <= LARGE_BYTES:
+        command = bodies.place_order(body, identity.trader_id)
+    else:
+        command = await bodies.apart(bodies.place_order, body, identity.trader_id)
     seconds = wait_seconds(list_header(headers, b"prefer"))
     if seconds == NO_WAIT:
         return Answer(202, outcome_text(command, await context.exchange.place(command)).encode())
@@ -98,8 +102,9 @@ def _response(answer: Answer) -> Response[Any]:
 )
 async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
     """An access token for a trader's API key."""
-    body = token_body(await request.body())
-    value, seconds = await context_of(request).authenticator.exchange(body.trader_id, body.api_key)
+    context = context_of(request)
+    body = await context.bodies.apart(token_body, await request.body())
+    value, seconds = await context.authenticator.exchange(body.trader_id, body.api_key)
     return TokenView(value, "bearer", seconds)
 
 
