@@ -14,7 +14,11 @@ from litestar.routes import HTTPRoute
 
 from api.app import create_app
 from engine.settings import Settings
-from tests.exchange_server import ExchangeServer, shared_exchange  # noqa: F401 - a fixture
+from tests.exchange_server import (
+    ExchangeServer,
+    exchange_server,
+    shared_exchange,  # noqa: F401 - a fixture
+)
 from tests.test_doors import in_chunks
 
 pytestmark = pytest.mark.server
@@ -274,3 +278,26 @@ def test_a_client_that_offers_an_upgrade_places_its_order(exchange: ExchangeServ
     answered = asyncio.run(_talk(httpx.URL(exchange.url), head + ORDER))
 
     assert answered.startswith(b"HTTP/1.1 202 ")
+
+
+def test_the_service_has_the_time_limits_of_its_settings() -> None:
+    with exchange_server("api", head_seconds=1, body_seconds=2, keep_alive_seconds=1) as own:
+        half_a_head = own.raw(b"POST /orders HTTP/1.1\r\nhost:")
+        half_a_body = own.raw(b"POST /orders HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n1234")
+        silence = asyncio.run(_silence(httpx.URL(own.url)))
+
+    assert (half_a_head.status, half_a_body.status) == (408, 408)
+    assert half_a_head.json()["detail"] == "the request line and headers did not come whole within 1 s"
+    assert half_a_body.json()["detail"] == "the body did not come whole within 2 s"
+    assert silence == b""
+
+
+async def _silence(url: httpx.URL) -> bytes:
+    """What comes after an answer if nothing more is asked."""
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+    try:
+        await asyncio.wait_for(reader.readuntil(b"}"), 10)
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
