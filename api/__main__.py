@@ -14,7 +14,7 @@ import uvicorn
 from litestar import Litestar
 
 from api.app import create_app
-from api.protocol import Protocol
+from api.protocol import Protocol, Timeouts
 from engine import connection, life
 from engine.errors import StartError, TcgxError
 from engine.settings import Settings
@@ -77,10 +77,11 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     async with connection.connect(settings.redis_url) as redis:
         await connection.check(redis, durability=settings.durability)
     with contextlib.closing(listen(settings.host, settings.port, shared=settings.api_workers > 1)) as listener:
+        timeouts = Timeouts.of(settings)
         config = uvicorn.Config(
             app,
             loop="none",
-            http=cast(type[asyncio.Protocol], partial(Protocol, direct=app.state.direct)),
+            http=cast(type[asyncio.Protocol], partial(Protocol, direct=app.state.direct, timeouts=timeouts)),
             ws="none",
             lifespan="off",  # uvicorn would print the traceback of an error of ours, and end by itself
             access_log=False,

@@ -5,12 +5,13 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 import msgspec
-from litestar import Litestar, Request, Response, Router
+from litestar import Litestar, Request, Response, Router, get
 from litestar.config.app import AppConfig
 from litestar.datastructures import State
+from litestar.enums import ScopeType
 from litestar.exceptions import (
     ClientException,
     HTTPException,
@@ -22,14 +23,20 @@ from litestar.exceptions import (
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.openapi.spec import Components, Contact, License, SecurityScheme
+from litestar.response import Redirect
 from litestar.static_files import create_static_files_router
+from litestar.types import HTTPScope, Message, Receive, Scope, Send
+from litestar.types.asgi_types import LifeSpanReceive, LifeSpanScope, LifeSpanSend
+from litestar.utils import normalize_path
 
 from api import cards, fills, health, history, orders
 from api.auth import Authenticator
 from api.bodies import OrderBodies
+from api.common_headers import common_headers, request_id
 from api.context import Context
 from api.direct import Direct
 from api.exchange import Exchange
+from api.parameters import KnownParameters
 from api.problems import (
     MEDIA_TYPE,
     VALUE_CHARACTERS_MAX,
@@ -58,8 +65,45 @@ ASSETS = f"{SCHEMA}/assets"
 MISSING_PARAMETER = re.compile(r"Missing required query parameter '(\w+)'")
 DISCONNECTED = "client disconnected prematurely"
 
+SWAGGER, DOCUMENT = f"{SCHEMA}/swagger", f"{SCHEMA}/openapi.json"
+POINTERS = {
+    "/": f"; all calls are described at {SWAGGER} and {DOCUMENT}",
+    "/health": "; there are /health/live and /health/ready",
+    "/metrics": "; there are /health/live and /health/ready",
+}
+"""What is said of paths at which people look for something that is elsewhere."""
 
-def create_app(settings: Settings) -> Litestar:
+
+class Api(Litestar):
+    """Litestar, with HEAD wherever GET is, and a name for each request."""
+
+    async def __call__(
+        self,
+        scope: Scope | LifeSpanScope,
+        receive: Receive | LifeSpanReceive,
+        send: Send | LifeSpanSend,
+    ) -> None:
+        """Answers a request. HEAD is GET whose body the server leaves out: it goes by the scope that it has itself."""
+        if scope["type"] == ScopeType.HTTP:
+            asked = cast(HTTPScope, scope)
+            asked["state"] = {**asked.get("state", {}), "request_id": request_id(asked["headers"])}
+            if asked["method"] == "HEAD" and "GET" in self.methods(asked["path"]):
+                scope = cast(HTTPScope, {**asked, "method": "GET"})
+        await super().__call__(scope, receive, send)
+
+    def methods(self, path: str) -> list[str]:
+        """What a path takes; empty if there is nothing at it."""
+        try:
+            self.asgi_router.handle_routing(path=normalize_path(path), method="none of them")
+        except MethodNotAllowedException as error:
+            found = set((error.headers or {})["allow"].split(", "))
+            return sorted(found | {"HEAD"} if "GET" in found else found)
+        except NotFoundException:
+            pass
+        return []
+
+
+def create_app(settings: Settings) -> Api:
     """The API for these settings; it connects when it starts. `app.state.direct` is what our own server answers without
     it (`api/direct.py`).
 
@@ -109,8 +153,10 @@ def create_app(settings: Settings) -> Litestar:
                 await comparing
                 await ended(listening)
 
-    return Litestar(
+    return Api(
         route_handlers=[
+            to_swagger,
+            to_document,
             *orders.ROUTES,
             *cards.ROUTES,
             *fills.ROUTES,
@@ -127,6 +173,8 @@ def create_app(settings: Settings) -> Litestar:
             Exception: _unexpected_error,
         },
         request_max_body_size=settings.body_bytes_max,
+        guards=[KnownParameters()],
+        before_send=[_complete],
         on_app_init=[_without_logging],
     )
 
@@ -135,6 +183,33 @@ def _without_logging(config: AppConfig) -> AppConfig:
     """Log lines go through structlog alone."""
     config.logging_config = None
     return config
+
+
+async def _complete(message: Message, scope: Scope) -> None:
+    """Gives each answer the headers that all have; one that says which methods there are, says them all."""
+    if message["type"] != "http.response.start" or scope["type"] != ScopeType.HTTP:
+        return
+    headers = [*message["headers"], *common_headers(_request_id(scope))]
+    if message["status"] == 405 or scope["method"] == "OPTIONS":
+        headers = [header for header in headers if header[0].lower() != b"allow"]
+        headers.append((b"allow", ", ".join(cast(Api, scope["app"]).methods(scope["path"])).encode()))
+    message["headers"] = headers
+
+
+def _request_id(scope: Scope) -> str:
+    return str(scope["state"]["request_id"])
+
+
+@get("/docs", include_in_schema=False)
+async def to_swagger() -> Redirect:
+    """Where people look for it."""
+    return Redirect(SWAGGER)
+
+
+@get("/openapi.json", include_in_schema=False)
+async def to_document() -> Redirect:
+    """Where programs look for it."""
+    return Redirect(DOCUMENT)
 
 
 def _swagger_files() -> Any:
@@ -175,17 +250,18 @@ def _openapi() -> OpenAPIConfig:
     )
 
 
-def _response(problem: Problem, headers: dict[str, str] | None = None) -> Response[bytes]:
+def _response(problem: Problem) -> Response[bytes]:
     return Response(
         msgspec.json.encode(problem),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
-        headers={**headers_of(problem), **(headers or {})},
+        headers=headers_of(problem),
     )
 
 
 def _nothing_at(path: str) -> Problem:
-    return Problem(404, "not_found", "Not found", f"there is nothing at {path[:VALUE_CHARACTERS_MAX]}")
+    detail = f"there is nothing at {path[:VALUE_CHARACTERS_MAX]}{POINTERS.get(path, '')}"
+    return Problem(404, "not_found", "Not found", detail)
 
 
 def _problem_instead_of_page(response: Response[Any]) -> Response[Any]:
@@ -193,8 +269,8 @@ def _problem_instead_of_page(response: Response[Any]) -> Response[Any]:
     return _response(_nothing_at(f"this path below {SCHEMA}")) if response.status_code == 404 else response
 
 
-def _our_error(_: Request[Any, Any, Any], error: TcgxError) -> Response[bytes]:
-    return _response(of_error(error))
+def _our_error(request: Request[Any, Any, Any], error: TcgxError) -> Response[bytes]:
+    return _response(of_error(error, _request_id(request.scope)))
 
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -203,10 +279,7 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
         return _response(of_error(invalid(_parameter_errors(request, error))))
     if isinstance(error, MethodNotAllowedException):
         detail = f"{request.method} is not a method of {request.url.path}"
-        problem = Problem(405, "method_not_allowed", "Method not allowed", detail)
-        return _response(
-            problem, {key: value for key, value in (error.headers or {}).items() if key.lower() == "allow"}
-        )
+        return _response(Problem(405, "method_not_allowed", "Method not allowed", detail))
     if isinstance(error, InternalServerException) and error.detail == DISCONNECTED:
         return _response(Problem(400, "incomplete_body", "Incomplete body", "the client went away within the body"))
     if isinstance(error, ClientException):
@@ -250,4 +323,5 @@ def _rule(definition: Any) -> str:
 
 
 def _unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    return _response(of_unexpected(error, method=request.method, path=request.url.path))
+    name = _request_id(request.scope)
+    return _response(of_unexpected(error, name, method=request.method, path=request.url.path))

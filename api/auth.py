@@ -72,7 +72,10 @@ class Authenticator:
 def _token(header: str) -> str:
     """The token in an `Authorization` header."""
     if not header:
-        raise unauthorized("token_missing", "send an access token as `Authorization: Bearer …`")
+        raise unauthorized(
+            "token_missing",
+            "send an access token as `Authorization: Bearer …`; POST /auth/token gives one for a trader's API key",
+        )
     scheme, _, text = header.partition(" ")
     text = text.strip()
     if scheme.lower() != "bearer" or not text:

@@ -1,22 +1,44 @@
 """Request bodies: decoded in one go when they are right, explained field by field when they are not."""
 
+import asyncio
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from api.problems import AN_ARRAY, AN_OBJECT, VALUE_CHARACTERS_MAX, ApiError, FieldError, invalid
-from engine.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, PlaceOrder, Side, TimeInForce, price_text
+from engine.model import (
+    CLIENT_ORDER_ID_PATTERN,
+    CLIENT_ORDER_ID_RULE,
+    COMMANDS_MAX,
+    PlaceOrder,
+    Side,
+    TimeInForce,
+    price_text,
+)
 from engine.settings import Settings
+from engine.trust import TRADER_ID_MAX
+
+T = TypeVar("T")
 
 CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
 DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 DIGITS_MAX = 12
 CENT, ONE = Decimal("0.01"), Decimal(1)
+TRADER_ID = re.compile(r"[0-9]{1,10}")
 ERRORS_MAX = 100
+"""How many errors of a body are told. Of a batch, each wrong order tells its first, and all together so many more:"""
+BATCH_ERRORS_MAX = 1_000
+SLICE_SECONDS = 0.002
+"""How long a wrong batch is looked at before others are served."""
+LARGE_BYTES = 16_384
+"""One order that is larger, or a body that is wrong as a whole, is looked at in a thread: a megabyte takes 0.3 s."""
+NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for a body that is wrong; the last for one that is nested too deeply."""
 _QUOTE = ord('"')
 GTC = TimeInForce.GTC  # an attribute of an enum costs more than a comparison
 
@@ -61,8 +83,9 @@ class OrderBodies:
         self._decode_batch = msgspec.json.Decoder(BatchBody).decode
         self._decode_mixed_batch = msgspec.json.Decoder(MixedBatchBody).decode
         self._prices = _spellings(settings.price_cents_min, settings.price_cents_max)
+        self._explaining = asyncio.Lock()
 
-    def place_order(self, body: bytes, trader_id: int) -> PlaceOrder:
+    def place_order(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
         """The order that a body asks for.
 
         Raises:
@@ -70,23 +93,39 @@ class OrderBodies:
         """
         try:
             order = self._decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return self._explained(body, trader_id)
+        except NOT_DECODED:
+            return self._explained(body, trader_id, errors_max)
         commands = self._taken([order], body, trader_id)
-        return commands[0] if commands else self._explained(body, trader_id)
+        return commands[0] if commands else self._explained(body, trader_id, errors_max)
 
-    def place_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | ApiError]:
-        """The orders that the body of `POST /orders/batch` asks for, or what is wrong with each.
+    async def apart(self, decode: Callable[..., T], body: bytes, *arguments: Any) -> T:
+        """What a decoder makes of a body. Where that may take long, others are served meanwhile; one such body waits
+        for another."""
+        if len(body) <= LARGE_BYTES:
+            return decode(body, *arguments)
+        async with self._explaining:
+            return await asyncio.to_thread(decode, body, *arguments)
+
+    async def place_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | ApiError]:
+        """The orders that the body of `POST /orders/batch` asks for, or what is wrong with each: as many as it has.
+
+        A batch that is wrong takes long to look at: others are served in between, and one such batch waits for another.
 
         Raises:
             ApiError: the body is no JSON object with `orders` alone, or has none or more than `COMMANDS_MAX`.
         """
         try:
             orders = self._decode_batch(body).orders
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return self._one_by_one(body, trader_id)
+        except NOT_DECODED:
+            orders = []
         commands = self._taken(orders, body, trader_id, names=1) if 1 <= len(orders) <= COMMANDS_MAX else None
-        return list(commands) if commands else self._one_by_one(body, trader_id)
+        if commands:
+            return list(commands)
+        async with self._explaining:
+            raws = self._raws(body)
+            whole = len(body) > LARGE_BYTES and not _is_sure(body, raws)
+            found = await asyncio.to_thread(_orders_of, body, raws) if whole else _orders_of(body, raws)
+            return await self._one_by_one(found, trader_id)
 
     def _taken(self, orders: Sequence[OrderBody], body: bytes, trader_id: int, *, names: int = 0) -> list[PlaceOrder]:
         """The commands of a body that is right, every order of it; otherwise none, and the slow ways say why.
@@ -139,28 +178,45 @@ class OrderBodies:
             )
         return commands if body.count(b'"') == 2 * quoted else []
 
-    def _one_by_one(self, body: bytes, trader_id: int) -> list[PlaceOrder | ApiError]:
-        """The slow way for a batch: each order on its own."""
+    def _raws(self, body: bytes) -> list[msgspec.Raw]:
+        """The orders of a batch, none of them decoded yet; empty if the body is wrong."""
         try:
-            raws = self._decode_mixed_batch(body).orders
             body.decode()
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raws = []
-        if not 1 <= len(raws) <= COMMANDS_MAX or body.count(b'"orders"') != 1 or b"\\" in body:
-            _check_batch(body)
-        orders: list[PlaceOrder | ApiError] = []
-        for raw in raws:
+            return self._decode_mixed_batch(body).orders
+        except NOT_DECODED:
+            return []
+
+    async def _one_by_one(
+        self, orders: Sequence[msgspec.Raw] | Sequence[Any], trader_id: int
+    ) -> list[PlaceOrder | ApiError]:
+        """The slow way for a batch: each order on its own."""
+        outcomes: list[PlaceOrder | ApiError] = []
+        errors_left = BATCH_ERRORS_MAX
+        until = time.perf_counter() + SLICE_SECONDS
+        for order in orders:
+            errors_max = max(1, min(ERRORS_MAX, errors_left))
             try:
-                orders.append(self.place_order(bytes(raw), trader_id))
+                if isinstance(order, msgspec.Raw):
+                    body = bytes(order)
+                    if len(body) <= LARGE_BYTES:
+                        outcomes.append(self.place_order(body, trader_id, errors_max))
+                    else:
+                        outcomes.append(await asyncio.to_thread(self.place_order, body, trader_id, errors_max))
+                else:
+                    outcomes.append(self._checked(_object(order), trader_id, errors_max))
             except ApiError as error:
-                orders.append(error)
-        return orders
+                errors_left -= len(error.problem.errors)
+                outcomes.append(error.with_traceback(None))  # which would keep all that was decoded
+            if time.perf_counter() > until:
+                await asyncio.sleep(0)
+                until = time.perf_counter() + SLICE_SECONDS
+        return outcomes
 
-    def _explained(self, body: bytes, trader_id: int) -> PlaceOrder:
+    def _explained(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
         """The slow way: every rule, one by one."""
-        return self._checked(fields_of(body), trader_id)
+        return self._checked(fields_of(body), trader_id, errors_max)
 
-    def _checked(self, pairs: list[tuple[str, Any]], trader_id: int) -> PlaceOrder:
+    def _checked(self, pairs: list[tuple[str, Any]], trader_id: int, errors_max: int) -> PlaceOrder:
         checks: dict[str, Callable[[Any], Any]] = {
             "card": self._card,
             "side": _one_of("invalid_side", tuple(Side)),
@@ -169,7 +225,7 @@ class OrderBodies:
             "client_order_id": _client_order_id,
             "time_in_force": _one_of("invalid_time_in_force", tuple(TimeInForce)),
         }
-        values, errors = checked_fields(pairs, checks, required=("card", "side", "price"))
+        values, errors = checked_fields(pairs, checks, required=("card", "side", "price"), errors_max=errors_max)
         if errors:
             raise invalid(errors)
         return PlaceOrder(
@@ -196,9 +252,12 @@ class OrderBodies:
         return int(price * 100)
 
     def _quantity(self, value: Any) -> int:
-        number = None if isinstance(value, str) else _decimal(value, ONE)
+        rule = f"a whole number from 1 to {self._settings.max_quantity}"
+        if isinstance(value, str):
+            raise _Wrong("invalid_quantity", f"must be a number, not a string: {rule}")
+        number = _decimal(value, ONE)
         if number is None or not 1 <= number <= self._settings.max_quantity:
-            raise _Wrong("invalid_quantity", f"must be a whole number from 1 to {self._settings.max_quantity}")
+            raise _Wrong("invalid_quantity", f"must be {rule}")
         return int(number)
 
 
@@ -211,21 +270,31 @@ class _Wrong(Exception):
         self.rule = rule
 
 
-def _check_batch(body: bytes) -> None:
-    """The slow way to say what is wrong with a batch as a whole, if something is.
+def _is_sure(body: bytes, raws: Sequence[msgspec.Raw]) -> bool:
+    """Whether nothing speaks against the orders that were found in the body of a batch."""
+    return 1 <= len(raws) <= COMMANDS_MAX and body.count(b'"orders"') == 1 and b"\\" not in body
+
+
+def _orders_of(body: bytes, raws: list[msgspec.Raw]) -> Sequence[msgspec.Raw] | Sequence[Any]:
+    """The orders of a batch: `raws` where nothing speaks against them, else as the explaining decoder reads them. Where
+    the two decoders disagree, that one is right: it says what is wrong.
 
     Raises:
-        ApiError: it is.
+        ApiError: the body is wrong as a whole.
     """
+    if _is_sure(body, raws):
+        return raws
 
-    def orders(value: Any) -> Any:
+    def orders(value: Any) -> list[Any]:
         if not isinstance(value, list) or isinstance(value, _Fields) or not 1 <= len(value) <= COMMANDS_MAX:
             raise _Wrong("invalid_orders", f"must be a list of 1 to {COMMANDS_MAX} orders")
         return value
 
-    _, errors = checked_fields(fields_of(body), {"orders": orders}, required=("orders",))
+    values, errors = checked_fields(fields_of(body), {"orders": orders}, required=("orders",))
     if errors:
         raise invalid(errors)
+    found: list[Any] = values["orders"]
+    return raws if len(raws) == len(found) else found
 
 
 def token_body(body: bytes) -> TokenBody:
@@ -247,40 +316,58 @@ def fields_of(body: bytes) -> list[tuple[str, Any]]:
     Raises:
         ApiError: it is not JSON, or not an object.
     """
+    if not body.strip():
+        raise ApiError(422, "invalid_json", "Invalid JSON", "the body is empty: send a JSON object")
     try:
         # Decoded here: json.loads would guess UTF-16 and UTF-32, and let lone surrogates pass.
         parsed = json.loads(
-            body.decode(), object_pairs_hook=_Fields, parse_float=_real, parse_int=_integer, parse_constant=_no_constant
+            body.decode(), object_pairs_hook=_fields, parse_float=_real, parse_int=_integer, parse_constant=_no_constant
         )
     except (ValueError, RecursionError) as error:
         raise ApiError(422, "invalid_json", "Invalid JSON", f"the body is not JSON: {str(error)[:200]}") from None
+    return _object(parsed)
+
+
+def _object(parsed: Any) -> list[tuple[str, Any]]:
+    """The fields of what was decoded.
+
+    Raises:
+        ApiError: it is not an object.
+    """
     if not isinstance(parsed, _Fields):
         raise ApiError(422, "invalid_body", "Invalid body", "the body must be a JSON object")
     return list(parsed)
 
 
 def checked_fields(
-    pairs: list[tuple[str, Any]], checks: dict[str, Callable[[Any], Any]], *, required: Sequence[str]
+    pairs: list[tuple[str, Any]],
+    checks: dict[str, Callable[[Any], Any]],
+    *,
+    required: Sequence[str],
+    errors_max: int = ERRORS_MAX,
 ) -> tuple[dict[str, Any], list[FieldError]]:
-    """Values by field, and every rule that is broken, in the order of the body; of very many, the first
-    `ERRORS_MAX`, and what is missing."""
+    """Values by field, and every rule that is broken, in the order of the body; of very many, the first `errors_max`,
+    and what is missing."""
     values: dict[str, Any] = {}
     errors: list[FieldError] = []
     seen: set[str] = set()
     for field, value in pairs:
-        if len(errors) == ERRORS_MAX:
-            errors.append(FieldError("body", "too_many_errors", "has more that is wrong"))
-            break
+        error = None
         if field in seen:
-            errors.append(FieldError(_printable(field), "duplicate_field", "must be given once"))
+            error = FieldError(_printable(field), "duplicate_field", "must be given once")
         elif field not in checks:
-            errors.append(FieldError(_printable(field), "unknown_field", "is not a field of this request"))
+            error = FieldError(_printable(field), "unknown_field", "is not a field of this request")
         else:
             try:
                 values[field] = checks[field](value)
             except _Wrong as wrong:
-                errors.append(FieldError(field, wrong.code, wrong.rule, _echo(value)))
+                error = FieldError(field, wrong.code, wrong.rule, _echo(value))
         seen.add(field)
+        if error is not None and len(errors) == errors_max:
+            errors.append(FieldError("body", "too_many_errors", "has more that is wrong"))
+            break
+        if error is not None:
+            errors.append(error)
     given = {field for field, _ in pairs}
     errors += [FieldError(field, "missing_field", "is required") for field in required if field not in given]
     return values, errors
@@ -288,6 +375,11 @@ def checked_fields(
 
 class _Fields(list[tuple[str, Any]]):
     """The fields of an object, told apart from an array."""
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> _Fields:
+    """A function of Python, where another thread may go on; the type alone would hold all of them up to the end."""
+    return _Fields(pairs)
 
 
 def _integer(digits: str) -> int | Decimal:
@@ -332,14 +424,16 @@ def _client_order_id(value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not CLIENT_ORDER_ID.fullmatch(value):
-        raise _Wrong("invalid_client_order_id", "must be 1 to 64 letters, digits or . _ : -")
+        raise _Wrong("invalid_client_order_id", CLIENT_ORDER_ID_RULE)
     return value
 
 
 def _trader_id(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31 - 1:
-        raise _Wrong("invalid_trader_id", "must be a whole number from 1 to 2147483647")
-    return value
+    """Also as text: it is copied from files and shells, where everything is."""
+    number = int(value) if isinstance(value, str) and TRADER_ID.fullmatch(value) else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= TRADER_ID_MAX:
+        raise _Wrong("invalid_trader_id", f"must be a whole number from 1 to {TRADER_ID_MAX}")
+    return number
 
 
 def _api_key(value: Any) -> str:

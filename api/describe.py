@@ -8,7 +8,7 @@ from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, Paramete
 from litestar.openapi.spec.enums import OpenAPIType
 
 from api.problems import MEDIA_TYPE, FieldError, Problem
-from engine.model import COMMANDS_MAX
+from engine.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX
 
 ORDER_EXAMPLE = {"card": "pikachu", "side": "buy", "price": "5.50", "quantity": 1, "client_order_id": "my-order-1"}
 
@@ -32,7 +32,7 @@ REFUSED_EXAMPLE = {
 
 DESCRIPTIONS = {
     400: ("malformed_request", "Malformed request", "this is not an HTTP/1.1 request"),
-    401: ("token_missing", "Unauthorized", "send an access token as `Authorization: Bearer …`"),
+    401: ("token_missing", "Unauthorized", "send an access token as `Authorization: Bearer …`; POST /auth/token …"),
     403: ("forbidden", "Forbidden", "this needs a token with the role admin"),
     404: ("order_not_found", "Order not found", "there is no order 'pikachu-1001' of yours"),
     409: (
@@ -89,7 +89,7 @@ ORDER_FIELDS = {
     "quantity": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=10_000, default=1),
     "client_order_id": Schema(
         type=[OpenAPIType.STRING, OpenAPIType.NULL],
-        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        pattern=f"^{CLIENT_ORDER_ID_PATTERN}$",
         description="your own id; repeated within 24 h it gives the first order back",
     ),
     "time_in_force": Schema(

@@ -48,15 +48,15 @@ class Direct:
         """Whether a request is answered here. The target is as on the request line: one with a query is another."""
         return self._context is not None and (method, target) in self._calls
 
-    async def answer(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> Answer:
+    async def answer(self, method: bytes, target: bytes, headers: Headers, body: bytes, request_id: str) -> Answer:
         """The answer to a request, whatever happens."""
         assert self._context is not None, "`has` was not asked"  # noqa: S101
         try:
             return await self._calls[method, target](self._context, headers, body)
         except TcgxError as error:
-            return _of_problem(of_error(error))
+            return of_problem(of_error(error, request_id))
         except Exception as error:  # noqa: BLE001 - the top of a request, as Litestar's handler of all exceptions is
-            return _of_problem(of_unexpected(error, method=method.decode(), path=target.decode()))
+            return of_problem(of_unexpected(error, request_id, method=method.decode(), path=target.decode()))
 
 
 def header(headers: Headers, name: bytes) -> bytes | None:
@@ -67,7 +67,14 @@ def header(headers: Headers, name: bytes) -> bytes | None:
     return None
 
 
-def _of_problem(problem: Problem) -> Answer:
+def list_header(headers: Headers, name: bytes) -> str | None:
+    """The value of a header that is a list: several lines of it are one list (RFC 9110, 5.3)."""
+    values = [value for key, value in headers if key == name]
+    return b", ".join(values).decode("latin-1") if values else None
+
+
+def of_problem(problem: Problem) -> Answer:
+    """A problem as an answer."""
     headers = {"content-type": MEDIA_TYPE, **headers_of(problem)}
     encoded = tuple((name.encode(), value.encode()) for name, value in headers.items())
     return Answer(problem.status, msgspec.json.encode(problem), encoded)

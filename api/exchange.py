@@ -19,6 +19,7 @@ from engine.log import OrderLog
 from engine.matched import MatchedWatch
 from engine.model import (
     CLIENT_ORDER_ID_PATTERN,
+    CLIENT_ORDER_ID_RULE,
     COMPLETED,
     CancelOrder,
     Entered,
@@ -136,7 +137,7 @@ class Exchange:
             ApiError: 404, there is none.
         """
         if not CLIENT_ORDER_ID.fullmatch(client_order_id):
-            raise not_found(client_order_id)
+            raise not_found(client_order_id, f"; a client_order_id {CLIENT_ORDER_ID_RULE}")
         sequences = await asyncio.gather(
             *(self.books.client_order(card, trader_id, client_order_id) for card in self.cards)
         )

@@ -8,9 +8,9 @@ from litestar import Request, Response, delete, get, post
 from litestar.params import Parameter
 
 from api import describe
-from api.bodies import token_body
+from api.bodies import LARGE_BYTES, token_body
 from api.context import Context, context_of
-from api.direct import Answer, Headers, header
+from api.direct import Answer, Headers, header, list_header
 from api.prefer import wait_seconds
 from api.problems import ApiError, FieldError, invalid
 from api.views import (
@@ -46,9 +46,12 @@ def identity_of(context: Context, headers: Headers) -> Identity:
 
 async def enter_order(context: Context, identity: Identity, headers: Headers, body: bytes) -> Answer:
     """Enters the order of a body."""
-    command = context.bodies.place_order(body, identity.trader_id)
-    prefer = header(headers, b"prefer")
-    seconds = NO_WAIT if prefer is None else wait_seconds(prefer.decode("latin-1"))
+    bodies = context.bodies
+    if len(body) <= LARGE_BYTES:
+        command = bodies.place_order(body, identity.trader_id)
+    else:
+        command = await bodies.apart(bodies.place_order, body, identity.trader_id)
+    seconds = wait_seconds(list_header(headers, b"prefer"))
     if seconds == NO_WAIT:
         return Answer(202, outcome_text(command, await context.exchange.place(command)).encode())
     placed = await context.exchange.place_and_wait(command, seconds)
@@ -59,7 +62,7 @@ async def enter_order(context: Context, identity: Identity, headers: Headers, bo
 
 async def enter_orders(context: Context, identity: Identity, body: bytes) -> Answer:
     """Enters the orders of a batch."""
-    asked = context.bodies.place_orders(body, identity.trader_id)
+    asked = await context.bodies.place_orders(body, identity.trader_id)
     commands = [order for order in asked if isinstance(order, PlaceOrder)]
     placed = await context.exchange.place_all(commands)
     results = [outcome_text(command, outcome) for command, outcome in zip(commands, placed, strict=True)]
@@ -103,8 +106,9 @@ def _response(answer: Answer) -> Response[Any]:
 )
 async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
     """An access token for a trader's API key."""
-    body = token_body(await request.body())
-    value, seconds = await context_of(request).authenticator.exchange(body.trader_id, body.api_key)
+    context = context_of(request)
+    body = await context.bodies.apart(token_body, await request.body())
+    value, seconds = await context.authenticator.exchange(body.trader_id, body.api_key)
     return TokenView(value, "bearer", seconds)
 
 
@@ -289,7 +293,7 @@ async def get_order_by_client_id(request: Request, client_order_id: str) -> Matc
 async def cancel_order(request: Request, order_id: str) -> Response[OrderView]:  # type: ignore[type-arg]
     """Cancels an order."""
     context, identity = caller_of(request)
-    seconds = wait_seconds(request.headers.get("prefer"))
+    seconds = wait_seconds(list_header(request.scope["headers"], b"prefer"))
     order = await context.exchange.find_own(order_id, identity)
     after, matched = await context.exchange.cancel(order, seconds)
     return Response(order_view(after), status_code=200 if matched else 202)
@@ -317,7 +321,7 @@ async def cancel_orders(
 ) -> Response[OrdersView]:
     """Cancels all open orders of the caller."""
     context, identity = caller_of(request)
-    seconds = wait_seconds(request.headers.get("prefer"))
+    seconds = wait_seconds(list_header(request.scope["headers"], b"prefer"))
     cards = context.exchange.cards if card is None else (context.known_card(card),)
     orders, matched = await context.exchange.cancel_all(identity.trader_id, cards, seconds)
     return Response(orders_view(orders), status_code=200 if matched else 202)

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from msgspec import structs
 
 from engine.errors import ClientOrderIdConflict, HistoryConflict, LogGap, Overloaded, TcgxError, Unavailable
 
@@ -26,7 +27,8 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An RFC 9457 problem. `code` is stable; `errors` lists every wrong field of a request."""
+    """An RFC 9457 problem. `code` is stable; `errors` lists every wrong field of a request. `request_id`, of a 500 or
+    503, finds the lines of the server's log."""
 
     status: int
     code: str
@@ -34,6 +36,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str
     type: str = "about:blank"
     errors: list[FieldError] = []
+    request_id: str = ""
 
 
 class ApiError(TcgxError):
@@ -68,9 +71,9 @@ def shown(value: Any) -> str:
     return f"'{text}'" if isinstance(value, str) and value not in (AN_ARRAY, AN_OBJECT) else text
 
 
-def not_found(order_id: str) -> ApiError:
+def not_found(order_id: str, hint: str = "") -> ApiError:
     """An order that does not exist or is another trader's: one answer for both."""
-    return ApiError(404, "order_not_found", "Order not found", f"there is no order {shown(order_id)} of yours")
+    return ApiError(404, "order_not_found", "Order not found", f"there is no order {shown(order_id)} of yours{hint}")
 
 
 def unauthorized(code: str, detail: str) -> ApiError:
@@ -78,37 +81,31 @@ def unauthorized(code: str, detail: str) -> ApiError:
     return ApiError(401, code, "Unauthorized", detail)
 
 
-def of_error(error: TcgxError) -> Problem:
+def of_error(error: TcgxError, request_id: str = "") -> Problem:
     """The table from our errors to HTTP."""
     if isinstance(error, ApiError):
-        return error.problem
+        problem = error.problem
+        return structs.replace(problem, request_id=request_id) if problem.status >= 500 else problem
     if isinstance(error, ClientOrderIdConflict):
         return Problem(status=409, code="client_order_id_conflict", title="Conflict", detail=str(error))
     # What comes after a colon in our errors is for the log: addresses and the like.
     told = str(error).partition(":")[0]
     if isinstance(error, Overloaded):
-        return Problem(status=503, code="overloaded", title="Overloaded", detail=f"nothing was accepted: {told}")
+        return Problem(503, "overloaded", "Overloaded", f"nothing was accepted: {told}", request_id=request_id)
     if isinstance(error, HistoryConflict):
-        return Problem(
-            status=503,
-            code="history_conflict",
-            title="History conflict",
-            detail="nothing was accepted: log and archive do not belong together, and an operator has to look",
-        )
+        detail = "nothing was accepted: log and archive do not belong together, and an operator has to look"
+        return Problem(503, "history_conflict", "History conflict", detail, request_id=request_id)
     if isinstance(error, Unavailable | LogGap):
-        return Problem(
-            status=503,
-            code="unavailable",
-            title="Unavailable",
-            detail=f"{told}; repeat the request, an order with the same client_order_id",
-        )
-    return Problem(status=500, code="internal_error", title="Internal error", detail="the server failed; see its log")
+        detail = f"{told}; repeat the request, an order with the same client_order_id"
+        return Problem(503, "unavailable", "Unavailable", detail, request_id=request_id)
+    detail = "the server failed; see its log"
+    return Problem(500, "internal_error", "Internal error", detail, request_id=request_id)
 
 
-def of_unexpected(error: Exception, *, method: str, path: str) -> Problem:
+def of_unexpected(error: Exception, request_id: str, *, method: str, path: str) -> Problem:
     """What nobody foresaw: the log gets all of it, the caller nothing."""
-    log.error("a request failed", method=method, path=path, exc_info=error)
-    return of_error(TcgxError(str(error)))
+    log.error("a request failed", method=method, path=path, request_id=request_id, exc_info=error)
+    return of_error(TcgxError(str(error)), request_id)
 
 
 def headers_of(problem: Problem) -> dict[str, str]:

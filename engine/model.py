@@ -15,7 +15,9 @@ LATEST = 50
 SEQUENCE_MAX = 999_999_999_999
 """12 digits, as sequences are stored."""
 
-CLIENT_ORDER_ID_PATTERN = r"[A-Za-z0-9._:-]{1,64}"
+CLIENT_ORDER_ID_PATTERN = r"(?!\.+$)[A-Za-z0-9._:-]{1,64}"
+CLIENT_ORDER_ID_RULE = "must be 1 to 64 letters, digits or . _ : -, and not dots alone"
+"""Most clients take `.` and `..` out of a path before they send it, so an order of that name could not be asked for."""
 
 
 class Side(StrEnum):

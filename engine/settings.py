@@ -34,6 +34,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     jwt_secret: str = ""
     token_seconds: int = 3_600
     body_bytes_max: int = 1_000_000
+    head_seconds: int = 10
+    body_seconds: int = 30
+    keep_alive_seconds: int = 75
 
     match_batch: int = 1_000
     match_hold_ms: int = 5
@@ -70,6 +73,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "jwt_secret": f"the key that signs access tokens, at least {JWT_SECRET_BYTES_MIN} bytes",
     "token_seconds": "how long an access token is valid",
     "body_bytes_max": "the largest request body; a larger one is answered with 413",
+    "head_seconds": "how long a request line and headers may take; then 408, or a plain close where nothing was sent",
+    "body_seconds": "how long a request body may take; then 408",
+    "keep_alive_seconds": "how long a connection stays open between an answer and the next request",
     "match_batch": "how many commands one match call takes at most",
     "match_hold_ms": "for how many milliseconds one match call may hold Redis; it ends early, after a whole command",
     "backlog_max": "how many commands of a card may wait to be matched before orders are answered with 503",
@@ -97,6 +103,9 @@ BOUNDS: Mapping[str, tuple[int, int]] = {
     "api_workers": (1, 64),
     "token_seconds": (1, 31_536_000),
     "body_bytes_max": (1_000, 100_000_000),
+    "head_seconds": (1, 3_600),
+    "body_seconds": (1, 3_600),
+    "keep_alive_seconds": (1, 86_400),
     "match_batch": (1, 10_000),
     "match_hold_ms": (1, 1_000),
     "backlog_max": (1_000, 1_000_000_000),

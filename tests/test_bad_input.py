@@ -1,7 +1,8 @@
 """Wrong requests: each is answered with a problem that names the field, the rule and the value, and changes nothing."""
 
-import http.client
 import json
+import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ CALLER, OTHER = 1, 2
 BODY_BYTES_MAX = 1_000_000
 PRICE = "price must be a decimal from 1.00 to 10.00 with at most two decimals, got "
 QUANTITY = "quantity must be a whole number from 1 to 10000, got "
-CLIENT_ORDER_ID = "client_order_id must be 1 to 64 letters, digits or . _ : -, got "
+CLIENT_ORDER_ID = "client_order_id must be 1 to 64 letters, digits or . _ : -, and not dots alone, got "
 CARDS = "card must be one of pikachu, bulbasaur, charmander, squirtle, got "
 LIMIT_50 = "limit must be a whole number from 1 to 50, got "
 LIMIT_500 = "limit must be a whole number from 1 to 500, got "
@@ -116,8 +117,8 @@ def swapped_role(exchange: ExchangeServer) -> str:
 
 
 BODIES = [
-    of_body("no body", b"", "invalid_json", "the body is not JSON"),
-    of_body("only a space", b" ", "invalid_json", "the body is not JSON"),
+    of_body("no body", b"", "invalid_json", "the body is empty"),
+    of_body("only a space", b" ", "invalid_json", "the body is empty"),
     of_body("half an object", b'{"card":', "invalid_json", "the body is not JSON"),
     of_body("two objects", b"{}{}", "invalid_json", "the body is not JSON"),
     of_body("comma at the end", b'{"card":"pikachu",}', "invalid_json", "the body is not JSON"),
@@ -198,7 +199,7 @@ QUANTITIES = [
     of_quantity("quantity 10001", "10001", "10001"),
     of_quantity("quantity 1.5", "1.5", "1.5"),
     of_quantity("quantity 1 and a trace", f"1.{'0' * 40}1", "1.000"),
-    of_quantity("quantity '1'", '"1"', "'1'"),
+    of_fields("quantity '1'", "invalid_quantity", "must be a number, not a string: a whole number", quantity="1"),
     of_quantity("quantity true", "true", "true"),
     of_quantity("quantity null", "null", "null"),
     of_quantity("quantity []", "[]", "an array"),
@@ -228,6 +229,12 @@ FIELDS = [
     of_fields("client_order_id spaced", "invalid_client_order_id", f"{CLIENT_ORDER_ID}'a b'", client_order_id="a b"),
     of_fields("client_order_id quoted", "invalid_client_order_id", CLIENT_ORDER_ID, client_order_id='a"b'),
     of_fields("client_order_id newline", "invalid_client_order_id", CLIENT_ORDER_ID, client_order_id="a\n"),
+    *(
+        of_fields(
+            f"client_order_id {dots}", "invalid_client_order_id", f"{CLIENT_ORDER_ID}'{dots}'", client_order_id=dots
+        )
+        for dots in (".", "..", "...", "." * 64)
+    ),
     of_fields("client_order_id comma", "invalid_client_order_id", CLIENT_ORDER_ID, client_order_id="a,b"),
     of_fields("client_order_id null byte", "invalid_client_order_id", CLIENT_ORDER_ID, client_order_id="a\0"),
     of_fields("client_order_id accent", "invalid_client_order_id", f"{CLIENT_ORDER_ID}'é'", client_order_id="é"),
@@ -337,14 +344,26 @@ TOKENS = [
 ]
 
 KEYS = [
-    of_key("key: no body", "", 422, "invalid_json", "the body is not JSON"),
+    of_key("key: no body", "", 422, "invalid_json", "the body is empty"),
     of_key("key: nothing given", "{}", 422, "missing_field", "trader_id is required; api_key is required"),
-    of_key(
-        "key: trader as text",
-        '{"trader_id":"1","api_key":"x"}',
-        422,
-        "invalid_trader_id",
-        "trader_id must be a whole number from 1 to 2147483647, got '1'",
+    *(
+        of_key(
+            f"key: trader {name}",
+            f'{{"trader_id":"{text}","api_key":"x"}}',
+            422,
+            "invalid_trader_id",
+            f"trader_id must be a whole number from 1 to 2147483647, got '{text}'",
+        )
+        for name, text in [
+            ("as a word", "one"),
+            ("as an empty text", ""),
+            ("as text, 0", "0"),
+            ("as text, negative", "-1"),
+            ("as text with a fraction", "1.0"),
+            ("as text with a space", " 1"),
+            ("as text, 2^31", "2147483648"),
+            ("as text in Arabic digits", "\u0661"),
+        ]
     ),
     of_key("key: trader 0", '{"trader_id":0,"api_key":"x"}', 422, "invalid_trader_id", "got 0"),
     of_key("key: trader true", '{"trader_id":true,"api_key":"x"}', 422, "invalid_trader_id", "got true"),
@@ -508,9 +527,37 @@ METHODS = [
     ("POST", "/history/orders", "GET"),
 ]
 
-TABLE = [*BODIES, *PRICES, *QUANTITIES, *FIELDS, *PREFERENCES, *TOKENS, *KEYS, *PATHS]
+MISTAKES = [
+    of_path("cards for card", "/orders?cards=mew", 422, "unknown_parameter", "it takes card", method="DELETE"),
+    of_path("status of a list", "/orders?nonsense=open", 422, "unknown_parameter", "nonsense is not a parameter"),
+    of_path("card twice", "/orders?card=mew&card=mew", 422, "duplicate_parameter", "given once", method="DELETE"),
+    of_body("curl without -d", b"", "invalid_json", "the body is empty: send a JSON object"),
+    of_fields("a number as text", "invalid_quantity", "quantity must be a number, not a string", quantity="1"),
+    of_token("only an API key", "token_missing", "POST /auth/token gives one for a trader's API key", text(None)),
+    Case(
+        "an API key in a header",
+        "GET",
+        "/orders",
+        401,
+        "token_missing",
+        ("POST /auth/token gives one",),
+        headers=(("x-api-key", "k"),),
+        token=text(None),
+    ),
+    of_path("the root", "/", 404, "not_found", "/schema/swagger and /schema/openapi.json"),
+    of_path("health", "/health", 404, "not_found", "there are /health/live and /health/ready"),
+    of_path("metrics", "/metrics", 404, "not_found", "there are /health/live and /health/ready"),
+    of_path("client id of dots", "/orders/by-client-id/%2E%2E", 404, "order_not_found", "no order '..'", "dots alone"),
+    of_path("client id of a dot", "/orders/by-client-id/%2E", 404, "order_not_found", "no order '.'", "dots alone"),
+]
+
+TABLE = [*BODIES, *PRICES, *QUANTITIES, *FIELDS, *PREFERENCES, *TOKENS, *KEYS, *PATHS, *MISTAKES]
 
 MALFORMED = {
+    "no host": (b"GET /cards HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET /cards HTTP/1.1\r\nhost: x\r\nhost: x\r\n\r\n", 400),
+    "no version": (b"GET /orders\nhost: x\r\n\r\n", 400),
+    "bare line feeds": (b"GET /cards HTTP/1.1\nhost: x\n\n", 400),
     "no HTTP": (b"hello\r\n\r\n", 400),
     "null byte in the path": (b"GET /orders/\x00 HTTP/1.1\r\nhost: x\r\n\r\n", 400),
     "raw utf-8 in the path": ("GET /orders/é HTTP/1.1\r\nhost: x\r\n\r\n".encode(), 400),
@@ -605,6 +652,101 @@ def test_what_is_no_http_is_answered_with_a_problem(exchange: ExchangeServer, na
     assert problem["detail"]
 
 
+@pytest.mark.parametrize(("path", "place"), [("/docs", "/schema/swagger"), ("/openapi.json", "/schema/openapi.json")])
+def test_who_looks_for_the_documents_is_sent_there(exchange: ExchangeServer, path: str, place: str) -> None:
+    answer = exchange.http.get(path)
+
+    assert answer.status_code == 302
+    assert answer.headers["location"] == place
+    assert exchange.http.get(place).status_code == 200
+
+
+def test_a_trader_id_may_be_text(exchange: ExchangeServer) -> None:
+    answer = exchange.http.post("/auth/token", json={"trader_id": str(CALLER), "api_key": exchange.api_key(CALLER)})
+
+    assert answer.status_code == 200
+    bearer = {"authorization": f"Bearer {answer.json()['access_token']}"}
+    assert exchange.http.get("/orders", headers=bearer).status_code == 200
+
+
+SEED = 20_261_126
+ODD = [
+    *(
+        b"\xff",
+        b"\x00",
+        b"\\ud800",
+        b"\\udc00x",
+        b'"\\ud83d"',
+        b"\xed\xa0\x80",
+        b"\xef\xbb\xbf",
+        "\u202e\U0001f600".encode(),
+    ),
+    *(b'"', b"\\", b"{", b"}", b"[", b"]", b":", b",", b"\r\n", b" " * 100, b"{}" * 50, b"1," * 1_100),
+    *(b"0", b"-", b"1e999999", b"1E-999999", b"9" * 400, b"true", b"null", b"NaN", b"Infinity"),
+    *(b'"orders":', b'"price":', b'"card":', b'"api_key":', b'"trader_id":', b'"x":{},', b'"client_order_id":"..",'),
+    *(b"[" * 1_100, b"]" * 1_100, b'{"a":' * 1_100),
+]
+WORD = re.compile(rb'"[^"]*":?|[0-9.]+|[]{}[,]')
+RIGHT = {
+    "/orders": b'{"card":"mew","side":"buy","price":"5.50","quantity":1,"client_order_id":"odd"}',
+    "/orders/batch": b'{"orders":[{"card":"mew","side":"buy","price":5},{"card":"mew","side":"sell","price":"5"}]}',
+    "/auth/token": b'{"trader_id":1,"api_key":"no key"}',
+}
+
+
+def odd_body(choose: random.Random, body: bytes) -> bytes:
+    """A body with something odd within it or in place of a word of it; more often once than often."""
+    for _ in range(choose.choice([1, 1, 1, 2, 3])):
+        start = end = choose.randint(0, len(body))
+        words = [*WORD.finditer(body)]
+        if words and choose.random() < 0.7:
+            start, end = choose.choice(words).span()
+        body = body[:start] + choose.choice(ODD) + body[end:]
+    return body
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("has_length", [True, False])
+@pytest.mark.parametrize("path", RIGHT)
+def test_no_body_is_an_error_of_the_server(exchange: ExchangeServer, path: str, has_length: bool) -> None:
+    choose = random.Random(f"{SEED} {path}")
+    bearer = exchange.bearer(CALLER)
+    codes = set()
+
+    for _ in range(700):
+        body = odd_body(choose, RIGHT[path])
+        answer = exchange.http.post(path, content=body if has_length else iter([body]), headers=bearer)
+
+        assert answer.status_code in (202, 401, 422), (SEED, body)
+        problems = [problem_of(answer)] if answer.status_code != 202 else []
+        if not problems:
+            assert path == "/orders/batch"
+            problems = [result["error"] for result in answer.json()["results"]]
+            assert {problem["status"] for problem in problems} == {422}, (SEED, body)
+        codes |= {error["code"] for problem in problems for error in [problem, *problem.get("errors", [])]}
+    assert len(codes) > 3
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("place", ["", '"x":1,'])
+@pytest.mark.parametrize("deep", [900, 1_000, 1_100, 3_000])
+def test_no_depth_is_an_error_of_the_server(exchange: ExchangeServer, deep: int, place: str) -> None:
+    order = f'{{{place}"card":"mew","side":"buy","price":{"[" * deep}{"]" * deep}}}'
+    bearer = exchange.bearer(CALLER)
+
+    for path, body in [
+        ("/orders", order),
+        ("/orders/batch", f'{{"orders":[{{}},{order}]}}'),
+        ("/orders/batch", f'{{"orders":{"[" * deep}{"]" * deep}}}'),
+        ("/auth/token", f'{{"trader_id":1,"api_key":{"[" * deep}{"]" * deep}}}'),
+    ]:
+        answer = exchange.http.post(path, content=body, headers=bearer)
+        assert answer.status_code in (202, 422), answer.text[:300]
+        if answer.status_code == 202:
+            statuses = [result["error"]["status"] for result in answer.json()["results"]]
+            assert statuses == [422] * (2 if order in body else 1)
+
+
 @pytest.mark.usefixtures("unchanged")
 def test_a_large_body_that_does_not_say_its_length_is_refused(exchange: ExchangeServer) -> None:
     def pieces() -> Iterator[bytes]:
@@ -652,10 +794,12 @@ def test_a_client_that_goes_away_within_its_body_leaves_nothing(exchange: Exchan
     authorization = exchange.bearer(CALLER)["authorization"].encode()
     head = b"POST /orders HTTP/1.1\r\nhost: x\r\nauthorization: " + authorization
 
-    with pytest.raises(http.client.RemoteDisconnected):
-        exchange.raw(
-            head + b'\r\ncontent-length: 500\r\n\r\n{"card":"pikachu","side":"buy","price":5}', half_close=True
-        )
+    answer = exchange.raw(
+        head + b'\r\ncontent-length: 500\r\n\r\n{"card":"pikachu","side":"buy","price":5}', half_close=True
+    )
+
+    assert answer.status == 400
+    assert answer.json()["code"] == "incomplete_body"
 
 
 def test_after_all_of_this_the_exchange_takes_an_order(exchange: ExchangeServer) -> None:

@@ -1,8 +1,10 @@
 """Bodies without a server: what the fast decoder takes, and what the explaining one says, is always the same."""
 
+import asyncio
 import itertools
 import json
 import random
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -26,8 +28,8 @@ fast = OrderBodies(SETTINGS)
 class ExplainingBodies(OrderBodies):
     """The same rules, always the slow way."""
 
-    def place_order(self, body: bytes, trader_id: int) -> PlaceOrder:
-        return self._explained(body, trader_id)
+    def place_order(self, body: bytes, trader_id: int, errors_max: int = bodies.ERRORS_MAX) -> PlaceOrder:
+        return self._explained(body, trader_id, errors_max)
 
 
 slow = ExplainingBodies(SETTINGS)
@@ -61,7 +63,7 @@ def is_taken_fast(body: bytes, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the explaining decoder is not asked."""
     asked: list[bytes] = []
     with monkeypatch.context() as patched:
-        patched.setattr(fast, "_explained", lambda text, _: asked.append(text))
+        patched.setattr(fast, "_explained", lambda text, *_: asked.append(text))
         fast.place_order(body, TRADER)
     return not asked
 
@@ -224,6 +226,7 @@ def test_a_problem_never_grows_with_the_body() -> None:
 @pytest.mark.parametrize(
     ("body", "trader_id", "api_key"),
     [
+        (b'{"trader_id":"1","api_key":"abc"}', 1, "abc"),
         (b'{"trader_id":1,"api_key":"abc"}', 1, "abc"),
         (b'{"api_key":"\\u0061","trader_id":2147483647}', 2_147_483_647, "a"),
     ],
@@ -232,3 +235,207 @@ def test_a_token_body_is_read(body: bytes, trader_id: int, api_key: str) -> None
     found = bodies.token_body(body)
 
     assert (found.trader_id, found.api_key) == (trader_id, api_key)
+
+
+GOOD = '{"card":"pikachu","side":"buy","price":"1.00"}'
+SURROGATES = ["\\ud83d", "\\ud800", "\\udc00", "\\udfff\\ud800", "\\uD83D\\u0041", "\\ud83d\\ud83d"]
+
+
+def batch(*orders: str) -> list[PlaceOrder | ApiError]:
+    """The outcomes of a batch of these orders."""
+    return asyncio.run(OrderBodies(SETTINGS).place_orders(f'{{"orders":[{",".join(orders)}]}}'.encode(), TRADER))
+
+
+def alone(order: str) -> PlaceOrder | Problem:
+    return outcome(fast, order.encode())
+
+
+def assert_as_alone(orders: list[str]) -> None:
+    """That each order of a batch is what it is alone."""
+    found = [one.problem if isinstance(one, ApiError) else one for one in batch(*orders)]
+    assert found == [alone(order) for order in orders]
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize(
+    "order",
+    [
+        '{"card":"pikachu","side":"buy","price":"1.00","client_order_id":"x%s"}',
+        '{"card":"%s","side":"buy","price":"1.00"}',
+        '{"card":"pikachu","side":"buy","price":"%s"}',
+        '{"card":"pikachu","side":"buy","price":1,"%s":1}',
+        '{"card":"pikachu","side":"buy","price":1,"x":{"%s":["%s"]}}',
+        '{"%s":1}',
+        '"%s"',
+        '["%s"]',
+    ],
+)
+def test_a_half_of_a_character_spoils_no_other_order(order: str, surrogate: str) -> None:
+    wrong = order.replace("%s", surrogate)
+
+    assert_as_alone([GOOD, wrong, GOOD])
+    assert isinstance(alone(wrong), Problem)
+
+
+@pytest.mark.parametrize(
+    "order",
+    ["0", "-0", "1.5", "1e400", "-1E+5", "9" * 30, "true", "false", "null", '""', "[]", "{}", '"\\ud83d\\ude00"']
+    + ['{"card":"pikachu","side":"buy","price":1e2}', '{"card":"pik\\u0061chu","side":"buy","price":1}']
+    + ['{"orders":[1]}', '{"card":"pikachu","side":"buy","price":1,"client_order_id":"orders"}']
+    + [f'{{"card":"pikachu","side":"buy","price":{"[" * deep}{"]" * deep}}}' for deep in (1, 900)]
+    + [f'{{"card":"pikachu","side":"buy","price":1,"x":{"[" * deep}{"]" * deep}}}' for deep in (1, 900)],
+)
+@pytest.mark.parametrize("other", [GOOD, '"\\ud83d"', '{"client_order_id":"orders"}', "1"])
+def test_a_batch_has_as_many_outcomes_as_orders(order: str, other: str) -> None:
+    assert_as_alone([GOOD, order, other, GOOD])
+
+
+@pytest.mark.parametrize("deep", [1_000, 1_100, 5_000, 100_000])
+@pytest.mark.parametrize("field", ["price", "quantity", "card", "client_order_id", "x"])
+@pytest.mark.parametrize("pair", [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
+def test_a_value_that_is_nested_too_deeply_is_no_order(field: str, deep: int, pair: tuple[str, str]) -> None:
+    opening, closing = pair
+    fields = {"card": '"pikachu"', "side": '"buy"', "price": "1", field: f"{opening * deep}1{closing * deep}"}
+    order = "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
+
+    problem = alone(order)
+
+    assert isinstance(problem, Problem)
+    assert problem.status == 422
+    if problem.code == "invalid_json":
+        with pytest.raises(ApiError, match="the body is not JSON"):
+            batch(GOOD, order, GOOD)
+    else:
+        assert [isinstance(one, PlaceOrder) for one in batch(GOOD, order, GOOD)] == [True, False, True]
+    with pytest.raises(ApiError):
+        bodies.token_body(order.encode())
+
+
+def test_batches_of_random_orders_have_the_outcomes_of_their_orders() -> None:
+    choose = random.Random(SEED)
+    decoder = OrderBodies(SETTINGS)
+
+    async def compare() -> int:
+        """How many batches were compared; the others have something in them that is no JSON."""
+        compared = 0
+        for _ in range(2_000):
+            orders = [a_body(choose) for _ in range(choose.randint(1, 6))]
+            body = b'{"orders":[' + b",".join(orders) + b"]}"
+            try:
+                found = await decoder.place_orders(body, TRADER)
+            except ApiError:
+                continue
+            compared += 1
+            problems = [one.problem if isinstance(one, ApiError) else one for one in found]
+            assert problems == [outcome(slow, order) for order in orders], (SEED, body)
+        return compared
+
+    assert asyncio.run(compare()) > 500
+
+
+def wrong_orders(count: int) -> dict[str, str]:
+    """Batches of so many wrong orders, each in another way wrong."""
+    unknown = ",".join(f'"x{number}":1' for number in range(140))
+    shout = ",".join(f'"{chr(233) * 4}{number}":1' for number in range(100))
+    return {
+        "nothing given": ",".join(["{}"] * count),
+        "unknown fields": ",".join([f"{{{unknown}}}"] * count),
+        "accents": ",".join([f"{{{shout}}}"] * count),
+        "half characters": ",".join(['{"\\ud800":1,"card":"\\ud800","side":"\\ud800","price":"\\ud800"}'] * count),
+        "controls": ",".join(['{"card":"' + "\\u0001" * 90 + '","side":"' + "\\u0001" * 60 + '"}'] * count),
+        "every field": ",".join(
+            ['{"card":1,"side":1,"price":0,"quantity":0,"client_order_id":0,"time_in_force":0}'] * count
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", wrong_orders(1))
+def test_a_wrong_batch_has_a_bounded_answer_which_says_that_there_is_more(name: str) -> None:
+    body = f'{{"orders":[{wrong_orders(1_000)[name]}]}}'.encode()
+    found = asyncio.run(OrderBodies(SETTINGS).place_orders(body, TRADER))
+
+    problems = [one.problem for one in found if isinstance(one, ApiError)]
+    assert len(problems) == 1_000
+    assert sum(len(problem.errors) for problem in problems) <= 2 * bodies.BATCH_ERRORS_MAX + 4 * 1_000
+    assert len(msgspec.json.encode(problems)) < 2_500_000
+    for problem in problems:
+        assert problem.errors
+        assert problem.code == problem.errors[0].code
+    assert problems[0] == alone(json.dumps(json.loads(body)["orders"][0]))
+    if name not in ("nothing given", "controls"):
+        last = [error.code for error in problems[-1].errors]
+        assert last[1] == "too_many_errors"
+
+
+def test_an_order_with_few_errors_is_told_all_of_them_in_a_small_batch() -> None:
+    (found,) = batch(wrong_orders(1)["every field"])
+
+    assert isinstance(found, ApiError)
+    assert len(found.problem.errors) == 6
+
+
+@pytest.mark.parametrize("name", wrong_orders(1))
+def test_others_are_served_while_a_wrong_batch_is_looked_at(name: str) -> None:
+    decoder = OrderBodies(SETTINGS)
+    body = f'{{"orders":[{wrong_orders(1_000)[name]}]}}'.encode()
+
+    async def turns() -> int:
+        """How often somebody else is served while four such batches are looked at."""
+        looking = asyncio.gather(*(decoder.place_orders(body, TRADER) for _ in range(4)))
+        count = 0
+        while not looking.done():
+            count += 1
+            await asyncio.sleep(0)
+        assert [len(found) for found in looking.result()] == [1_000] * 4
+        return count
+
+    assert asyncio.run(turns()) > 10
+
+
+def test_a_right_batch_waits_for_no_wrong_one() -> None:
+    decoder = OrderBodies(SETTINGS)
+    wrong = f'{{"orders":[{wrong_orders(1_000)["unknown fields"]}]}}'.encode()
+
+    async def first() -> str:
+        slow = asyncio.create_task(decoder.place_orders(wrong, TRADER), name="wrong")
+        await asyncio.sleep(0)
+        right = asyncio.create_task(decoder.place_orders(f'{{"orders":[{GOOD}]}}'.encode(), TRADER), name="right")
+        done, _ = await asyncio.wait({slow, right}, return_when=asyncio.FIRST_COMPLETED)
+        await slow
+        return ", ".join(task.get_name() for task in done)
+
+    assert asyncio.run(first()) == "right"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{" + b",".join(b'"x%d":1' % number for number in range(60_000)) + b"}",
+        b'{"orders":[' + b"{}," * 300_000 + b"1]}",
+        b'{"orders":[{"x":[' + b"{}," * 300_000 + b"1]}]}",
+        b'{"orders":[{"\\u0040":[' + b"{}," * 300_000 + b"1]}]}",
+    ],
+    ids=["fields", "too many orders", "one large order", "one large order with an escape"],
+)
+@pytest.mark.parametrize("call", ["order", "batch", "token"])
+def test_others_are_served_while_a_large_body_is_looked_at(call: str, body: bytes) -> None:
+    decoder = OrderBodies(SETTINGS)
+
+    async def turns() -> int:
+        """How often somebody else is served meanwhile."""
+        calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "order": lambda: decoder.apart(decoder.place_order, body, TRADER),
+            "batch": lambda: decoder.place_orders(body, TRADER),
+            "token": lambda: decoder.apart(bodies.token_body, body),
+        }
+        looking = asyncio.create_task(calls[call]())
+        count = 0
+        while not looking.done():
+            count += 1
+            await asyncio.sleep(0)
+        error = looking.exception() or looking.result()[0]
+        assert isinstance(error, ApiError)
+        assert len(error.problem.errors or [error]) <= bodies.ERRORS_MAX + 4
+        return count
+
+    assert asyncio.run(turns()) > 10

@@ -1,0 +1,56 @@
+"""Query parameters: a route knows those of its handler's signature; all others are refused before anything is done."""
+
+from litestar.connection import ASGIConnection
+from litestar.handlers.base import BaseRouteHandler
+from litestar.routes import HTTPRoute
+
+from api.problems import VALUE_CHARACTERS_MAX, FieldError, invalid
+
+ERRORS_MAX = 20
+
+
+class KnownParameters:
+    """A guard for all routes of an app."""
+
+    def __init__(self) -> None:
+        self._names: dict[BaseRouteHandler, frozenset[str]] = {}
+        self._lists: dict[BaseRouteHandler, frozenset[str]] = {}
+
+    def __call__(self, connection: ASGIConnection, _: BaseRouteHandler) -> None:  # type: ignore[type-arg]
+        """Looks at the query of a request.
+
+        Raises:
+            ApiError: 422, a parameter is unknown, or given more than once.
+        """
+        if not connection.scope["query_string"]:
+            return
+        known, lists = self._known(connection)
+        errors: list[FieldError] = []
+        seen: set[str] = set()
+        for name, _ in connection.query_params.multi_items():
+            shown = name[:VALUE_CHARACTERS_MAX].encode(errors="backslashreplace").decode()
+            if name not in known:
+                errors.append(FieldError(shown, "unknown_parameter", _rule(known)))
+            elif name in seen and name not in lists:
+                errors.append(FieldError(shown, "duplicate_parameter", "must be given once"))
+            seen.add(name)
+            if len(errors) == ERRORS_MAX:
+                break
+        if errors:
+            raise invalid(errors)
+
+    def _known(self, connection: ASGIConnection) -> tuple[frozenset[str], frozenset[str]]:  # type: ignore[type-arg]
+        """The query parameters of the handler, as Litestar reads them from its signature, and those that are lists."""
+        if not self._names:
+            for route in connection.app.routes:
+                if isinstance(route, HTTPRoute):
+                    for handler, model in route.route_handler_map.values():
+                        self._names[handler] = frozenset(each.field_alias for each in model.expected_query_params)
+                        self._lists[handler] = frozenset(model.sequence_query_parameter_names)
+        handler = connection.route_handler  # a guard is given a copy of it
+        return self._names[handler], self._lists[handler]
+
+
+def _rule(known: frozenset[str]) -> str:
+    names = ", ".join(sorted(known))
+    return f"is not a parameter of this request; it takes {names or 'none'}"
