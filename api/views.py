@@ -1,9 +1,25 @@
 """Answers: what a trader sees of orders, trades and books; decimal strings for money."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from api.fields import (
+    AskPrice,
+    BidPrice,
+    CardName,
+    ClientOrderId,
+    FilledQuantity,
+    OrderId,
+    OrderSide,
+    OrderStatus,
+    OrderTimeInForce,
+    PriceText,
+    Quantity,
+    Time,
+    TradeId,
+    described,
+)
 from api.problems import Problem, of_error
 from engine.books import Depth
 from engine.errors import TcgxError
@@ -11,102 +27,112 @@ from engine.model import Entered, Order, PlaceOrder, Side, TimeInForce, Trade, p
 
 BUY, GTC = Side.BUY, TimeInForce.GTC
 
+Missing = Annotated[str, described("A part that is not there.", enum=["redis", "engine", "postgresql", "archiver"])]
+
 
 class OrderView(msgspec.Struct, frozen=True):
-    """An order. `accepted`: in the log, not matched yet; `open` and `partially_filled`: rests in the book;
-    `filled`, `canceled`, `expired`: completed."""
+    """An order as it is now."""
 
-    order_id: str
-    client_order_id: str | None
-    card: str
-    side: str
-    price: str
-    quantity: int
-    filled_quantity: int
-    status: str
-    time_in_force: str
-    accepted_at: str
-    closed_at: str | None
+    order_id: OrderId
+    client_order_id: ClientOrderId
+    card: CardName
+    side: OrderSide
+    price: PriceText
+    quantity: Quantity
+    filled_quantity: FilledQuantity
+    status: OrderStatus
+    time_in_force: OrderTimeInForce
+    accepted_at: Annotated[Time, described("When the order was appended to its card's log.")]
+    closed_at: Annotated[Time | None, described("When the order was completed; null until then.", None)]
 
 
 class TradeView(msgspec.Struct, frozen=True):
     """A trade, at the resting order's price. No trader is named."""
 
-    trade_id: str
-    card: str
-    price: str
-    quantity: int
-    taker_side: str
-    executed_at: str
+    trade_id: TradeId
+    card: CardName
+    price: PriceText
+    quantity: Quantity
+    taker_side: Annotated[OrderSide, described("The side of the incoming order.")]
+    executed_at: Annotated[Time, described("When the orders were matched.")]
 
 
 class MatchedOrderView(OrderView, frozen=True):
     """An order after matching, with the trades it made when it arrived."""
 
-    trades: list[TradeView]
+    trades: Annotated[list[TradeView], described("The trades that the order made when it arrived, in their order.")]
 
 
 class RefusedView(msgspec.Struct, frozen=True):
     """An order of a batch that was not accepted, and why."""
 
-    error: Problem
+    error: Annotated[Problem, described("What `POST /orders` would answer to the order.")]
 
 
 class BatchView(msgspec.Struct, frozen=True):
     """The outcomes of a batch, in the order of its orders."""
 
-    results: list[Any]
+    results: Annotated[list[Any], described("An order or a refusal for each order of the batch.", name="results")]
 
 
 class OrdersView(msgspec.Struct, frozen=True):
     """Orders, newest first."""
 
-    orders: list[OrderView]
+    orders: Annotated[list[OrderView], described("The orders, newest first.")]
 
 
 class TradesView(msgspec.Struct, frozen=True):
     """Trades, newest first."""
 
-    trades: list[TradeView]
+    trades: Annotated[list[TradeView], described("The trades, newest first.")]
+
+
+LevelQuantity = Annotated[int, described("How many rest at this price.", 12, minimum=1)]
 
 
 class BookView(msgspec.Struct, frozen=True):
-    """A book's price levels, best first, as [price, quantity]; `sequence` is the last command they contain."""
+    """A book's price levels, best first, as [price, quantity]."""
 
-    card: str
-    sequence: int
-    bids: list[tuple[str, int]]
-    asks: list[tuple[str, int]]
+    card: CardName
+    sequence: Annotated[int, described("The card's last command that the levels contain.", 1001, minimum=0)]
+    bids: Annotated[
+        list[tuple[BidPrice, LevelQuantity]],
+        described("The levels that buy, highest price first: pairs of price and quantity."),
+    ]
+    asks: Annotated[
+        list[tuple[AskPrice, LevelQuantity]],
+        described("The levels that sell, lowest price first: pairs of price and quantity."),
+    ]
 
 
 class CardView(msgspec.Struct, frozen=True):
     """A card's best prices and last trade, null where there is none."""
 
-    card: str
-    best_bid: str | None
-    best_ask: str | None
-    last_price: str | None
+    card: CardName
+    best_bid: Annotated[BidPrice | None, described("The highest price that somebody buys at; null if nobody does.")]
+    best_ask: Annotated[AskPrice | None, described("The lowest price that somebody sells at; null if nobody does.")]
+    last_price: Annotated[PriceText | None, described("The price of the latest trade; null before the first.")]
 
 
 class CardsView(msgspec.Struct, frozen=True):
     """Every card that is traded."""
 
-    cards: list[CardView]
+    cards: Annotated[list[CardView], described("The cards, in the order of the setting.")]
 
 
 class TokenView(msgspec.Struct, frozen=True):
     """An access token, to be sent as `Authorization: Bearer …`."""
 
-    access_token: str
-    token_type: str
-    expires_in: int
+    access_token: Annotated[str, described("The token, a JWT.", "eyJhbGciOiJIUzI1NiIs…")]
+    token_type: Annotated[str, described("The scheme of the header.", enum=["bearer"])]
+    expires_in: Annotated[int, described("For how many seconds the token is valid.", name="token_seconds")]
 
 
 class HealthView(msgspec.Struct, frozen=True):
-    """Whether the service can work; `missing` names what it lacks."""
+    """Whether the service can work."""
 
-    status: str
-    missing: list[str] = []
+    status: Annotated[str, described("What was found.", enum=["live", "ready", "not_ready"])]
+    missing: Annotated[list[Missing], described("What the service lacks; empty if it lacks nothing.", [])] = []
 
 
 def order_view(order: Order) -> OrderView:
