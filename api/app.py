@@ -20,16 +20,14 @@ from litestar.exceptions import (
     NotFoundException,
     ValidationException,
 )
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
-from litestar.openapi.spec import Components, Contact, License, SecurityScheme
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.response import Redirect
 from litestar.static_files import create_static_files_router
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 from litestar.types.asgi_types import LifeSpanReceive, LifeSpanScope, LifeSpanSend
 from litestar.utils import normalize_path
 
-from api import cards, fills, health, history, orders
+from api import cards, fills, health, history, openapi, orders
 from api.auth import Authenticator
 from api.bodies import OrderBodies
 from api.common_headers import common_headers, request_id
@@ -166,7 +164,7 @@ def create_app(settings: Settings) -> Api:
         ],
         lifespan=[services],
         state=State({"settings": settings, "direct": direct}),
-        openapi_config=_openapi(),
+        openapi_config=_openapi(settings),
         exception_handlers={
             TcgxError: _our_error,
             HTTPException: _http_error,
@@ -217,32 +215,17 @@ def _swagger_files() -> Any:
     return create_static_files_router(path=ASSETS, directories=[str(folder)], include_in_schema=False)
 
 
-def _openapi() -> OpenAPIConfig:
-    return OpenAPIConfig(
-        title="tcgx",
-        version="0.1.0",
-        description=(
-            "A trading platform for Pokémon cards. Prices are dollars as decimal strings, times RFC 3339 in UTC, "
-            "errors RFC 9457 problems with a stable `code`. A 2xx is durable; after a 5xx repeat with the same "
-            "client_order_id."
-        ),
-        license=License(name="MIT", identifier="MIT"),
-        contact=Contact(name="tcgx"),
+def _openapi(settings: Settings) -> openapi.Config:
+    return openapi.Config(
+        settings,
         openapi_router=Router(
             SCHEMA, route_handlers=[], include_in_schema=False, after_request=_problem_instead_of_page
         ),
-        components=Components(
-            security_schemes={
-                "bearer": SecurityScheme(
-                    type="http", scheme="bearer", bearer_format="JWT", description="from POST /auth/token"
-                )
-            }
-        ),
         render_plugins=[
-            SwaggerRenderPlugin(
+            openapi.SwaggerPage(
+                f"{SCHEMA}/openapi.json",
                 js_url=f"{ASSETS}/swagger-ui-bundle.js",
                 css_url=f"{ASSETS}/swagger-ui.css",
-                standalone_preset_js_url=f"{ASSETS}/swagger-ui-standalone-preset.js",
                 favicon=f'<link rel="icon" type="image/png" href="{ASSETS}/favicon-32x32.png">',
             ),
             JsonRenderPlugin(),

@@ -6,10 +6,11 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from api.fields import described
 from api.problems import AN_ARRAY, AN_OBJECT, VALUE_CHARACTERS_MAX, ApiError, FieldError, invalid
 from engine.model import (
     CLIENT_ORDER_ID_PATTERN,
@@ -39,25 +40,37 @@ LARGE_BYTES = 16_384
 """One order that is larger, or a body that is wrong as a whole, is looked at in a thread: a megabyte takes 0.3 s."""
 NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for a body that is wrong; the last for one that is nested too deeply."""
+API_KEY_CHARACTERS_MAX = 200
+PRICE = "Dollars with at most two decimals: a string, or a number."
+NEW_CLIENT_ORDER_ID = (
+    "Your own id of the order. Repeated within 24 h on the same card it gives the first order back, and a conflict if "
+    "the contents differ."
+)
 _QUOTE = ord('"')
 GTC = TimeInForce.GTC  # an attribute of an enum costs more than a comparison
 
 
 class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /orders`."""
+    """An order to place."""
 
-    card: str
-    side: Side
-    price: msgspec.Raw
-    quantity: int | msgspec.UnsetType = msgspec.UNSET
-    client_order_id: str | msgspec.UnsetType | None = msgspec.UNSET
-    time_in_force: TimeInForce | msgspec.UnsetType = msgspec.UNSET
+    card: Annotated[str, described("The card to trade.", name="Card")]
+    side: Annotated[Side, described("The side of the order.")]
+    price: Annotated[msgspec.Raw, described(PRICE, name="order_price")]
+    quantity: Annotated[int | msgspec.UnsetType, described("How many of the card.", name="order_quantity")] = (
+        msgspec.UNSET
+    )
+    client_order_id: Annotated[
+        str | msgspec.UnsetType | None, described(NEW_CLIENT_ORDER_ID, name="client_order_id")
+    ] = msgspec.UNSET
+    time_in_force: Annotated[TimeInForce | msgspec.UnsetType, described("How long the order waits.", default="gtc")] = (
+        msgspec.UNSET
+    )
 
 
 class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /orders/batch` where every order is right."""
+    """Orders to place. One that is wrong is refused in its place of the answer's `results`, and spoils no other."""
 
-    orders: list[OrderBody]
+    orders: Annotated[list[OrderBody], described("The orders, in the order in which they are placed.", name="batch")]
 
 
 class MixedBatchBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,10 +80,10 @@ class MixedBatchBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /auth/token`."""
+    """An API key to exchange for an access token."""
 
-    trader_id: int
-    api_key: str
+    trader_id: Annotated[int, described("The trader's number.", 1, minimum=1, maximum=TRADER_ID_MAX)]
+    api_key: Annotated[str, described("The trader's API key.", "hYk2…", minLength=1, maxLength=API_KEY_CHARACTERS_MAX)]
 
 
 class OrderBodies:
@@ -430,15 +443,18 @@ def _client_order_id(value: Any) -> str | None:
 
 def _trader_id(value: Any) -> int:
     """Also as text: it is copied from files and shells, where everything is."""
-    number = int(value) if isinstance(value, str) and TRADER_ID.fullmatch(value) else value
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= TRADER_ID_MAX:
+    if isinstance(value, str):
+        number: Any = int(value) if TRADER_ID.fullmatch(value) else None
+    else:
+        number = _decimal(value, ONE)
+    if number is None or not 1 <= number <= TRADER_ID_MAX:
         raise _Wrong("invalid_trader_id", f"must be a whole number from 1 to {TRADER_ID_MAX}")
-    return number
+    return int(number)
 
 
 def _api_key(value: Any) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= 200:
-        raise _Wrong("invalid_api_key", "must be a string of 1 to 200 characters")
+    if not isinstance(value, str) or not 1 <= len(value) <= API_KEY_CHARACTERS_MAX:
+        raise _Wrong("invalid_api_key", f"must be a string of 1 to {API_KEY_CHARACTERS_MAX} characters")
     return value
 
 

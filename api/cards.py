@@ -4,7 +4,7 @@ import asyncio
 from typing import Annotated
 
 from litestar import Request, get
-from litestar.params import Parameter
+from litestar.params import FromPath, Parameter
 
 from api import describe
 from api.context import context_of
@@ -31,7 +31,7 @@ def _card_of_path(request: Request, card: str) -> str:  # type: ignore[type-arg]
         "Every card with its best bid, best ask and last price, and the bounds of its orders' prices and quantities. "
         "Source: books in Redis, and the settings."
     ),
-    responses=describe.problems(503),
+    responses=describe.problems("503 unavailable"),
     operation_id="list_cards",
 )
 async def list_cards(request: Request) -> CardsView:  # type: ignore[type-arg]
@@ -51,12 +51,12 @@ async def list_cards(request: Request) -> CardsView:  # type: ignore[type-arg]
     tags=["cards"],
     summary="A card's order book",
     description="Price levels, best first, as [price, quantity]. Source: books in Redis.",
-    responses=describe.problems(404, 422, 503),
+    responses=describe.problems("503 unavailable"),
     operation_id="get_book",
 )
 async def get_book(
     request: Request,  # type: ignore[type-arg]
-    card: str,
+    card: FromPath[str],
     depth: Annotated[int, Parameter(ge=1, le=DEPTH_MAX, description="how many levels a side")] = 20,
 ) -> BookView:
     """The levels of a book."""
@@ -69,12 +69,12 @@ async def get_book(
     tags=["cards"],
     summary="A card's latest trades",
     description="Newest first. Source: Redis; older ones are in `/history/trades`.",
-    responses=describe.problems(404, 422, 503),
+    responses=describe.problems("503 unavailable"),
     operation_id="list_card_trades",
 )
 async def list_trades(
     request: Request,  # type: ignore[type-arg]
-    card: str,
+    card: FromPath[str],
     limit: Annotated[int, Parameter(ge=1, le=LATEST, description="how many at most")] = LATEST,
 ) -> TradesView:
     """The latest trades of a card."""

@@ -37,7 +37,10 @@ async def live() -> HealthView:
         "history (log and archive do not belong together; `reasons` says how). "
         "Source: Redis and PostgreSQL, asked now."
     ),
-    responses={503: describe.answer(HealthView, "Not ready", {"status": "not_ready", "missing": ["redis"]})},
+    responses={
+        200: describe.answer(HealthView, "Every part is there.", status="ready"),
+        503: describe.answer(HealthView, "A part is missing.", status="not_ready", missing=["redis"]),
+    },
     operation_id="get_readiness",
 )
 async def ready(request: Request) -> Response[HealthView]:  # type: ignore[type-arg]

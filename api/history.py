@@ -8,7 +8,7 @@ from litestar.params import Parameter
 from api import describe
 from api.context import context_of
 from api.exchange import SEQUENCE
-from api.orders import BEARER, caller_of
+from api.orders import BEARER, FILLED, caller_of
 from api.problems import ApiError, FieldError, invalid
 from api.views import OrdersView, TradesView, orders_view, trades_view
 from engine.settings import CARD_PATTERN
@@ -25,14 +25,17 @@ Limit = Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description="how many at mo
         "By time of acceptance, newest first. `before=` the last order_id of a page gives the next page. "
         "Source: the archive in PostgreSQL."
     ),
-    responses=describe.problems(401, 422, 503),
+    responses={
+        200: describe.answer(OrdersView, "The completed orders.", orders=[FILLED]),
+        **describe.problems("422 invalid_before", "503 unavailable"),
+    },
     security=BEARER,
     operation_id="list_history_orders",
 )
 async def list_orders(
     request: Request,  # type: ignore[type-arg]
     card: Annotated[str | None, Parameter(description="only this card")] = None,
-    before: Annotated[str | None, Parameter(description="an order_id")] = None,
+    before: Annotated[str | None, Parameter(description="an order_id", schema_extra={"format": "order_id"})] = None,
     limit: Limit = 50,
 ) -> OrdersView:
     """A trader's completed orders."""
@@ -54,13 +57,13 @@ async def list_orders(
     description=(
         "Newest first. `before=` the last trade_id of a page gives the next page. Source: the archive in PostgreSQL."
     ),
-    responses=describe.problems(422, 503),
+    responses=describe.problems("422 invalid_before", "503 unavailable"),
     operation_id="list_history_trades",
 )
 async def list_trades(
     request: Request,  # type: ignore[type-arg]
     card: Annotated[str, Parameter(description="the card")],
-    before: Annotated[str | None, Parameter(description="a trade_id")] = None,
+    before: Annotated[str | None, Parameter(description="a trade_id", schema_extra={"format": "trade_id"})] = None,
     limit: Limit = 50,
 ) -> TradesView:
     """A card's trades."""

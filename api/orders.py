@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, Parameter
 
 from api import describe
 from api.bodies import LARGE_BYTES, token_body
 from api.context import Context, context_of
 from api.direct import Answer, Headers, header, list_header
+from api.error_codes import ORDER_FIELDS
 from api.prefer import wait_seconds
 from api.problems import ApiError, FieldError, invalid
 from api.views import (
@@ -33,6 +34,12 @@ from engine.trust import Identity
 BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 NO_WAIT = 0.0
 OPEN_LIMIT_MAX = 500
+
+APPENDS = ("503 overloaded", "503 unavailable")
+ACCEPTED = {"status": "accepted"}
+FILLED = {"status": "filled", "filled_quantity": 1, "closed_at": "2026-11-22T23:53:06.125Z"}
+CANCELED = {"status": "canceled", "closed_at": "2026-11-22T23:54:10.001Z"}
+"""What orders have in examples of answers."""
 
 
 def identity_of(context: Context, headers: Headers) -> Identity:
@@ -101,7 +108,9 @@ def _response(answer: Answer) -> Response[Any]:
     summary="Exchange an API key for an access token",
     description="Source: the traders table in PostgreSQL.",
     operation_class=describe.ExchangesKey,
-    responses=describe.problems(401, 413, 422, 503),
+    responses=describe.problems(
+        "401 invalid_credentials", "422 invalid_trader_id", "422 invalid_api_key", "503 unavailable"
+    ),
     operation_id="create_token",
 )
 async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
@@ -123,7 +132,15 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
         "request with the same `client_order_id`: you get the first order back. Source: the log and books in Redis."
     ),
     operation_class=describe.PlacesOrder,
-    responses={200: describe.answer(MatchedOrderView, "Matched"), **describe.problems(401, 409, 413, 422, 503)},
+    responses={
+        200: describe.answer(
+            MatchedOrderView,
+            "With `Prefer: wait=N`: the order after matching, and the trades that it made.",
+            **FILLED,
+        ),
+        202: describe.answer(OrderView, "The order, durable in its card's log and not matched yet.", **ACCEPTED),
+        **describe.problems("409 client_order_id_conflict", *ORDER_FIELDS, *APPENDS),
+    },
     security=BEARER,
     operation_id="place_order",
 )
@@ -140,13 +157,15 @@ async def place_order(request: Request) -> Response[OrderView]:  # type: ignore[
     summary="Place up to 1,000 orders",
     description=(
         "Answers 202 once those that are accepted are durable, with an outcome for each in order: the order, or "
-        "`error`, a problem. An order that is wrong spoils no other. Orders of one card keep their order. After a "
-        "timeout or a 5xx repeat with the same `client_order_id`s. Source: the logs in Redis."
+        "`error`, the problem that `POST /orders` would answer. An order that breaks a rule of its schema is refused "
+        "in its place of `results` and spoils no other: the whole batch is refused only if it is no list of 1 to 1,000 "
+        "orders. Orders of one card keep their order. After a timeout or a 5xx repeat with the same "
+        "`client_order_id`s. Source: the logs in Redis."
     ),
     operation_class=describe.PlacesOrders,
     responses={
-        202: describe.answer(BatchView, "Outcomes", {"results": [describe.ACCEPTED_EXAMPLE, describe.REFUSED_EXAMPLE]}),
-        **describe.problems(401, 413, 422, 503),
+        202: describe.answer(BatchView, "An outcome for each order.", results=[ACCEPTED, {}]),
+        **describe.problems("422 invalid_orders", *APPENDS),
     },
     security=BEARER,
     operation_id="place_orders",
@@ -169,7 +188,7 @@ async def place_orders(request: Request) -> Response[BatchView]:  # type: ignore
         "there are none. Source: books in Redis; without `status=open`, behind the first page and with `side`, the "
         "archive in PostgreSQL, too."
     ),
-    responses=describe.problems(401, 422, 503),
+    responses=describe.problems("503 unavailable"),
     security=BEARER,
     operation_id="list_orders",
 )
@@ -243,11 +262,11 @@ async def own_order(context: Context, identity: Identity, field: str, text: str)
         "Answers from the moment of the 202, with the order's fills. Source: the log, books and events in Redis; the "
         "archive in PostgreSQL for older completed orders and older fills. Another trader's order is 404."
     ),
-    responses=describe.problems(401, 404, 503),
+    responses=describe.problems("404 order_not_found", "503 unavailable"),
     security=BEARER,
     operation_id="get_order",
 )
-async def get_order(request: Request, order_id: str) -> MatchedOrderView:  # type: ignore[type-arg]
+async def get_order(request: Request, order_id: FromPath[str]) -> MatchedOrderView:  # type: ignore[type-arg]
     """An order by its id."""
     context, identity = caller_of(request)
     order = await context.exchange.find_own(order_id, identity)
@@ -262,11 +281,14 @@ async def get_order(request: Request, order_id: str) -> MatchedOrderView:  # typ
         "The latest order with this client_order_id, over all cards, with its fills. Source: Redis for the last 24 "
         "hours, then the archive in PostgreSQL, which also has older fills."
     ),
-    responses=describe.problems(401, 404, 503),
+    responses=describe.problems("404 order_not_found", "503 unavailable"),
     security=BEARER,
     operation_id="get_order_by_client_id",
 )
-async def get_order_by_client_id(request: Request, client_order_id: str) -> MatchedOrderView:  # type: ignore[type-arg]
+async def get_order_by_client_id(
+    request: Request,  # type: ignore[type-arg]
+    client_order_id: FromPath[str],
+) -> MatchedOrderView:
     """An order by its trader's id."""
     context, identity = caller_of(request)
     order = await context.exchange.find_by_client_id(client_order_id, identity.trader_id)
@@ -284,13 +306,16 @@ async def get_order_by_client_id(request: Request, client_order_id: str) -> Matc
     ),
     operation_class=describe.PrefersWait,
     responses={
-        200: describe.answer(OrderView, "Canceled, or completed first"),
-        **describe.problems(401, 404, 409, 422, 503),
+        200: describe.answer(
+            OrderView, "With `Prefer: wait=N`: the order after matching, canceled or completed before.", **CANCELED
+        ),
+        202: describe.answer(OrderView, "The order as it is; its cancel is durable and not matched yet."),
+        **describe.problems("404 order_not_found", "409 order_completed", *APPENDS),
     },
     security=BEARER,
     operation_id="cancel_order",
 )
-async def cancel_order(request: Request, order_id: str) -> Response[OrderView]:  # type: ignore[type-arg]
+async def cancel_order(request: Request, order_id: FromPath[str]) -> Response[OrderView]:  # type: ignore[type-arg]
     """Cancels an order."""
     context, identity = caller_of(request)
     seconds = wait_seconds(list_header(request.scope["headers"], b"prefer"))
@@ -311,7 +336,13 @@ async def cancel_order(request: Request, order_id: str) -> Response[OrderView]: 
         "events in Redis."
     ),
     operation_class=describe.PrefersWait,
-    responses={200: describe.answer(OrdersView, "Matched"), **describe.problems(401, 422, 503)},
+    responses={
+        200: describe.answer(
+            OrdersView, "With `Prefer: wait=N`: the orders that were open, after matching.", orders=[CANCELED]
+        ),
+        202: describe.answer(OrdersView, "The orders that were open; the cancels are durable and not matched yet."),
+        **describe.problems(*APPENDS),
+    },
     security=BEARER,
     operation_id="cancel_orders",
 )

@@ -1,11 +1,12 @@
 """What goes wrong, as RFC 9457 problems: one struct, one exception, one table from our errors to HTTP."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import structlog
 from msgspec import structs
 
+from api.fields import described
 from engine.errors import ClientOrderIdConflict, HistoryConflict, LogGap, Overloaded, TcgxError, Unavailable
 
 log = structlog.get_logger()
@@ -20,23 +21,26 @@ AN_ARRAY, AN_OBJECT = "an array", "an object"
 class FieldError(msgspec.Struct, frozen=True):
     """One thing that is wrong with one field: the rule it breaks and the value it has."""
 
-    field: str
-    code: str
-    rule: str
-    value: Any = msgspec.UNSET
+    field: Annotated[str, described("The field, parameter or header.")]
+    code: Annotated[str, described("Which rule is broken.", name="ErrorCode")]
+    rule: Annotated[str, described("The rule, in words that follow the field's name.")]
+    value: Annotated[Any, described("The wrong value, shortened; absent where the field is.", name="echo")] = (
+        msgspec.UNSET
+    )
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An RFC 9457 problem. `code` is stable; `errors` lists every wrong field of a request. `request_id`, of a 500 or
-    503, finds the lines of the server's log."""
+    """What went wrong (RFC 9457)."""
 
-    status: int
-    code: str
-    title: str
-    detail: str
-    type: str = "about:blank"
-    errors: list[FieldError] = []
-    request_id: str = ""
+    status: Annotated[int, described("The HTTP status.", minimum=400, maximum=599)]
+    code: Annotated[
+        str, described("What went wrong, stable; of several wrong fields the first one's.", name="ErrorCode")
+    ]
+    title: Annotated[str, described("The kind of problem in words.")]
+    detail: Annotated[str, described("This problem in words, with the values that are wrong.")]
+    type: Annotated[str, described("Always `about:blank`, which is left out.", "about:blank")] = "about:blank"
+    errors: Annotated[list[FieldError], described("Every wrong field of the request; left out if there is none.")] = []
+    request_id: Annotated[str, described("Of a 500 or 503: finds the lines of the server's log.", "4f0c2a77-1a")] = ""
 
 
 class ApiError(TcgxError):

@@ -5,6 +5,22 @@ from typing import Annotated, Any
 
 import msgspec
 
+from api.fields import (
+    AskPrice,
+    BidPrice,
+    CardName,
+    ClientOrderId,
+    FilledQuantity,
+    OrderId,
+    OrderSide,
+    OrderStatus,
+    OrderTimeInForce,
+    PriceText,
+    Quantity,
+    Time,
+    TradeId,
+    described,
+)
 from api.problems import Problem, of_error
 from engine.books import Depth
 from engine.errors import TcgxError
@@ -26,45 +42,49 @@ BUY, GTC = Side.BUY, TimeInForce.GTC
 TICK = price_text(1)
 """Prices are whole cents."""
 
+Missing = Annotated[
+    str,
+    described("A part that is not there.", enum=["redis", "functions", "engine", "postgresql", "archiver", "history"]),
+]
+
 
 class OrderView(msgspec.Struct, frozen=True):
-    """An order. `accepted`: in the log, not matched yet; `open` and `partially_filled`: rests in the book;
-    `filled`, `canceled`, `expired`: completed."""
+    """An order as it is now."""
 
-    order_id: str
-    client_order_id: str | None
-    card: str
-    side: str
-    price: str
-    quantity: int
-    filled_quantity: int
-    status: str
-    time_in_force: str
-    accepted_at: str
-    closed_at: str | None
+    order_id: OrderId
+    client_order_id: ClientOrderId
+    card: CardName
+    side: OrderSide
+    price: PriceText
+    quantity: Quantity
+    filled_quantity: FilledQuantity
+    status: OrderStatus
+    time_in_force: OrderTimeInForce
+    accepted_at: Annotated[Time, described("When the order was appended to its card's log.")]
+    closed_at: Annotated[Time | None, described("When the order was completed; null until then.", None)]
 
 
 class TradeView(msgspec.Struct, frozen=True):
     """A trade, at the resting order's price. No trader is named."""
 
-    trade_id: str
-    card: str
-    price: str
-    quantity: int
-    taker_side: str
-    executed_at: str
+    trade_id: TradeId
+    card: CardName
+    price: PriceText
+    quantity: Quantity
+    taker_side: Annotated[OrderSide, described("The side of the incoming order.")]
+    executed_at: Annotated[Time, described("When the orders were matched.")]
 
 
 class FillView(TradeView, frozen=True):
     """A trade of your own, as one of its two orders has it. A trade with yourself is two fills. The other trader is
     never named."""
 
-    order_id: Annotated[str, msgspec.Meta(description="your order that was filled", examples=["pikachu-1001"])]
-    side: Annotated[str, msgspec.Meta(description="the side of that order: `buy` or `sell`", examples=["buy"])]
+    order_id: Annotated[OrderId, described("Your order that was filled.")]
+    side: Annotated[OrderSide, described("The side of that order.")]
     liquidity: Annotated[
         str,
-        msgspec.Meta(
-            description="`maker`: the order rested in the book; `taker`: it traded when it arrived", examples=["taker"]
+        described(
+            "`maker`: the order rested in the book; `taker`: it traded when it arrived.", enum=["maker", "taker"]
         ),
     ]
 
@@ -74,33 +94,31 @@ class MatchedOrderView(OrderView, frozen=True):
 
     average_price: Annotated[
         str | None,
-        msgspec.Meta(
-            description=(
-                "the average of the prices of `trades`, weighted by quantity, in dollars with two to four decimals: "
-                "exact but for the fourth, where a half is rounded up; null where nothing is filled"
-            ),
-            examples=["5.5067"],
+        described(
+            "The average of the prices of `trades`, weighted by quantity, in dollars with two to four decimals: exact "
+            "but for the fourth, where a half is rounded up; null where nothing is filled.",
+            None,
         ),
     ]
-    trades: Annotated[list[FillView], msgspec.Meta(description="the fills of this order so far, oldest first")]
+    trades: Annotated[list[FillView], described("The fills of this order so far, oldest first.")]
 
 
 class RefusedView(msgspec.Struct, frozen=True):
     """An order of a batch that was not accepted, and why."""
 
-    error: Problem
+    error: Annotated[Problem, described("What `POST /orders` would answer to the order.")]
 
 
 class BatchView(msgspec.Struct, frozen=True):
     """The outcomes of a batch, in the order of its orders."""
 
-    results: list[Any]
+    results: Annotated[list[Any], described("An order or a refusal for each order of the batch.", name="results")]
 
 
 class OrdersView(msgspec.Struct, frozen=True):
     """Orders, newest first."""
 
-    orders: list[OrderView]
+    orders: Annotated[list[OrderView], described("The orders, newest first.")]
 
 
 class OrdersPageView(OrdersView, frozen=True):
@@ -108,74 +126,77 @@ class OrdersPageView(OrdersView, frozen=True):
 
     next: Annotated[
         str | None,
-        msgspec.Meta(
-            description="`before` of the next page; null where this is the last one. The next one may be empty",
-            examples=["pikachu-1001"],
-        ),
+        described("`before` of the next page; null where this is the last one. The next one may be empty.", None),
     ]
 
 
 class FillsView(msgspec.Struct, frozen=True):
     """A page of fills, newest first."""
 
-    fills: Annotated[list[FillView], msgspec.Meta(description="your fills, newest first")]
+    fills: Annotated[list[FillView], described("Your fills, newest first.")]
     next: Annotated[
         str | None,
-        msgspec.Meta(
-            description="`before` of the next page, to be sent as it is; null where this is the last one",
-            examples=["2026-11-22T23:53:06.123Z~pikachu-t17~taker"],
-        ),
+        described("`before` of the next page, to be sent as it is; null where this is the last one.", None),
     ]
 
 
 class TradesView(msgspec.Struct, frozen=True):
     """Trades, newest first."""
 
-    trades: list[TradeView]
+    trades: Annotated[list[TradeView], described("The trades, newest first.")]
+
+
+LevelQuantity = Annotated[int, described("How many rest at this price.", 12, minimum=1)]
 
 
 class BookView(msgspec.Struct, frozen=True):
-    """A book's price levels, best first, as [price, quantity]; `sequence` is the last command they contain."""
+    """A book's price levels, best first, as [price, quantity]."""
 
-    card: str
-    sequence: int
-    bids: list[tuple[str, int]]
-    asks: list[tuple[str, int]]
+    card: CardName
+    sequence: Annotated[int, described("The card's last command that the levels contain.", 1001, minimum=0)]
+    bids: Annotated[
+        list[tuple[BidPrice, LevelQuantity]],
+        described("The levels that buy, highest price first: pairs of price and quantity."),
+    ]
+    asks: Annotated[
+        list[tuple[AskPrice, LevelQuantity]],
+        described("The levels that sell, lowest price first: pairs of price and quantity."),
+    ]
 
 
 class CardView(msgspec.Struct, frozen=True):
     """A card's best prices and last trade, null where there is none; and what its orders must keep to."""
 
-    card: str
-    best_bid: str | None
-    best_ask: str | None
-    last_price: str | None
-    price_min: Annotated[str, msgspec.Meta(description="the lowest price of an order", examples=["1.00"])]
-    price_max: Annotated[str, msgspec.Meta(description="the highest price of an order", examples=["10.00"])]
-    tick: Annotated[str, msgspec.Meta(description="every price is a multiple of it", examples=["0.01"])]
-    quantity_max: Annotated[int, msgspec.Meta(description="the largest quantity of an order", examples=[10_000])]
+    card: CardName
+    best_bid: Annotated[BidPrice | None, described("The highest price that somebody buys at; null if nobody does.")]
+    best_ask: Annotated[AskPrice | None, described("The lowest price that somebody sells at; null if nobody does.")]
+    last_price: Annotated[PriceText | None, described("The price of the latest trade; null before the first.")]
+    price_min: Annotated[str, described("The lowest price of an order.", "1.00")]
+    price_max: Annotated[str, described("The highest price of an order.", "10.00")]
+    tick: Annotated[str, described("Every price is a multiple of it.", "0.01")]
+    quantity_max: Annotated[int, described("The largest quantity of an order.", 10_000)]
 
 
 class CardsView(msgspec.Struct, frozen=True):
     """Every card that is traded."""
 
-    cards: list[CardView]
+    cards: Annotated[list[CardView], described("The cards, in the order of the setting.")]
 
 
 class TokenView(msgspec.Struct, frozen=True):
     """An access token, to be sent as `Authorization: Bearer …`."""
 
-    access_token: str
-    token_type: str
-    expires_in: int
+    access_token: Annotated[str, described("The token, a JWT.", "eyJhbGciOiJIUzI1NiIs…")]
+    token_type: Annotated[str, described("The scheme of the header.", enum=["bearer"])]
+    expires_in: Annotated[int, described("For how many seconds the token is valid.", name="token_seconds")]
 
 
 class HealthView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether the service can work; `missing` names what it lacks, `reasons` says what a person has to do."""
+    """Whether the service can work."""
 
-    status: str
-    missing: list[str]
-    reasons: list[str] = []
+    status: Annotated[str, described("What was found.", enum=["live", "ready", "not_ready"])]
+    missing: Annotated[list[Missing], described("What the service lacks; empty if it lacks nothing.", [])]
+    reasons: Annotated[list[str], described("What an operator has to do; left out where that is nothing.", [])] = []
 
 
 def order_view(order: Order) -> OrderView:

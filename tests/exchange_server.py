@@ -30,6 +30,7 @@ from cli.embedded_redis import RedisServer
 from cli.supervisor import Process
 from engine import keys, settings, trust
 from engine.settings import Settings
+from tests.contract import Contract
 
 SERVICES = ("engine", "archiver", "api")
 TRADERS = 40
@@ -76,6 +77,7 @@ class ExchangeServer:
         )
         self.redis_server = RedisServer(self._settings, loaded)
         self.postgres_server = PostgresServer(self._settings, loaded)
+        self._contract = Contract(self._settings)
         self._processes: dict[str, Process] = {}
         self._clients: list[httpx.Client] = []
         self._redis: Redis | None = None
@@ -172,7 +174,14 @@ class ExchangeServer:
     def client(self, trader_id: int = 0, role: trust.Role = "trader", **options: Any) -> httpx.Client:
         """A client of this trader; of nobody for 0."""
         headers = self.bearer(trader_id, role) if trader_id else {}
-        made = httpx.Client(base_url=self.url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False, **options)
+        made = httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=ANSWER_SECONDS,
+            trust_env=False,
+            event_hooks={"response": [self._judge]},
+            **options,
+        )
         self._clients.append(made)
         return made
 
@@ -237,6 +246,11 @@ class ExchangeServer:
             return {row["card"]: row["sequence"] for row in rows} == appended
 
         until(done, why=f"the archive does not reach {appended}")
+
+    def _judge(self, response: httpx.Response) -> None:
+        """Every answer to a client must be one that the OpenAPI document describes."""
+        kind, target = response.headers.get("content-type", ""), response.request.url.raw_path.decode()
+        self._contract.judge(response.request.method, target, response.status_code, kind, response.read())
 
     def _answers(self, path: str) -> bool:
         try:

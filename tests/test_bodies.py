@@ -229,6 +229,7 @@ def test_a_problem_never_grows_with_the_body() -> None:
         (b'{"trader_id":"1","api_key":"abc"}', 1, "abc"),
         (b'{"trader_id":1,"api_key":"abc"}', 1, "abc"),
         (b'{"api_key":"\\u0061","trader_id":2147483647}', 2_147_483_647, "a"),
+        (b'{"trader_id":2.0,"api_key":"a"}', 2, "a"),
     ],
 )
 def test_a_token_body_is_read(body: bytes, trader_id: int, api_key: str) -> None:

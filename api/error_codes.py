@@ -1,0 +1,288 @@
+"""Every code of a problem, with what the OpenAPI document says of it: status, title, meaning and an example.
+
+Texts in braces are of the exchange that runs: `{cards}`, `{price_min}`; `{asked}` is what the path of the call names.
+A code that is not here fails tests/test_openapi.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from api.problems import FieldError, Problem, invalid
+from api.protocol import HEAD_BYTES_MAX
+from engine.model import COMMANDS_MAX
+
+
+class ErrorCode(msgspec.Struct, frozen=True):
+    """One code under one status. A code of a field has the field, its rule and a wrong value in place of `detail`."""
+
+    status: int
+    code: str
+    title: str
+    meaning: str
+    detail: str = ""
+    field: str = ""
+    rule: str = ""
+    value: Any = msgspec.UNSET
+
+    @property
+    def key(self) -> str:
+        """How a call names it, as in `404 unknown_card`."""
+        return f"{self.status} {self.code}"
+
+    def example(self, texts: Mapping[str, str]) -> Problem:
+        """A problem with this code, as an exchange with these texts would give it."""
+        if not self.field:
+            return Problem(self.status, self.code, self.title, self.detail.format_map(texts))
+        value = self.value.format_map(texts) if isinstance(self.value, str) else self.value
+        error = FieldError(self.field.format_map(texts), self.code, self.rule.format_map(texts), value)
+        return invalid([error]).problem
+
+
+def _of_field(code: str, field: str, meaning: str, rule: str, value: Any = msgspec.UNSET) -> ErrorCode:
+    return ErrorCode(422, code, "Invalid request", meaning, field=field, rule=rule, value=value)
+
+
+def of_parameter(name: str, low: int, high: int) -> ErrorCode:
+    """The code of a query parameter that is a whole number within bounds."""
+    rule = f"must be a whole number from {low} to {high}"
+    return _of_field(f"invalid_{name}", name, f"The query parameter {name} breaks its rule.", rule, str(low - 1))
+
+
+_TABLE = (
+    ErrorCode(
+        400,
+        "malformed_request",
+        "Malformed request",
+        "The bytes are no HTTP/1.1 request; the connection is closed.",
+        "this is not an HTTP/1.1 request",
+    ),
+    ErrorCode(
+        400,
+        "incomplete_body",
+        "Incomplete body",
+        "The client went away before the body was whole.",
+        "the client went away within the body",
+    ),
+    ErrorCode(
+        400,
+        "bad_request",
+        "Bad request",
+        "The request cannot be read for another reason; `detail` says which.",
+        "the request cannot be read",
+    ),
+    ErrorCode(
+        401,
+        "token_missing",
+        "Unauthorized",
+        "There is no Authorization header.",
+        "send an access token as `Authorization: Bearer …`",
+    ),
+    ErrorCode(
+        401,
+        "token_invalid",
+        "Unauthorized",
+        "The access token is none of this exchange's, or the header is malformed.",
+        "the Authorization header must be `Bearer` and an access token",
+    ),
+    ErrorCode(
+        401,
+        "token_expired",
+        "Unauthorized",
+        "The access token was valid and is no longer.",
+        "the access token has expired: get a new one from POST /auth/token",
+    ),
+    ErrorCode(
+        401,
+        "invalid_credentials",
+        "Unauthorized",
+        "The trader does not exist, or has another API key.",
+        "trader 1 does not exist or has another API key",
+    ),
+    ErrorCode(
+        404,
+        "order_not_found",
+        "Order not found",
+        "There is no such order, or it is another trader's.",
+        "there is no order '{asked}' of yours",
+    ),
+    ErrorCode(
+        404,
+        "unknown_card",
+        "Unknown card",
+        "The card in the path is not traded here.",
+        "there is no card 'missingno'; there are {cards}",
+    ),
+    ErrorCode(
+        404,
+        "not_found",
+        "Not found",
+        "The path is none of a call, as where a part of it is empty or has a slash.",
+        "there is nothing at {path}/more",
+    ),
+    ErrorCode(
+        405,
+        "method_not_allowed",
+        "Method not allowed",
+        "The path has no such method; the header Allow lists those that it has.",
+        "PATCH is not a method of {path}",
+    ),
+    ErrorCode(
+        409,
+        "client_order_id_conflict",
+        "Conflict",
+        "The client_order_id names another order of the trader on this card, with other contents.",
+        "client_order_id 'my-order-1' already names order {card}-1001 with other contents",
+    ),
+    ErrorCode(
+        409,
+        "order_completed",
+        "Order is completed",
+        "The order was filled, canceled or expired before the cancel came.",
+        "order {asked} is filled already",
+    ),
+    ErrorCode(
+        413,
+        "body_too_large",
+        "Body too large",
+        "The body has more bytes than this exchange takes.",
+        "the body has more than {body_bytes_max} bytes",
+    ),
+    ErrorCode(
+        422,
+        "invalid_json",
+        "Invalid JSON",
+        "The body is not JSON in UTF-8.",
+        "the body is not JSON: Expecting value: line 1 column 1 (char 0)",
+    ),
+    ErrorCode(
+        422, "invalid_body", "Invalid body", "The body is JSON, but no object.", "the body must be a JSON object"
+    ),
+    _of_field("missing_field", "{required}", "A field that is required is not in the body.", "is required"),
+    _of_field(
+        "unknown_field", "colour", "The body has a field that the call does not know.", "is not a field of this request"
+    ),
+    _of_field("duplicate_field", "{required}", "The body has a field twice.", "must be given once"),
+    _of_field("too_many_errors", "body", "More is wrong than is listed.", "has more that is wrong"),
+    _of_field("unknown_card", "card", "The card is not traded here.", "must be one of {cards}", "missingno"),
+    _of_field("invalid_side", "side", "The side is no side.", "must be one of buy, sell", "hold"),
+    _of_field(
+        "invalid_price",
+        "price",
+        "The price is out of its bounds, has more than two decimals, or is no decimal.",
+        "must be a decimal from {price_min} to {price_max} with at most two decimals",
+        "5.505",
+    ),
+    _of_field(
+        "invalid_quantity",
+        "quantity",
+        "The quantity is out of its bounds, or no whole number.",
+        "must be a whole number from 1 to {max_quantity}",
+        0,
+    ),
+    _of_field(
+        "invalid_client_order_id",
+        "client_order_id",
+        "The client_order_id has other characters than it may have, or too many.",
+        "must be 1 to 64 letters, digits or . _ : -",
+        "my order",
+    ),
+    _of_field(
+        "invalid_time_in_force",
+        "time_in_force",
+        "The time in force is none of the three.",
+        "must be one of gtc, ioc, fok",
+        "day",
+    ),
+    _of_field(
+        "invalid_orders",
+        "orders",
+        "The batch is no list, is empty or too long.",
+        f"must be a list of 1 to {COMMANDS_MAX} orders",
+        "an array",
+    ),
+    _of_field(
+        "invalid_trader_id",
+        "trader_id",
+        "The trader_id is no whole number, or out of its bounds.",
+        "must be a whole number from 1 to 2147483647",
+        0,
+    ),
+    _of_field(
+        "invalid_api_key",
+        "api_key",
+        "The api_key is no text of a possible length.",
+        "must be a string of 1 to 200 characters",
+        "",
+    ),
+    _of_field(
+        "invalid_prefer",
+        "Prefer",
+        "The header Prefer asks for a wait that is no number of seconds within its bounds.",
+        "wait must be a number of seconds from 0 to 10",
+        "60",
+    ),
+    _of_field(
+        "invalid_before",
+        "before",
+        "The parameter before names nothing that a page could end with.",
+        "must be {place}",
+        "yesterday",
+    ),
+    _of_field("missing_parameter", "{query}", "A query parameter that is required is not there.", "is required"),
+    _of_field(
+        "invalid_parameter",
+        "parameters",
+        "The query parameters cannot be read; `detail` says why.",
+        "are not valid: they cannot be read",
+    ),
+    ErrorCode(
+        431,
+        "headers_too_large",
+        "Headers too large",
+        "The request line and the headers are too long; the connection is closed.",
+        f"the request line and the headers have more than {HEAD_BYTES_MAX} bytes",
+    ),
+    ErrorCode(
+        500,
+        "internal_error",
+        "Internal error",
+        "The server failed; whether an order was entered is not known: repeat it with its client_order_id.",
+        "the server failed; see its log",
+    ),
+    ErrorCode(
+        503,
+        "overloaded",
+        "Overloaded",
+        "More waits than may wait, or memory is full; nothing was accepted: repeat it later.",
+        "nothing was accepted: 20000 commands of {card} wait to be appended",
+    ),
+    ErrorCode(
+        503,
+        "unavailable",
+        "Unavailable",
+        "A server behind the API does not answer; an order may have been entered: repeat it with its client_order_id.",
+        "Redis did not answer; repeat the request, an order with the same client_order_id",
+    ),
+)
+
+ERROR_CODES: Mapping[str, ErrorCode] = {error.key: error for error in _TABLE}
+"""All codes by status and code, as in `404 unknown_card`."""
+
+EVERY_CALL = (
+    "400 malformed_request",
+    "400 bad_request",
+    "405 method_not_allowed",
+    "431 headers_too_large",
+    "500 internal_error",
+)
+TOKEN = ("401 token_missing", "401 token_invalid", "401 token_expired")
+BODY = (
+    *("400 incomplete_body", "413 body_too_large", "422 invalid_json", "422 invalid_body"),
+    *("422 missing_field", "422 unknown_field", "422 duplicate_field", "422 too_many_errors"),
+)
+ORDER_FIELDS = (
+    *("422 unknown_card", "422 invalid_side", "422 invalid_price", "422 invalid_quantity"),
+    *("422 invalid_client_order_id", "422 invalid_time_in_force"),
+)

@@ -1,0 +1,64 @@
+"""The fields of bodies and answers, described once for the OpenAPI document.
+
+A description costs nothing when a struct is encoded or decoded. `format` names what `api/openapi.py` knows more about:
+the cards, bounds and examples of the exchange that runs. Bounds stand there and not here, so that a decoder leaves it
+to `api/bodies.py` to say which rule is broken.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from engine.model import Side, Status, TimeInForce
+
+STATUSES: Mapping[Status, str] = {
+    Status.ACCEPTED: "durable in the log, not matched yet",
+    Status.OPEN: "rests in the book, nothing of it is filled",
+    Status.PARTIALLY_FILLED: "rests in the book, a part of it is filled",
+    Status.FILLED: "completed: all of it is filled",
+    Status.CANCELED: "completed: what was not filled was canceled, by its trader or on meeting its trader's own order",
+    Status.EXPIRED: "completed: what was not filled at once expired, by its time in force",
+}
+TIMES_IN_FORCE: Mapping[TimeInForce, str] = {
+    TimeInForce.GTC: "good till canceled: what is not filled at once rests in the book",
+    TimeInForce.IOC: "immediate or cancel: what is not filled at once expires",
+    TimeInForce.FOK: "fill or kill: filled at once and whole, or not at all",
+}
+SIDES: Mapping[Side, str] = {Side.BUY: "bids for the card", Side.SELL: "asks for the card"}
+
+
+def listed(words: Mapping[Any, str]) -> str:
+    """Words and what they mean, as a list in Markdown."""
+    return "\n".join(f"- `{word}`: {meaning}" for word, meaning in words.items())
+
+
+def described(description: str, *examples: Any, name: str | None = None, **schema: Any) -> Meta:
+    """What the document says about a field; `name` is its format, the rest stands in its schema as it is."""
+    extra = schema | ({"format": name} if name else {})
+    return Meta(description=description, examples=[*examples] or None, extra_json_schema=extra or None)
+
+
+def word(description: str, words: type[StrEnum]) -> Meta:
+    """A field that is a text with one of the values of an enum, whose schema has that enum's name."""
+    return Meta(description=description, extra_json_schema={"format": words.__name__})
+
+
+OrderId = Annotated[
+    str, described("The exchange's id of the order: its card and its place in the card's log.", name="order_id")
+]
+TradeId = Annotated[str, described("The exchange's id of the trade: its card and its number.", name="trade_id")]
+ClientOrderId = Annotated[
+    str | None, described("The trader's own id of the order; null if it has none.", name="client_order_id")
+]
+CardName = Annotated[str, described("The card.", name="card_name")]
+PriceText = Annotated[str, described("Dollars with two decimals.", name="price")]
+BidPrice = Annotated[str, described("The price, in dollars with two decimals.", name="bid_price")]
+AskPrice = Annotated[str, described("The price, in dollars with two decimals.", name="ask_price")]
+OrderSide = Annotated[str, word("The side of the order.", Side)]
+OrderStatus = Annotated[str, word("Where the order is in its life.", Status)]
+OrderTimeInForce = Annotated[str, word("How long the order waits.", TimeInForce)]
+Quantity = Annotated[int, described("How many of the card.", 1, minimum=1)]
+FilledQuantity = Annotated[int, described("How many of them are filled.", 0, minimum=0)]
+Time = Annotated[str, described("RFC 3339 in UTC, to the millisecond.", name="date-time")]
