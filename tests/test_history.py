@@ -248,7 +248,7 @@ class Exchange:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def recover(self) -> None:
-        """Until nothing is refused: an archive that is an older copy is told by the API what was given out, and has to be
+        """Until nothing is refused: an older copy of the archive is told by the API what was given out, and has to be
         recovered from once more."""
         async with asyncio.timeout(2 * REPORTED_SECONDS):
             await self._recover_once()
