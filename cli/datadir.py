@@ -2,8 +2,8 @@
 
 <data_dir>/lock            held by the running `tcgx up`
            secrets.json    passwords and the key of the tokens, made once (0600)
-           redis/ redis.json redis.log redis.lock               see embedded.py
-           postgres/ postgres.json postgres.log postgres.lock
+           redis/ redis.socket/ redis.json redis.log redis.lock   see embedded.py
+           postgres/ postgres.socket/ postgres.json postgres.log postgres.lock
 """
 
 import fcntl
