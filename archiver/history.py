@@ -52,11 +52,11 @@ class Fault(StrEnum):
 
 class Verdict(msgspec.Struct, frozen=True):
     """What a comparison has found. Without a fault they belong together, as soon as what is named here is done:
-    `begins` a history in Redis with this id and base, `registers` the one of Redis in the archive."""
+    `begins` a history in Redis with this id, `registers` the one of Redis in the archive."""
 
     fault: Fault | None = None
     sentence: str = ""
-    begins: tuple[str, int] | None = None
+    begins: str = ""
     registers: bool = False
 
 
@@ -99,10 +99,8 @@ def _judge_unmarked(card: str, found: Found, registered: Registered) -> Verdict:
             Fault.UNMARKED,
             f"the data of {card} in Redis was written before histories were kept: `tcgx migrate` gives it one",
         )
-    if registered.history_id and registered.last == registered.base:
-        return Verdict(begins=(registered.history_id, registered.base))  # it was registered, and no order came
     if not registered.last:
-        return Verdict(begins=(history.new_id(), 0))
+        return Verdict(begins=registered.history_id or history.new_id())
     return Verdict(
         Fault.EMPTY,
         f"Redis has nothing of {card}, and the archive knows of {registered.last} commands: TCGX_REDIS_URL names "
@@ -197,10 +195,9 @@ async def settle(
     The archive is told first: a process that is killed in between is followed by one that begins what is registered.
     """
     verdict, found = compared.verdict, compared.found
-    if verdict.begins is not None:
-        history_id, base = verdict.begins
-        history_id = await store.register(database, card, history_id, base=base, given=base)
-        await history.begin(redis, card, ended="", history_id=history_id, base=base)
+    if verdict.begins:
+        history_id = await store.register(database, card, verdict.begins, base=0, given=0)
+        await history.begin(redis, card, ended="", history_id=history_id)
     elif verdict.registers:
         await store.register(database, card, found.history_id, base=found.base, given=found.sequence)
     else:
