@@ -129,7 +129,7 @@ def test_redis_cli_reaches_the_printed_url(shared: Exchange) -> None:
     trader.place("bulbasaur", "buy", "1.00")
 
     said = subprocess.run(
-        ["redis-cli", "--no-auth-warning", "-u", shared.urls.redis, "EXISTS", "{bulbasaur}:orders"],  # noqa: S607
+        ["redis-cli", "--no-auth-warning", "-u", shared.urls.redis, "EXISTS", "{bulbasaur}:orders"],
         capture_output=True,
         text=True,
         check=True,
