@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
+from api.auth import TOKEN_MISSING
 from api.problems import FieldError, Problem, invalid
 from api.protocol import HEAD_BYTES_MAX
-from engine.model import COMMANDS_MAX
+from engine.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX
 
 
 class ErrorCode(msgspec.Struct, frozen=True):
@@ -67,6 +68,13 @@ _TABLE = (
     ),
     ErrorCode(
         400,
+        "incomplete_request",
+        "Incomplete request",
+        "The client went away before the head was whole.",
+        "the client went away within the request",
+    ),
+    ErrorCode(
+        400,
         "bad_request",
         "Bad request",
         "The request cannot be read for another reason; `detail` says which.",
@@ -77,7 +85,7 @@ _TABLE = (
         "token_missing",
         "Unauthorized",
         "There is no Authorization header.",
-        "send an access token as `Authorization: Bearer …`",
+        TOKEN_MISSING,
     ),
     ErrorCode(
         401,
@@ -129,6 +137,13 @@ _TABLE = (
         "PATCH is not a method of {path}",
     ),
     ErrorCode(
+        408,
+        "request_timeout",
+        "Request timeout",
+        "The head or the body did not come whole in time; the connection is closed.",
+        "the body did not come whole within {body_seconds} s",
+    ),
+    ErrorCode(
         409,
         "client_order_id_conflict",
         "Conflict",
@@ -154,7 +169,7 @@ _TABLE = (
         "invalid_json",
         "Invalid JSON",
         "The body is not JSON in UTF-8.",
-        "the body is not JSON: Expecting value: line 1 column 1 (char 0)",
+        "the body is empty: send a JSON object",
     ),
     ErrorCode(
         422, "invalid_body", "Invalid body", "The body is JSON, but no object.", "the body must be a JSON object"
@@ -185,7 +200,7 @@ _TABLE = (
         "invalid_client_order_id",
         "client_order_id",
         "The client_order_id has other characters than it may have, or too many.",
-        "must be 1 to 64 letters, digits or . _ : -",
+        CLIENT_ORDER_ID_RULE,
         "my order",
     ),
     _of_field(
@@ -230,6 +245,30 @@ _TABLE = (
         "must be {place}",
         "yesterday",
     ),
+    _of_field(
+        "invalid_order_id",
+        "order_id",
+        "The parameter order_id names no order of the caller.",
+        "must be an order_id of yours, like pikachu-1001",
+        "yesterday",
+    ),
+    _of_field(
+        "invalid_status", "status", "The parameter status is none that orders are listed by.", "must be open", "x"
+    ),
+    _of_field(
+        "invalid_limit",
+        "limit",
+        "The parameter limit is above what this list has.",
+        "must be a whole number from 1 to 50, or to 500 with status=open",
+        "501",
+    ),
+    _of_field(
+        "unknown_parameter",
+        "colour",
+        "The query has a parameter that the call does not know; nothing was done.",
+        "is not a parameter of this request; it takes {parameters}",
+    ),
+    _of_field("duplicate_parameter", "{parameter}", "The query has a parameter twice.", "must be given once"),
     _of_field("missing_parameter", "{query}", "A query parameter that is required is not there.", "is required"),
     _of_field(
         "invalid_parameter",
@@ -260,6 +299,13 @@ _TABLE = (
     ),
     ErrorCode(
         503,
+        "history_conflict",
+        "History conflict",
+        "Log and archive do not belong together, as after a loss of data; nothing was accepted.",
+        "nothing was accepted: log and archive do not belong together, and an operator has to look",
+    ),
+    ErrorCode(
+        503,
         "unavailable",
         "Unavailable",
         "A server behind the API does not answer; an order may have been entered: repeat it with its client_order_id.",
@@ -272,7 +318,10 @@ ERROR_CODES: Mapping[str, ErrorCode] = {error.key: error for error in _TABLE}
 
 EVERY_CALL = (
     "400 malformed_request",
+    "400 incomplete_request",
     "400 bad_request",
+    "408 request_timeout",
+    "422 unknown_parameter",
     "405 method_not_allowed",
     "431 headers_too_large",
     "500 internal_error",

@@ -31,7 +31,7 @@ PLACE = re.compile(rf"({TIME_PATTERN})~({CARD_PATTERN.pattern})-t({SEQUENCE.patt
         "though there are more: only where `next` is null there are none. The other trader is never named. Source: "
         "the archive in PostgreSQL, and the events in Redis that are not archived yet."
     ),
-    responses=describe.problems("503 unavailable"),
+    responses=describe.problems("422 invalid_before", "422 invalid_order_id", "503 unavailable"),
     security=BEARER,
     operation_id="list_fills",
 )

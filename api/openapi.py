@@ -62,6 +62,13 @@ TAGS: Mapping[str, str] = {
     "history": "Completed orders and all trades, from the archive.",
     "health": "Whether the exchange lives and can work.",
 }
+PLACES = {
+    "/orders": "an order_id of yours, like pikachu-1001",
+    "/fills": "the `next` of a page of fills",
+    "/history/trades": "a trade_id, like pikachu-t17",
+}
+"""What the parameter `before` of these names."""
+
 EXAMPLE_CENTS = 550
 SPREAD_CENTS = 10
 EXAMPLE_OF_TYPE: Mapping[str, Any] = {"string": "…", "integer": 1, "number": 1, "boolean": True}
@@ -87,7 +94,17 @@ HEADERS: Mapping[int, Mapping[str, Json]] = {
 }
 """The headers of problems, by status."""
 
-HEADERS_OF_ALL: Mapping[str, Json] = {}
+HEADERS_OF_ALL: Mapping[str, Json] = {
+    "Date": {"description": "When the answer was made (RFC 9110).", "schema": {"type": "string"}},
+    "X-Request-Id": {
+        "description": "The request's own `X-Request-Id` if it has a sane one, else one of ours; the log has it too.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    },
+    "X-Content-Type-Options": {
+        "description": "The answer is what its Content-Type says.",
+        "schema": {"type": "string", "enum": ["nosniff"]},
+    },
+}
 """The headers of every answer, beyond those that describe its body."""
 
 
@@ -316,12 +333,15 @@ class Completion:
             for parameter in parameters
             if parameter["in"] == "path"
         }
+        query = sorted(parameter["name"] for parameter in parameters if parameter["in"] == "query")
         needed = [parameter["name"] for parameter in parameters if parameter["in"] == "query" and parameter["required"]]
         texts = {
             "path": path.format_map(asked),
             "asked": next(iter(asked.values()), ""),
             "query": next(iter(needed), ""),
-            "place": "a trade_id, like pikachu-t17" if "/trades" in path else "an order_id, like pikachu-1001",
+            "parameter": next(iter(query), ""),
+            "parameters": ", ".join(query) or "none",
+            "place": PLACES.get(path, "an order_id, like pikachu-1001"),
         }
         if "requestBody" in operation:
             name = operation["requestBody"]["content"][JSON]["schema"]["$ref"].removeprefix(SCHEMAS)
@@ -344,7 +364,7 @@ def codes_of(operation: Json) -> list[ErrorCode]:
         elif parameter["in"] == "header":
             keys += [f"422 invalid_{parameter['name'].lower()}"]
         else:
-            keys += ["422 invalid_parameter"]
+            keys += ["422 invalid_parameter", "422 duplicate_parameter"]
             keys += ["422 missing_parameter"] if parameter["required"] else []
             keys += ["422 unknown_card"] if parameter["name"] == "card" else []
             if "minimum" in schema:
@@ -420,6 +440,7 @@ def _texts(settings: Settings) -> dict[str, str]:
         "price_max": price_text(settings.price_cents_max),
         "max_quantity": str(settings.max_quantity),
         "body_bytes_max": str(settings.body_bytes_max),
+        "body_seconds": f"{settings.body_seconds:g}",
     }
 
 

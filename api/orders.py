@@ -35,7 +35,7 @@ BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 NO_WAIT = 0.0
 OPEN_LIMIT_MAX = 500
 
-APPENDS = ("503 overloaded", "503 unavailable")
+APPENDS = ("503 overloaded", "503 history_conflict", "503 unavailable")
 ACCEPTED = {"status": "accepted"}
 FILLED = {"status": "filled", "filled_quantity": 1, "closed_at": "2026-11-22T23:53:06.125Z"}
 CANCELED = {"status": "canceled", "closed_at": "2026-11-22T23:54:10.001Z"}
@@ -188,7 +188,7 @@ async def place_orders(request: Request) -> Response[BatchView]:  # type: ignore
         "there are none. Source: books in Redis; without `status=open`, behind the first page and with `side`, the "
         "archive in PostgreSQL, too."
     ),
-    responses=describe.problems("503 unavailable"),
+    responses=describe.problems("422 invalid_before", "422 invalid_side", "422 invalid_status", "503 unavailable"),
     security=BEARER,
     operation_id="list_orders",
 )
@@ -233,7 +233,7 @@ def _check_filters(cards: Sequence[str], *, status: str | None, card: str | None
     if card is not None and card not in cards:
         errors.append(FieldError("card", "unknown_card", "must be one of " + ", ".join(cards), card[:80]))
     if side not in (None, *Side):
-        errors.append(FieldError("side", "invalid_side", "must be buy or sell", side))
+        errors.append(FieldError("side", "invalid_side", "must be one of buy, sell", side))
     if limit > LATEST and status is None:
         rule = f"must be a whole number from 1 to {LATEST}, or to {OPEN_LIMIT_MAX} with status=open"
         errors.append(FieldError("limit", "invalid_limit", rule, str(limit)))

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, NoReturn
 
 import httptools
+from msgspec import structs
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.common_headers import common_lines, request_id
@@ -25,15 +26,11 @@ LINGER_SECONDS = 2.0
 HOST = re.compile(rb"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*")
 
 
-def _bad_request(detail: str, code: str = "malformed_request", title: str = "Malformed request") -> Problem:
-    return Problem(400, code, title, detail)
-
-
-MALFORMED = _bad_request("this is not an HTTP/1.1 request")
-NO_HOST = _bad_request("an HTTP/1.1 request must have one header Host, with the name of a host")
-NO_TUNNEL = _bad_request("CONNECT is not a method here")
-CUT_OFF = _bad_request("the client went away within the request", "incomplete_request", "Incomplete request")
-CUT_OFF_BODY = _bad_request("the client went away within the body", "incomplete_body", "Incomplete body")
+MALFORMED = Problem(400, "malformed_request", "Malformed request", "this is not an HTTP/1.1 request")
+NO_HOST = structs.replace(MALFORMED, detail="an HTTP/1.1 request must have one header Host, with the name of a host")
+NO_TUNNEL = structs.replace(MALFORMED, detail="CONNECT is not a method here")
+CUT_OFF = Problem(400, "incomplete_request", "Incomplete request", "the client went away within the request")
+CUT_OFF_BODY = Problem(400, "incomplete_body", "Incomplete body", "the client went away within the body")
 TOO_LARGE = Problem(
     431,
     "headers_too_large",

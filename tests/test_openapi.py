@@ -236,7 +236,7 @@ def test_the_pattern_of_prices_matches_what_is_accepted(low: int, high: int) -> 
 CODE_AT = {"ApiError": 1, "Problem": 1, "unauthorized": 0, "FieldError": 1, "_Wrong": 0, "_one_of": 0}
 """Where the code stands in a call of these."""
 
-PASSED_ON = {"code", "first.code", "wrong.code", "self.code", "f'invalid_{name}'"}
+PASSED_ON = {"code", "first.code", "wrong.code", "self.code", "f'invalid_{name}'", "f'invalid_{field}'"}
 """A code that was given to the caller, or is of a parameter."""
 
 
@@ -406,7 +406,7 @@ def test_examples_of_wrong_bodies_are_what_wrong_bodies_are_answered(
 
     for code, example in error_examples(served, call, "422").items():
         body: Any = bodies.get(code)
-        if body is None and code not in ("too_many_errors", "invalid_prefer"):
+        if body is None and code not in ("too_many_errors", "invalid_prefer", "unknown_parameter"):
             (error,) = example["errors"]
             body = msgspec.json.encode(right | {error["field"]: error["value"]})
         if body is None:
@@ -455,8 +455,11 @@ def test_examples_of_wrong_parameters_are_what_they_are_answered(caller: httpx.C
             if code in ("invalid_parameter", "invalid_prefer"):  # Litestar names every wrong one; below
                 continue
             (error,) = example["errors"]
-            parameters = {name: value for name, value in needed.items() if name != error["field"]}
+            parameters: Any = {name: value for name, value in needed.items() if name != error["field"]}
             parameters |= {error["field"]: error["value"]} if "value" in error else {}
+            if code in ("unknown_parameter", "duplicate_parameter"):
+                twice = 2 if code == "duplicate_parameter" else 1
+                parameters = [*parameters.items(), *twice * [(error["field"], "1")]]
             answer = caller.request(method, path, params=parameters)
 
             assert (answer.status_code, answer.json()) == (422, example), (call, code)
