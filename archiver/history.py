@@ -287,17 +287,18 @@ class ArchivedHistory:
         await self._look_alone(card)
 
     async def _look_at_both(self, cards: Sequence[str]) -> None:
+        given = dict(self._given)  # before Redis is asked: what is given out meanwhile, it need not have said
         for card, compared in (await compare(self._redis, self._pool, cards)).items():
-            self._keep(card, await settle(self._redis, self._pool, card, compared))
+            self._keep(card, await settle(self._redis, self._pool, card, compared), given[card])
 
-    def _keep(self, card: str, compared: Comparison) -> None:
+    def _keep(self, card: str, compared: Comparison, given: int) -> None:
         found, verdict = compared.found, compared.verdict
         self._archived_as[card] = compared.registered.history_id
         self._registered[card] = compared.registered.last
         if self._given[card] > compared.registered.last:
             self._to_register.set()  # an older archive does not know what it was told
-        if not verdict.fault and found.sequence < self._given[card]:
-            verdict = _older(card, found, self._given[card])
+        if not verdict.fault and found.sequence < given:
+            verdict = _older(card, found, given)
         if verdict.fault:
             self._refuse(card, verdict)
             return
@@ -317,11 +318,12 @@ class ArchivedHistory:
             )
         if card in self.faults:
             return
+        given = self._given[card]
         found = await history.find(self._redis, card)
-        if found.history_id == known.history_id and found.sequence >= self._given[card]:
+        if found.history_id == known.history_id and found.sequence >= given:
             self._marks[card] = found.mark
         else:
-            self._refuse(card, _older(card, found, self._given[card]))
+            self._refuse(card, _older(card, found, given))
 
     def _refuse(self, card: str, verdict: Verdict) -> None:
         self._marks.pop(card, None)
