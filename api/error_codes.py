@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from api.auth import TOKEN_MISSING
 from api.problems import FieldError, Problem, invalid
 from api.protocol import HEAD_BYTES_MAX
 from engine.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX
@@ -84,7 +85,7 @@ _TABLE = (
         "token_missing",
         "Unauthorized",
         "There is no Authorization header.",
-        "send an access token as `Authorization: Bearer …`; POST /auth/token gives one for a trader's API key",
+        TOKEN_MISSING,
     ),
     ErrorCode(
         401,
@@ -252,6 +253,13 @@ _TABLE = (
         "1001",
     ),
     _of_field("invalid_status", "status", "The parameter status is no status to list by.", "must be open", "filled"),
+    _of_field(
+        "invalid_limit",
+        "limit",
+        "The parameter limit is out of the bounds of the list.",
+        "must be a whole number from 1 to 50, or to 500 with status=open",
+        "501",
+    ),
     _of_field(
         "unknown_parameter",
         "colour",

@@ -91,6 +91,7 @@ def _data_dirs(home: Path, stack: ExitStack, *, ephemeral: bool) -> tuple[Path, 
         stack.enter_context(datadir.lock(home))
     except StartError as error:
         data_dir = stack.enter_context(datadir.ephemeral())
+        stack.enter_context(datadir.lock(data_dir))
         log.info("commands find this exchange with --data-dir", data_dir=str(data_dir), reason=str(error))
         return data_dir, data_dir
     if is_new:

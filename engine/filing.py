@@ -5,6 +5,7 @@ whose id ends with the same digits. Later they are sorted into the traders' list
 orders looks at the events that are not filed yet, too: nobody waits for any of this.
 """
 
+import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -14,9 +15,12 @@ from redis.exceptions import ResponseError, WatchError
 
 from engine import keys
 from engine.connection import Command, Part, Take, packed, transaction
+from engine.errors import reason
+from engine.log_limit import LimitedLog
 from engine.sorting import Sorting
 
 log = structlog.get_logger()
+limited = LimitedLog(log)
 
 COMMANDS_MIN = 512
 """As many commands of a card are filed together: they make a hundred portions, however few they are."""
@@ -24,6 +28,9 @@ COMMANDS_MIN = 512
 ENTRIES_MIN, ENTRIES_MAX = 4, 128
 READ_BYTES = 2_097_152
 """Of a card's events, about so much is read and filed at once; but not fewer than come meanwhile."""
+
+FAILED_SECONDS = 1.0
+"""For how long a card is not filed after it could not be: memory may be full, or the server a replica."""
 
 LINES_OF = (b"rested", b"orders")
 
@@ -74,6 +81,7 @@ class Filing:
         self._watches = False
         self._read: list[tuple[bytes, list[bytes]]] = []
         self._unanswered = 0
+        self._again_at = 0.0
         self.is_visited = False
         """Whether `writes` is to come."""
         self.waiting = COMMANDS_MIN
@@ -81,7 +89,9 @@ class Filing:
 
     @property
     def is_due(self) -> bool:
-        """Whether there is something to read now."""
+        """Whether there is something to read now; for a while after a failure there is nothing."""
+        if self._again_at and time.monotonic() < self._again_at:
+            return False
         return self.waiting >= COMMANDS_MIN or self._sorting.is_due or bool(self._position and self._sorting.refused)
 
     @property
@@ -191,14 +201,15 @@ class Filing:
         self._position, self._portions = position, position.portions
 
     def _begin_anew(self, error: Exception) -> None:
-        """At once where somebody else has been there; else when more has come together, or nothing else is to be
-        done."""
+        """At once where somebody else has been there; else after a while, when more has come together, or nothing else
+        is to be done."""
         self._position, self._read = None, []
         if isinstance(error, WatchError):
             self.waiting = max(COMMANDS_MIN, self.waiting)
         else:
-            log.warning("what happened to traders' orders is filed later", card=self._card, reason=str(error))
+            limited.warning("what happened to traders' orders is filed later", card=self._card, reason=reason(error))
             self.waiting = 1
+            self._again_at = time.monotonic() + FAILED_SECONDS
 
 
 def _sequence(event_id: bytes) -> int:

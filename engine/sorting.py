@@ -16,9 +16,12 @@ from redis.exceptions import WatchError
 
 from engine import keys, library
 from engine.connection import Command, Part, packed
+from engine.errors import reason
+from engine.log_limit import LimitedLog
 from engine.model import LATEST
 
 log = structlog.get_logger()
+limited = LimitedLog(log)
 
 BUCKETS = 100
 BUCKET_BYTES = 49_152
@@ -265,7 +268,9 @@ class Sorting:
         self._due.pop(digits, None)
         self._read.pop(digits, None)
         if error and not isinstance(error, WatchError):
-            log.warning("traders' orders are left unsorted", card=self._card, bucket=digits.decode(), reason=str(error))
+            limited.warning(
+                "traders' orders are left unsorted", card=self._card, bucket=digits.decode(), reason=reason(error)
+            )
 
     def _failed(self, what: str, trader: bytes, replies: Any) -> bool:
         """Whether there is an error among these replies (or in their place), and says so, unless it is one of two
@@ -275,5 +280,5 @@ class Sorting:
         ]
         for error in errors:
             if not isinstance(error, WatchError) and not library.is_missing(error):
-                log.warning(what, card=self._card, trader=int(trader), reason=str(error))
+                limited.warning(what, card=self._card, trader=int(trader), reason=reason(error))
         return bool(errors)

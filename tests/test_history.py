@@ -248,18 +248,24 @@ class Exchange:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def recover(self) -> None:
+        """Until nothing is refused: an older copy of the archive is told by the API what was given out, and has to be
+        recovered from once more."""
+        async with asyncio.timeout(2 * REPORTED_SECONDS):
+            await self._recover_once()
+            while self.history.faults:
+                await asyncio.sleep(POLL_SECONDS)
+                await self._recover_once()
+        compared = await compare(self.redis, self.database, CARDS)
+        assert [comparison.verdict for comparison in compared.values() if comparison.verdict.fault] == []
+        before = self.conflicts
+        await self.place()
+        assert self.conflicts == before
+
+    async def _recover_once(self) -> None:
         plans = await recovery.plans(self.redis, self.database, CARDS)
         for plan in plans:
             await recovery.recover(self.redis, self.database, plan)
         self.recovered += len(plans)
-        compared = await compare(self.redis, self.database, CARDS)
-        assert [comparison.verdict for comparison in compared.values() if comparison.verdict.fault] == []
-        async with asyncio.timeout(REPORTED_SECONDS):
-            while self.history.faults:  # noqa: ASYNC110 - it tells nobody
-                await asyncio.sleep(POLL_SECONDS)
-        before = self.conflicts
-        await self.place()
-        assert self.conflicts == before
 
     async def judge(self) -> None:
         """Each archived row is the order that was acknowledged under its id."""

@@ -1,5 +1,8 @@
 """The rules of trading, one scenario a test, on the real server."""
 
+from typing import Any
+
+import msgspec
 import pytest
 from redis import Redis
 
@@ -622,6 +625,46 @@ def test_old_open_orders_stay_listed_however_many_come_after(market: Market) -> 
     assert [order.sequence for order in market.orders_of(1, only="open")] == old[::-1]
     assert market.redis.lrange(market.key("older:1"), 0, -1) == [codec.sequence_text(order).encode() for order in old]
     assert len(market.listed(1)) <= 150
+
+
+def test_what_may_be_open_is_listed_once_newest_first_whatever_the_order_of_the_lines(market: Market) -> None:
+    market.append(many(1, count=70))
+    market.append(many(1, count=5, trader=11))
+    market.match()
+    older = [codec.sequence_text(sequence) for sequence in (12, 3, 3, 70)]  # a line that a list had refused comes late
+    market.redis.rpush(market.key("older:1"), *older)
+
+    def resting(limit: int, *before: int) -> list[int]:
+        reply: Any = market.redis.fcall_ro("trader_orders", 1, market.tag, 1, limit, "resting", *before)
+        return [int(sequence) for sequence in reply]
+
+    assert resting(1_000) == list(range(70, 0, -1))
+    assert resting(5) == [70, 69, 68, 67, 66]
+    assert resting(3, 12) == [11, 10, 9]
+    assert resting(1_000, 1) == []
+    assert [order.sequence for order in market.orders_of(1, limit=1_000, only="open")] == list(range(70, 0, -1))
+
+
+def test_a_completed_order_is_found_by_the_whole_of_its_sequence_and_trader(market: Market) -> None:
+    tricky = codec.sequence_text(1)  # stands in each line as client_order_id, too
+    traders = (1, 11, 1, 111)
+    market.append(
+        [
+            msgspec.structs.replace(expiring(trader, 1)[0], client_order_id=f"{tricky}:{place}")
+            for place, trader in enumerate(traders)
+        ]
+    )
+    market.append(expiring(1, 120))
+    market.match()
+    for _ in range(3):
+        for sequence, trader in enumerate(traders, 1):
+            found: Any = market.redis.fcall_ro("order", 1, market.tag, sequence, trader)
+            assert (int(found[3]), int(found[5])) == (sequence, trader)
+            assert market.redis.fcall_ro("order", 1, market.tag, sequence, 7) is None
+        assert market.redis.fcall_ro("order", 1, market.tag, 2, 1) is None
+        last: Any = market.redis.fcall_ro("order", 1, market.tag, 124, 1)
+        assert int(last[3]) == 124
+        market.file()
 
 
 @pytest.mark.parametrize(("trader", "bucket"), [(303, b"03"), (3, b"3"), (1_000_003, b"03")])

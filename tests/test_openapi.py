@@ -242,9 +242,6 @@ PASSED_ON = {"code", "first.code", "wrong.code", "self.code", "f'invalid_{name}'
 MADE = {"f'invalid_{field}'": ("invalid_before", "invalid_order_id")}
 """Codes that are made of the name of a parameter, and which these are."""
 
-OF_BOUNDS = "422 invalid_limit"
-"""In the source, where an order list has a second bound; the document makes it of each call's own bounds."""
-
 
 def codes_in_source() -> dict[str, str]:
     """Every code that the API can answer, as `404 order_not_found`, and the title if it stands beside it."""
@@ -274,13 +271,11 @@ def codes_in_source() -> dict[str, str]:
 
 
 def test_every_code_of_the_source_is_in_the_table_and_every_code_of_the_table_in_the_source() -> None:
-    assert set(codes_in_source()) == {*ERROR_CODES, OF_BOUNDS}
+    assert set(codes_in_source()) == set(ERROR_CODES)
 
 
 def test_titles_of_the_table_are_those_of_the_source() -> None:
     for key, title in codes_in_source().items():
-        if key == OF_BOUNDS:
-            continue
         assert ERROR_CODES[key].title == (title or {"401": "Unauthorized", "422": "Invalid request"}[key[:3]]), key
 
 

@@ -129,7 +129,7 @@ def test_redis_cli_reaches_the_printed_url(shared: Exchange) -> None:
     trader.place("bulbasaur", "buy", "1.00")
 
     said = subprocess.run(
-        ["redis-cli", "--no-auth-warning", "-u", shared.urls.redis, "EXISTS", "{bulbasaur}:orders"],  # noqa: S607
+        ["redis-cli", "--no-auth-warning", "-u", shared.urls.redis, "EXISTS", "{bulbasaur}:orders"],
         capture_output=True,
         text=True,
         check=True,
@@ -545,6 +545,21 @@ def test_killing_tcgx_up_leaves_no_server_and_the_next_start_works(where: Path) 
         assert buyer.get(f"/orders/{kept}")["status"] == "open"
         assert len(archived_statuses(urls.database)) == 4
         assert running.stop() == 0
+
+
+def test_it_starts_again_right_after_everything_was_killed(where: Path) -> None:
+    with exchange(where) as running:
+        (trader,) = running.traders(1)
+        for _ in range(3):
+            kept = trader.place("pikachu", "buy", "4.00")["order_id"]
+            os.kill(running.pid, signal.SIGSTOP)  # it waits for none of them: they stay zombies
+            for pid in descendants(running.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            running.stop(signal.SIGKILL)
+
+            running.start()
+            assert trader.get(f"/orders/{kept}")["status"] == "open"
 
 
 def test_every_killed_member_is_started_again_and_trading_goes_on(where: Path) -> None:
