@@ -159,6 +159,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         StartError: a server is not fit for it, or migrations are missing.
     """
     retry = Retry(stopping)
+    told: set[str] = set()
     now = asyncio.get_running_loop().time
     async with (
         connection.connect(settings.redis_url) as redis,
@@ -167,7 +168,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             began = now()
             try:
-                await _archive(settings, redis, blocking, stopping)
+                await _archive(settings, redis, blocking, stopping, told)
             except StartError:
                 raise
             except TcgxError as error:
@@ -178,10 +179,15 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     log.info("stopped")
 
 
-async def _archive(settings: Settings, redis: Redis, blocking: Redis, stopping: asyncio.Event) -> None:
+async def _archive(settings: Settings, redis: Redis, blocking: Redis, stopping: asyncio.Event, told: set[str]) -> None:
+    """One round. `told`: cards that were named already because they are not traded."""
     database = await store.connect(settings.database_url)
     try:
         await schema.check(database, settings.cards)
+        others = set(await store.untraded(database, settings.cards)) - told
+        if others:
+            told |= others
+            log.warning("cards with orders are not traded any more, see TCGX_CARDS", cards=sorted(others))
         await connection.refuse_replica(redis)
         await store.end_with_client(database)
         log.info("waiting to be the one that archives")

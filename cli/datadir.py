@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.errors import StartError
+from engine.errors import StartError, reason
 
 OUTSIDE = Path("/var/lib/tcgx")
 """Where PostgreSQL's data goes that its user could not reach in the data directory."""
@@ -42,7 +42,7 @@ def lock(data_dir: Path) -> Iterator[None]:
         _make(data_dir)
         file = (data_dir / "lock").open("a+")
     except OSError as error:
-        raise StartError(f"the data directory {data_dir} cannot be used: {error}") from error
+        raise StartError(f"the data directory {data_dir} cannot be used: {reason(error)}") from error
     with file:
         if not try_lock(file.fileno()):
             file.seek(0)
@@ -57,7 +57,11 @@ def lock(data_dir: Path) -> Iterator[None]:
 
 
 def is_locked(data_dir: Path) -> bool:
-    """Whether a `tcgx up` uses this data directory."""
+    """Whether a `tcgx up` uses this data directory.
+
+    Raises:
+        StartError: nobody can tell.
+    """
     try:
         with (data_dir / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -65,6 +69,8 @@ def is_locked(data_dir: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        raise StartError(f"{data_dir / 'lock'} can't be read: {reason(error)}") from error
     return False
 
 

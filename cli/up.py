@@ -185,6 +185,12 @@ async def _prepare_database(local: Settings) -> None:
             log.info("migrated", name=name)
         if local.traders and not await traders.count(connection):
             out = Path(local.data_dir) / "traders.csv"
+            if out.exists():
+                raise StartError(
+                    f"the database has no traders, but {out} has the API keys of some: PostgreSQL's data was lost or "
+                    "replaced. Put it back; or move that file away, and traders are created with other keys, and what "
+                    "Redis still has is archived again"
+                )
             created = await traders.seed(connection, local.traders, out)
             log.info("created traders", count=created, api_keys=str(out))
     finally:
