@@ -19,7 +19,8 @@ import structlog
 
 from cli import datadir
 from cli.supervisor import Account, Process
-from engine.errors import StartError
+from engine.connection import NO_SPACE
+from engine.errors import StartError, reason
 from engine.settings import Settings
 
 START_SECONDS = 10
@@ -27,6 +28,7 @@ LOAD_SECONDS = 120  # reading a large AOF, or recovering PostgreSQL after kill -
 EARLIER_SECONDS = 30  # how long a server of an earlier, killed `tcgx up` may take to end
 CHECK_SECONDS = 0.02
 LOG_LINES = 5
+CAUSE_LINES = 20
 SOCKET_NAME_MAX = ".s.PGSQL.5432.probe"  # no name of a socket of ours is longer
 SOCKET_FOLDER_BYTES_MAX = 65  # a socket's path has at most 107 bytes (macOS: 103), its name and our folder included
 MEMORABLE_BYTES_MAX = 10_000
@@ -155,7 +157,8 @@ class ServerLog:
         with self.path.open("rb") as file:
             file.seek(max(self._start, file.seek(0, os.SEEK_END) - MEMORABLE_BYTES_MAX))
             lines = file.read().decode(errors="replace").splitlines()
-        return "\n  ".join([f"the end of {self.path}:", *lines[-LOG_LINES:]])
+        cause = "its disk is full; " if any(NO_SPACE in line for line in lines[-CAUSE_LINES:]) else ""
+        return "\n  ".join([f"{cause}the end of {self.path}:", *lines[-LOG_LINES:]])
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -187,6 +190,7 @@ class EmbeddedServer:
     """
 
     name: str
+    serves = True
 
     def __init__(self, settings: Settings) -> None:
         self._data_dir = Path(settings.data_dir).resolve()
@@ -220,8 +224,12 @@ class EmbeddedServer:
             if first:
                 self._forget()
             if isinstance(error, OSError):
-                raise StartError(f"{self.name} cannot be started in {self._data_dir}: {error}") from error
+                raise StartError(f"{self.name} cannot be started in {self._data_dir}: {reason(error)}") from error
             raise
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return self._running.log.tail() if self._running else ""
 
     async def wait(self) -> int:
         """Waits until it has ended; its exit code."""

@@ -334,6 +334,24 @@ def test_a_redis_program_that_is_not_there_is_named(data_dir: Path) -> None:
         asyncio.run(redis_in(data_dir, redis_bin="/no/redis").start())
 
 
+def test_a_full_disk_is_named(data_dir: Path) -> None:
+    program = data_dir / "full"
+    program.write_text(
+        "#!/bin/sh\ncat > /dev/null\necho 'Error writing to the AOF file: No space left on device'\nexit 1\n"
+    )
+    program.chmod(0o755)
+
+    with pytest.raises(StartError, match=r"redis ended while starting; its disk is full; the end of .*redis\.log"):
+        asyncio.run(redis_in(data_dir, redis_bin=str(program)).start())
+
+
+def test_whether_a_data_directory_is_used_cannot_be_told_where_its_lock_is_none(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+
+    with pytest.raises(StartError, match="lock can't be read"):
+        datadir.is_locked(tmp_path)
+
+
 def test_a_taken_port_is_told_with_the_end_of_the_log(data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
