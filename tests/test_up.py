@@ -585,7 +585,7 @@ def test_the_doctor_says_what_is_wrong_with_a_lock_that_is_a_folder(where: Path)
     announced = {"api": "http://a", "redis": "redis://a", "database": "postgresql://a", "jwt_secret": 32 * "x"}
     (where / ".tcgx/run.json").write_text(json.dumps(announced))
 
-    assert_refused(tcgx(where, "doctor"), "lock", "Is a directory")
+    assert_refused(tcgx(where, "doctor"), "lock", "is a folder")
 
 
 def test_it_starts_again_right_after_everything_was_killed(where: Path) -> None:
