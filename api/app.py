@@ -32,7 +32,7 @@ from api.auth import Authenticator
 from api.bodies import OrderBodies
 from api.common_headers import common_headers, request_id
 from api.context import Context
-from api.direct import Direct
+from api.direct import Direct, header
 from api.exchange import Exchange
 from api.parameters import KnownParameters
 from api.problems import (
@@ -84,7 +84,10 @@ class Api(Litestar):
         """Answers a request. HEAD is GET whose body the server leaves out: it goes by the scope that it has itself."""
         if scope["type"] == ScopeType.HTTP:
             asked = cast(HTTPScope, scope)
-            asked["state"] = {**asked.get("state", {}), "request_id": request_id(asked["headers"])}
+            asked["state"] = {
+                **asked.get("state", {}),
+                "request_id": request_id(header(asked["headers"], b"x-request-id")),
+            }
             if asked["method"] == "HEAD" and "GET" in self.methods(asked["path"]):
                 scope = cast(HTTPScope, {**asked, "method": "GET"})
         await super().__call__(scope, receive, send)

@@ -3,10 +3,8 @@
 import itertools
 import re
 import secrets
-import time
 from email.utils import formatdate
-
-from api.direct import Headers, header
+from time import time
 
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -14,9 +12,8 @@ _PROCESS = secrets.token_hex(6)
 _numbers = itertools.count(1)
 
 
-def request_id(headers: Headers) -> str:
+def request_id(given: bytes | None) -> str:
     """The `X-Request-Id` of a request; a new one where it has none, or one that could do harm in a log."""
-    given = header(headers, b"x-request-id")
     if given is not None and REQUEST_ID.fullmatch(given):
         return given.decode()
     return f"{_PROCESS}-{next(_numbers):x}"
@@ -46,7 +43,7 @@ class _Dates:
 
     def lines(self) -> bytes:
         """All that comes before the value of `X-Request-Id`."""
-        second = int(time.time())
+        second = int(time())
         if second != self._second:
             self._second = second
             self._text = formatdate(second, usegmt=True).encode()

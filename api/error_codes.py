@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
+from api.auth import TOKEN_MISSING
 from api.problems import FieldError, Problem, invalid
 from api.protocol import HEAD_BYTES_MAX
-from engine.model import COMMANDS_MAX
+from engine.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX
 
 
 class ErrorCode(msgspec.Struct, frozen=True):
@@ -60,9 +61,16 @@ _TABLE = (
     ),
     ErrorCode(
         400,
+        "incomplete_request",
+        "Incomplete request",
+        "The client sent nothing more before the request line and the headers were whole.",
+        "the client went away within the request",
+    ),
+    ErrorCode(
+        400,
         "incomplete_body",
         "Incomplete body",
-        "The client went away before the body was whole.",
+        "The client sent nothing more before the body was whole.",
         "the client went away within the body",
     ),
     ErrorCode(
@@ -77,7 +85,7 @@ _TABLE = (
         "token_missing",
         "Unauthorized",
         "There is no Authorization header.",
-        "send an access token as `Authorization: Bearer …`",
+        TOKEN_MISSING,
     ),
     ErrorCode(
         401,
@@ -129,6 +137,13 @@ _TABLE = (
         "PATCH is not a method of {path}",
     ),
     ErrorCode(
+        408,
+        "request_timeout",
+        "Request timeout",
+        "The request did not come whole in time; the connection is closed, and nothing was entered.",
+        "the body did not come whole within {body_seconds} s",
+    ),
+    ErrorCode(
         409,
         "client_order_id_conflict",
         "Conflict",
@@ -154,7 +169,7 @@ _TABLE = (
         "invalid_json",
         "Invalid JSON",
         "The body is not JSON in UTF-8.",
-        "the body is not JSON: Expecting value: line 1 column 1 (char 0)",
+        "the body is empty: send a JSON object",
     ),
     ErrorCode(
         422, "invalid_body", "Invalid body", "The body is JSON, but no object.", "the body must be a JSON object"
@@ -185,7 +200,7 @@ _TABLE = (
         "invalid_client_order_id",
         "client_order_id",
         "The client_order_id has other characters than it may have, or too many.",
-        "must be 1 to 64 letters, digits or . _ : -",
+        CLIENT_ORDER_ID_RULE,
         "my order",
     ),
     _of_field(
@@ -230,6 +245,28 @@ _TABLE = (
         "must be {place}",
         "yesterday",
     ),
+    _of_field(
+        "invalid_order_id",
+        "order_id",
+        "The parameter order_id names no order of the caller's, or none of the card that is asked for.",
+        "must be an order_id of yours, like pikachu-1001",
+        "1001",
+    ),
+    _of_field("invalid_status", "status", "The parameter status is no status to list by.", "must be open", "filled"),
+    _of_field(
+        "invalid_limit",
+        "limit",
+        "The parameter limit is out of the bounds of the list.",
+        "must be a whole number from 1 to 50, or to 500 with status=open",
+        "501",
+    ),
+    _of_field(
+        "unknown_parameter",
+        "colour",
+        "The call does not know the query parameter.",
+        "is not a parameter of this request; it takes {parameters}",
+    ),
+    _of_field("duplicate_parameter", "{parameter}", "A query parameter is given twice.", "must be given once"),
     _of_field("missing_parameter", "{query}", "A query parameter that is required is not there.", "is required"),
     _of_field(
         "invalid_parameter",
@@ -265,21 +302,26 @@ _TABLE = (
         "A server behind the API does not answer; an order may have been entered: repeat it with its client_order_id.",
         "Redis did not answer; repeat the request, an order with the same client_order_id",
     ),
+    ErrorCode(
+        503,
+        "history_conflict",
+        "History conflict",
+        "Log and archive do not belong together, as after a loss of data; nothing is accepted until an operator acts.",
+        "nothing was accepted: log and archive do not belong together, and an operator has to look",
+    ),
 )
 
 ERROR_CODES: Mapping[str, ErrorCode] = {error.key: error for error in _TABLE}
 """All codes by status and code, as in `404 unknown_card`."""
 
 EVERY_CALL = (
-    "400 malformed_request",
-    "400 bad_request",
-    "405 method_not_allowed",
-    "431 headers_too_large",
+    *("400 malformed_request", "400 incomplete_request", "400 incomplete_body", "400 bad_request"),
+    *("405 method_not_allowed", "408 request_timeout", "422 unknown_parameter", "431 headers_too_large"),
     "500 internal_error",
 )
 TOKEN = ("401 token_missing", "401 token_invalid", "401 token_expired")
 BODY = (
-    *("400 incomplete_body", "413 body_too_large", "422 invalid_json", "422 invalid_body"),
+    *("413 body_too_large", "422 invalid_json", "422 invalid_body"),
     *("422 missing_field", "422 unknown_field", "422 duplicate_field", "422 too_many_errors"),
 )
 ORDER_FIELDS = (

@@ -31,7 +31,7 @@ PLACE = re.compile(rf"({TIME_PATTERN})~({CARD_PATTERN.pattern})-t({SEQUENCE.patt
         "though there are more: only where `next` is null there are none. The other trader is never named. Source: "
         "the archive in PostgreSQL, and the events in Redis that are not archived yet."
     ),
-    responses=describe.problems("503 unavailable"),
+    responses=describe.problems("422 invalid_order_id", "422 invalid_before", "503 unavailable"),
     security=BEARER,
     operation_id="list_fills",
 )
@@ -39,7 +39,9 @@ async def list_fills(
     request: Request,  # type: ignore[type-arg]
     card: Annotated[str | None, Parameter(description="only this card")] = None,
     order_id: Annotated[str | None, Parameter(description="only this order of yours")] = None,
-    before: Annotated[str | None, Parameter(description="the `next` of a page")] = None,
+    before: Annotated[
+        str | None, Parameter(description="the `next` of a page", schema_extra={"format": "fill_place"})
+    ] = None,
     limit: Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description="how many at most")] = 50,
 ) -> FillsView:
     """A trader's fills."""

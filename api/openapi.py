@@ -17,9 +17,11 @@ from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, Contact, License, OpenAPI, SecurityScheme, Tag
 
 from api import bodies, views
+from api.common_headers import REQUEST_ID
 from api.describe import SCHEMAS
 from api.error_codes import BODY, ERROR_CODES, EVERY_CALL, TOKEN, ErrorCode, of_parameter
 from api.fields import SIDES, STATUSES, TIMES_IN_FORCE, listed
+from api.fills import PLACE
 from api.price_pattern import price_pattern
 from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, FieldError, Problem
 from engine.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, Side, Status, TimeInForce, price_text
@@ -75,6 +77,14 @@ ENUMS: Mapping[type[StrEnum], tuple[str, Mapping[Any, str]]] = {
 FORMAT_OF_PARAMETER = {"card": "Card", "order_id": "order_id", "client_order_id": "client_order_id"}
 """What parameters with these names are, where their handlers say nothing else."""
 
+PLACES: Mapping[str, str] = {
+    "/orders": "an order_id of yours, like pikachu-1001",
+    "/fills": "the `next` of a page of fills",
+    "/history/orders": "an order_id, like pikachu-1001",
+    "/history/trades": "a trade_id, like pikachu-t17",
+}
+"""What the parameter `before` must be, by path."""
+
 HEADERS: Mapping[int, Mapping[str, Json]] = {
     401: {"WWW-Authenticate": {"description": "The scheme to use.", "schema": {"type": "string", "enum": ["Bearer"]}}},
     405: {"Allow": {"description": "The methods that the path has.", "schema": {"type": "string"}}},
@@ -87,7 +97,20 @@ HEADERS: Mapping[int, Mapping[str, Json]] = {
 }
 """The headers of problems, by status."""
 
-HEADERS_OF_ALL: Mapping[str, Json] = {}
+HEADERS_OF_ALL: Mapping[str, Json] = {
+    "Date": {
+        "description": "When the answer was made (RFC 9110).",
+        "schema": {"type": "string", "examples": ["Sun, 22 Nov 2026 23:53:06 GMT"]},
+    },
+    "X-Request-Id": {
+        "description": "The request's own `X-Request-Id`, of 1 to 64 letters, digits or . _ -, or else a new one.",
+        "schema": {"type": "string", "pattern": f"^{REQUEST_ID.pattern.decode()}$", "examples": ["4f0c2a77b1e9-1a"]},
+    },
+    "X-Content-Type-Options": {
+        "description": "The type of the content is not to be guessed.",
+        "schema": {"type": "string", "enum": ["nosniff"]},
+    },
+}
 """The headers of every answer, beyond those that describe its body."""
 
 
@@ -316,12 +339,15 @@ class Completion:
             for parameter in parameters
             if parameter["in"] == "path"
         }
+        known = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
         needed = [parameter["name"] for parameter in parameters if parameter["in"] == "query" and parameter["required"]]
         texts = {
             "path": path.format_map(asked),
             "asked": next(iter(asked.values()), ""),
             "query": next(iter(needed), ""),
-            "place": "a trade_id, like pikachu-t17" if "/trades" in path else "an order_id, like pikachu-1001",
+            "place": PLACES.get(path, ""),
+            "parameter": next(iter(known), ""),
+            "parameters": ", ".join(sorted(known)) or "none",
         }
         if "requestBody" in operation:
             name = operation["requestBody"]["content"][JSON]["schema"]["$ref"].removeprefix(SCHEMAS)
@@ -344,7 +370,7 @@ def codes_of(operation: Json) -> list[ErrorCode]:
         elif parameter["in"] == "header":
             keys += [f"422 invalid_{parameter['name'].lower()}"]
         else:
-            keys += ["422 invalid_parameter"]
+            keys += ["422 duplicate_parameter", "422 invalid_parameter"]
             keys += ["422 missing_parameter"] if parameter["required"] else []
             keys += ["422 unknown_card"] if parameter["name"] == "card" else []
             if "minimum" in schema:
@@ -387,7 +413,17 @@ def formats(settings: Settings) -> Mapping[str, Json]:
             "pattern": f"^(?:{CLIENT_ORDER_ID_PATTERN})$",
             "examples": ["my-order-1"],
         },
+        "fill_place": {
+            "type": "string",
+            "pattern": f"^{PLACE.pattern}$",
+            "examples": [f"{EXAMPLE_TIME}~{card}-t17~taker"],
+        },
         "price": price | {"examples": [price_text(bid)]},
+        "average_price": {
+            "type": ["string", "null"],
+            "pattern": r"^[0-9]+\.[0-9]{2,4}$",
+            "examples": [price_text(bid)],
+        },
         "bid_price": price | {"examples": [price_text(bid)]},
         "ask_price": price | {"examples": [price_text(ask)]},
         "order_price": {
@@ -420,6 +456,7 @@ def _texts(settings: Settings) -> dict[str, str]:
         "price_max": price_text(settings.price_cents_max),
         "max_quantity": str(settings.max_quantity),
         "body_bytes_max": str(settings.body_bytes_max),
+        "body_seconds": f"{settings.body_seconds:g}",
     }
 
 

@@ -35,9 +35,10 @@ BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 NO_WAIT = 0.0
 OPEN_LIMIT_MAX = 500
 
-APPENDS = ("503 overloaded", "503 unavailable")
+APPENDS = ("503 overloaded", "503 unavailable", "503 history_conflict")
 ACCEPTED = {"status": "accepted"}
 FILLED = {"status": "filled", "filled_quantity": 1, "closed_at": "2026-11-22T23:53:06.125Z"}
+MATCHED = FILLED | {"trades": [{"executed_at": FILLED["closed_at"]}]}
 CANCELED = {"status": "canceled", "closed_at": "2026-11-22T23:54:10.001Z"}
 """What orders have in examples of answers."""
 
@@ -136,7 +137,7 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
         200: describe.answer(
             MatchedOrderView,
             "With `Prefer: wait=N`: the order after matching, and the trades that it made.",
-            **FILLED,
+            **MATCHED,
         ),
         202: describe.answer(OrderView, "The order, durable in its card's log and not matched yet.", **ACCEPTED),
         **describe.problems("409 client_order_id_conflict", *ORDER_FIELDS, *APPENDS),
@@ -187,7 +188,7 @@ async def place_orders(request: Request) -> Response[BatchView]:  # type: ignore
         "`limit`, though there are more: only where `next` is null there are none. Source: log and books in Redis; of "
         "completed orders the archive in PostgreSQL, and the events in Redis that are not archived yet."
     ),
-    responses=describe.problems("503 unavailable"),
+    responses=describe.problems("422 invalid_status", "422 invalid_side", "422 invalid_before", "503 unavailable"),
     security=BEARER,
     operation_id="list_orders",
 )
@@ -201,7 +202,9 @@ async def list_orders(
     side: Annotated[
         str | None, Parameter(description="only this side", schema_extra={"enum": [side.value for side in Side]})
     ] = None,
-    before: Annotated[str | None, Parameter(description="an order_id of yours")] = None,
+    before: Annotated[
+        str | None, Parameter(description="an order_id of yours", schema_extra={"format": "order_id"})
+    ] = None,
     limit: Annotated[
         int,
         Parameter(ge=1, le=OPEN_LIMIT_MAX, description=f"how many at most; above {LATEST} only with `status=open`"),
@@ -227,12 +230,12 @@ async def list_orders(
 def _check_filters(cards: Sequence[str], *, status: str | None, card: str | None, side: str | None, limit: int) -> None:
     """Raises a problem that names every filter that is wrong."""
     errors = []
-    if status not in (None, "open"):
-        errors.append(FieldError("status", "invalid_status", "must be open", status))
+    if status is not None and status != "open":
+        errors.append(FieldError("status", "invalid_status", "must be open", status[:80]))
     if card is not None and card not in cards:
         errors.append(FieldError("card", "unknown_card", "must be one of " + ", ".join(cards), card[:80]))
-    if side not in (None, *Side):
-        errors.append(FieldError("side", "invalid_side", "must be buy or sell", side))
+    if side is not None and side not in tuple(Side):
+        errors.append(FieldError("side", "invalid_side", "must be one of " + ", ".join(Side), side[:80]))
     if limit > LATEST and status is None:
         rule = f"must be a whole number from 1 to {LATEST}, or to {OPEN_LIMIT_MAX} with status=open"
         errors.append(FieldError("limit", "invalid_limit", rule, str(limit)))
@@ -261,7 +264,10 @@ async def own_order(context: Context, identity: Identity, field: str, text: str)
         "Answers from the moment of the 202, with the order's fills. Source: the log, books and events in Redis; the "
         "archive in PostgreSQL for older completed orders and older fills. Another trader's order is 404."
     ),
-    responses=describe.problems("404 order_not_found", "503 unavailable"),
+    responses={
+        200: describe.answer(MatchedOrderView, "The order and its fills.", **MATCHED),
+        **describe.problems("404 order_not_found", "503 unavailable"),
+    },
     security=BEARER,
     operation_id="get_order",
 )
@@ -280,7 +286,10 @@ async def get_order(request: Request, order_id: FromPath[str]) -> MatchedOrderVi
         "The latest order with this client_order_id, over all cards, with its fills. Source: Redis for the last 24 "
         "hours, then the archive in PostgreSQL, which also has older fills."
     ),
-    responses=describe.problems("404 order_not_found", "503 unavailable"),
+    responses={
+        200: describe.answer(MatchedOrderView, "The order and its fills.", **MATCHED),
+        **describe.problems("404 order_not_found", "503 unavailable"),
+    },
     security=BEARER,
     operation_id="get_order_by_client_id",
 )

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, NoReturn
 
 import httptools
+from msgspec import structs
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.common_headers import common_lines, request_id
@@ -25,15 +26,11 @@ LINGER_SECONDS = 2.0
 HOST = re.compile(rb"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*")
 
 
-def _bad_request(detail: str, code: str = "malformed_request", title: str = "Malformed request") -> Problem:
-    return Problem(400, code, title, detail)
-
-
-MALFORMED = _bad_request("this is not an HTTP/1.1 request")
-NO_HOST = _bad_request("an HTTP/1.1 request must have one header Host, with the name of a host")
-NO_TUNNEL = _bad_request("CONNECT is not a method here")
-CUT_OFF = _bad_request("the client went away within the request", "incomplete_request", "Incomplete request")
-CUT_OFF_BODY = _bad_request("the client went away within the body", "incomplete_body", "Incomplete body")
+MALFORMED = Problem(400, "malformed_request", "Malformed request", "this is not an HTTP/1.1 request")
+NO_HOST = structs.replace(MALFORMED, detail="an HTTP/1.1 request must have one header Host, with the name of a host")
+NO_TUNNEL = structs.replace(MALFORMED, detail="CONNECT is not a method here")
+CUT_OFF = Problem(400, "incomplete_request", "Incomplete request", "the client went away within the request")
+CUT_OFF_BODY = Problem(400, "incomplete_body", "Incomplete body", "the client went away within the body")
 TOO_LARGE = Problem(
     431,
     "headers_too_large",
@@ -79,7 +76,16 @@ class DirectCycle:
 
     response_started = False
 
-    def __init__(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], *, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        request_id: bytes | None,
+        *,
+        keep_alive: bool,
+    ) -> None:
+        self.request_id = request_id
         self.method = method
         self.target = target
         self.headers = headers
@@ -120,6 +126,8 @@ class Protocol(HttpToolsProtocol):
         self._stage = NOTHING
         self._has_entered_stage = False  # in this read
         self._is_upgrade = False
+        self._host = b""  # of the request before
+        self._request_id: bytes | None = None
         self._problem = MALFORMED
         self._refusal: Problem | None = None
         self._has_ended = False  # the last answer is written
@@ -185,19 +193,13 @@ class Protocol(HttpToolsProtocol):
     # -- what the parser says
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        super().on_message_begin()
+        """The first byte of a request. What uvicorn makes here for the app, a direct call does not need."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._request_id = None
         self._stage = HEAD
         self._has_entered_stage = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header. Fields after a body are none (RFC 9110, 6.5.1): they would come too late to be looked at."""
-        if self._stage is not HEAD:
-            return
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Takes the request, or refuses it for its head."""
@@ -217,13 +219,14 @@ class Protocol(HttpToolsProtocol):
         self._stage = BODY
         self._has_entered_stage = True
         self._bytes_beside_body = 0
-        self._direct_cycle = None
         if is_plain and self._direct is not None and self._direct.has(method, self.url):
             keep_alive = self.parser.should_keep_alive()
-            self._direct_cycle = DirectCycle(method, self.url, self.headers, keep_alive=keep_alive)
+            self._direct_cycle = DirectCycle(method, self.url, self.headers, self._request_id, keep_alive=keep_alive)
             self.cycle = self._direct_cycle  # type: ignore[assignment]  # it stands in for one
         else:
-            super().on_headers_complete()
+            self._direct_cycle = None
+            self._take_for_app()
+        self.headers = []  # takes the fields after a body, which are no headers (RFC 9110, 6.5.1)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -276,6 +279,13 @@ class Protocol(HttpToolsProtocol):
         lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
+    def _take_for_app(self) -> None:
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expect
+        self.scope["headers"] = headers
+        super().on_headers_complete()
+
     def _is_plain(self, version: str) -> bool:
         """Whether nothing about the request needs more than a direct answer; looks at every header once.
 
@@ -289,7 +299,12 @@ class Protocol(HttpToolsProtocol):
         hosts = 0
         for name, value in self.headers:
             if name == b"host":
-                hosts += 1 if HOST.fullmatch(value) else 2
+                hosts += 1
+                if value != self._host and not HOST.fullmatch(value):
+                    self._give_up(NO_HOST)
+                self._host = value
+            elif name == b"x-request-id":
+                self._request_id = self._request_id or value
             elif name == b"transfer-encoding" or (name == b"content-length" and int(value) > body_bytes_max):
                 is_plain = False
         if version not in ("1.1", "1.0"):
@@ -305,7 +320,7 @@ class Protocol(HttpToolsProtocol):
     # -- answers
 
     async def _answer(self, direct: Direct, cycle: DirectCycle) -> None:
-        name = request_id(cycle.headers)
+        name = request_id(cycle.request_id)
         try:
             answer = await direct.answer(cycle.method, cycle.target, cycle.headers, bytes(cycle.body), name)
             if self.flow.write_paused:
@@ -363,7 +378,7 @@ class Protocol(HttpToolsProtocol):
         """Writes the last answer and hangs up in a way that lets the client read it: a connection that is closed with
         bytes in it that nobody read is reset, and answers on their way are lost (RFC 9112, 9.6)."""
         self._has_ended = True
-        self.transport.write(_encoded(of_problem(problem), request_id(self.headers or ()), keep_alive=False))
+        self.transport.write(_encoded(of_problem(problem), request_id(self._request_id), keep_alive=False))
         if self._has_eof:
             self.transport.close()
             return

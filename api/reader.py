@@ -181,11 +181,12 @@ class OrderReader:
         orders: list[Order] = []
         bound = await self._bound(card, before)
         at_once = min(limit, OPEN_A_READ)
+        mark = b"," if side is None else f",{side.value},".encode()  # most lines need not be parsed for it
         async with aclosing(self._books.open_lines(card, trader_id, before=bound, at_once=at_once)) as pages:
             async for lines in pages:
                 orders += [
                     order
-                    for order in await parsed(card, lines)
+                    for order in await parsed(card, (line for line in lines if mark in line))
                     if (side is None or order.side is side) and (before is None or age(order) < age(before))
                 ]
                 if len(orders) >= limit:

@@ -42,10 +42,10 @@ BUY, GTC = Side.BUY, TimeInForce.GTC
 TICK = price_text(1)
 """Prices are whole cents."""
 
-Missing = Annotated[
-    str,
-    described("A part that is not there.", enum=["redis", "functions", "engine", "postgresql", "archiver", "history"]),
-]
+PARTS = ("redis", "functions", "engine", "postgresql", "archiver", "history")
+"""What orders need, as `GET /health/ready` names it."""
+
+Missing = Annotated[str, described("A part that is not there.", enum=[*PARTS])]
 
 
 class OrderView(msgspec.Struct, frozen=True):
@@ -84,7 +84,9 @@ class FillView(TradeView, frozen=True):
     liquidity: Annotated[
         str,
         described(
-            "`maker`: the order rested in the book; `taker`: it traded when it arrived.", enum=["maker", "taker"]
+            "`maker`: the order rested in the book; `taker`: it traded when it arrived.",
+            "taker",
+            enum=["maker", "taker"],
         ),
     ]
 
@@ -97,7 +99,7 @@ class MatchedOrderView(OrderView, frozen=True):
         described(
             "The average of the prices of `trades`, weighted by quantity, in dollars with two to four decimals: exact "
             "but for the fourth, where a half is rounded up; null where nothing is filled.",
-            None,
+            name="average_price",
         ),
     ]
     trades: Annotated[list[FillView], described("The fills of this order so far, oldest first.")]

@@ -197,6 +197,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """
     retry = Retry(stopping)
     told: dict[str, str] = {}
+    untraded: set[str] = set()
     now = asyncio.get_running_loop().time
     async with (
         connection.connect(settings.redis_url) as redis,
@@ -206,7 +207,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             began = now()
             try:
-                await _archive(settings, (redis, blocking, pool), stopping, told)
+                await _archive(settings, (redis, blocking, pool), stopping, told, untraded)
             except StartError:
                 raise
             except HistoryConflict as error:
@@ -221,12 +222,22 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
 
 
 async def _archive(
-    settings: Settings, clients: tuple[Redis, Redis, asyncpg.Pool], stopping: asyncio.Event, told: dict[str, str]
+    settings: Settings,
+    clients: tuple[Redis, Redis, asyncpg.Pool],
+    stopping: asyncio.Event,
+    told: dict[str, str],
+    untraded: set[str],
 ) -> None:
+    """One round. `told`: what stands still, as far as it was said; `untraded`: cards that were named already because
+    they are not traded."""
     redis, blocking, pool = clients
     database = await store.connect(settings.database_url)
     try:
         await schema.check(database, settings.cards)
+        others = set(await store.untraded(database, settings.cards)) - untraded
+        if others:
+            untraded |= others
+            log.warning("cards with orders are not traded any more, see TCGX_CARDS", cards=sorted(others))
         await connection.refuse_replica(redis)
         await library.load(redis)
         await store.end_with_client(database)

@@ -52,11 +52,11 @@ class Fault(StrEnum):
 
 class Verdict(msgspec.Struct, frozen=True):
     """What a comparison has found. Without a fault they belong together, as soon as what is named here is done:
-    `begins` a history in Redis with this id and base, `registers` the one of Redis in the archive."""
+    `begins` a history in Redis with this id, `registers` the one of Redis in the archive."""
 
     fault: Fault | None = None
     sentence: str = ""
-    begins: tuple[str, int] | None = None
+    begins: str = ""
     registers: bool = False
 
 
@@ -99,10 +99,8 @@ def _judge_unmarked(card: str, found: Found, registered: Registered) -> Verdict:
             Fault.UNMARKED,
             f"the data of {card} in Redis was written before histories were kept: `tcgx migrate` gives it one",
         )
-    if registered.history_id and registered.last == registered.base:
-        return Verdict(begins=(registered.history_id, registered.base))  # it was registered, and no order came
     if not registered.last:
-        return Verdict(begins=(history.new_id(), 0))
+        return Verdict(begins=registered.history_id or history.new_id())
     return Verdict(
         Fault.EMPTY,
         f"Redis has nothing of {card}, and the archive knows of {registered.last} commands: TCGX_REDIS_URL names "
@@ -197,10 +195,9 @@ async def settle(
     The archive is told first: a process that is killed in between is followed by one that begins what is registered.
     """
     verdict, found = compared.verdict, compared.found
-    if verdict.begins is not None:
-        history_id, base = verdict.begins
-        history_id = await store.register(database, card, history_id, base=base, given=base)
-        await history.begin(redis, card, ended="", history_id=history_id, base=base)
+    if verdict.begins:
+        history_id = await store.register(database, card, verdict.begins, base=0, given=0)
+        await history.begin(redis, card, ended="", history_id=history_id)
     elif verdict.registers:
         await store.register(database, card, found.history_id, base=found.base, given=found.sequence)
     else:
@@ -290,17 +287,18 @@ class ArchivedHistory:
         await self._look_alone(card)
 
     async def _look_at_both(self, cards: Sequence[str]) -> None:
+        given = dict(self._given)  # before Redis is asked: what is given out meanwhile, it need not have said
         for card, compared in (await compare(self._redis, self._pool, cards)).items():
-            self._keep(card, await settle(self._redis, self._pool, card, compared))
+            self._keep(card, await settle(self._redis, self._pool, card, compared), given[card])
 
-    def _keep(self, card: str, compared: Comparison) -> None:
+    def _keep(self, card: str, compared: Comparison, given: int) -> None:
         found, verdict = compared.found, compared.verdict
         self._archived_as[card] = compared.registered.history_id
         self._registered[card] = compared.registered.last
         if self._given[card] > compared.registered.last:
             self._to_register.set()  # an older archive does not know what it was told
-        if not verdict.fault and found.sequence < self._given[card]:
-            verdict = _older(card, found, self._given[card])
+        if not verdict.fault and found.sequence < given:
+            verdict = _older(card, found, given)
         if verdict.fault:
             self._refuse(card, verdict)
             return
@@ -320,11 +318,12 @@ class ArchivedHistory:
             )
         if card in self.faults:
             return
+        given = self._given[card]
         found = await history.find(self._redis, card)
-        if found.history_id == known.history_id and found.sequence >= self._given[card]:
+        if found.history_id == known.history_id and found.sequence >= given:
             self._marks[card] = found.mark
         else:
-            self._refuse(card, _older(card, found, self._given[card]))
+            self._refuse(card, _older(card, found, given))
 
     def _refuse(self, card: str, verdict: Verdict) -> None:
         self._marks.pop(card, None)

@@ -232,6 +232,11 @@ async def cursors(connection: asyncpg.Connection | asyncpg.Pool) -> dict[str, Cu
     return {row["card"]: Cursor(row["event_id"], row["log_id"]) for row in rows}
 
 
+async def untraded(connection: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
+    """Cards that have orders, but are not among these: nobody sees or cancels what is open of them."""
+    return sorted(set(await cursors(connection)) - set(cards))
+
+
 async def registered(database: asyncpg.Connection | asyncpg.Pool, cards: Sequence[str]) -> dict[str, Registered]:
     """What the archive knows of each of these cards' histories."""
     with understood():

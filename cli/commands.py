@@ -177,7 +177,9 @@ async def _doctor(arguments: argparse.Namespace, configured: Settings) -> int:
     async def database() -> str:
         async with _database(configured) as opened:
             await schema.check(opened, configured.cards)
-        return "answers, every migration has been run"
+            others = await store.untraded(opened, configured.cards)
+        lost = f"; orders of cards that are not traded (TCGX_CARDS): {', '.join(others)}" if others else ""
+        return f"answers, every migration has been run{lost}"
 
     async def archiver() -> str:
         async with store.pool(configured.database_url) as pool, connection.connect(configured.redis_url) as redis:

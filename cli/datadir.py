@@ -2,8 +2,8 @@
 
 <data_dir>/lock            held by the running `tcgx up`
            secrets.json    passwords and the key of the tokens, made once (0600)
-           redis/ redis.json redis.log redis.lock               see embedded.py
-           postgres/ postgres.json postgres.log postgres.lock
+           redis/ redis.socket/ redis.json redis.log redis.lock   see embedded.py
+           postgres/ postgres.socket/ postgres.json postgres.log postgres.lock
 """
 
 import fcntl
@@ -22,6 +22,9 @@ from engine.errors import StartError
 
 EPHEMERAL = "tcgx-temp-"
 """How the names of data directories begin that are to be removed at the end."""
+
+TEMPORARY_LOCK = "temporary.lock"
+"""Is held by the process that made such a directory. The lock of a `tcgx up` in it is another one."""
 
 SOCKETS = "tcgx-"
 """How the names of folders with sockets begin."""
@@ -100,7 +103,7 @@ def _reason(data_dir: Path, error: OSError) -> str:
 
 @contextmanager
 def ephemeral() -> Iterator[Path]:
-    """A data directory that is removed at the end, with all that belongs to it, and locked until then.
+    """A data directory that is removed at the end, with all that belongs to it.
 
     What a killed process has left of such directories is removed, too.
     """
@@ -117,11 +120,9 @@ def ephemeral() -> Iterator[Path]:
 @contextmanager
 def _locked_from_the_start(data_dir: Path) -> Iterator[None]:
     """Holds a lock that nobody ever sees free: the file gets its name once it is locked."""
-    with tempfile.NamedTemporaryFile("w", dir=data_dir, prefix="lock.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=data_dir, delete=False) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        Path(file.name).rename(data_dir / "lock")
+        Path(file.name).rename(data_dir / TEMPORARY_LOCK)
         yield
 
 
@@ -138,11 +139,11 @@ def sweep() -> None:
 
 def _is_dead(data_dir: Path, locks: ExitStack) -> bool:
     """Whether neither the process that made it nor a server in it lives. Their locks are held from then on."""
-    for name in ("lock", "redis.lock", "postgres.lock"):
+    for name in (TEMPORARY_LOCK, "lock", "redis.lock", "postgres.lock"):
         try:
             descriptor = os.open(data_dir / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            if name == "lock":
+            if name == TEMPORARY_LOCK:
                 return False  # it is being made
             continue
         locks.callback(os.close, descriptor)

@@ -19,7 +19,8 @@ import structlog
 
 from cli import datadir
 from cli.supervisor import Account, Process
-from engine.errors import StartError
+from engine.connection import NO_SPACE
+from engine.errors import StartError, reason
 from engine.settings import Settings
 
 START_SECONDS = 10
@@ -27,6 +28,8 @@ LOAD_SECONDS = 120  # reading a large AOF, or recovering PostgreSQL after kill -
 EARLIER_SECONDS = 30  # how long a server of an earlier, killed `tcgx up` may take to end
 CHECK_SECONDS = 0.02
 LOG_LINES = 5
+CAUSE_LINES = 20
+SOCKET_NAME_MAX = ".s.PGSQL.5432.probe"  # no name of a socket of ours is longer
 SOCKET_FOLDER_BYTES_MAX = 65  # a socket's path has at most 107 bytes (macOS: 103), its name and our folder included
 MEMORABLE_BYTES_MAX = 10_000
 
@@ -66,9 +69,19 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _run_dir(remembered: str, account: Account | None) -> Path:
-    """A short, private folder for a socket: the one of the last time if it is still ours, else a new one."""
-    if remembered and _is_private(Path(remembered), account.uid if account else os.geteuid()):
+def _run_dir(data_dir: Path, name: str, remembered: str, account: Account | None) -> Path:
+    """A private folder for a socket: in the data directory, where nobody tidies up, if a socket works there. Its path
+    may be too long, its file system may have none (that of a container on macOS), or the account may not reach it.
+    Else a short one elsewhere, that of the last time if it is still ours."""
+    uid = account.uid if account else os.geteuid()
+    inside = data_dir / f"{name}.socket"
+    if reaches(account, data_dir):
+        inside.mkdir(mode=0o700, exist_ok=True)
+        if account and inside.lstat().st_uid == os.geteuid():
+            os.chown(inside, account.uid, account.gid)
+        if _is_private(inside, uid) and _takes_sockets(inside):
+            return inside
+    if remembered and _is_private(Path(remembered), uid):
         return Path(remembered)
     for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 -- mkdtemp makes a private folder in it
         if len(os.fsencode(parent)) > SOCKET_FOLDER_BYTES_MAX or not reaches(account, Path(parent)):
@@ -78,6 +91,32 @@ def _run_dir(remembered: str, account: Account | None) -> Path:
             os.chown(made, account.uid, account.gid)
         return made
     raise StartError("no folder for sockets: TMPDIR is too long or out of reach, and there is no /tmp")
+
+
+def _takes_sockets(folder: Path) -> bool:
+    """Whether a server can listen on a socket in this folder, whatever its name, and a URL can name it: a comma in the
+    address of PostgreSQL stands between two hosts."""
+    path = folder / SOCKET_NAME_MAX
+    if "," in str(folder):
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            path.unlink(missing_ok=True)
+            probe.bind(os.fsencode(path))
+        path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _make_again(folder: Path, account: Account | None) -> None:
+    """Makes the folder of a socket where somebody has removed it, at the same path: the services know that one."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+        if account:
+            os.chown(folder, account.uid, account.gid)
+    if not _is_private(folder, account.uid if account else os.geteuid()):
+        raise StartError(f"{folder}, the folder of a socket, belongs to somebody else now: start `tcgx up` again")
 
 
 def _is_private(folder: Path, uid: int) -> bool:
@@ -118,7 +157,8 @@ class ServerLog:
         with self.path.open("rb") as file:
             file.seek(max(self._start, file.seek(0, os.SEEK_END) - MEMORABLE_BYTES_MAX))
             lines = file.read().decode(errors="replace").splitlines()
-        return "\n  ".join([f"the end of {self.path}:", *lines[-LOG_LINES:]])
+        cause = "its disk is full; " if any(NO_SPACE in line for line in lines[-CAUSE_LINES:]) else ""
+        return "\n  ".join([f"{cause}the end of {self.path}:", *lines[-LOG_LINES:]])
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -150,6 +190,7 @@ class EmbeddedServer:
     """
 
     name: str
+    serves = True
 
     def __init__(self, settings: Settings) -> None:
         self._data_dir = Path(settings.data_dir).resolve()
@@ -183,8 +224,12 @@ class EmbeddedServer:
             if first:
                 self._forget()
             if isinstance(error, OSError):
-                raise StartError(f"{self.name} cannot be started in {self._data_dir}: {error}") from error
+                raise StartError(f"{self.name} cannot be started in {self._data_dir}: {reason(error)}") from error
             raise
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return self._running.log.tail() if self._running else ""
 
     async def wait(self) -> int:
         """Waits until it has ended; its exit code."""
@@ -229,11 +274,19 @@ class EmbeddedServer:
             raise RuntimeError(f"{self.name} has not been started")
         return self._place
 
+    def _keep_place(self, *, port: int, account: Account | None) -> Place:
+        """Where it is reached while this `tcgx up` runs: it stays the same over restarts."""
+        if self._place is None:
+            self._place = self._find_place(port=port, account=account)
+        _make_again(Path(self._place.run_dir), account)
+        return self._place
+
     def _find_place(self, *, port: int, account: Account | None) -> Place:
         """The place of the last start, as far as it is still free. `port` 0: any."""
         path = self._data_dir / f"{self.name}.json"
         earlier = _remembered(path)
-        found = Place(run_dir=str(_run_dir(earlier.run_dir, account)), port=port or _free_port(earlier.port))
+        run_dir = _run_dir(self._data_dir, self.name, earlier.run_dir, account)
+        found = Place(run_dir=str(run_dir), port=port or _free_port(earlier.port))
         datadir.write_private(path, msgspec.json.encode(found))
         return found
 

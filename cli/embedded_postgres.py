@@ -60,7 +60,7 @@ class PostgresServer(EmbeddedServer):
         account = _account(self._data_dir / "postgres")
         cluster = _cluster(self._data_dir, account)
         programs = _postgres_programs(self._programs, cluster.parent, account)
-        self._place = self._place or self._find_place(port=POSTGRES_PORT, account=account)
+        self._keep_place(port=POSTGRES_PORT, account=account)
         if not _is_made(cluster):
             await self._initialize(programs, cluster, account)
         return self._spawn(programs, cluster, account, lock)
@@ -102,7 +102,8 @@ class PostgresServer(EmbeddedServer):
             raise StartError(f"initdb failed; {written.tail()}")
 
     def _spawn(self, programs: Path, cluster: Path, account: Account | None, lock: int) -> Running:
-        _remove_stale_pid_file(cluster)
+        for file in (cluster / "postmaster.pid", Path(self._known().run_dir) / f".s.PGSQL.{POSTGRES_PORT}.lock"):
+            _remove_stale_pid_file(file, cluster)
         written = ServerLog(self._data_dir / "postgres.log")
         argv: list[str | Path] = [programs / "postgres", "-D", cluster]
         for name, value in _postgres_options(self._known().run_dir).items():
@@ -297,11 +298,11 @@ def _give(path: Path, account: Account | None) -> None:
         os.chown(path, account.uid, account.gid)
 
 
-def _remove_stale_pid_file(cluster: Path) -> None:
-    """PostgreSQL refuses to start when the process id of its last run belongs to any process of the same user, as
-    happens in containers, where the same small numbers come again. We hold the lock, so none of our servers uses
+def _remove_stale_pid_file(path: Path, cluster: Path) -> None:
+    """PostgreSQL refuses to start when the process id of its last run belongs to any process of the same user, even to
+    a dead one that nobody has waited for: in its data and beside its socket. That happens right after everything was
+    killed, and in containers, where the same small numbers come again. We hold the lock, so none of our servers uses
     the data; one that a person started by hand has the data as its working folder, and keeps the file."""
-    path = cluster / "postmaster.pid"
     if sys.platform != "linux" or not path.exists():
         return
     first_line = path.read_text().partition("\n")[0].strip()

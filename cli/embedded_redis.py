@@ -61,7 +61,7 @@ class RedisServer(EmbeddedServer):
         return self._spawn(_redis_program(self._program), lock)
 
     def _spawn(self, program: Path, lock: int) -> Running:
-        self._place = self._place or self._find_place(port=self._port, account=None)
+        self._keep_place(port=self._port, account=None)
         (self._data_dir / "redis").mkdir(mode=0o700, exist_ok=True)
         written = ServerLog(self._data_dir / "redis.log")
         with written.file:

@@ -43,7 +43,7 @@ def _run(words: Sequence[str]) -> int:
 
 def _run_command(given: argparse.Namespace) -> int:
     from cli import configuration  # noqa: PLC0415
-    from cli.running_command import run  # noqa: PLC0415
+    from cli.runner import run  # noqa: PLC0415
     from engine.errors import TcgxError  # noqa: PLC0415
 
     try:

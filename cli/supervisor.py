@@ -19,10 +19,14 @@ import msgspec
 import structlog
 
 from engine.errors import StartError
+from engine.life import ended
 
 PR_SET_PDEATHSIG = 1
 RESTART_SECONDS_MIN = 0.1
 RESTART_SECONDS_MAX = 5.0
+REFUSED_CODE = 1
+REFUSED_SECONDS_MAX = 60.0
+"""How rarely a service is tried in the end that ends with this code: its reason will hardly go away by itself."""
 STEADY_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -172,6 +176,17 @@ class Supervised(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether others need it: when it is back, those that did not start without it are tried at once."""
+
+    def last_words(self) -> str:
+        """The end of its own log, if it does not write where we write."""
+
     async def start(self) -> None:
         """Starts it, in the same place as before; does nothing while it runs. Raises `StartError`."""
 
@@ -185,6 +200,8 @@ class Supervised(Protocol):
 class Service:
     """A program of ours, that writes where we write."""
 
+    serves = False
+
     def __init__(self, name: str, argv: Sequence[str | Path], *, environment: Mapping[str, str], stop_seconds: float):
         self.name = name
         self._argv = tuple(argv)
@@ -196,6 +213,10 @@ class Service:
     def pid(self) -> int | None:
         """Its process id while it runs."""
         return self._process.pid if self._process and not self._process.ended() else None
+
+    def last_words(self) -> str:
+        """Nothing: it writes where we write."""
+        return ""
 
     async def start(self) -> None:
         """Starts it unless it runs.
@@ -227,6 +248,7 @@ class Supervisor:
             raise ValueError(f"stop_order must name every member once: {order} for {list(by_name)}")
         self._members = tuple(members)
         self._stopped_in_order = tuple(by_name[name] for name in order)
+        self._pauses: set[asyncio.Event] = set()
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Starts what does not run yet, restarts whatever ends, and stops everything once `stop` is set, also
@@ -241,8 +263,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep(member)) for member in self._members]
                 await stop.wait()
-                for keeper in keepers:
-                    keeper.cancel()
+                await ended(*keepers)  # one that starts a server may lose its first cancellation
         finally:
             await self.stop()
 
@@ -253,23 +274,51 @@ class Supervisor:
 
     async def _keep(self, member: Supervised) -> None:
         clock = asyncio.get_running_loop().time
-        delay = RESTART_SECONDS_MIN
+        delay, is_told = RESTART_SECONDS_MIN, False
         while True:
             started_at = clock()
-            ending = await _run(member)
+            ending, refuses = await self._run(member)
             if clock() - started_at >= STEADY_SECONDS:
-                delay = RESTART_SECONDS_MIN
-            log.warning("ended unexpectedly, starts again", service=member.name, ending=ending, delay_seconds=delay)
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, RESTART_SECONDS_MAX)
+                delay, is_told = RESTART_SECONDS_MIN, False
+            if delay <= RESTART_SECONDS_MAX:
+                log.warning("ended unexpectedly, starts again", service=member.name, delay_seconds=delay, **ending)
+            elif not is_told:
+                is_told = True
+                what = "does not start, for the reason above; it is tried again ever more rarely"
+                log.error(what, service=member.name, delay_seconds_max=REFUSED_SECONDS_MAX)
+            if await self._pause(delay):
+                delay, is_told = RESTART_SECONDS_MIN, False
+            else:
+                delay = min(2 * delay, REFUSED_SECONDS_MAX if refuses else RESTART_SECONDS_MAX)
 
+    async def _run(self, member: Supervised) -> tuple[dict[str, str], bool]:
+        """Runs it once: how it ended, and whether it is one of those that may refuse to work for good."""
+        is_start = member.pid is None
+        try:
+            await member.start()
+        except StartError as error:
+            return {"ending": str(error)}, not member.serves
+        if is_start and member.serves:
+            for woken in self._pauses:
+                woken.set()
+        code = await member.wait()
+        ending = {"ending": _ending(code)}
+        if code > 0 and (words := member.last_words()):
+            ending["said"] = words
+        return ending, code == REFUSED_CODE and not member.serves
 
-async def _run(member: Supervised) -> str:
-    try:
-        await member.start()
-    except StartError as error:
-        return str(error)
-    return _ending(await member.wait())
+    async def _pause(self, seconds: float) -> bool:
+        """Waits before the next start; less, and true, where a server has come back meanwhile."""
+        woken = asyncio.Event()
+        self._pauses.add(woken)
+        try:
+            async with asyncio.timeout(seconds):
+                await woken.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._pauses.discard(woken)
+        return True
 
 
 def _ending(code: int) -> str:

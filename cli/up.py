@@ -91,6 +91,7 @@ def _data_dirs(home: Path, stack: ExitStack, *, ephemeral: bool) -> tuple[Path, 
         stack.enter_context(datadir.lock(home))
     except StartError as error:
         data_dir = stack.enter_context(datadir.ephemeral())
+        stack.enter_context(datadir.lock(data_dir))
         log.info("commands find this exchange with --data-dir", data_dir=str(data_dir), reason=str(error))
         return data_dir, data_dir
     if is_new:
@@ -187,6 +188,12 @@ async def _prepare_database(local: Settings) -> None:
         await _mark_histories(local, database)
         if local.traders and not await traders.count(database):
             out = Path(local.data_dir) / "traders.csv"
+            if out.exists():
+                raise StartError(
+                    f"the database has no traders, but {out} has the API keys of some: PostgreSQL's data was lost or "
+                    "replaced. Put it back; or move that file away, and traders are created with other keys, and what "
+                    "Redis still has is archived again"
+                )
             log.info("creating traders, each with an API key", count=local.traders)
             created = await traders.seed(database, local.traders, out)
             log.info("created traders", count=created, api_keys=str(out))

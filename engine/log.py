@@ -12,11 +12,13 @@ from redis.asyncio import Redis
 
 from engine import codec, keys, library
 from engine.connection import understood
-from engine.errors import ClientOrderIdConflict, HistoryConflict, Overloaded, TcgxError, Unavailable
+from engine.errors import ClientOrderIdConflict, HistoryConflict, Overloaded, TcgxError, Unavailable, reason
 from engine.history import History, OwnHistory
+from engine.log_limit import LimitedLog
 from engine.model import COMMANDS_MAX, Command, Entered, PlaceOrder, order_id
 
 log = structlog.get_logger()
+limited = LimitedLog(log)
 
 Outcome = Entered | TcgxError
 Group = tuple[Sequence[Command], "asyncio.Future[list[Outcome]]"]
@@ -185,7 +187,9 @@ class OrderLog:
             for append in flight:
                 append.settle()
                 if append.error is not None:
-                    log.warning("an append failed", card=append.card, commands=append.count, reason=str(append.error))
+                    limited.warning(
+                        "an append failed", card=append.card, commands=append.count, reason=reason(append.error)
+                    )
                 if isinstance(append.error, Unavailable):
                     self._refuse_waiting(append.card, append.error)
 
@@ -241,7 +245,7 @@ class OrderLog:
         self._pending[card] = 0
         while self._waiting[card]:
             commands, future = self._waiting[card].popleft()
-            _settle(future, [Overloaded(str(error))] * len(commands))
+            _settle(future, [Overloaded(reason(error))] * len(commands))
 
 
 class _Append:

@@ -15,9 +15,11 @@ from engine import connection, cores, history, keys, library
 from engine.connection import BLOCK_MS, ENGINE_NAME, packed, understood
 from engine.errors import LogGap, TcgxError
 from engine.life import Retry, unless_stopped
+from engine.log_limit import LimitedLog
 from engine.settings import Settings
 
 log = structlog.get_logger()
+limited = LimitedLog(log)
 
 STANDSTILL_SECONDS = 2.0
 """For how long a card is left alone whose call was refused; the others go on."""
@@ -89,7 +91,7 @@ class Matcher:
             if isinstance(error, LogGap):
                 log.error("matching stands still", card=card, reason=str(error))
             else:
-                log.warning("matching will be tried again", card=card, reason=str(error))
+                limited.warning("matching will be tried again", card=card, reason=str(error))
             self.refused[card] = error
             self._again_at[card] = asyncio.get_running_loop().time() + STANDSTILL_SECONDS
             return False
@@ -130,15 +132,16 @@ class Matcher:
             try:
                 if due:
                     due = await self.match(due)
-                    retry.succeeded()
+                    if len(self.refused) < len(every):
+                        retry.succeeded()
                     if not due and self._done >= CROWD:
                         await asyncio.sleep(CROWD_SECONDS)
                 else:
                     due = await unless_stopped(self.arrivals(BLOCK_MS / 1000), stopping) or []
             except TcgxError as error:
-                log.warning("matching will be tried again", reason=str(error))
+                limited.warning("matching will be tried again", reason=str(error))
                 await retry.pause()
-                due = every
+                due = [card for card in every if card not in self._again_at]
 
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:

@@ -448,12 +448,14 @@ PATHS = [
     of_path("limit 501, fills", "/fills?limit=501", 422, "invalid_limit", f"{LIMIT_500}'501'"),
     of_path("status", "/orders?status=closed", 422, "invalid_status", "status must be open, got 'closed'"),
     of_path("status empty", "/orders?status=", 422, "invalid_status", "status must be open, got ''"),
-    of_path("side", "/orders?side=up", 422, "invalid_side", "side must be buy or sell, got 'up'"),
-    of_path("side in capitals", "/orders?status=open&side=BUY", 422, "invalid_side", "must be buy or sell, got 'BUY'"),
+    of_path("side", "/orders?side=up", 422, "invalid_side", "side must be one of buy, sell, got 'up'"),
+    of_path(
+        "side in capitals", "/orders?status=open&side=BUY", 422, "invalid_side", "must be one of buy, sell, got 'BUY'"
+    ),
     of_path("orders of no card", "/orders?card=mew", 422, "unknown_card", f"{CARDS}'mew'"),
     of_path("all filters, the status", FILTERS, 422, "invalid_status", "status must be open, got 'closed'"),
     of_path("all filters, the card", FILTERS, 422, "invalid_status", f"{CARDS}'mew'"),
-    of_path("all filters, the side", FILTERS, 422, "invalid_status", "side must be buy or sell, got 'up'"),
+    of_path("all filters, the side", FILTERS, 422, "invalid_status", "side must be one of buy, sell, got 'up'"),
     of_path("fills of no card", "/fills?card=mew", 422, "unknown_card", f"{CARDS}'mew'"),
     of_path("fills of no order", "/fills?order_id=x", 422, "invalid_order_id", "must be an order_id of yours"),
     of_path("limit -1", "/orders?limit=-1", 422, "invalid_limit", f"{LIMIT_500}'-1'"),

@@ -113,6 +113,17 @@ def foreign_process(uid: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["/bin/sleep", "60"], user=uid if is_root else None)
 
 
+def make_zombie(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process, and does not wait for it."""
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert not lives(process.pid)
+
+
+def socket_folder(server: RedisServer | PostgresServer) -> Path:
+    return Path(server._known().run_dir)
+
+
 def kill(pid: int | None) -> None:
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -323,6 +334,24 @@ def test_a_redis_program_that_is_not_there_is_named(data_dir: Path) -> None:
         asyncio.run(redis_in(data_dir, redis_bin="/no/redis").start())
 
 
+def test_a_full_disk_is_named(data_dir: Path) -> None:
+    program = data_dir / "full"
+    program.write_text(
+        "#!/bin/sh\ncat > /dev/null\necho 'Error writing to the AOF file: No space left on device'\nexit 1\n"
+    )
+    program.chmod(0o755)
+
+    with pytest.raises(StartError, match=r"redis ended while starting; its disk is full; the end of .*redis\.log"):
+        asyncio.run(redis_in(data_dir, redis_bin=str(program)).start())
+
+
+def test_whether_a_data_directory_is_used_cannot_be_told_where_its_lock_is_none(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+
+    with pytest.raises(StartError, match="lock can't be read"):
+        datadir.is_locked(tmp_path)
+
+
 def test_a_taken_port_is_told_with_the_end_of_the_log(data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -410,21 +439,110 @@ def test_killed_postgres_comes_back_to_the_same_address_while_clients_are_connec
     asyncio.run(scenario())
 
 
-def test_a_pid_file_that_names_a_foreign_process_does_not_stop_the_start(data_dir: Path) -> None:
+@pytest.mark.parametrize("is_dead", [False, True], ids=["lives", "zombie"])
+@pytest.mark.parametrize("name", ["postmaster.pid", ".s.PGSQL.5432.lock"])
+def test_a_pid_file_that_names_a_foreign_process_does_not_stop_the_start(
+    data_dir: Path, name: str, *, is_dead: bool
+) -> None:
     async def scenario() -> None:
         server = postgres_in(data_dir)
         async with running(server):
             kill(server.pid)
             await server.wait()
-            pid_file = (data_dir / "postgres").resolve() / "postmaster.pid"
+            pid_file = (socket_folder(server) if name.startswith(".") else (data_dir / "postgres").resolve()) / name
             with foreign_process(owner(pid_file)) as foreign:
                 try:
+                    if is_dead:
+                        make_zombie(foreign)
                     lines = pid_file.read_text().splitlines()
                     pid_file.write_text("\n".join([str(foreign.pid), *lines[1:]]) + "\n")
                     await server.start()
                 finally:
                     foreign.kill()
             assert await postgres_says(server.url, "SELECT 1") == 1
+
+    asyncio.run(scenario())
+
+
+# -- sockets
+
+
+@pytest.fixture
+def long_dir() -> Iterator[Path]:
+    """A data directory whose path is too long for a socket in it."""
+    parent = Path(tempfile.mkdtemp(prefix="tcgx-test-"))
+    parent.chmod(0o755)
+    yield from locked(parent / ("long" * 25))
+    shutil.rmtree(parent)
+
+
+@pytest.fixture
+def comma_dir() -> Iterator[Path]:
+    """A data directory with a comma, that would be two hosts in a URL."""
+    parent = Path(tempfile.mkdtemp(prefix="tcgx-test-"))
+    parent.chmod(0o755)
+    yield from locked(parent / "one,two")
+    shutil.rmtree(parent)
+
+
+def test_sockets_are_in_the_data_directory_where_nobody_tidies_up(reachable_dir: Path) -> None:
+    async def scenario() -> None:
+        redis_server, postgres = redis_in(reachable_dir), postgres_in(reachable_dir)
+        async with running(redis_server, postgres):
+            for server in (redis_server, postgres):
+                assert socket_folder(server).parent == reachable_dir
+            assert await redis_says(redis_server.socket_url, "PING")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("fixture", ["long_dir", "comma_dir"])
+def test_sockets_are_elsewhere_where_they_do_not_work(fixture: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(fixture)
+
+    async def scenario() -> None:
+        redis_server, postgres = redis_in(folder), postgres_in(folder)
+        async with running(redis_server, postgres):
+            for server in (redis_server, postgres):
+                assert not socket_folder(server).is_relative_to(folder)
+            assert await redis_says(redis_server.socket_url, "PING")
+            assert await postgres_says(postgres.url, "SELECT 1") == 1
+
+    asyncio.run(scenario())
+    assert list(folder.glob("*.socket/*")) == []
+
+
+@pytest.mark.parametrize("place", ["reachable_dir", "long_dir"])
+def test_a_server_whose_socket_folder_was_removed_comes_back_to_the_same_address(
+    place: str, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(place)
+
+    async def scenario() -> None:
+        redis_server, postgres = redis_in(folder), postgres_in(folder)
+        async with running(redis_server, postgres):
+            urls = redis_server.socket_url, postgres.url
+            for server in (redis_server, postgres):
+                shutil.rmtree(socket_folder(server))
+                kill(server.pid)
+                await server.wait()
+                await server.start()
+            assert (redis_server.socket_url, postgres.url) == urls
+            assert await redis_says(redis_server.socket_url, "PING")
+            assert await postgres_says(postgres.url, "SELECT 1") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_socket_folder_that_somebody_else_has_made_is_not_used(long_dir: Path) -> None:
+    async def scenario() -> None:
+        server = redis_in(long_dir)
+        async with running(server):
+            kill(server.pid)
+            await server.wait()
+            socket_folder(server).chmod(0o777)
+            with pytest.raises(StartError, match="belongs to somebody else"):
+                await server.start()
 
     asyncio.run(scenario())
 

@@ -719,6 +719,24 @@ def test_an_order_whose_list_cannot_be_written_is_in_the_log_and_not_acknowledge
     assert [market.listed(trader) for trader in (1, 2, 3)] == [[], [1], [3]]
 
 
+def test_what_may_be_open_is_listed_newest_first_below_a_sequence(market: Market) -> None:
+    market.append(many(1, count=70))
+    market.append(many(1, count=5, trader=11))
+    market.append(many(1, count=1_100))
+
+    def unfinished(limit: int, *before: int) -> list[int]:
+        reply = market.redis.fcall_ro("trader_orders", 1, market.tag, 1, limit, "unfinished", *before)
+        return [int(sequence) for sequence in reply]
+
+    everything = [*range(1_175, 75, -1), *range(70, 0, -1)]
+    assert unfinished(2_000) == everything
+    assert unfinished(1_102) == everything[:1_102]
+    assert unfinished(5) == everything[:5]
+    assert unfinished(5, 74) == everything[1_100:1_105]
+    assert unfinished(3, 12) == [11, 10, 9]
+    assert unfinished(1_000, 1) == []
+
+
 def test_an_id_elsewhere_in_anothers_line_is_not_taken_for_the_trader(market: Market) -> None:
     own = [market.sell("0.17", 17, trader=17), market.buy("0.16", 1, trader=17)]
     market.sell("0.17", 17, trader=117)

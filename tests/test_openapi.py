@@ -239,6 +239,9 @@ CODE_AT = {"ApiError": 1, "Problem": 1, "unauthorized": 0, "FieldError": 1, "_Wr
 PASSED_ON = {"code", "first.code", "wrong.code", "self.code", "f'invalid_{name}'"}
 """A code that was given to the caller, or is of a parameter."""
 
+MADE = {"f'invalid_{field}'": ("invalid_before", "invalid_order_id")}
+"""Codes that are made of the name of a parameter, and which these are."""
+
 
 def codes_in_source() -> dict[str, str]:
     """Every code that the API can answer, as `404 order_not_found`, and the title if it stands beside it."""
@@ -251,8 +254,11 @@ def codes_in_source() -> dict[str, str]:
             place = CODE_AT[call.func.id]
             given = [*call.args, *itertools.repeat(None, 3)]
             code = named.get("code", given[place])
+            assert code is not None, f"{path.name}:{call.lineno} has no code"
+            if ast.unparse(code) in MADE:
+                found |= {f"422 {made}": "" for made in MADE[ast.unparse(code)]}
+                continue
             if not isinstance(code, ast.Constant):
-                assert code is not None, f"{path.name}:{call.lineno} has no code"
                 assert ast.unparse(code) in PASSED_ON, f"{path.name}:{call.lineno} hides its code"
                 continue
             status, title = "401" if call.func.id == "unauthorized" else "422", ""
@@ -341,6 +347,23 @@ def error_examples(document: Json, call: str, status: str) -> dict[str, Json]:
     return {code: example["value"] for code, example in responses[status]["content"][MEDIA_TYPE]["examples"].items()}
 
 
+WRONG_PARAMETERS: dict[str, list[str]] = {
+    "unknown_parameter": ["1"],
+    "duplicate_parameter": ["1", "1"],
+    "missing_parameter": [],
+}
+"""How often a parameter is sent to be wrong, where the example has no value of it."""
+
+
+def path_of(document: Json, operation: Json) -> dict[str, str]:
+    """The examples of a call's path parameters."""
+    return {
+        parameter["name"]: (parameter["schema"].get("examples") or cards_of(document))[0]
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "path"
+    }
+
+
 def body_of(document: Json, call: str) -> Json:
     """The example of a call's body."""
     (example,) = content_of(dict(operations(document))[call])["examples"].values()
@@ -406,7 +429,7 @@ def test_examples_of_wrong_bodies_are_what_wrong_bodies_are_answered(
 
     for code, example in error_examples(served, call, "422").items():
         body: Any = bodies.get(code)
-        if body is None and code not in ("too_many_errors", "invalid_prefer"):
+        if body is None and code not in ("too_many_errors", "invalid_prefer", "unknown_parameter"):
             (error,) = example["errors"]
             body = msgspec.json.encode(right | {error["field"]: error["value"]})
         if body is None:
@@ -443,26 +466,31 @@ def test_examples_of_wrong_parameters_are_what_they_are_answered(caller: httpx.C
     tried = set()
     for call, operation in operations(served):
         method, _, path = call.partition(" ")
-        if "requestBody" in operation or "422" not in operation["responses"]:
-            continue
-        path = path.replace("{card}", cards_of(served)[0])
+        described = operation.get("parameters", [])
         needed = {
             parameter["name"]: cards_of(served)[0]
-            for parameter in operation["parameters"]
+            for parameter in described
             if parameter["in"] == "query" and parameter["required"]
         }
         for code, example in error_examples(served, call, "422").items():
             if code in ("invalid_parameter", "invalid_prefer"):  # Litestar names every wrong one; below
                 continue
+            if "requestBody" in operation and code != "unknown_parameter":
+                continue
             (error,) = example["errors"]
-            parameters = {name: value for name, value in needed.items() if name != error["field"]}
-            parameters |= {error["field"]: error["value"]} if "value" in error else {}
-            answer = caller.request(method, path, params=parameters)
+            wrong = WRONG_PARAMETERS.get(code, [error.get("value")])
+            parameters: list[tuple[str, Any]] = [
+                (name, value) for name, value in needed.items() if name != error["field"]
+            ]
+            parameters += [(error["field"], value) for value in wrong]
+            target = path.format_map(path_of(served, operation))
+            answer = caller.request(method, target, params=httpx.QueryParams(parameters))
 
             assert (answer.status_code, answer.json()) == (422, example), (call, code)
             tried.add(code)
 
     assert tried >= {"invalid_limit", "invalid_depth", "unknown_card", "invalid_before", "missing_parameter"}
+    assert tried >= {"invalid_order_id", "invalid_status", "invalid_side", "unknown_parameter", "duplicate_parameter"}
 
 
 @pytest.mark.server
@@ -526,12 +554,7 @@ def test_unknown_orders_and_cards_are_answered_as_the_document_says(caller: http
 def test_wrong_methods_are_answered_as_the_document_says(running: ExchangeServer, served: Json) -> None:
     for call, operation in operations(served):
         path = call.partition(" ")[2]
-        asked = {
-            parameter["name"]: (parameter["schema"].get("examples") or cards_of(served))[0]
-            for parameter in operation.get("parameters", [])
-            if parameter["in"] == "path"
-        }
-        answer = running.http.request("PATCH", path.format_map(asked))
+        answer = running.http.request("PATCH", path.format_map(path_of(served, operation)))
 
         assert (answer.status_code, answer.json()) == (405, error_examples(served, call, "405")["method_not_allowed"])
 

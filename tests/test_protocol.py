@@ -801,3 +801,17 @@ def test_a_request_has_its_own_name_or_a_new_one(given: str, is_kept: bool) -> N
         assert is_kept or names[0] != names[1]
 
     run(work)
+
+
+def test_what_is_no_request_does_not_have_the_name_of_the_one_before() -> None:
+    async def work(_: Server, client: Client) -> None:
+        client.send("POST", "/direct", b"1", "x-request-id: first")
+        client.writer.write(b"\x00")
+        named, _body = await client.answer()
+        refused, _body = await client.answer()
+
+        assert b"\r\nx-request-id: first\r\n" in named
+        assert b"\r\nx-request-id: " in refused
+        assert b"first" not in refused
+
+    run(work)

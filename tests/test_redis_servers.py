@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -207,6 +208,22 @@ def test_what_redis_refuses_is_said_in_plain_words(reply: str, said: str) -> Non
 
     assert said in str(told.value)
     assert "{" not in str(told.value)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(), redis.exceptions.TimeoutError()])
+def test_a_failure_without_words_is_told_by_its_kind(error: Exception) -> None:
+    with pytest.raises(TcgxError, match=f": {type(error).__name__}$"), connection.understood():
+        raise error
+
+
+def test_a_redis_that_does_not_answer_is_told_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "COMMAND_SECONDS", 0.2)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+
+        with pytest.raises(StartError, match=r"does not answer at TCGX_REDIS_URL: \w+"):
+            checked(f"redis://127.0.0.1:{mute.getsockname()[1]}")
 
 
 # -- the library is gone

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import redis.exceptions
+from structlog.testing import capture_logs
 
-from cli import datadir
+from cli import datadir, supervisor
 from cli.embedded_redis import RedisServer
 from cli.supervisor import Service, Supervised, Supervisor
 from engine.errors import StartError
@@ -122,6 +123,83 @@ def test_a_service_that_ends_by_itself_is_started_again_after_growing_delays(dia
         return asyncio.get_running_loop().time() - began
 
     assert asyncio.run(scenario()) > 0.1 + 0.2 + 0.4
+
+
+REFUSES = CHILD.replace("signal.sigwait", "sys.exit(1) #")
+CRASHES = CHILD.replace("signal.sigwait", "sys.exit(3) #")
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor whose seconds are hundredths."""
+    for name in ("RESTART_SECONDS_MIN", "RESTART_SECONDS_MAX", "REFUSED_SECONDS_MAX"):
+        monkeypatch.setattr(supervisor, name, getattr(supervisor, name) / 100)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_service_that_refuses_to_start_is_tried_ever_more_rarely_and_told_once(diary: Diary) -> None:
+    async def scenario(script: str) -> int:
+        before = len(diary.pids())
+        async with supervised(diary.service("api", script=script)):
+            await diary.has(before + 9)
+            began = asyncio.get_running_loop().time()
+            await diary.has(before + 10)
+        return round((asyncio.get_running_loop().time() - began) * 100)
+
+    with capture_logs() as lines:
+        assert asyncio.run(scenario(REFUSES)) >= 25
+    told = [line["event"].partition(",")[0] for line in lines]
+    assert told == ["ended unexpectedly"] * 6 + ["does not start"]
+
+    with capture_logs() as lines:
+        asyncio.run(scenario(CRASHES))
+    assert {line["event"].partition(",")[0] for line in lines} == {"ended unexpectedly"}
+    assert max(line["delay_seconds"] for line in lines) == supervisor.RESTART_SECONDS_MAX
+
+
+class Kept:
+    """A server that the test ends."""
+
+    name, serves = "redis", True
+
+    def __init__(self, *, words: str = "") -> None:
+        self.pid: int | None = None
+        self.ends = asyncio.Event()
+        self._words = words
+
+    def last_words(self) -> str:
+        return self._words
+
+    async def start(self) -> None:
+        self.pid = 1
+        self.ends.clear()
+
+    async def wait(self) -> int:
+        await self.ends.wait()
+        self.pid = None
+        return 1
+
+    async def stop(self) -> None:
+        self.pid = None
+
+
+def test_a_service_that_refused_is_tried_at_once_when_a_server_is_back(
+    diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "RESTART_SECONDS_MAX", 60.0)
+
+    async def scenario() -> None:
+        server = Kept(words="Can't recover from AOF write error")
+        async with supervised(server, diary.service("api", script=REFUSES)):
+            await diary.has(6)
+            server.ends.set()
+            began = asyncio.get_running_loop().time()
+            await diary.has(9)  # the next three would have come after 3.2 s, 9.6 s and 22.4 s
+            assert asyncio.get_running_loop().time() - began < 3.2
+
+    with capture_logs() as lines:
+        asyncio.run(scenario())
+    assert [line["said"] for line in lines if line["service"] == "redis"] == ["Can't recover from AOF write error"]
 
 
 def test_services_stop_one_after_the_other_in_the_given_order(diary: Diary) -> None:

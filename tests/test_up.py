@@ -22,6 +22,7 @@ from redis import Redis
 from engine.model import PlaceOrder
 from tests.running_exchange import (
     CARDS,
+    FAST,
     STOP_SECONDS,
     Exchange,
     Trader,
@@ -129,7 +130,7 @@ def test_redis_cli_reaches_the_printed_url(shared: Exchange) -> None:
     trader.place("bulbasaur", "buy", "1.00")
 
     said = subprocess.run(
-        ["redis-cli", "--no-auth-warning", "-u", shared.urls.redis, "EXISTS", "{bulbasaur}:orders"],  # noqa: S607
+        ["redis-cli", "--no-auth-warning", "-u", shared.urls.redis, "EXISTS", "{bulbasaur}:orders"],
         capture_output=True,
         text=True,
         check=True,
@@ -545,6 +546,61 @@ def test_killing_tcgx_up_leaves_no_server_and_the_next_start_works(where: Path) 
         assert buyer.get(f"/orders/{kept}")["status"] == "open"
         assert len(archived_statuses(urls.database)) == 4
         assert running.stop() == 0
+
+
+def test_lost_postgresql_data_beside_the_keys_of_traders_is_told(where: Path) -> None:
+    with exchange(where) as running:
+        assert running.stop() == 0
+    cluster = where / ".tcgx/postgres"
+    shutil.rmtree(cluster.resolve() if cluster.is_symlink() else cluster)
+
+    result = tcgx(where, "up", "--port", str(free_port()), variables=FAST)
+
+    assert result.returncode == 1
+    sentence = result.stderr.splitlines()[-1]
+    for words in ("traders.csv", "PostgreSQL's data was lost", "move that file away"):
+        assert words in sentence
+
+
+def test_cards_with_orders_that_are_not_traded_any_more_are_named(where: Path) -> None:
+    with exchange(where) as running:
+        (trader,) = running.traders(1)
+        trader.place("pikachu", "buy", "4.00")
+        trader.place("squirtle", "buy", "4.00")
+        settle(running.urls.redis, running.urls.database)
+        assert running.stop() == 0
+    fewer = {"TCGX_CARDS": "bulbasaur,pikachu"}
+
+    with exchange(where, variables=fewer) as running:
+        (warning,) = [line for line in running.errors().splitlines() if "not traded any more" in line]
+        doctor = running.run("doctor")
+
+        assert "squirtle" in warning
+        assert "pikachu" not in warning
+        assert "not traded (TCGX_CARDS): squirtle" in doctor
+
+
+def test_the_doctor_says_what_is_wrong_with_a_lock_that_is_a_folder(where: Path) -> None:
+    (where / ".tcgx/lock").mkdir(parents=True)
+    announced = {"api": "http://a", "redis": "redis://a", "database": "postgresql://a", "jwt_secret": 32 * "x"}
+    (where / ".tcgx/run.json").write_text(json.dumps(announced))
+
+    assert_refused(tcgx(where, "doctor"), "lock", "Is a directory")
+
+
+def test_it_starts_again_right_after_everything_was_killed(where: Path) -> None:
+    with exchange(where) as running:
+        (trader,) = running.traders(1)
+        for _ in range(3):
+            kept = trader.place("pikachu", "buy", "4.00")["order_id"]
+            os.kill(running.pid, signal.SIGSTOP)  # it waits for none of them: they stay zombies
+            for pid in descendants(running.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            running.stop(signal.SIGKILL)
+
+            running.start()
+            assert trader.get(f"/orders/{kept}")["status"] == "open"
 
 
 def test_every_killed_member_is_started_again_and_trading_goes_on(where: Path) -> None:

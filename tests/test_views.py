@@ -9,7 +9,7 @@ import pytest
 from api.problems import ApiError, FieldError, invalid
 from api.views import OrderView, RefusedView, order_view, outcome_text
 from engine.errors import ClientOrderIdConflict, Overloaded, TcgxError
-from engine.model import Entered, Order, PlaceOrder, Side, Status, TimeInForce
+from engine.model import Entered, Fill, Order, PlaceOrder, Side, Status, TimeInForce, Trade, average_price_text
 
 AT = "2026-11-23T01:34:23.732Z"
 SEED = 20_260_102
@@ -59,6 +59,44 @@ def test_an_accepted_order_is_written_as_its_view_is_encoded() -> None:
 
         assert written == msgspec.json.encode(order_view(order_of(command, entered)))
         assert msgspec.json.decode(written, type=OrderView).order_id == f"{command.card}-{number**3}"
+
+
+@pytest.mark.parametrize(
+    ("traded", "average"),
+    [
+        ([], None),
+        ([(550, 1)], "5.50"),
+        ([(157, 1), (158, 1), (159, 4)], "1.585"),
+        ([(100, 1), (101, 1)], "1.005"),
+        ([(100, 2), (101, 1)], "1.0033"),
+        ([(100, 1), (101, 2)], "1.0067"),
+        ([(100, 7), (101, 1)], "1.0013"),  # 1.00125: half up
+        ([(100, 5), (101, 3)], "1.0038"),  # 1.00375: half up
+        ([(1_000_000, 10_000), (999_999, 1)], "10000.00"),
+        ([(100, 9_999_999_999), (101, 1)], "1.00"),
+    ],
+)
+def test_an_average_price_is_exact_up_to_four_decimals(traded: list[tuple[int, int]], average: str | None) -> None:
+    fills = [
+        Fill(
+            Trade(
+                card="pikachu",
+                number=number,
+                taker_sequence=9,
+                maker_sequence=number,
+                taker_trader_id=1,
+                maker_trader_id=2,
+                price_cents=price_cents,
+                quantity=quantity,
+                taker_side=Side.BUY,
+                executed_at=AT,
+            ),
+            is_taker=True,
+        )
+        for number, (price_cents, quantity) in enumerate(traded, 1)
+    ]
+
+    assert average_price_text(fills) == average
 
 
 def test_a_repeated_order_is_shown_as_it_is_now() -> None:
