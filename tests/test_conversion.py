@@ -142,7 +142,7 @@ def read_and_canceled(server: ExchangeServer) -> None:
 
         sequences = [254, *LISTED[17][0]][:50]
         assert [order["order_id"] for order in listed] == [f"pikachu-{sequence}" for sequence in sequences]
-        assert {order["status"] for order in listed} == {"open", "filled", "expired"} - {"filled"}
+        assert {order["status"] for order in listed} == {"open", "filled", "expired"}
         assert [order["order_id"] for order in still_open] == [f"pikachu-{one}" for one in (254, *LISTED[17][1])]
         assert canceled.status_code == 200
         assert [order["order_id"] for order in canceled.json()["orders"]] == [one["order_id"] for one in still_open]
