@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 from api.problems import ApiError, not_found
 from api.reader import OrderReader, age, parsed
 from archiver.store import Archive
-from engine import codec
 from engine.books import Books
 from engine.errors import HistoryConflict, Overloaded, TcgxError, Unavailable
-from engine.log import OrderLog
+from engine.log import Cancels, OrderLog
 from engine.matched import MatchedWatch
 from engine.model import (
     CLIENT_ORDER_ID_PATTERN,
@@ -77,7 +76,7 @@ class Exchange:
 
     async def _matched(self, command: PlaceOrder, entered: Entered) -> tuple[Order, list[Fill]]:
         """An order that is matched, and its fills, read back."""
-        order = await self.find(command.card, entered.sequence, command.trader_id)
+        order = await self.find(command.card, entered.sequence)
         if order is None:
             raise Unavailable(f"order {order_id(command.card, entered.sequence)} was matched but can't be read now")
         return order, await self.reader.fills_of(order)
@@ -99,22 +98,9 @@ class Exchange:
             raise next(outcome for outcome in outcomes if isinstance(outcome, TcgxError))
         return outcomes
 
-    async def find(self, card: str, sequence: int, trader_id: int | None = None) -> Order | None:
-        """An order, wherever it is: in the log, a book, a trader's latest, the archive, or on its way there.
-        `trader_id`: whose it is, where that is known."""
-        order = await self.books.order(card, sequence, trader_id)
-        if order is not None:
-            return order
-        position = await self.books.position(card)
-        if sequence > position.appended:
-            return None
-        order = await self.archive.order(card, sequence)
-        if order is not None:
-            return order
-        # Completed, pushed out of its trader's latest orders, and not archived when we looked.
-        cursors = await self.archive.cursors([card])
-        order = await self.books.completed_order(card, sequence, archived=cursors[card].sequence)
-        return order or await self.archive.order(card, sequence)
+    async def find(self, card: str, sequence: int) -> Order | None:
+        """An order, wherever it is."""
+        return await self.reader.find(card, sequence)
 
     async def find_own(self, text: str, identity: Identity) -> Order:
         """The order of this trader (of anyone, for an admin) with this order_id.
@@ -125,7 +111,7 @@ class Exchange:
         card, _, digits = text.rpartition("-")
         if card not in self.cards or not SEQUENCE.fullmatch(digits):
             raise not_found(text)
-        order = await self.find(card, int(digits), None if identity.role == "admin" else identity.trader_id)
+        order = await self.find(card, int(digits))
         if order is None or not _may_see(order, identity):
             raise not_found(text)
         return order
@@ -143,7 +129,7 @@ class Exchange:
         )
         found = await asyncio.gather(
             *(
-                self.find(card, sequence, trader_id)
+                self.find(card, sequence)
                 for card, sequence in zip(self.cards, sequences, strict=True)
                 if sequence is not None
             )
@@ -163,11 +149,8 @@ class Exchange:
 
     async def latest(self, trader_id: int, cards: Sequence[str], limit: int) -> tuple[list[Order], Order | None]:
         """A trader's latest orders on these cards, newest first, at most `LATEST`; and the one to go on before, None
-        where there are surely no more. The archive is not needed for them."""
-        by_card = await asyncio.gather(*(self.books.trader_orders(card, trader_id, limit) for card in cards))
-        merged = sorted((order for orders in by_card for order in orders), key=age, reverse=True)
-        has_more = len(merged) > limit or any(len(orders) == limit for orders in by_card)
-        return merged[:limit], merged[limit - 1] if has_more else None
+        where there are surely no more."""
+        return await self.reader.latest(trader_id, cards, limit)
 
     async def cancel(self, order: Order, seconds: float) -> tuple[Order, bool]:
         """Asks for an order to be canceled; waits up to `seconds` until that is matched. The order as it is then,
@@ -187,29 +170,24 @@ class Exchange:
         if seconds > 0 and await self._watch.wait(order.card, entered.sequence, deadline - _now()):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
-                    return await self.find(order.card, order.sequence, order.trader_id) or order, True
+                    return await self.find(order.card, order.sequence) or order, True
         return order, False
 
     async def cancel_all(self, trader_id: int, cards: Sequence[str], seconds: float) -> tuple[list[Order], bool]:
-        """Asks for all open orders on these cards to be canceled. Once that is matched, the orders that it canceled,
-        and True; where nobody waits or the time is over first, those that were open, and False. Newest first, of each
-        card the newest `CANCELED_MAX`.
-
-        Orders that are accepted but not matched yet are canceled too.
+        """Cancels all orders on these cards that were accepted before, matched or not. Once that is matched, the orders
+        that it canceled, and True; where nobody waits or the time is over first, those that were open, and False.
+        Newest first, of each card the newest `CANCELED_MAX`.
         """
         deadline = _now() + seconds
         resting = await asyncio.gather(
             *(self._open_lines(card, trader_id, deadline if seconds else None) for card in cards)
         )
-        entered = await self._enter_all([CancelOrder(trader_id=trader_id, card=card, sequence=0) for card in cards])
+        entered = await self._cancel_each(trader_id, cards)
         if seconds > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     canceled = await asyncio.gather(
-                        *(
-                            self._canceled(trader_id, card, place, lines, deadline)
-                            for card, place, lines in zip(cards, entered, resting, strict=True)
-                        )
+                        *(self._canceled(card, cancels, deadline) for card, cancels in zip(cards, entered, strict=True))
                     )
                     return _by_age(canceled), True
         return _by_age([await parsed(card, lines) for card, lines in zip(cards, resting, strict=True)]), False
@@ -228,43 +206,36 @@ class Exchange:
                         break
         return found[:CANCELED_MAX]
 
-    async def _enter_all(self, commands: Sequence[CancelOrder]) -> list[Entered]:
-        """Enters a command a card.
+    async def _cancel_each(self, trader_id: int, cards: Sequence[str]) -> list[Cancels]:
+        """Enters the cancels of every card.
 
         Raises:
-            TcgxError: one is not entered.
+            TcgxError: of one card they are not entered.
         """
-        outcomes = await self._log.append_all(commands)
-        entered = [outcome for outcome in outcomes if isinstance(outcome, Entered)]
+        outcomes = await asyncio.gather(
+            *(self._log.cancel_all(card, trader_id) for card in cards), return_exceptions=True
+        )
+        entered = [outcome for outcome in outcomes if isinstance(outcome, Cancels)]
         for outcome in outcomes:
-            if isinstance(outcome, TcgxError):
-                if entered:
-                    raise Unavailable("Only a part of the cards was asked to cancel") from outcome
+            if isinstance(outcome, TcgxError) and any(cancels.orders for cancels in entered):
+                raise Unavailable("Only a part of the cards was asked to cancel") from outcome
+            if isinstance(outcome, BaseException):
                 raise outcome
         return entered
 
-    async def _canceled(
-        self, trader_id: int, card: str, entered: Entered, resting: Sequence[bytes], deadline: float
-    ) -> list[Order]:
-        """Waits until a command to cancel all is matched; the orders that it canceled. `resting`: the lines of those
-        that were open.
+    async def _canceled(self, card: str, cancels: Cancels, deadline: float) -> list[Order]:
+        """Waits until these are matched; the orders that they canceled.
 
         Raises:
-            TimeoutError: it is not matched by the deadline.
+            TimeoutError: they are not matched by the deadline.
         """
-        if not await self._watch.wait(card, entered.sequence, deadline - _now()):
+        if not await self._watch.wait(card, cancels.last, deadline - _now()):
             raise TimeoutError
-        lines = await self.reader.canceled(trader_id, card, entered.sequence, entered.accepted_at or "")
-        if lines is not None:
-            return await parsed(card, lines[:CANCELED_MAX])
-        # The event is archived and gone already.
-        sequences = [int(line[: codec.SEQUENCE_DIGITS]) for line in resting]
-        completed = await self.archive.orders_with(card, sequences)
-        return [order for order in completed if order.closed_at == entered.accepted_at]
+        return await self.reader.canceled(card, cancels, CANCELED_MAX)
 
     async def _first(self, command: PlaceOrder, entered: Entered) -> Order:
         """The order that this one repeats."""
-        first = await self.find(command.card, entered.sequence, command.trader_id)
+        first = await self.find(command.card, entered.sequence)
         if first is None:
             raise Unavailable(f"order {order_id(command.card, entered.sequence)} can't be read now")
         return first

@@ -183,11 +183,10 @@ async def place_orders(request: Request) -> Response[BatchView]:  # type: ignore
     summary="Your orders",
     description=(
         "Newest first, with live status. With `status=open` all that rest in a book, `open` or `partially_filled`, up "
-        f"to {OPEN_LIMIT_MAX} a page; else open and completed ones, up to {LATEST}. Orders that are accepted and not "
-        "matched yet are not listed. `before=` the `next` of a page, or any order_id of yours, gives the page behind "
-        "it. With `side` a page may have fewer orders than `limit`, though there are more: only where `next` is null "
-        "there are none. Source: books in Redis; without `status=open`, behind the first page and with `side`, the "
-        "archive in PostgreSQL, too."
+        f"to {OPEN_LIMIT_MAX} a page; else all from the moment of their 202, up to {LATEST}. `before=` the `next` of a "
+        "page, or any order_id of yours, gives the page behind it. With `side` a page may have fewer orders than "
+        "`limit`, though there are more: only where `next` is null there are none. Source: log and books in Redis; of "
+        "completed orders the archive in PostgreSQL, and the events in Redis that are not archived yet."
     ),
     responses=describe.problems("422 invalid_status", "422 invalid_side", "422 invalid_before", "503 unavailable"),
     security=BEARER,
@@ -339,10 +338,10 @@ async def cancel_order(request: Request, order_id: FromPath[str]) -> Response[Or
     tags=["orders"],
     summary="Cancel all your open orders",
     description=(
-        "On one card, or on all. Answers 202 with the orders that were open, once it is durable; orders that were "
-        "accepted but not matched yet are canceled too. With `Prefer: wait=N`, 200 after matching with the orders that "
-        "it canceled, or 202 if N seconds pass first. Newest first, of each card the newest 10,000. Source: books and "
-        "events in Redis."
+        "On one card, or on all: puts a cancel for each into the log, so none is missed that was accepted before, "
+        "matched or not. Answers 202 with the orders that were open, once the cancels are durable. With "
+        "`Prefer: wait=N`, 200 after matching with the orders that they canceled, or 202 if N seconds pass first. "
+        "Newest first, of each card the newest 10,000. Source: log, books and events in Redis."
     ),
     operation_class=describe.PrefersWait,
     responses={

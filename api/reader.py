@@ -13,10 +13,14 @@ from archiver.store import Archive, Before
 from engine import codec
 from engine.books import OPEN_A_READ, Books
 from engine.errors import Unavailable
-from engine.model import Fill, Order, Side, Trade
+from engine.log import Cancels
+from engine.model import Fill, Order, Side, Status, Trade
 
 READ_SECONDS = 5.0
 """How long a read may take: a part of it, the events that are not archived, may be many while the archiver is away."""
+
+KEPT_MAX = 20_000
+"""Completed orders that a process keeps, about half a kilobyte each."""
 
 LOOKED_AT_MAX = 4
 """Reads of `OPEN_A_READ` orders, for one page of those of a side."""
@@ -72,6 +76,46 @@ async def in_time() -> AsyncIterator[None]:
         raise Unavailable(f"Reading took more than {READ_SECONDS:.0f} s, which the archive may be behind") from None
 
 
+class CompletedOrders:
+    """Completed orders by their sequences. They never change, so those that were read last are kept."""
+
+    def __init__(self, books: Books, archive: Archive) -> None:
+        self._books = books
+        self._archive = archive
+        self._kept: dict[tuple[str, int], Order] = {}
+
+    def keep(self, orders: Iterable[Order]) -> None:
+        """Keeps these instead of those that were kept first."""
+        for order in orders:
+            self._kept[order.card, order.sequence] = order
+        while len(self._kept) > KEPT_MAX:
+            del self._kept[next(iter(self._kept))]
+
+    async def find(self, card: str, sequences: Sequence[int]) -> list[Order]:
+        """The completed ones of these orders of a card.
+
+        Raises:
+            Unavailable: the archive is needed and cannot be read.
+        """
+        found = [self._kept[card, sequence] for sequence in sequences if (card, sequence) in self._kept]
+        missing = set(sequences).difference(order.sequence for order in found)
+        for look in (self._archived, self._recent, self._archived) if missing else ():  # what moves meanwhile is met
+            read = await look(card, missing)
+            self.keep(read)
+            found += read
+            missing.difference_update(order.sequence for order in read)
+            if not missing:
+                break
+        return found
+
+    async def _archived(self, card: str, sequences: Iterable[int]) -> list[Order]:
+        return await self._archive.orders_with(card, list(sequences))
+
+    async def _recent(self, card: str, sequences: Iterable[int]) -> list[Order]:
+        cursors = await self._archive.cursors([card])
+        return await self._books.completed_orders(card, sequences, archived=cursors[card].sequence)
+
+
 class _Part(NamedTuple):
     """Fills of a card, and the key down to which none is missing; None where there are no more behind."""
 
@@ -85,6 +129,41 @@ class OrderReader:
     def __init__(self, books: Books, archive: Archive) -> None:
         self._books = books
         self._archive = archive
+        self._known = CompletedOrders(books, archive)
+
+    async def find(self, card: str, sequence: int) -> Order | None:
+        """An order, wherever it is: in the log, a book, the events, or the archive.
+
+        Raises:
+            Unavailable: the archive is needed and cannot be read.
+        """
+        order = await self._books.order(card, sequence)
+        if order is not None:
+            return order
+        position = await self._books.position(card)
+        if sequence > position.appended:
+            return None
+        found = await self._known.find(card, [sequence])
+        return found[0] if found else None
+
+    async def latest(self, trader_id: int, cards: Sequence[str], limit: int) -> tuple[list[Order], Order | None]:
+        """A trader's latest orders on these cards, newest first, at most `LATEST`; and the one to go on before, None
+        where there are surely no more.
+
+        Raises:
+            Unavailable: the archive is needed and cannot be read.
+        """
+        async with in_time():
+            by_card = await asyncio.gather(*(self._latest(trader_id, card, limit) for card in cards))
+        merged = _newest((order for orders, _ in by_card for order in orders), limit + 1)
+        has_more = len(merged) > limit or any(is_full for _, is_full in by_card)
+        return merged[:limit], merged[limit - 1] if has_more and len(merged) >= limit else None
+
+    async def _latest(self, trader_id: int, card: str, limit: int) -> tuple[list[Order], bool]:
+        """The latest orders on a card, and whether there may be more."""
+        orders, completed = await self._books.latest(card, trader_id, limit)
+        is_full = len(orders) + len(completed) == limit
+        return orders + await self._known.find(card, completed), is_full
 
     async def open_orders(
         self, trader_id: int, cards: Sequence[str], *, side: Side | None = None, before: Order | None = None, limit: int
@@ -126,8 +205,8 @@ class OrderReader:
     async def orders(
         self, trader_id: int, cards: Sequence[str], *, side: Side | None, before: Order | None, limit: int
     ) -> tuple[list[Order], Order | None]:
-        """A trader's orders on these cards that are matched, open and completed, newest first; and the one to go on
-        before, None at the end. Of a side there may be fewer than `limit`, though there are more.
+        """A trader's orders on these cards, newest first; and the one to go on before, None at the end. Of a side there
+        may be fewer than `limit`, though there are more.
 
         Raises:
             Unavailable: the archive cannot be read.
@@ -144,6 +223,9 @@ class OrderReader:
         return found[:limit], found[limit - 1] if len(found) > limit else before
 
     async def _orders(self, trader_id: int, cards: Sequence[str], *, before: Order | None, limit: int) -> list[Order]:
+        accepted = await asyncio.gather(
+            *(self._accepted(trader_id, card, before=before, limit=limit) for card in cards)
+        )
         resting = await self.open_orders(trader_id, cards, before=before, limit=limit)
         cursors = await self._archive.cursors(cards)
         recent = await asyncio.gather(
@@ -151,10 +233,17 @@ class OrderReader:
         )
         start = None if before is None else age(before)
         archived = await self._archive.orders_before(trader_id, cards=cards, before=start, limit=limit)
-        known = {age(order): order for order in resting}
+        known = {age(order): order for orders in accepted for order in orders}
+        known |= {age(order): order for order in resting}
         known |= {age(order): order for orders in recent for order in orders if start is None or age(order) < start}
         known |= {age(order): order for order in archived}
         return _newest(known.values(), limit)
+
+    async def _accepted(self, trader_id: int, card: str, *, before: Order | None, limit: int) -> list[Order]:
+        """A trader's orders that are not matched yet."""
+        bound = await self._bound(card, before)
+        orders = await self._books.accepted_orders(card, trader_id, before=bound, limit=limit)
+        return [order for order in orders if before is None or age(order) < age(before)]
 
     async def _completed(self, trader_id: int, card: str, *, archived: int) -> list[Order]:
         """A trader's orders that are completed and not archived."""
@@ -164,15 +253,24 @@ class OrderReader:
             lines += [line for line in event.get(b"orders", b"").splitlines() if mark in line]
         return [order for order in await parsed(card, lines) if order.trader_id == trader_id]
 
-    async def canceled(self, trader_id: int, card: str, sequence: int, at: str) -> list[bytes] | None:
-        """The lines of a trader's orders that a command to cancel all has canceled, newest first; None where its event
-        is gone. `at`: when the command was appended."""
-        event = await self._books.event_of(card, sequence)
-        if event is None:
-            return None
-        mark, end = f",{trader_id},".encode(), f",canceled,{at}".encode()
-        lines = [line for line in event.get(b"orders", b"").splitlines() if line.endswith(end) and mark in line]
-        return sorted((line for line in lines if line.startswith(mark, codec.SEQUENCE_DIGITS)), reverse=True)
+    async def canceled(self, card: str, cancels: Cancels, limit: int) -> list[Order]:
+        """The orders that these cancels, which are matched, have canceled: the newest, newest first.
+
+        Raises:
+            Unavailable: the archive is needed and cannot be read.
+        """
+        if not cancels.orders:
+            return []
+        events = await self._books.events_of(card, cancels.first, cancels.last)
+        if events is None:
+            archived = await self._archive.orders_with(card, cancels.orders)
+            canceled = [order for order in archived if order.status is Status.CANCELED]
+            return [order for order in canceled if order.closed_at in cancels.times][:limit]
+        targets = {codec.sequence_text(sequence).encode() for sequence in cancels.orders}
+        ends = tuple(f",canceled,{at}".encode() for at in cancels.times)
+        lines = [line for event in events for line in event.get(b"orders", b"").splitlines() if line.endswith(ends)]
+        own = sorted((line for line in lines if line[: codec.SEQUENCE_DIGITS] in targets), reverse=True)
+        return await parsed(card, own[:limit])
 
     async def find_open(self, card: str, trader_id: int, client_order_id: str) -> Order | None:
         """The trader's newest open order on a card with this client_order_id."""

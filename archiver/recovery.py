@@ -19,15 +19,18 @@ from typing import Any
 
 import asyncpg
 import msgspec
+import structlog
 from redis.asyncio import Redis
 
-from archiver import store
+from archiver import conversion, store
 from archiver.history import JUMP, Comparison, Fault, compare
 from archiver.store import Archive, Cursor
 from engine import codec, history, keys
 from engine.connection import understood
 from engine.errors import StartError
 from engine.model import LATEST, Order, order_id
+
+log = structlog.get_logger()
 
 ROUNDED_TO = 1_000_000
 """Histories that follow a loss begin at a multiple of this, so that people see it in an order id."""
@@ -110,11 +113,13 @@ async def recover(redis: Redis, database: asyncpg.Connection, plan: Plan) -> str
 
 
 async def mark_histories(redis: Redis, database: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
-    """Gives a history to data from before there were any. The cards that have one since.
+    """Gives a history to data from before there were any. The cards that have one since. Data of the format of before
+    is converted first.
 
     Raises:
         StartError: Redis and the archive do not belong together, or Redis has a format that cannot be read.
     """
+    await _convert(redis, database, cards)
     marked = []
     for card, compared in (await compare(redis, database, cards)).items():
         found, registered = compared.found, compared.registered
@@ -135,6 +140,15 @@ async def mark_histories(redis: Redis, database: asyncpg.Connection, cards: Sequ
         await history.begin(redis, card, ended="", history_id=history_id)
         marked.append(card)
     return marked
+
+
+async def _convert(redis: Redis, database: asyncpg.Connection, cards: Sequence[str]) -> None:
+    for card, compared in (await compare(redis, database, cards)).items():
+        found = compared.found
+        is_unmarked = not found.history_id and found.sequence > 0 and found.is_known_format
+        if is_unmarked or (found.history_id and found.format == history.CONVERTED_FORMAT):
+            log.info("the data in Redis is converted", card=card)
+            await conversion.convert(redis, card)
 
 
 async def _plan_for_redis(redis: Redis, database: asyncpg.Connection, card: str, compared: Comparison) -> Plan:
@@ -235,10 +249,7 @@ async def _bring_back(redis: Redis, database: asyncpg.Connection, plan: Plan, ke
         commands.hdel(keys.key(card, "open"), member)
     if plan.fault not in REBEGUN:
         await _correct_fills(redis, database, plan, commands)
-    lines = "".join(f"{codec.order_line(order)}\n" for order in [*completed, *archived])
-    if lines:
-        event = {"first": str(plan.base), "log": plan.cursor.log_id, "orders": lines}
-        commands.xadd(keys.key(card, "events"), event, id=plan.cursor.event_id)
+    _list(commands, card, archived)
     trades = [codec.trade_line(trade) for trade in await Archive(database).trades(card, before=None, limit=LATEST)]
     if trades:
         commands.delete(keys.key(card, "trades"))
@@ -266,6 +277,15 @@ async def _correct_fills(redis: Redis, database: asyncpg.Connection, plan: Plan,
         commands.hset(
             keys.key(card, "open"), codec.sequence_text(order.sequence), ",".join([*open_line, str(quantity)])
         )
+
+
+def _list(commands: Any, card: str, orders: Sequence[Order]) -> None:
+    """Adds orders, oldest first, to the lists of their traders: the latest of each."""
+    of_trader: dict[int, list[int]] = {}
+    for order in orders:
+        of_trader.setdefault(order.trader_id, []).append(order.sequence)
+    for trader_id, sequences in of_trader.items():
+        commands.rpush(keys.key(card, f"trader:{trader_id}"), *conversion.items(sequences[-LATEST:]))
 
 
 def _remember_client_ids(commands: Any, card: str, orders: Sequence[Order]) -> None:

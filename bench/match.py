@@ -1,7 +1,7 @@
 """`tcgx bench match`: the match call against one script call an order, in the same run.
 
 Measured is the way from orders that lie in the log to orders that are matched, with books, trades, events and cursor
-written, and to all of them being filed for their traders, durable as `--durability` says. Both read the log inside
+written, durable as `--durability` says. Both read the log inside
 Redis. They take turns, so that what else the machine does hits both; each has a throw-away server of its own, and both
 get the same orders: what an order costs grows with what is kept.
 """

@@ -50,8 +50,8 @@ async def append(client: Redis, commands: Sequence[Command], task: Task) -> None
 
 
 async def match_all(client: Redis, cards: Sequence[str], *, batch: int, task: Task | None = None) -> None:
-    """Matches until nothing waits, and nothing is to be filed: one call of each card under way at a time, as the engine
-    makes them. `task`: shows how many are matched.
+    """Matches until nothing waits: one call of each card under way at a time, as the engine makes them.
+    `task`: shows how many are matched.
 
     Raises:
         TcgxError: a card cannot be matched.
@@ -80,7 +80,7 @@ class Matching:
         self._due = list(cards)
 
     async def advance(self, seconds: float = math.inf) -> bool:
-        """Begins no call after so many seconds; whether more may wait. With the last ones, all that happened is filed.
+        """Begins no call after so many seconds; whether more may wait.
 
         Raises:
             TcgxError: a card cannot be matched.
@@ -90,8 +90,6 @@ class Matching:
             self._due = await self._matcher.match(self._due)
             for error in self._matcher.refused.values():
                 raise error
-        if not self._due:
-            await self._matcher.finish()
         return bool(self._due)
 
 

@@ -1,7 +1,7 @@
 """`tcgx bench trials`: what else the matcher's data could look like, and what an order would cost then.
 
 Each trial does one piece of a match call's work in several ways, in Lua (bench/trials/*.lua, with the parts of lua/ at
-hand); `traders_in_match` and `batch` are the match function itself. All ways get the same seeded orders of the flow
+hand); `batch` is the match function itself. All ways get the same seeded orders of the flow
 `uniform`, on one server that nobody else uses, and on cards of their own (four, of `batch` one). They take turns,
 another one first in each round. Their replies, or books, must be equal, so that all have done the same.
 
@@ -150,7 +150,6 @@ TITLES: Mapping[str, str] = {
     "resting": "Keeping what rests in a book",
     "levels": "Price levels",
     "traders": "A trader's orders, alone",
-    "traders_in_match": "A trader's orders, within the match call",
     "entry": "An entry of the log",
     "event": "An event of a match call",
     "batch": "Commands in a match call",
@@ -448,10 +447,10 @@ TRIALS: Mapping[str, Trial] = {
     ),
     "traders": Trial(
         {
+            "a list a trader, RPUSH": "traders.lists",
             "a portion a batch in buckets, HSET": "traders.portions",
             "a hash with whole lists": "traders.hash",
             "a string a trader, MGET and MSET": "traders.strings",
-            "a list a trader, RPUSH": "traders.lists",
             NOTHING: "traders.nothing",
         },
         _flow_calls,
@@ -487,16 +486,14 @@ TRIALS: Mapping[str, Trial] = {
 FILES = sorted({function.partition(".")[0] for trial in TRIALS.values() for function in trial.variants.values()})
 
 
-# -- the match function, with other limits or with a part that does something else
+# -- the match function, with other limits
 
 
 class Matching(msgspec.Struct, frozen=True):
-    """A way of matching. `part`: the file of bench/trials/ that says what match does with the lines of traders' orders:
-    then nobody files events."""
+    """A way of matching."""
 
     batch: int
     hold_ms: int | None
-    part: str = ""
 
 
 async def _limits_trial(options: Options, board: Board) -> list[Outcome]:
@@ -509,19 +506,6 @@ async def _limits_trial(options: Options, board: Board) -> list[Outcome]:
     return await _match_trial("batch", variants, 1, options, board)
 
 
-async def _traders_trial(options: Options, board: Board) -> list[Outcome]:
-    """What `traders` asks, of the whole call and with the lines of completed orders: alone, pieces are cheaper than
-    within the call, whose other data drives theirs out of the processor's caches (300,000 orders; with few it is
-    noise)."""
-    limits = options.settings.match_batch, None
-    variants = {
-        "in buckets, sorted into lists, by the engine": Matching(*limits),
-        "a hash of completed orders, one of sequences in chunks of 8": Matching(*limits, "enter_chunks"),
-        "a list a trader, RPUSH": Matching(*limits, "enter_lists"),
-    }
-    return await _match_trial("traders_in_match", variants, CARDS_A_VARIANT, options, board)
-
-
 async def _match_trial(
     name: str, variants: Mapping[str, Matching], cards_each: int, options: Options, board: Board
 ) -> list[Outcome]:
@@ -532,7 +516,6 @@ async def _match_trial(
     """
     ways = list(variants.values())
     cards = [[f"trial_{variant}_{number}" for number in range(cards_each)] for variant in range(len(ways))]
-    sources = [_source(way.part) for way in ways]
     portion = _portion(options) * BATCH
     flows = [uniform(options.seed, portion * options.rounds, names) for names in cards]
     async with (
@@ -546,10 +529,6 @@ async def _match_trial(
 
             async def turn(_number: int, variant: int) -> Turn:
                 await matching.append(client, [next(flows[variant]) for _ in range(portion)], filling)
-                if len(set(sources)) > 1:
-                    await _any(client).function_load(sources[variant], replace=True)
-                    # A new library is built by its first call: here, by one that finds nothing to do.
-                    await Books(client).state_hash(cards[variant][0])
                 return await _measure(client, lambda: _match(client, cards[variant], ways[variant]), portion, task)
 
             outcomes = await _in_turns(list(variants), options.rounds, turn)
@@ -562,39 +541,14 @@ async def _match_trial(
     return outcomes
 
 
-def _source(part: str) -> str:
-    """Our library, with this file behind the part `trader`, and match calling it before it moves its cursor."""
-    source = library.source()
-    if not part:
-        return source
-    enter = (files("bench") / "trials" / f"{part}.lua").read_text()
-    moves, end = "\n  cursor.write(tag, position)\n", "\nreturn trader\n"
-    if source.count(moves) != 1 or source.count(end) != 1:
-        raise Failed("the library is not as it was when this was written: where would match call trader.enter?")
-    arguments = "tag, text.sequence(base), orders, orders_count, rested, rested_count"
-    return source.replace(moves, f"\n  trader.enter({arguments}){moves}").replace(end, f"\n{enter}{end}")
-
-
 async def _match(client: Redis, cards: Sequence[str], way: Matching) -> None:
-    if not way.part:
-        matcher = Matcher(client, client, cards, batch=way.batch, hold_ms=way.hold_ms)
-        due = list(cards)
-        while due:
-            due = await matcher.match(due)
-            for error in matcher.refused.values():
-                raise error
-        await matcher.finish()
-        return
-    limits = [way.batch] if way.hold_ms is None else [way.batch, way.hold_ms]
+    matcher = Matcher(client, client, cards, batch=way.batch, hold_ms=way.hold_ms)
     due = list(cards)
     while due:
-        pipeline = client.pipeline(transaction=False)
-        for card in due:
-            pipeline.fcall("match", 1, keys.tag(card), *limits)
-        with understood():
-            replies: list[Any] = await pipeline.execute()
-        due = [card for card, reply in zip(due, replies, strict=True) if reply[5]]
+        due = await matcher.match(due)
+        for error in matcher.refused.values():
+            raise error
 
 
-MATCH_TRIALS = {"traders_in_match": _traders_trial, "batch": _limits_trial}
+MATCH_TRIALS = {"batch": _limits_trial}
 """By name, those with the match function itself."""

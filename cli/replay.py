@@ -154,7 +154,6 @@ async def _match(matcher: Matcher, card: str) -> None:
         print(file=sys.stderr)
     if card in matcher.refused:
         raise matcher.refused[card]
-    await matcher.finish()
 
 
 async def _state(books: Books, client: Any, card: str) -> Expected:

@@ -1,7 +1,7 @@
 """Reading what matching has made: books, orders, trades, positions. Nothing here writes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -20,8 +20,8 @@ EVENTS_A_READ = 16
 OPEN_A_READ = 500
 """Orders of a read; another card's orders are matched between two reads."""
 
-RESTING_FIRST = 1_000
-"""How many sequences of a trader's open orders are read at first; the rest, however many, at once."""
+UNFINISHED_FIRST = 1_000
+"""How many sequences of orders that may be open are read at first; the rest, however many, at once."""
 
 READS_MAX = 64
 """How many reads are under way at once; more wait for their turn. redis-py opens a connection for each, and refuses
@@ -56,19 +56,28 @@ class Books:
         client: Redis = self._redis
         return client
 
-    async def order(self, card: str, sequence: int, trader_id: int | None = None) -> Order | None:
-        """An order that is accepted, open or lately completed; None if Redis does not hold it. Whose it is, where that
-        is known, saves looking it up in the log; a completed order of another trader is not found then."""
-        reply = await self._read("order", card, sequence, *([] if trader_id is None else [trader_id]))
+    async def order(self, card: str, sequence: int) -> Order | None:
+        """An order that is accepted, open, or was completed soon after it was accepted, and lately; else None."""
+        reply = await self._read("order", card, sequence)
         if reply is None:
             return None
         state, *values = [value.decode() for value in reply[1::2]]
         return codec.order(card, values, accepted=state == "accepted")
 
-    async def trader_orders(self, card: str, trader_id: int, limit: int = LATEST) -> list[Order]:
-        """A trader's latest orders on a card, newest first."""
+    async def latest(self, card: str, trader_id: int, limit: int = LATEST) -> tuple[list[Order], list[int]]:
+        """A trader's latest orders on a card: those that are accepted or open, and the sequences of the completed ones;
+        newest first."""
         reply = await self._read("trader_orders", card, trader_id, limit, "all")
-        return _orders(card, reply)
+        orders = [codec.order(card, line.decode().split(",")) for line in reply if len(line) > codec.SEQUENCE_DIGITS]
+        return orders, [int(line) for line in reply if len(line) == codec.SEQUENCE_DIGITS]
+
+    async def accepted_orders(
+        self, card: str, trader_id: int, *, before: int | None = None, limit: int = LATEST
+    ) -> list[Order]:
+        """A trader's orders on a card that are not matched yet, newest first; those below a sequence, if given."""
+        bound = [] if before is None else [before]
+        reply = await self._read("trader_orders", card, trader_id, limit, "accepted", *bound)
+        return [codec.order(card, line.decode().split(",")) for line in reply]
 
     async def open_lines(
         self, card: str, trader_id: int, *, before: int | None = None, at_once: int = OPEN_A_READ
@@ -77,15 +86,15 @@ class Books:
 
         `before`: only orders with a lower sequence. An order that is placed or completed meanwhile may be missing.
         """
-        limit = RESTING_FIRST
+        limit = UNFINISHED_FIRST
         while True:
             bound = [] if before is None else [before]
-            resting: list[bytes] = await self._read("trader_orders", card, trader_id, limit, "resting", *bound)
-            for start in range(0, len(resting), at_once):
-                yield await self._open(card, resting[start : start + at_once])
-            if len(resting) < limit:
+            found: list[bytes] = await self._read("trader_orders", card, trader_id, limit, "unfinished", *bound)
+            for start in range(0, len(found), at_once):
+                yield await self._open(card, found[start : start + at_once])
+            if len(found) < limit:
                 return
-            before, limit = int(resting[-1]), SEQUENCE_MAX
+            before, limit = int(found[-1]), SEQUENCE_MAX
 
     async def _open(self, card: str, sequences: Sequence[bytes]) -> list[bytes]:
         async with self._turn():
@@ -125,11 +134,19 @@ class Books:
             lines = await self._redis.lrange(keys.key(card, "trades"), 0, limit - 1)
         return [codec.trade(card, line.decode()) for line in lines]
 
-    async def event_of(self, card: str, sequence: int) -> Mapping[bytes, bytes] | None:
-        """The event of the match call that took a command; None if it is gone (then the archive has what it tells)."""
-        async with self._turn():
-            entries = await self._redis.xrange(keys.key(card, "events"), min=f"{sequence}-0", count=1)
-        return entries[0][1] if entries and int(entries[0][1][b"first"]) <= sequence else None
+    async def events_of(self, card: str, first: int, last: int) -> list[Mapping[bytes, bytes]] | None:
+        """The events of the match calls that took these commands; None if one is gone (then the archive has what it
+        tells)."""
+        found: list[Mapping[bytes, bytes]] = []
+        after = first - 1
+        while after < last:
+            async with self._turn():
+                entries = await self._redis.xrange(keys.key(card, "events"), min=f"{after + 1}-0", count=EVENTS_A_READ)
+            if not entries or int(entries[0][1][b"first"]) > after + 1:
+                return None
+            found += [fields for _, fields in entries if int(fields[b"first"]) <= last]
+            after = int(entries[-1][0].partition(b"-")[0])
+        return found
 
     async def events(self, card: str, *, after: int) -> AsyncGenerator[Mapping[bytes, bytes], None]:
         """The events with commands after a sequence, as far as Redis has them, the newest first, a few a read."""
@@ -145,15 +162,20 @@ class Books:
                 return
             newest = f"({entries[-1][0].decode()}"
 
-    async def completed_order(self, card: str, sequence: int, *, archived: int) -> Order | None:
-        """A completed order from the events, for one that is not archived yet. `archived`: up to which sequence all
-        is."""
-        prefix = codec.sequence_text(sequence).encode() + b","
-        async for event in self.events(card, after=max(archived, sequence - 1)):
-            lines = event.get(b"orders", b"")
-            if lines.startswith(prefix) or b"\n" + prefix in lines:
-                return next(order for order in codec.orders(card, lines) if order.sequence == sequence)
-        return None
+    async def completed_orders(self, card: str, sequences: Iterable[int], *, archived: int) -> list[Order]:
+        """Completed orders from the events, for those of these that are not archived yet. `archived`: up to which
+        sequence all is."""
+        wanted = {codec.sequence_text(sequence).encode(): sequence for sequence in sequences}
+        found: list[Order] = []
+        if not wanted:
+            return found
+        async for event in self.events(card, after=max(archived, min(wanted.values()) - 1)):
+            for line in event.get(b"orders", b"").splitlines():
+                if wanted.pop(line[: codec.SEQUENCE_DIGITS], None):
+                    found.append(codec.order(card, line.decode().split(",")))
+            if not wanted:
+                break
+        return found
 
     async def position(self, card: str) -> Position:
         """How many commands the log has had, and how many are matched."""
@@ -198,7 +220,3 @@ class Books:
     async def _read(self, function: str, card: str, *arguments: str | int) -> Any:
         async with self._turn():
             return await library.call(self._redis, function, keys.tag(card), *arguments)
-
-
-def _orders(card: str, reply: list[bytes]) -> list[Order]:
-    return [codec.order(card, line.decode().split(",")) for line in reply]

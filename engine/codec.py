@@ -4,6 +4,7 @@ The formats are described where they are made: commands in lua/parts/log.lua, re
 trade lines in lua/match.lua.
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -72,13 +73,20 @@ def contents(command: PlaceOrder | Order) -> str:
 
 class Columns(NamedTuple):
     """Commands as a log entry holds them: `kinds` a letter each, the others JSON arrays; `clients` is empty where no
-    command has an id."""
+    command has an id. `runs`: of each run of orders of one trader its id and how many they are, in turn; of cancels
+    the id is empty."""
 
     kinds: str
     traders: str
     prices: str
     quantities: str
     clients: str
+    runs: list[str | int]
+
+    def arguments(self) -> list[str | int]:
+        """What `append` takes of them (lua/append.lua)."""
+        kinds, traders, prices, quantities, clients, runs = self
+        return [kinds, traders, prices, quantities, clients, len(runs) // 2, *runs]
 
 
 def encode(commands: Sequence[Command]) -> Columns:
@@ -88,6 +96,7 @@ def encode(commands: Sequence[Command]) -> Columns:
     if len(orders) < len(commands):
         return _encoded_with_cancels(commands)
     clients = [order.client_order_id or 0 for order in orders]
+    traders = [str(order.trader_id) for order in orders]
     return Columns(
         "".join(
             [
@@ -97,10 +106,11 @@ def encode(commands: Sequence[Command]) -> Columns:
                 for order in orders
             ]
         ),
-        _json([str(order.trader_id) for order in orders]),
+        _json(traders),
         _json([order.price_cents for order in orders]),
         _json([order.quantity for order in orders]),
         _json(clients) if any(clients) else "",
+        _runs(traders),
     )
 
 
@@ -112,7 +122,14 @@ def _encoded_with_cancels(commands: Sequence[Command]) -> Columns:
         _json([command.price_cents if isinstance(command, PlaceOrder) else command.sequence for command in commands]),
         _json([command.quantity if isinstance(command, PlaceOrder) else 0 for command in commands]),
         _json(clients) if any(clients) else "",
+        _runs([str(command.trader_id) if isinstance(command, PlaceOrder) else "" for command in commands]),
     )
+
+
+def _runs(traders: list[str]) -> list[str | int]:
+    if traders.count(traders[0]) == len(traders):
+        return [traders[0], len(traders)]
+    return [part for trader, run in itertools.groupby(traders) for part in (trader, sum(1 for _ in run))]
 
 
 def _json(values: Sequence[object]) -> str:
@@ -145,10 +162,10 @@ def _command(card: str, values: Sequence[int | str]) -> Command:
 
 def order(card: str, values: Sequence[str], *, accepted: bool = False) -> Order:
     """An order from the values of its line: sequence to accepted_at, then filled_quantity if anything is filled,
-    then, of a completed one, status and closed_at."""
+    then, of a completed one, status and closed_at; of one that is not matched yet 0 and `accepted`."""
     filled = int(values[8]) if len(values) > 8 else 0
     if len(values) > 9:
-        status, closed_at = Status(values[9]), values[10]
+        status, closed_at = Status(values[9]), values[10] if len(values) > 10 else None
     else:
         status, closed_at = Status.PARTIALLY_FILLED if filled else Status.OPEN, None
     return Order(

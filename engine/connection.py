@@ -5,8 +5,7 @@ import errno
 import math
 import os
 import re
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +15,6 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import WatchError
 
 from engine import urls
 from engine.errors import LogGap, Overloaded, StartError, Unavailable, reason
@@ -94,96 +92,34 @@ def packed(*command: str | int | bytes) -> bytes:
     return bytes(pack(command))
 
 
-Take = Callable[[Any], None]
-"""Takes a command's reply: an exception where the server refused it."""
-
-
-Command = tuple[bytes, Take]
-"""As it is sent."""
-
-
-Part = tuple[list[bytes], Callable[[list[Any] | Exception], None]]
-"""Commands of a transaction, and what takes their replies, or why there is none."""
-
-
-def transaction(parts: Sequence[Part]) -> list[Command]:
-    """These commands, all of one card, done at once if nothing is changed that the connection watches, else not at all:
-    then that is a `WatchError`. Without any, it watches nothing any more."""
-    if not parts:
-        return [(packed("UNWATCH"), _ignore)]
-
-    def take(reply: Any) -> None:
-        failure = reply if isinstance(reply, Exception) else WatchError("changed meanwhile") if reply is None else None
-        at = 0
-        for commands, take_part in parts:
-            take_part(failure or reply[at : at + len(commands)])
-            at += len(commands)
-
-    queued = [(command, _ignore) for commands, _ in parts for command in commands]
-    return [(packed("MULTI"), _ignore), *queued, (packed("EXEC"), take)]
-
-
-def _ignore(_: Any) -> None:
-    """Takes a reply that says nothing: what is wrong with a command of a transaction is what `EXEC` replies, too."""
-
-
 class Link:
-    """One connection that sends commands before the replies to earlier ones are read, so that the server always has
-    something to do. A pipeline of redis-py takes several turns of the loop before it sends, and reads all it has sent.
-    """
+    """One connection that sends commands at once and reads their replies: a pipeline of redis-py takes several turns of
+    the loop before it sends, and a timeout around each reply, which costs more than the reply."""
 
     def __init__(self, client: Redis) -> None:
         self._pool: Any = client.connection_pool  # redis-py types it as untyped
-        self._connection: Any = None
-        self._takes: deque[Take] = deque()
 
-    @property
-    def under_way(self) -> int:
-        """How many replies are still to be received."""
-        return len(self._takes)
-
-    async def send(self, commands: Sequence[Command]) -> None:
-        """Sends these, each with what is to be done with its reply."""
-        if not commands:
-            return
+    async def call(self, commands: Sequence[bytes]) -> list[Any]:
+        """The replies to these commands (`packed`), in order; an exception where the server refused one."""
+        replies: list[Any] = []
+        connection = await self._pool.get_connection()
         try:
-            if self._connection is None:
-                self._connection = await self._pool.get_connection()
-            await self._connection.send_packed_command([command for command, _ in commands], check_health=False)
-        except BaseException:
-            await self.close()
-            raise
-        self._takes.extend(take for _, take in commands)
-
-    async def receive(self, count: int) -> list[tuple[Take, Any]]:
-        """The replies to the oldest commands that have none yet, as soon as they are there; each with what takes it."""
-        received: list[tuple[Take, Any]] = []
-        try:
+            await connection.send_packed_command(commands, check_health=False)
             async with asyncio.timeout(COMMAND_SECONDS):  # for all of them: one each takes five times as long
-                for _ in range(count):
+                for _ in commands:
                     try:
-                        reply = await self._connection.read_response(timeout=math.inf)
+                        replies.append(await connection.read_response(timeout=math.inf))
                     except redis.exceptions.ResponseError as error:
-                        reply = error
-                    received.append((self._takes.popleft(), reply))
+                        replies.append(error)
         except TimeoutError as error:
-            await self.close()
+            await connection.disconnect(nowait=True)
             raise redis.exceptions.TimeoutError(f"no answer within {COMMAND_SECONDS} s") from error
         except BaseException:
-            await self.close()
-            raise
-        if self._connection is not None and not self._takes:
-            connection, self._connection = self._connection, None
-            await self._pool.release(connection)
-        return received
-
-    async def close(self) -> None:
-        """Gives up what is under way: nobody will read the replies."""
-        connection, self._connection = self._connection, None
-        self._takes.clear()
-        if connection is not None:
             await connection.disconnect(nowait=True)
+            raise
+        finally:
             await self._pool.release(connection)
+        return replies
 
 
 async def check(client: Redis, *, durability: str) -> None:

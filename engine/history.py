@@ -17,8 +17,11 @@ from engine import keys, library
 from engine.connection import understood
 from engine.errors import HistoryConflict, StartError
 
-FORMAT = 1
+FORMAT = 2
 """Of the keys and log entries that this version reads and writes; as in lua/parts/history.lua."""
+
+CONVERTED_FORMAT = 1
+"""What `tcgx migrate` makes `FORMAT` of (archiver/conversion.py)."""
 
 ID_BYTES = 16
 
@@ -126,6 +129,8 @@ async def begin(redis: Redis, card: str, *, ended: str, history_id: str, base: i
 
 def fault_of_format(card: str, found: Found) -> str | None:
     """Why this version must not touch a card's keys; None where it may."""
+    if found.history_id and found.format == CONVERTED_FORMAT:
+        return f"the data of {card} in Redis has the format of an earlier version of tcgx: `tcgx migrate` converts it"
     if found.history_id and found.format != FORMAT:
         return (
             f"the data of {card} in Redis has format {found.format}, and this version of tcgx works with format "

@@ -1,8 +1,8 @@
 """Every Redis key. All keys of a card carry its hash tag, so they share a slot of a cluster.
 
 `{card}:` and then `history` (which one its data are of), `orders` (the log), `sequence` (the last given out), `cursor`,
-`bids`, `asks`, `open`, `trades`, `events`, `recent`, `trader:<id>`, `older:<id>`, `client_ids:<day>`; what each holds
-is said where lua/ writes it.
+`bids`, `asks`, `open`, `trades`, `events`, `trader:<id>`, `compacted`, `client_ids:<day>`; what each holds is said
+where lua/ writes it.
 """
 
 

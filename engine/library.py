@@ -15,7 +15,7 @@ NAME = "tcgx"
 
 # Parts are local tables that later parts and the functions use, so their order matters.
 PARTS = ("text", "bulk", "cursor", "history", "log", "side", "levels", "trader")
-WRITING = ("append", "begin", "match", "trim_older", "trim")
+WRITING = ("append", "cancel_all", "begin", "match", "trim")
 FREEING = ("trim",)  # allowed where memory is full: else nothing would ever make room
 READING = ("history", "order", "trader_orders", "client_order", "depth", "state_hash")
 

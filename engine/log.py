@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import redis.exceptions
 import structlog
 from redis.asyncio import Redis
@@ -22,6 +23,16 @@ limited = LimitedLog(log)
 Outcome = Entered | TcgxError
 Group = tuple[Sequence[Command], "asyncio.Future[list[Outcome]]"]
 """Commands of one card that were handed over together, at most `COMMANDS_MAX`, and who waits for their outcomes."""
+
+
+class Cancels(msgspec.Struct, frozen=True):
+    """The cancels of a trader's orders on a card: the first and the last one's place in the log (0 where there was
+    nothing to cancel), the times of their appends, and the sequences of the orders, oldest first."""
+
+    first: int
+    last: int
+    times: Sequence[str]
+    orders: Sequence[int]
 
 
 class OrderLog:
@@ -82,6 +93,42 @@ class OrderLog:
         for places, future in handed_over:
             outcomes.update(zip(places, await future, strict=True))
         return [outcomes[place] for place in range(len(commands))]
+
+    async def cancel_all(self, card: str, trader_id: int) -> Cancels:
+        """Appends a cancel for each order of a trader that may be open: what was accepted before this call is canceled,
+        matched or not. Some thousands go together, the others in calls that follow.
+
+        Raises:
+            HistoryConflict, Overloaded, Unavailable: as `append`. Some of the cancels may be in the log.
+        """
+        places: list[int] = []
+        times: list[str] = []
+        orders: list[int] = []
+        before, more = 0, 1
+        while more:
+            after = orders[-1] if orders else 0
+            first, at, time_ms, more, before, targets = await self._cancel(card, trader_id, after, before)
+            if targets:
+                last = first + len(targets) - 1
+                places += first, last
+                self._history.given(card, last)
+                self._history.last_ms = max(self._history.last_ms, time_ms)
+                times.append(at.decode())
+                orders += targets
+        return Cancels(min(places, default=0), max(places, default=0), times, orders)
+
+    async def _cancel(self, card: str, trader_id: int, after: int, before: int) -> Any:
+        """The reply of lua/cancel_all.lua. A call that is refused for another mark is made again: nothing was run."""
+        for is_last in (False, True):
+            mark, least_ms = await self._history.mark(card), self._history.last_ms
+            arguments: list[str | int] = [trader_id, mark, self._backlog_max, least_ms, after, before]
+            try:
+                return await library.call(self._redis, "cancel_all", keys.tag(card), *arguments)
+            except (redis.exceptions.RedisError, OSError) as error:
+                if is_last or not _is_of_other_history(error):
+                    raise _meaning(error) from error
+            self._history.forget(card)
+        raise AssertionError  # the second round returns or raises
 
     async def close(self) -> None:
         """Waits until everything that was handed over is appended."""
@@ -231,7 +278,7 @@ class _Append:
         """The arguments of the next call (lua/append.lua)."""
         commands = [self._commands[place] for place in self._calls[-1]]
         columns = codec.encode(commands)
-        arguments: list[str | int] = [len(commands), mark, backlog_max, time_ms_min, self_trade, *columns]
+        arguments = [len(commands), mark, backlog_max, time_ms_min, self_trade, *columns.arguments()]
         for place, command in enumerate(commands if columns.clients else ()):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.contents(command)]

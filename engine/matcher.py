@@ -14,7 +14,6 @@ from redis.asyncio import Redis
 from engine import connection, cores, history, keys, library
 from engine.connection import BLOCK_MS, ENGINE_NAME, packed, understood
 from engine.errors import LogGap, TcgxError
-from engine.filing import Filings
 from engine.life import Retry, unless_stopped
 from engine.log_limit import LimitedLog
 from engine.settings import Settings
@@ -34,12 +33,6 @@ MANY = 400
 """Commands of a round after which the next one makes only so many calls at once as in `AT_ONCE`."""
 AT_ONCE = 4
 
-FILING_SECONDS = 0.001
-"""For how long orders are awaited while traders' orders wait to be filed or sorted."""
-
-FLUSH_SECONDS = 1.0
-"""After so long without an order those are filed, too, that are too few to be filed otherwise."""
-
 
 class Matcher:
     """Keeps cards matched up to the end of their logs: those of one server (of a cluster: of one node).
@@ -57,8 +50,6 @@ class Matcher:
         self._log_ids = dict.fromkeys(cards, "0-0")
         self._busy: set[str] = set()
         self._link = connection.Link(redis)
-        self._filings = Filings(cards)
-        self._received: list[tuple[connection.Take, Any]] = []  # replies for the filings that nobody has taken yet
         self._done = 0
         self._again_at: dict[str, float] = {}
         self.refused: dict[str, TcgxError] = {}
@@ -81,37 +72,15 @@ class Matcher:
         if any(library.is_missing(reply) for reply in matched):
             # The server was replaced by an empty one.
             await library.load_again(self._redis)
-            self._filings = Filings(self._log_ids)
             return list(cards)
         self._busy.clear()
         self._done = 0
         return [card for card, reply in zip(cards, matched, strict=True) if self._take(card, reply)]
 
     async def _call(self, cards: Sequence[str]) -> list[Any]:
-        """The replies to a match call for each of these cards. Traders' orders are filed meanwhile: what was received
-        with the replies to the calls before is taken when these are under way."""
-        link, filings = self._link, self._filings
-        matched: list[Any] = []
-        calls = [(packed("FCALL", "match", 1, keys.tag(card), *self._limits), matched.append) for card in cards]
-        try:
-            with understood():
-                await link.send(calls)
-                for take, reply in self._received:
-                    take(reply)
-                self._received = []
-                behind = filings.commands()
-                await link.send(behind)
-                self._received = await link.receive(link.under_way - len(behind) - len(calls))
-                for take, reply in await link.receive(len(calls)):
-                    take(reply)
-        except BaseException:
-            self._filings, self._received = Filings(self._log_ids), []
-            await link.close()
-            raise
-        for card, reply in zip(cards, matched, strict=True):
-            if not isinstance(reply, Exception):
-                filings.matched(card, reply[0])
-        return matched
+        """The replies to a match call for each of these cards."""
+        with understood():
+            return await self._link.call([packed("FCALL", "match", 1, keys.tag(card), *self._limits) for card in cards])
 
     def _take(self, card: str, reply: Any) -> bool:
         try:
@@ -135,29 +104,6 @@ class Matcher:
             log.warning("rejected malformed log entries", card=card, count=rejected)
         self._log_ids[card] = log_id.decode()
         return bool(more)
-
-    async def file(self) -> bool:
-        """Files and sorts a part of what happened to traders' orders, where that is due; whether there is more.
-
-        Raises:
-            Unavailable: no answer; calling again is safe.
-        """
-        if self._is_filing():
-            await self._call(())
-        return self._is_filing()
-
-    def _is_filing(self) -> bool:
-        return bool(self._filings or self._received or self._link.under_way)
-
-    async def finish(self) -> None:
-        """Files what is not filed, however little that is, and sorts what is due.
-
-        Raises:
-            Unavailable: no answer; calling again is safe.
-        """
-        self._filings.flush(all_cards=True)
-        while await self.file():
-            pass
 
     async def arrivals(self, seconds: float) -> list[str]:
         """The cards to match next, once a log has entries that are not matched; none after so many seconds.
@@ -191,20 +137,11 @@ class Matcher:
                     if not due and self._done >= CROWD:
                         await asyncio.sleep(CROWD_SECONDS)
                 else:
-                    due = await self._wait(stopping)
+                    due = await unless_stopped(self.arrivals(BLOCK_MS / 1000), stopping) or []
             except TcgxError as error:
                 limited.warning("matching will be tried again", reason=str(error))
                 await retry.pause()
                 due = [card for card in every if card not in self._again_at]
-        await self._link.close()
-
-    async def _wait(self, stopping: asyncio.Event) -> list[str]:
-        """The cards to match next, if any by now. In a pause traders' orders are filed; else with the next calls."""
-        seconds = FILING_SECONDS if self._is_filing() else FLUSH_SECONDS if self._filings.wait else BLOCK_MS / 1000
-        due = await unless_stopped(self.arrivals(seconds), stopping) or []
-        if not due and not await self.file():
-            self._filings.flush(all_cards=seconds > FLUSH_SECONDS)
-        return due
 
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:

@@ -62,7 +62,8 @@ class PlaceOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class CancelOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The command to cancel an order of this trader; with sequence 0, all that are open on the card."""
+    """The command to cancel an order of this trader. With sequence 0, as in logs of before, all that are open on the
+    card; `OrderLog.cancel_all` appends a cancel for each."""
 
     trader_id: int
     card: str

@@ -9,8 +9,7 @@
 -- Reply commands done, sequence and log id now reached, trades made, entries rejected,
 --       1 if more commands may wait
 -- Event {card}:events <sequence>-<entries rejected so far>: `first`, the first sequence of this call (the last
---       is in the id), `log`, the log id reached, and one line each of `trades`, `orders` (those completed), `rested`
---       (those that came to rest in the book: sequence and trader) and `rejected`
+--       is in the id), `log`, the log id reached, and one line each of `trades`, `orders` (those completed) and `rejected`
 -- Told to {card}:matched: `<first> <last sequence>`, of a small call followed by how many trades there are and, a line
 --       each, trades and orders as in the event: who waits for one of them needs not read it
 --
@@ -57,6 +56,27 @@ local function records_to_cancel(tag, batch, base)
   return records
 end
 
+-- Fields and records of a trader's orders in the book, oldest first, and how many orders that took a look at. For a cancel
+-- of all of a trader's orders, as logs of before have them (lua/cancel_all.lua appends one an order): the whole book.
+local PAGE = 1000
+local function resting_of(tag, owner)
+  local at, found, looked_at = '0', {}, 0
+  repeat
+    local reply = redis.call('HSCAN', tag .. ':open', at, 'COUNT', PAGE)
+    at = reply[1]
+    for i = 1, #reply[2], 2 do
+      local _, _, trader_id = side.parse(reply[2][i + 1])
+      if trader_id == owner then found[reply[2][i]] = reply[2][i + 1] end
+    end
+    looked_at = looked_at + #reply[2] / 2
+  until at == '0'
+  local fields, pairs_found = {}, {}
+  for field in pairs(found) do fields[#fields + 1] = field end
+  table.sort(fields)
+  for i = 1, #fields do pairs_found[2 * i - 1], pairs_found[2 * i] = fields[i], found[fields[i]] end
+  return pairs_found, looked_at
+end
+
 -- How many commands a call can do in its time at the most, so that not much more is read.
 local function at_most(hold_ms)
   return math.ceil(LOOK + 1.5 * PLANNED * hold_ms / 1000 / (seconds_before + seconds_after))
@@ -77,7 +97,6 @@ local function apply(keys, args, started)
   local look_at_clock = LOOK
   local deadline = hold_ms and started + hold_ms * PLANNED / 1000
 
-  trader.begin(tag, position)
   local base = position.sequence
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
   local clients, times, rules = batch.clients, batch.times, batch.rules
@@ -134,8 +153,7 @@ local function apply(keys, args, started)
   end
 
   local work = 0
-  local unfiled -- once it is read: lines of traders' orders in the events before
-  local canceled_all, cancelers = {}, {} -- traders whose resting orders are all canceled
+  local canceled_all = {} -- traders whose resting orders are all canceled
   local time_now, closing, filled_1 -- of the commands of an entry: their time; how a line ends, and of a filled order of 1
   for i = 1, count do
     local kind, trader_id, at = kinds[i], traders[i], times[i]
@@ -155,15 +173,10 @@ local function apply(keys, args, started)
         if to_cancel[field] then cancel_resting(field, to_cancel[field], owner, closing) end
       else
         if not canceled_all[owner] then
-          unfiled = unfiled or trader.unfiled(tag)
-          local listed = trader.resting(tag, owner, unfiled)
-          local records = bulk.read(tag .. ':open', listed)
-          for r = 1, #listed do
-            if records[r] then cancel_resting(listed[r], records[r], owner, closing) end
-          end
+          local resting, looked_at = resting_of(tag, owner)
+          for r = 1, #resting, 2 do cancel_resting(resting[r], resting[r + 1], owner, closing) end
           canceled_all[owner] = true
-          cancelers[#cancelers + 1] = owner
-          work = work + #listed + LOOK -- what was read for it may be much
+          work = work + looked_at + LOOK
         end
         for j = 1, i - 1 do
           if left[j] > 0 and traders[j] == trader_id then close_own(j, ',canceled', closing) end
@@ -289,7 +302,6 @@ local function apply(keys, args, started)
     end
   end
   local trade_lines, order_lines = text.join(trades, trade_count), text.join(orders, orders_count)
-  local rested, rested_count = {}, 0
   local entered_asks, entered_bids, asks_count, bids_count = asks.entered, bids.entered, 0, 0
   for i = 1, count do
     local remaining = left[i]
@@ -305,8 +317,6 @@ local function apply(keys, args, started)
         asks_count = asks_count + 2
       end
       if known then moved(book, book.sign * price, remaining) end
-      rested_count = rested_count + 1
-      rested[rested_count] = field .. ',' .. trader_id .. ',\n'
       opened[opened_count + 1] = field
       if quantity == 1 and not clients then
         opened[opened_count + 2] = field .. ',' .. trader_id .. book.side_text .. integer[price] .. ONE_GTC .. times[i]
@@ -323,10 +333,6 @@ local function apply(keys, args, started)
   position.rejected = position.rejected + #rejected
   -- The largest field comes last: Redis copies what is before it when it makes room.
   local event = { 'first', integer[base + 1], 'log', position.log_id }
-  if rested_count > 0 then
-    event[#event + 1] = 'rested'
-    event[#event + 1] = text.join(rested, rested_count)
-  end
   if trade_count > 0 then
     event[#event + 1] = 'trades'
     event[#event + 1] = trade_lines
@@ -349,7 +355,6 @@ local function apply(keys, args, started)
   end
   bulk.call('HDEL', asks.open, removed)
   bulk.call('HSET', asks.open, opened)
-  for c = 1, #cancelers do trader.trim_older(tag, cancelers[c]) end
   if trade_count > 0 then
     local latest = {}
     for t = math.max(1, trade_count - LATEST + 1), trade_count do latest[#latest + 1] = string.sub(trades[t], 1, -2) end
@@ -357,7 +362,6 @@ local function apply(keys, args, started)
     redis.call('LTRIM', tag .. ':trades', 0, LATEST - 1)
   end
   cursor.write(tag, position)
-  trader.leave(tag, position)
   if known then levels.move(known, position, asks.moved, bids.moved) end
   local told = integer[base + 1] .. ' ' .. integer[position.sequence]
   if count <= TOLD_MAX then told = told .. ' ' .. integer[trade_count] .. '\n' .. trade_lines .. order_lines end

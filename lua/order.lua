@@ -1,11 +1,12 @@
 -- order: one order by its sequence, wherever it is in Redis.
 --
 -- KEYS  {card}
--- ARGS  sequence, and optionally its trader's id: without it, a completed order is found as long as the log holds it
+-- ARGS  sequence
 -- Reply names and values in turn: state, sequence, trader_id, side, price_cents, quantity, time_in_force,
 --        client_order_id, accepted_at, filled_quantity if anything is filled, and of a completed order status and
 --        closed_at. The state is "accepted" (in the log, not matched yet), "open" or "closed". Nil if Redis does
---        not hold the order (unknown, or only in the archive).
+--        not hold the order (unknown, or only in the archive); also if it was completed long after it was accepted:
+--        of the events behind the one that took it, some hundred kilobytes are looked through.
 local NAMES = {
   'sequence', 'trader_id', 'side', 'price_cents', 'quantity', 'time_in_force', 'client_order_id', 'accepted_at',
   'filled_quantity', 'status', 'closed_at',
@@ -27,6 +28,31 @@ local function split(line, sequence)
   return values
 end
 
+-- So much is looked through; an event counts for at least so much.
+local EVENTS_BYTES, EVENT_BYTES = 200000, 1000
+
+local function field_of(event, name)
+  for f = 1, #event[2], 2 do
+    if event[2][f] == name then return event[2][f + 1] end
+  end
+  return ''
+end
+
+-- The line of a completed order in the events from the one on that took it, if that is still there.
+local function completed(tag, sequence)
+  local begins, key, from = text.sequence(sequence) .. ',', tag .. ':events', text.integer[sequence] .. '-0'
+  local bytes, is_own = 0, true
+  while bytes < EVENTS_BYTES do
+    local event = redis.call('XRANGE', key, from, '+', 'COUNT', 1)[1]
+    if not event or is_own and (tonumber(field_of(event, 'first')) or 0) > sequence then return nil end
+    local lines = field_of(event, 'orders')
+    local at = string.sub(lines, 1, #begins) == begins and 1 or string.find(lines, '\n' .. begins, 1, true)
+    if at then return string.match(lines, '[^\n]+', at) end
+    bytes, from, is_own = bytes + EVENT_BYTES + #lines + #field_of(event, 'trades'), '(' .. event[1], false
+  end
+  return nil
+end
+
 local function order(keys, args)
   local tag, sequence = keys[1], tonumber(args[1])
   if not sequence or sequence < 1 or sequence % 1 ~= 0 then
@@ -45,12 +71,7 @@ local function order(keys, args)
   local field = text.sequence(sequence)
   local line = redis.call('HGET', tag .. ':open', field)
   if line then return named('open', split(line, sequence)) end
-  local owner = args[2]
-  if not owner then
-    local command = log.find(tag, sequence)
-    owner = command and command.trader
-  end
-  line = owner and trader.completed(tag, owner, sequence)
+  line = completed(tag, sequence)
   return line and named('closed', split(line, sequence)) or nil
 end
 

@@ -1,46 +1,64 @@
--- trader_orders: the latest orders of a trader on this card, or those that rest in the book, newest first.
+-- trader_orders: the orders of a trader on this card, newest first.
 --
 -- KEYS  {card}
--- ARGS  trader id, how many at most (50 for "all"), and which: "all", "open" (those that rest in the book), or
---       "resting": the sequences of those that may be open, which costs a tenth; optionally, for this one, a sequence
---       that all of them are below
--- Reply the orders' lines, as in {card}:open or, of completed ones, {card}:trader:<id>; of "resting" sequences of 12
---       digits: they are open where {card}:open has them
-local function newest_below(found, limit, before)
-  local reply = {}
-  for i = #found, 1, -1 do
-    if #reply == limit then break end
-    if not before or found[i] < before then reply[#reply + 1] = found[i] end
+-- ARGS  trader id, how many at most, and which: "all" (the latest, 50 at most), "open" (those that rest in the book),
+--       "accepted" (those that are not matched yet), or "unfinished": sequences of those that may be open, which costs a
+--       tenth; optionally a sequence that all of them are below
+-- Reply the orders' lines: of open ones as in {card}:open; of accepted ones with a filled quantity of 0 and "accepted"
+--       behind that; of completed ones the sequence alone, since these are in the events and the archive. Of "unfinished"
+--       sequences of 12 digits: they are open where {card}:open has them
+local LATEST = 50
+local EVERYTHING = math.huge
+
+-- The line of an order that is in the log and not matched.
+local function accepted_line(sequence, command)
+  return text.sequence(sequence) .. ',' .. command.trader .. text.side[command.kind] .. text.integer[command.price]
+    .. text.comma[command.quantity] .. text.force[command.kind] .. (command.client == 0 and '' or command.client) .. ','
+    .. command.at .. ',0,accepted'
+end
+
+-- Lines of accepted and open orders by sequence.
+local function lines_of(tag, sequences, matched)
+  local fields, lines, entry, command = {}, {}, nil, nil
+  for i = 1, #sequences do
+    local sequence = sequences[i]
+    if sequence > matched then
+      command, entry = log.find(tag, sequence, entry)
+      if command then lines[sequence] = accepted_line(sequence, command) end
+    else
+      fields[#fields + 1] = text.sequence(sequence)
+    end
   end
-  return reply
+  local records = bulk.read(tag .. ':open', fields)
+  for i = 1, #fields do lines[tonumber(fields[i])] = records[i] or nil end
+  return lines
+end
+
+local function filtered(sequences, low, high)
+  local found = {}
+  for i = 1, #sequences do
+    if sequences[i] > low and sequences[i] <= high then found[#found + 1] = sequences[i] end
+  end
+  return found
 end
 
 local function trader_orders(keys, args)
-  local tag, id, limit, which = keys[1], args[1], tonumber(args[2]), args[3]
-  local reply, unfiled = {}, trader.unfiled(tag)
-  if which == 'resting' then
-    return newest_below(trader.resting(tag, id, unfiled), limit, args[4] and text.sequence(tonumber(args[4])))
-  end
+  local tag, id, limit, which, before = keys[1], args[1], tonumber(args[2]), args[3], tonumber(args[4])
+  if not id or not limit then return redis.error_reply('ERR trader_orders takes a trader, a number, and which') end
+  local matched, sequences = log.last_matched(tag), nil
   if which == 'open' then
-    local resting = trader.resting(tag, id, unfiled)
-    local open = bulk.read(tag .. ':open', resting)
-    for i = #resting, 1, -1 do
-      if open[i] and #reply < limit then reply[#reply + 1] = open[i] end
-    end
-    return reply
+    sequences = filtered(trader.newest(tag, id, EVERYTHING, before), 0, matched)
+  elseif which == 'all' then
+    sequences = trader.newest(tag, id, math.min(limit, LATEST), before)
+  else
+    sequences = trader.newest(tag, id, limit, before)
+    if which == 'accepted' then sequences = filtered(sequences, matched, EVERYTHING) end
   end
-  local known, sequences = trader.latest(tag, id, unfiled)
-  local from = math.max(1, #sequences - limit + 1)
-  local resting = {} -- as far as is known from there: the others are completed
-  for i = from, #sequences do
-    local item = known[sequences[i]]
-    if trader.rests(item) then resting[#resting + 1] = item end
-  end
-  local records, open = bulk.read(tag .. ':open', resting), {}
-  for r = 1, #resting do open[resting[r]] = records[r] end
-  for i = #sequences, from, -1 do
-    local item = known[sequences[i]]
-    reply[#reply + 1] = open[item] or item
+  local reply, lines = {}, which == 'unfinished' and {} or lines_of(tag, sequences, matched)
+  for i = 1, #sequences do
+    local line = lines[sequences[i]]
+    if not line and (which == 'all' or which == 'unfinished') then line = text.sequence(sequences[i]) end
+    if line and #reply < limit then reply[#reply + 1] = line end
   end
   return reply
 end

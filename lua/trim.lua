@@ -1,7 +1,6 @@
 -- trim: drops what is archived from a card's streams, but for the newest commands.
 --
--- Guarantee: nothing beyond the archived sequence is dropped, whatever is asked to be kept, and no event before what it
---   says of traders' orders is filed.
+-- Guarantee: nothing beyond the archived sequence is dropped, whatever is asked to be kept.
 -- KEYS  {card}
 -- ARGS  the archived sequence, how many archived commands to keep in {card}:events, and in {card}:orders
 -- Reply {entries dropped from {card}:events, entries dropped from {card}:orders}
@@ -9,7 +8,7 @@ local function trim(keys, args)
   local tag = keys[1]
   local archived = math.min(tonumber(args[1]), cursor.read(tag).sequence)
   local dropped = { 0, 0 }
-  local oldest_event = math.min(archived - tonumber(args[2]), trader.filed_sequence(tag)) + 1
+  local oldest_event = archived - tonumber(args[2]) + 1
   if oldest_event > 1 then
     dropped[1] = redis.call('XTRIM', tag .. ':events', 'MINID', text.integer[oldest_event])
   end

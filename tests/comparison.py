@@ -47,8 +47,6 @@ class Comparison:
 
         assert matched.commands <= limit
         assert matched.more or matched.sequence == len(self._appended)
-        if matched.sequence % 3 == 0:
-            self._file(matched.sequence)
         if matched.sequence % 4 == 0:
             self.compare_depth(LEVELS[matched.sequence % 16 // 4])
         if matched.sequence - self._checked >= CHECK_EVERY:
@@ -69,15 +67,6 @@ class Comparison:
         if bids and asks:
             assert bids[0].price_cents < asks[0].price_cents
 
-    def _file(self, sequence: int) -> None:
-        """Files some of what happened, and sorts a bucket now and then."""
-        market = self.market
-        market.file(1 + sequence % 5)
-        if sequence % 2 == 0 and market.filed().portions:
-            digits = sorted(market.portions())[sequence % 7 :: 7][:1] or sorted(market.portions())[:1]
-            for name in digits:
-                market.sort(name.partition(b":")[0])
-
     def compare_depth(self, limit: int) -> None:
         """The best levels of both sides. Between two looks the server only counts what moves."""
         sequence, *sides = self.market.redis.fcall_ro("depth", 1, self.market.tag, limit)
@@ -88,6 +77,7 @@ class Comparison:
     def compare_traders(self) -> None:
         """The latest orders of every trader, and all that each has open."""
         traders = self.reference.traders()
+        completed = {order.sequence: order for order in self.market.completed()}
         for of_trader, only, limit in (
             (self.reference.latest_orders, "all", 50),
             (self.reference.open_orders, "open", 1_000_000),
@@ -97,7 +87,7 @@ class Comparison:
                 pipeline.fcall_ro("trader_orders", 1, self.market.tag, trader_id, limit, only)
             replies: list[Any] = pipeline.execute()
             for trader_id, reply in zip(traders, replies, strict=True):
-                assert orders_in(self.market.card, reply) == of_trader(trader_id), f"orders of {trader_id}"
+                assert orders_in(self.market.card, reply, completed) == of_trader(trader_id), f"orders of {trader_id}"
 
     def check_invariants(self) -> None:
         """What must hold whatever the reference says."""

@@ -8,19 +8,15 @@ lists what remains of the level's orders, the earliest first:
     4 1 | 5.40  |
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from redis import Redis
-from redis.exceptions import ResponseError
 
 from bench.reference_book import ReferenceBook, SelfTrade
-from engine import codec, filing, keys
-from engine import connection as connections
+from engine import codec, keys
 from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade, price_text
-from engine.sorting import BUCKET_BYTES, Sorting
 
 HEADER = "bid | price | ask"
 WAITING_MAX = 1_000_000
@@ -95,23 +91,6 @@ def _align(rows: Sequence[tuple[str, str, str]]) -> str:
     )
 
 
-def answered(connection: Any, commands: Sequence[connections.Command]) -> None:
-    """Sends commands as the engine does, and gives each its reply."""
-    connection.send_packed_command([command for command, _ in commands])
-    for _, take in commands:
-        try:
-            reply = connection.read_response()
-        except ResponseError as error:
-            reply = error
-        take(reply)
-
-
-def unless_refused(reply: Any) -> None:
-    """Takes the reply to a command that must not fail."""
-    if isinstance(reply, Exception):
-        raise reply
-
-
 class Appended(msgspec.Struct, frozen=True):
     """What an append replied: the first sequence and the time of all of its commands."""
 
@@ -149,7 +128,7 @@ class Market:
     def append_reply(self, commands: Sequence[Command], *, waiting_max: int = WAITING_MAX) -> list[Any]:
         """Appends in one call; the reply as it comes."""
         columns = codec.encode(commands)
-        arguments: list[str | int] = [len(commands), self.mark(), waiting_max, 0, self.self_trade, *columns]
+        arguments: list[str | int] = [len(commands), self.mark(), waiting_max, 0, self.self_trade, *columns.arguments()]
         for place, command in enumerate(commands):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.contents(command)]
@@ -227,49 +206,26 @@ class Market:
             if not matched.more:
                 return trades
 
-    def filed(self) -> filing.Position:
-        """How far events are filed."""
-        return filing.Position.of(self.redis.hget(self.key("recent"), "filed"))
+    def cancel_all(self, *, trader: int = 1, calls_max: int = 1_000) -> list[int]:
+        """Appends a cancel for each order that may be open, in so many calls at most; the orders, oldest first."""
+        canceled: list[int] = []
+        before = 0
+        for _ in range(calls_max):
+            arguments = (trader, self.mark(), WAITING_MAX, 0, canceled[-1] if canceled else 0, before)
+            _, _, _, more, before, targets = self.redis.fcall("cancel_all", 1, self.tag, *arguments)
+            canceled += targets
+            if not more:
+                break
+        return canceled
 
-    def file(self, events: int = 1_000_000) -> None:
-        """Files the next events, as the engine does it, if there are any."""
-        before = self.filed()
-        entries = self.redis.xrange(self.key("events"), min=b"(" + before.event_id, count=events)
-        if entries:
-            texts = [fields[name] for _, fields in entries for name in filing.LINES_OF if name in fields]
-            reached = filing.Position(entries[-1][0], before.portions + 1)
-            entry = filing.entry(self.card, reached, filing.by_bucket(texts))
-            with self.connection() as connection:
-                answered(connection, [(entry, unless_refused)])
+    def items(self, trader: int) -> list[str]:
+        """A trader's list as it is."""
+        return [item.decode() for item in self.redis.lrange(self.key(f"trader:{trader}"), 0, -1)]
 
-    def sort(self, digits: bytes) -> None:
-        """Sorts this bucket, as the engine does it, and cuts the lists that have become long by that."""
-        sorting = Sorting(self.card)
-        sorting.grown(0, self.filed().portions, {digits: 2 * BUCKET_BYTES + 1})
-        with self.connection() as connection:
-            while sorting.is_due:
-                answered(connection, sorting.reads())
-                answered(connection, connections.transaction(sorting.writes()))
-            answered(connection, connections.transaction(sorting.writes()))
-
-    @contextmanager
-    def connection(self) -> Iterator[Any]:
-        """One of the client's connections."""
-        pool = self.redis.connection_pool
-        connection = pool.get_connection()
-        try:
-            yield connection
-        finally:
-            pool.release(connection)
-
-    def portions(self) -> dict[bytes, bytes]:
-        """What is filed and not sorted."""
-        stored: dict[bytes, bytes] = self.redis.hgetall(self.key("recent"))
-        return {name: lines for name, lines in stored.items() if b":" in name}
-
-    def listed(self, trader: int) -> list[bytes]:
-        """The lines of a trader's list."""
-        return b"".join(self.redis.lrange(self.key(f"trader:{trader}"), 0, -1)).splitlines()
+    def listed(self, trader: int) -> list[int]:
+        """The sequences in a trader's list."""
+        runs = [[int(part) for part in item.split("-")] for item in self.items(trader)]
+        return [sequence for run in runs for sequence in range(run[0], run[-1] + 1)]
 
     def book(self) -> str:
         """The picture of the book."""
@@ -305,7 +261,7 @@ class Market:
     def orders_of(self, trader: int, *, limit: int = 50, only: str = "all") -> list[Order]:
         """A trader's orders, newest first."""
         reply = self.redis.fcall_ro("trader_orders", 1, self.tag, trader, limit, only)
-        return orders_in(self.card, reply)
+        return orders_in(self.card, reply, {order.sequence: order for order in self.completed()})
 
     def latest_trades(self) -> list[Trade]:
         """All of {card}:trades, newest first."""
@@ -361,9 +317,9 @@ class Market:
         return orders
 
 
-def orders_in(card: str, reply: Sequence[bytes]) -> list[Order]:
-    """The reply of `FCALL_RO trader_orders`."""
-    return [_order(card, line) for line in reply]
+def orders_in(card: str, reply: Sequence[bytes], completed: Mapping[int, Order]) -> list[Order]:
+    """The reply of `FCALL_RO trader_orders`, which names completed orders by their sequences alone."""
+    return [_order(card, line) if b"," in line else completed[int(line)] for line in reply]
 
 
 def _order(card: str, line: bytes) -> Order:

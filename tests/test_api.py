@@ -82,7 +82,7 @@ class Trader:
         return [self.place(card, "buy", "1.00", time_in_force="ioc", **fields) for _ in range(count)]
 
     def expired_at_once(self, card: str, count: int) -> None:
-        """The same by batches, matched; and so many are sorted into the trader's list, which keeps the latest."""
+        """The same by batches, matched."""
         order = {"card": card, "side": "buy", "price": "1.00", "time_in_force": "ioc"}
         for start in range(0, count, 500):
             answer = self.http.post("/orders/batch", json={"orders": [order] * min(500, count - start)})
@@ -679,8 +679,8 @@ def test_a_trader_neither_sees_nor_cancels_the_orders_of_others(trader: Trader, 
 # -- old orders
 
 
-MANY = 1_500
-"""Orders of a trader that push an older one out of Redis: the newest wait in a bucket of some kilobytes."""
+MANY = 3_000
+"""Orders of a trader whose lines in the events are more than what is looked through for one order."""
 
 
 def is_in_redis(exchange: ExchangeServer, order: Json) -> bool:
@@ -690,10 +690,11 @@ def is_in_redis(exchange: ExchangeServer, order: Json) -> bool:
 def test_an_order_that_only_the_archive_has_is_found(exchange: ExchangeServer, trader: Trader) -> None:
     first = trader.place("bulbasaur", "buy", "1.00", time_in_force="ioc", client_order_id="old")
     assert is_in_redis(exchange, first)
-    trader.expired_at_once("bulbasaur", MANY)
+    trader.expired_at_once("bulbasaur", 60)
     exchange.archived()
+    exchange.redis.fcall("trim", 1, keys.tag("bulbasaur"), str(exchange.sequences()["bulbasaur"]), "1", "1")
 
-    until(lambda: not is_in_redis(exchange, first))
+    assert not is_in_redis(exchange, first)
     found = trader.order(first["order_id"])
     assert found == first
     assert trader.get("/orders/by-client-id/old") == found
@@ -702,14 +703,16 @@ def test_an_order_that_only_the_archive_has_is_found(exchange: ExchangeServer, t
     assert first["order_id"] not in {order["order_id"] for order in trader.latest()}
 
 
-def test_a_completed_order_that_is_in_neither_list_nor_archive_is_found(
+def test_a_completed_order_that_is_neither_archived_nor_where_redis_looks_is_found(
     fragile: ExchangeServer, settler: Trader
 ) -> None:
     with without(fragile, "archiver"):
-        first = settler.place("charmander", "buy", "1.00", time_in_force="ioc", client_order_id="between")
+        placed = settler.place("charmander", "sell", "9.00", client_order_id="between")
         settler.expired_at_once("charmander", MANY)
+        first = settler.http.delete(f"/orders/{placed['order_id']}", headers=WAIT).json()
+        first |= {"average_price": None, "trades": []}
 
-        until(lambda: not is_in_redis(fragile, first))
+        assert not is_in_redis(fragile, first)
         assert fragile.execute("SELECT 1 FROM orders WHERE trader_id = $1", settler.trader_id) == []
         found = settler.order(first["order_id"])
         assert found == first
@@ -768,7 +771,10 @@ def test_orders_are_accepted_and_matched_without_postgresql(fragile: ExchangeSer
 
         assert accepted.status_code == 202
         assert matched["status"] == "filled"
-        assert len(settler.latest()) == 2
+        assert [settler.order(order["order_id"])["status"] for order in (accepted.json(), matched)] == ["filled"] * 2
+        rests = settler.place("pikachu", "buy", "1.00")
+        assert_problem(settler.http.get("/orders"), 503, "unavailable")
+        assert [order["order_id"] for order in settler.get("/orders?status=open")["orders"]] == [rests["order_id"]]
         assert_problem(token, 503, "unavailable")
         assert_problem(history, 503, "unavailable")
 

@@ -1,13 +1,12 @@
 """The rules of trading, one scenario a test, on the real server."""
 
-from typing import Any
+import itertools
 
-import msgspec
 import pytest
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from bench.order_flow import stress_many_traders
-from engine import codec
 from engine.model import CancelOrder, Command, PlaceOrder, Side, Status, TimeInForce
 from tests.comparison import Comparison
 from tests.conftest import RedisServer
@@ -482,7 +481,6 @@ def test_cancel_alls_in_one_batch_cancel_what_each_finds_and_leave_a_short_list(
     comparison.compare()
     comparison.compare_traders()
     assert len(market.completed()) == 303
-    assert [int(market.redis.llen(market.key(f"older:{trader}"))) for trader in (1, 2)] == [0, 0]
 
 
 # The bound on the work of a call.
@@ -618,85 +616,125 @@ def test_old_open_orders_stay_listed_however_many_come_after(market: Market) -> 
     for _ in range(40):
         market.append(expiring(1, 40))
         market.match()
-        market.file()
-        market.sort(b"1")
 
     assert [order.sequence for order in market.orders_of(1)] == list(range(1_605, 1_555, -1))
     assert [order.sequence for order in market.orders_of(1, only="open")] == old[::-1]
-    assert market.redis.lrange(market.key("older:1"), 0, -1) == [codec.sequence_text(order).encode() for order in old]
-    assert len(market.listed(1)) <= 150
+    assert market.listed(1)[:5] == old
 
 
-def test_what_may_be_open_is_listed_once_newest_first_whatever_the_order_of_the_lines(market: Market) -> None:
+@pytest.mark.parametrize("run", [1, 5, 70, 1_000])
+def test_a_list_of_completed_orders_stays_short(market: Market, run: int) -> None:
+    resting = market.buy("1.00")
+    longest = 0
+    for _ in range(3_000 // run):
+        market.append(expiring(1, run))
+        market.match()
+        longest = max(longest, len(market.listed(1)))
+
+    assert longest <= max(1_024, 512 * run // 64 + 1_024, 2 * run + 51)
+    assert market.listed(1)[0] == resting
+    assert len(market.orders_of(1)) == 50
+
+
+def test_a_list_of_open_orders_is_compacted_the_more_rarely_the_longer_it_is(market: Market) -> None:
+    compactions = []
+    for number in range(4_096):
+        before = market.redis.hget(market.key("compacted"), "1")
+        market.append(many(1, count=1))
+        if number % 512 == 0:
+            market.match()
+        if market.redis.hget(market.key("compacted"), "1") != before:
+            compactions.append(number + 1)
+
+    assert len(compactions) == 3
+    assert all(2 * earlier - 64 <= later for earlier, later in itertools.pairwise(compactions))
+    assert market.listed(1) == list(range(1, 4_097))
+    assert market.items(1)[0].startswith("1-2")
+
+
+def test_what_is_listed_is_runs_of_orders_without_cancels(market: Market) -> None:
+    one, other = (many(1, count=1, trader=trader)[0] for trader in (1, 2))
+    cancel = CancelOrder(trader_id=1, card="pikachu", sequence=1)
+
+    market.append([one])
+    market.append([one, one, other, one, cancel, one, one, one, other])
+
+    assert market.items(1) == ["1", "2-3", "5", "7-9"]
+    assert market.items(2) == ["4", "10"]
+
+
+def test_an_order_is_listed_from_the_moment_of_its_append(market: Market) -> None:
+    resting = market.sell("6.00", 3, trader=17)
+    market.match()
+    market.place(Side.BUY, "5.00", 2, trader=17, time_in_force=IOC, client_order_id="one")
+    waiting = market.append([market_order(17), market_order(18), market_order(17)])
+
+    orders = market.orders_of(17)
+
+    assert [(order.sequence, order.status) for order in orders] == [
+        (5, Status.ACCEPTED),
+        (3, Status.ACCEPTED),
+        (2, Status.ACCEPTED),
+        (resting, Status.OPEN),
+    ]
+    assert orders == [order for sequence in (5, 3, 2, 1) if (order := market.order(sequence))]
+    assert orders[2].client_order_id == "one"
+    assert orders[0].accepted_at == waiting.at
+    assert [order.sequence for order in market.orders_of(17, only="accepted")] == [5, 3, 2]
+    assert [order.sequence for order in market.orders_of(17, only="open")] == [1]
+    assert [order.sequence for order in market.orders_of(17, limit=2)] == [5, 3]
+
+
+def market_order(trader: int) -> PlaceOrder:
+    """An order that crosses what lies in a book of these tests."""
+    return PlaceOrder(trader_id=trader, card="pikachu", side=Side.BUY, price_cents=600, quantity=2)
+
+
+def test_a_completed_order_is_found_in_the_events_as_long_as_the_one_is_there_that_took_it(market: Market) -> None:
+    first = market.sell("6.00", 2, trader=8)
+    market.match()
+    for _ in range(5):
+        market.append(expiring(9, 10))
+        market.match()
+    market.buy("6.00", 2, trader=8)
+    market.match()
+    assert market.state(first) == (Status.FILLED, 2)
+
+    market.redis.fcall("trim", 1, market.tag, 52, 30, 0)
+
+    assert market.order(first) is None
+    assert market.state(52) == (Status.FILLED, 2)
+
+
+def test_an_order_whose_list_cannot_be_written_is_in_the_log_and_not_acknowledged(market: Market) -> None:
+    in_the_way = market.key("trader:1")
+    market.redis.set(in_the_way, "in the way")
+
+    with pytest.raises(ResponseError, match="cannot be written: WRONGTYPE"):
+        market.append([market_order(2), market_order(1), market_order(3)])
+    market.redis.delete(in_the_way)
+
+    market.match()
+    assert [order.sequence for order in market.bids()] == [1, 2, 3]
+    assert [market.listed(trader) for trader in (1, 2, 3)] == [[], [1], [3]]
+
+
+def test_what_may_be_open_is_listed_newest_first_below_a_sequence(market: Market) -> None:
     market.append(many(1, count=70))
     market.append(many(1, count=5, trader=11))
-    market.match()
-    older = [codec.sequence_text(sequence) for sequence in (12, 3, 3, 70)]  # a line that a list had refused comes late
-    market.redis.rpush(market.key("older:1"), *older)
+    market.append(many(1, count=1_100))
 
-    def resting(limit: int, *before: int) -> list[int]:
-        reply: Any = market.redis.fcall_ro("trader_orders", 1, market.tag, 1, limit, "resting", *before)
+    def unfinished(limit: int, *before: int) -> list[int]:
+        reply = market.redis.fcall_ro("trader_orders", 1, market.tag, 1, limit, "unfinished", *before)
         return [int(sequence) for sequence in reply]
 
-    assert resting(1_000) == list(range(70, 0, -1))
-    assert resting(5) == [70, 69, 68, 67, 66]
-    assert resting(3, 12) == [11, 10, 9]
-    assert resting(1_000, 1) == []
-    assert [order.sequence for order in market.orders_of(1, limit=1_000, only="open")] == list(range(70, 0, -1))
-
-
-def test_a_completed_order_is_found_by_the_whole_of_its_sequence_and_trader(market: Market) -> None:
-    tricky = codec.sequence_text(1)  # stands in each line as client_order_id, too
-    traders = (1, 11, 1, 111)
-    market.append(
-        [
-            msgspec.structs.replace(expiring(trader, 1)[0], client_order_id=f"{tricky}:{place}")
-            for place, trader in enumerate(traders)
-        ]
-    )
-    market.append(expiring(1, 120))
-    market.match()
-    for _ in range(3):
-        for sequence, trader in enumerate(traders, 1):
-            found: Any = market.redis.fcall_ro("order", 1, market.tag, sequence, trader)
-            assert (int(found[3]), int(found[5])) == (sequence, trader)
-            assert market.redis.fcall_ro("order", 1, market.tag, sequence, 7) is None
-        assert market.redis.fcall_ro("order", 1, market.tag, 2, 1) is None
-        last: Any = market.redis.fcall_ro("order", 1, market.tag, 124, 1)
-        assert int(last[3]) == 124
-        market.file()
-
-
-@pytest.mark.parametrize(("trader", "bucket"), [(303, b"03"), (3, b"3"), (1_000_003, b"03")])
-def test_what_happened_is_the_same_filed_or_sorted_or_not(market: Market, trader: int, bucket: bytes) -> None:
-    resting = market.sell("6.00", trader=trader)
-    canceled = market.sell("6.00", trader=trader)
-    market.append(expiring(trader, 40) + expiring(1_303, 5))
-    market.match()
-    market.cancel(canceled, trader=trader)
-    market.match()
-    before, still_open = market.orders_of(trader), market.orders_of(trader, only="open")
-    assert [order.sequence for order in before] == list(range(42, 0, -1))
-    assert [order.sequence for order in still_open] == [resting]
-    completed = market.order(canceled)
-    assert completed is not None
-    assert completed.status is Status.CANCELED
-
-    def look() -> None:
-        assert market.orders_of(trader) == before
-        assert market.orders_of(trader, limit=3) == before[:3]
-        assert market.orders_of(trader, only="open") == still_open
-        assert market.order(canceled) == completed
-
-    market.file(1)
-    assert market.portions()[bucket + b":1"]
-    look()
-    market.file()
-    look()
-    market.sort(bucket)
-    assert not any(name.startswith(bucket + b":") for name in market.portions())
-    assert len(market.listed(trader)) == 43  # two came to rest, 40 expired, one was canceled
-    look()
+    everything = [*range(1_175, 75, -1), *range(70, 0, -1)]
+    assert unfinished(2_000) == everything
+    assert unfinished(1_102) == everything[:1_102]
+    assert unfinished(5) == everything[:5]
+    assert unfinished(5, 74) == everything[1_100:1_105]
+    assert unfinished(3, 12) == [11, 10, 9]
+    assert unfinished(1_000, 1) == []
 
 
 def test_an_id_elsewhere_in_anothers_line_is_not_taken_for_the_trader(market: Market) -> None:
@@ -705,30 +743,10 @@ def test_an_id_elsewhere_in_anothers_line_is_not_taken_for_the_trader(market: Ma
     market.buy("0.17", 34, trader=217)
     market.match()
 
-    for _ in range(2):
-        assert [order.sequence for order in market.orders_of(17)] == own[::-1]
-        market.file()
+    assert [order.sequence for order in market.orders_of(17)] == own[::-1]
     market.cancel(0, trader=17)
     market.match()
     assert [order.status for order in market.orders_of(17)] == [Status.CANCELED, Status.FILLED]
-
-
-@pytest.mark.parametrize("stage", ["unfiled", "filed", "sorted"])
-def test_all_resting_orders_of_a_trader_are_canceled_wherever_they_are_known(market: Market, stage: str) -> None:
-    own = [market.sell("6.00", trader=8) for _ in range(3)]
-    other = market.sell("6.00", trader=108)
-    market.match()
-    if stage != "unfiled":
-        market.file()
-    if stage == "sorted":
-        market.sort(b"8")
-
-    market.cancel(0, trader=8)
-    market.cancel(0, trader=8)
-    market.match()
-
-    assert [market.state(order)[0] for order in own] == [Status.CANCELED] * 3
-    assert market.state(other) == (Status.OPEN, 0)
 
 
 def test_a_call_looks_at_the_clock_after_each_cancel_of_all_orders(market: Market) -> None:
@@ -736,37 +754,6 @@ def test_a_call_looks_at_the_clock_after_each_cancel_of_all_orders(market: Marke
         market.cancel(0, trader=trader)
 
     assert [market.match_once(hold_ms=0).commands for _ in range(5)] == [1] * 5
-
-
-def test_events_that_are_not_filed_are_not_trimmed(market: Market) -> None:
-    for _ in range(3):
-        market.append(expiring(8, 10))
-        market.match()
-    market.file(1)
-
-    assert market.redis.fcall("trim", 1, market.tag, 30, 0, 0)[0] == 1
-    assert len(market.orders_of(8)) == 30
-
-    market.file()
-    assert market.redis.fcall("trim", 1, market.tag, 30, 0, 0)[0] == 2
-    assert len(market.orders_of(8)) == 30
-
-
-def test_a_list_of_many_short_texts_is_joined(market: Market) -> None:
-    for _ in range(20):
-        for trader, count in (102, 4), (202, 1):
-            market.append(expiring(trader, count))
-        market.match()
-        market.file()
-        market.sort(b"02")
-
-    lengths = [int(market.redis.llen(market.key(f"trader:{trader}"))) for trader in (102, 202)]
-    assert all(1 < length < 17 for length in lengths)
-    firsts = range(19 * 5 + 1, 0, -5)
-    assert [order.sequence for order in market.orders_of(202)] == [first + 4 for first in firsts]
-    assert [order.sequence for order in market.orders_of(102)] == [
-        first + place for first in firsts for place in (3, 2, 1, 0)
-    ][:50]
 
 
 def test_a_log_is_matched_again_where_its_books_were_dropped(market: Market) -> None:

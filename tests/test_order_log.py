@@ -511,7 +511,6 @@ def test_trim_keeps_what_is_not_archived_and_what_is_asked_for(
             by_hand(market, *(part.decode() for pair in fields.items() for part in pair), sequence=1)
     while int(market.redis.hget(market.key("cursor"), "sequence") or 0) < 60:
         market.match_once(3)
-    market.file()
     events, log = market.events(), market.log_entries()
 
     trim(market, archived, keep_events=keep, keep_log=keep)

@@ -278,7 +278,12 @@ def test_the_list_goes_on_through_completed_orders(exchange: ExchangeServer, tra
             exchange.archived()
         time_in_force = "gtc" if number % 3 == 0 else "ioc"
         placed.append(trader.place(card, "buy", "1.00", time_in_force=time_in_force))
-    other.place(placed[0]["card"], "sell", "1.00")
+    # Whatever other tests have left in this book is ahead of the trader's order.
+    until(
+        lambda: (
+            other.place(placed[0]["card"], "sell", "1.00") and trader.order(placed[0]["order_id"])["status"] == "filled"
+        )
+    )
 
     listed = every(trader, "/orders?", "orders", 40)
     of_card = every(trader, "/orders?card=squirtle&", "orders", 50)

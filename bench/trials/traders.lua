@@ -42,8 +42,7 @@ function traders.nothing(_, args)
   return ''
 end
 
--- What tcgx has, but for engine/sorting.py: all lines of a portion in one HSET. Here Lua puts them in order, and not the
--- engine.
+-- Buckets of all traders whose ids end alike, all lines of a portion in one HSET; to be sorted into lists later.
 function traders.portions(tag, args)
   local batch, fields = read(args)
   local buckets, names, key = {}, {}, tag .. ':recent'

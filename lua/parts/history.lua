@@ -7,7 +7,7 @@
 -- the run too, so that nothing is appended to a server that nobody has compared with the archive.
 local history = {}
 
-history.FORMAT = 1
+history.FORMAT = 2
 
 local now = redis.call('TIME')
 local run = now[1] .. '.' .. now[2]

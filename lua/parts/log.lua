@@ -1,4 +1,4 @@
--- log: reading {card}:orders, the stream of commands.
+-- log: {card}:orders, the stream of commands.
 --
 -- An entry is one append of up to COMMANDS_MAX commands, a column a field:
 --   id          <milliseconds>-<sequence of its first command>
@@ -24,6 +24,57 @@ local SEQUENCE_MAX = 999999999999
 
 -- What stands in a number that is no integer (or in no number at all): fractions, exponents, nan, inf, true, null, text.
 local NOT_INTEGER = { '.', 'e', 'E', 'n', 'N', '"', 'x', 'X' }
+
+-- The last sequence that was given out, and the last one that is matched.
+function log.last_sequence(tag) return tonumber(redis.call('GET', tag .. ':sequence') or 0) end
+function log.last_matched(tag) return tonumber(redis.call('HGET', tag .. ':cursor', 'sequence') or 0) end
+
+-- What is replied where so many commands wait that no more are taken.
+function log.backlog(tag, waiting)
+  return redis.error_reply('BACKLOG ' .. text.integer[waiting] .. ' commands of ' .. tag .. ' wait to be matched')
+end
+
+-- The server's clock.
+local MS_PER_DAY = 86400000
+function log.now_ms()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end
+
+-- The least time to be given, where that is ahead of the clock by less than a day: a trader's order before may be on a card
+-- of another server, whose clock is ahead.
+function log.at_least(least_ms, now_ms)
+  return least_ms > now_ms and least_ms < now_ms + MS_PER_DAY and least_ms or now_ms
+end
+
+-- The greatest id that this stream has ever held.
+local function last_id(key)
+  local about = redis.call('XINFO', 'STREAM', key)
+  for i = 1, #about, 2 do
+    if about[i] == 'last-generated-id' then return about[i + 1] end
+  end
+end
+
+-- Appends an entry of so many commands after a sequence, and gives out theirs. `entry`: its fields and values, with places
+-- for id and time. Returns the time that it got, in milliseconds and as text.
+function log.append(tag, sequence, count, time_ms, entry)
+  local key, first = tag .. ':orders', text.integer[sequence + 1]
+  -- An id is its time and its sequence; where a later id is in the log already (a clock that went back, an entry made by
+  -- hand), the millisecond after that one stands in for the time.
+  local id = text.integer[time_ms] .. '-' .. first
+  entry[2], entry[4] = id, text.time(time_ms)
+  local added = redis.pcall('XADD', key, id, unpack(entry))
+  if type(added) == 'table' and added.err then
+    local next_ms = tonumber(string.match(last_id(key), '^%d+')) + 1
+    id = text.integer[next_ms] .. '-' .. first
+    entry[2] = id
+    -- Times rise with the log, unless somebody has made an entry of some far day.
+    if next_ms < time_ms + MS_PER_DAY then time_ms, entry[4] = next_ms, text.time(next_ms) end
+    redis.call('XADD', key, id, unpack(entry))
+  end
+  redis.call('SET', tag .. ':sequence', text.integer[sequence + count])
+  return time_ms, entry[4]
+end
 
 -- The integers of a column, all from low to high; raises a sentence otherwise.
 local function column(name, json, size, low, high)
@@ -327,14 +378,18 @@ function log.entry_of(tag, sequence)
   return (newest(key, text.integer[high] .. '-' .. text.integer[sequence]))
 end
 
--- The command with this sequence, or nil where the log no longer (or not yet) holds it.
-function log.find(tag, sequence)
-  local found = log.entry_of(tag, sequence)
-  local entry = found and decode(found[1], found[2])
+-- The command with this sequence, or nil where the log no longer (or not yet) holds it; and the entry that it was found in,
+-- to be given as `near` where the next one may be in the same.
+function log.find(tag, sequence, near)
+  local entry = near
+  if not entry or sequence < entry.first or sequence >= entry.first + entry.size then
+    local found = log.entry_of(tag, sequence)
+    entry = found and decode(found[1], found[2])
+  end
   local i = entry and sequence - entry.first + 1
-  if not entry or i > entry.size then return nil end
+  if not entry or i > entry.size then return nil, near end
   return {
     kind = entry.kinds[i], trader = entry.traders[i], price = entry.prices[i], quantity = entry.quantities[i],
     client = entry.clients and entry.clients[i] or 0, at = string.sub(entry.at, 2),
-  }
+  }, entry
 end
