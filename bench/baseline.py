@@ -27,7 +27,7 @@ from bench.requests import REQUESTS, single_orders
 from bench.result import Result, Row, common
 from bench.servers import Exchange, exchange
 from cli import datadir
-from engine.model import PlaceOrder
+from core.model import PlaceOrder
 
 POOLS = (4, 8)
 PROCESSES = (1, 2)

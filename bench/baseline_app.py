@@ -1,27 +1,27 @@
 """`python -m bench.baseline_app`: the usual design behind a typed handler of Litestar, which checks no token.
 
-It is served exactly as the API is, by `api.__main__`, as bench/noop.py is. Eight connections to PostgreSQL in all.
+It is served exactly as the API is, by `api.server`, as bench/noop.py is. Eight connections to PostgreSQL in all.
 """
 
 import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from unittest.mock import patch
+from functools import partial
 
 import asyncpg
 import msgspec
 from litestar import Litestar, post
 from litestar.datastructures import State
 
-import api.__main__ as service
-from api.direct import Direct
+from api.fast_path import FastPath
+from api.server import serve
 from bench import transactions
 from bench.noop import without_logging
 from bench.requests import OrderBody
-from engine import life
-from engine.model import PlaceOrder, Side
-from engine.settings import Settings
+from core import service
+from core.model import PlaceOrder, Side
+from core.settings import Settings
 
 CONNECTIONS = 8
 TRADERS = 1_000
@@ -61,7 +61,7 @@ def create_baseline_app(settings: Settings) -> Litestar:
 
     return Litestar(
         route_handlers=[place_order],
-        state=State({"direct": Direct({}, body_bytes_max=settings.body_bytes_max), "orders": 0}),
+        state=State({"direct": FastPath({}, body_bytes_max=settings.body_bytes_max), "orders": 0}),
         lifespan=[with_pool],
         openapi_config=None,
         on_app_init=[without_logging],
@@ -69,5 +69,4 @@ def create_baseline_app(settings: Settings) -> Litestar:
 
 
 if __name__ == "__main__":
-    with patch.object(service, "create_app", create_baseline_app):
-        sys.exit(life.run("baseline", service.work, dict(os.environ)))
+    sys.exit(service.run("baseline", partial(serve, create_app=create_baseline_app), dict(os.environ)))

@@ -1,22 +1,22 @@
 """`python -m bench.noop`: a typed handler of Litestar that decodes the body of an order with msgspec and does nothing.
 
-It is served exactly as the API is, by `api.__main__`, whatever HTTP server that uses: only the application is another.
+It is served exactly as the API is, by `api.server`, whatever HTTP server that uses: only the application is another.
 """
 
 import os
 import sys
+from functools import partial
 from typing import Literal
-from unittest.mock import patch
 
 import msgspec
 from litestar import Litestar, post
 from litestar.config.app import AppConfig
 from litestar.datastructures import State
 
-import api.__main__ as service
-from api.direct import Direct
-from engine import life
-from engine.settings import Settings
+from api.fast_path import FastPath
+from api.server import serve
+from core import service
+from core.settings import Settings
 
 
 class NoopOrder(msgspec.Struct):
@@ -39,7 +39,7 @@ def create_noop_app(settings: Settings) -> Litestar:
     """As plain as Litestar gets: no OpenAPI document, no logging. No call is answered beside it."""
     return Litestar(
         route_handlers=[noop],
-        state=State({"direct": Direct({}, body_bytes_max=settings.body_bytes_max)}),
+        state=State({"direct": FastPath({}, body_bytes_max=settings.body_bytes_max)}),
         openapi_config=None,
         on_app_init=[without_logging],
     )
@@ -52,5 +52,4 @@ def without_logging(config: AppConfig) -> AppConfig:
 
 
 if __name__ == "__main__":
-    with patch.object(service, "create_app", create_noop_app):
-        sys.exit(life.run("noop", service.work, dict(os.environ)))
+    sys.exit(service.run("noop", partial(serve, create_app=create_noop_app), dict(os.environ)))

@@ -30,8 +30,8 @@ from bench.requests import REQUESTS, single_orders
 from bench.result import Failed, Result, Row, common
 from bench.servers import Exchange, empty_redis, exchange, long_client, redis_cpu_seconds, server_name, until
 from cli import datadir
+from core.model import Command
 from engine import library
-from engine.model import Command
 
 DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
 FRONT = DEPTHS[0]

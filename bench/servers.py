@@ -27,10 +27,11 @@ from cli import datadir
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.supervisor import Process
-from engine import connection, keys, library, settings
-from engine.books import Books
-from engine.errors import StartError, TcgxError
-from engine.settings import Settings
+from core import settings
+from core.errors import StartError, TcgxError
+from core.settings import Settings
+from engine import connection, keys, library
+from engine.book_reader import BookReader
 
 START_SECONDS = 60
 POLL_SECONDS = 0.02
@@ -160,7 +161,7 @@ class Exchange:
 
 async def _has_engine(local: Settings) -> bool:
     async with connection.connect(local.redis_url) as client:
-        return await Books(client).has_engine()
+        return await BookReader(client).has_engine()
 
 
 async def _has_archiver(local: Settings) -> bool:
@@ -230,7 +231,7 @@ async def _refuse_used_redis(local: Settings) -> None:
         try:
             parts = ("orders", "sequence", "cursor", "events")
             held = await client.exists(*(keys.key(card, part) for card in local.cards for part in parts))
-            works = await Books(client).has_engine()
+            works = await BookReader(client).has_engine()
             await connection.check(client, durability=local.durability)
         except (redis.exceptions.RedisError, OSError, TcgxError) as error:
             raise StartError(f"--redis-url cannot be used: {error}") from error

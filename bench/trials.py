@@ -27,11 +27,11 @@ from bench.plot_style import BAR_INCHES, Bar, Head, Sheet, counted
 from bench.progress import Board, Task
 from bench.result import Failed, Result, Row, common
 from bench.servers import empty_redis, long_client, redis_cpu_seconds, server_name
+from core.model import Side
 from engine import keys, library
-from engine.books import Books
-from engine.connection import understood
+from engine.book_reader import BookReader
+from engine.connection import redis_errors
 from engine.matcher import Matcher
-from engine.model import Side
 
 LIBRARY = "tcgx_trials"
 FUNCTION = "trial"
@@ -317,7 +317,7 @@ async def _load(client: Redis) -> None:
         "  return built[file][name](keys[1], args)",
         "end)",
     ]
-    with understood():
+    with redis_errors():
         await _any(client).function_load("\n".join(lines) + "\n", replace=True)
 
 
@@ -534,7 +534,7 @@ async def _match_trial(
             outcomes = await _in_turns(list(variants), options.rounds, turn)
         finally:
             await library.load(client)
-        states = [[await Books(client).state_hash(card) for card in names] for names in cards]
+        states = [[await BookReader(client).state_hash(card) for card in names] for names in cards]
         matched = [await matching.matched(client, names) for names in cards]
     if states != [states[0]] * len(ways) or matched != [portion * options.rounds] * len(ways):
         raise Failed(f"{name}: the variants do not lead to the same books; matched are {matched} orders")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from cli.numbers import whole
-from engine.suggestions import did_you_mean
+from core.suggestions import did_you_mean
 
 CHECKS = ("redis", "functions", "engine", "database", "archiver", "history")
 SERVICES = ("api", "engine", "archiver")
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
     """Says what may have been meant instead of what is not there."""
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """What was typed. Ends the process when it can't be understood, or asks for help."""
+        """What was typed. Ends the process when it can't be redis_errors, or asks for help."""
         arguments, unknown = self.parse_known_args(words)
         if unknown:
             self.error(self._about_unknown(unknown, arguments))
@@ -103,7 +103,7 @@ def _book(parser: Parser) -> None:
 def _traders(parser: Parser) -> None:
     from pathlib import Path  # noqa: PLC0415 - as everything that only some commands need
 
-    from engine.trust import TRADER_ID_MAX  # noqa: PLC0415
+    from exchange.tokens import TRADER_ID_MAX  # noqa: PLC0415
 
     actions = parser.add_subparsers(required=True, dest="action", metavar="ACTION")
     seed = actions.add_parser("seed", help="create traders with random API keys")
@@ -121,7 +121,7 @@ def _traders(parser: Parser) -> None:
 def _replay(parser: Parser) -> None:
     from pathlib import Path  # noqa: PLC0415
 
-    from engine.settings import BOUNDS, Settings  # noqa: PLC0415
+    from core.settings import BOUNDS, Settings  # noqa: PLC0415
 
     parser.add_argument(
         "--file", type=Path, metavar="FILE", help="a file that --export wrote, instead of the live server"
@@ -183,7 +183,7 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def read(words: Sequence[str]) -> argparse.Namespace:
-    """The command (`name`) and its options. Ends the process when they can't be understood, or ask for help."""
+    """The command (`name`) and its options. Ends the process when they can't be redis_errors, or ask for help."""
     first = _top().parse(words)
     if first.version:
         return argparse.Namespace(name="version")

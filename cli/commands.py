@@ -19,10 +19,11 @@ from cli.arguments import CHECKS
 from cli.embedded_redis import RedisServer
 from cli.recover import recover
 from cli.run_file import running
-from engine import connection, library, trust
-from engine.books import Books
-from engine.errors import StartError, TcgxError
-from engine.settings import Settings, table, variable
+from core.errors import StartError, TcgxError
+from core.settings import Settings, table, variable
+from engine import connection, library
+from engine.book_reader import BookReader
+from exchange import tokens
 
 DATABASE_SECONDS = 2  # how long a warning may take
 
@@ -54,7 +55,7 @@ async def _book(arguments: argparse.Namespace, configured: Settings) -> int:
     if arguments.card not in configured.cards:
         raise StartError(f"there is no card {arguments.card!r}; there are {', '.join(configured.cards)}")
     async with connection.connect(configured.redis_url) as redis:
-        depth = await Books(redis).depth(arguments.card, arguments.depth)
+        depth = await BookReader(redis).depth(arguments.card, arguments.depth)
     print(ladder.ladder(arguments.card, depth, ladder.look_of(sys.stdout, os.environ, arguments.color)))
     return 0
 
@@ -64,8 +65,8 @@ async def _traders(arguments: argparse.Namespace, configured: Settings) -> int:
         if not configured.jwt_secret:
             raise StartError(f"no key to sign with: {configuration.nothing_runs(configured)}, or set TCGX_JWT_SECRET")
         for trader_id in arguments.ids:
-            role: trust.Role = "admin" if arguments.admin else "trader"
-            print(trust.token(configured.jwt_secret, trader_id, role, configured.token_seconds), flush=True)
+            role: tokens.Role = "admin" if arguments.admin else "trader"
+            print(tokens.token(configured.jwt_secret, trader_id, role, configured.token_seconds), flush=True)
         if variable("database_url") in arguments.sources:
             await _warn_of_missing(arguments.ids, configured)
         return 0
@@ -122,7 +123,7 @@ async def _as_async(lines: Iterator[replay.Line]) -> AsyncIterator[replay.Line]:
 async def _state_hash(_: argparse.Namespace, configured: Settings) -> int:
     async with connection.connect(configured.redis_url) as redis:
         for card in configured.cards:
-            print(f"{card:<12} {await Books(redis).state_hash(card)}")
+            print(f"{card:<12} {await BookReader(redis).state_hash(card)}")
     return 0
 
 
@@ -169,7 +170,7 @@ async def _doctor(arguments: argparse.Namespace, configured: Settings) -> int:
         return "loaded" if await library.is_loaded(redis) else _fail("the Lua library is missing or another version")
 
     async def engine(redis: Redis) -> str:
-        books = Books(redis)
+        books = BookReader(redis)
         positions = [(card, await books.position(card)) for card in configured.cards]
         waiting = ", ".join(f"{card} {place.appended - place.matched}" for card, place in positions)
         return f"commands that wait: {waiting}" if await books.has_engine() else _fail(f"no engine; waiting: {waiting}")

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Mapping
 
 import uvloop
 
-from engine import life
-from engine.settings import Settings
+from core import service
+from core.settings import Settings
 
 SIGNALLED = 128
 """The exit code after a signal, less its number."""
@@ -20,7 +20,7 @@ def run(given: argparse.Namespace, settings: Settings, sources: Mapping[str, str
     Raises:
         TcgxError: it failed; the message says why.
     """
-    life.configure_logging(settings, "tcgx")
+    service.configure_logging(settings, "tcgx")
     given.sources = sources
     return uvloop.run(_until_signal(_begun(given, settings)))
 
@@ -44,7 +44,7 @@ async def _until_signal(command: Awaitable[int]) -> int:
         received.append(number)
         work.cancel()
 
-    for number in life.ending_signals():
+    for number in service.ending_signals():
         asyncio.get_running_loop().add_signal_handler(number, end, number)
     try:
         return await work

@@ -14,16 +14,17 @@ import msgspec
 import structlog
 
 import tcgx.__main__
-from api.__main__ import listen
+from api.server import listen
 from archiver import recovery, schema, store, traders
 from cli import datadir, embedded, paths, run_file
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.greeting import greeting
 from cli.supervisor import Service, Supervised, Supervisor
-from engine import connection, library, life, settings
-from engine.errors import StartError
-from engine.settings import Settings, variable
+from core import service, settings
+from core.errors import StartError
+from core.settings import Settings, variable
+from engine import connection, library
 
 log = structlog.get_logger()
 
@@ -42,7 +43,7 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
     Raises:
         StartError: something that it needs is missing or taken; the message says what to do.
     """
-    stopping = life.stop_on_signals()
+    stopping = service.stop_on_signals()
     home = Path(configured.data_dir)
     if not ephemeral:
         _refuse_running(home)
@@ -57,7 +58,7 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
         )
         servers = _servers(local, secrets)
         try:
-            await life.unless_stopped(_start(servers), stopping)
+            await service.until_stopped(_start(servers), stopping)
             if stopping.is_set():
                 return
             await _serve(_pointed(local, servers), servers, stopping, announced_in=announced_in, stack=stack)
@@ -157,7 +158,7 @@ async def _serve(
     try:
         await supervisor.run_until(stopping)
     finally:
-        await life.ended(greeting)
+        await service.cancel_and_wait(greeting)
 
 
 def _in_url(host: str) -> str:

@@ -20,7 +20,7 @@ import pytest
 from cli import datadir, run_file
 from cli.arguments import COMMANDS
 from cli.numbers import whole
-from engine import streams
+from core import standard_streams
 from tcgx.__main__ import PACKAGES
 from tests.running_exchange import (
     START_SECONDS,
@@ -259,7 +259,7 @@ def test_a_reader_that_went_away_is_no_error(where: Path, command: str, unbuffer
         os.close(writer)
 
     assert result.stderr == ""
-    assert result.returncode in (0, streams.CLOSED_PIPE)  # argparse says nothing about what it could not print
+    assert result.returncode in (0, standard_streams.CLOSED_PIPE)  # argparse says nothing about what it could not print
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -278,9 +278,9 @@ def test_a_full_disk_behind_standard_output_is_a_sentence(where: Path, command: 
 
 LOG_LINE = """
 import structlog
-from engine import life
-from engine.settings import Settings
-life.configure_logging(Settings(), "tcgx")
+from core import service
+from core.settings import Settings
+service.configure_logging(Settings(), "tcgx")
 structlog.get_logger().warning("a line")
 """
 
@@ -430,7 +430,7 @@ def test_what_a_user_may_not_write_is_named_before_the_work(where: Path, words: 
         ("D/lock/", "up", "the data directory D cannot be used: D/lock is a folder"),
         ("D/run.json/", "up", "D/run.json can't be written: it is a folder"),
         ("D/run.json/", "book pikachu", "D/run.json can't be read: Is a directory"),
-        ("D/run.json", "book pikachu", "D/run.json can't be understood"),
+        ("D/run.json", "book pikachu", "D/run.json can't be redis_errors"),
         ("D/secrets.json/", "up", "D/secrets.json cannot be read"),
     ],
 )

@@ -24,9 +24,9 @@ from cli import datadir, embedded_postgres, embedded_redis
 from cli.datadir import Secrets
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
+from core.errors import StartError
+from core.settings import Settings
 from engine.connection import check, connect
-from engine.errors import StartError
-from engine.settings import Settings
 
 pytestmark = pytest.mark.server
 is_root = os.geteuid() == 0

@@ -22,8 +22,8 @@ from structlog.testing import capture_logs
 from archiver import archiver, store
 from archiver.store import Archive
 from cli import embedded_postgres
+from core.errors import StartError, Unavailable
 from engine import connection, library
-from engine.errors import StartError, Unavailable
 from tests.exchange_server import exchange_server, until
 from tests.market import Market, many
 from tests.running_exchange import CARDS, ServerPair, free_port, server_pair
@@ -418,12 +418,12 @@ def test_reads_through_a_pooler_that_lends_sessions_are_unavailable_and_nothing_
     ],
 )
 def test_whatever_asyncpg_raises_is_unavailable_with_a_reason(error: Exception, said: str) -> None:
-    with pytest.raises(Unavailable) as raised, store.understood():
+    with pytest.raises(Unavailable) as raised, store.redis_errors():
         raise error
 
     assert said in str(raised.value)
 
 
 def test_errors_of_ours_pass() -> None:
-    with pytest.raises(StartError), store.understood():
+    with pytest.raises(StartError), store.redis_errors():
         raise StartError("no")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine import keys, settings
+from core import settings
+from engine import keys
 from tests.exchange_server import ExchangeServer, exchange_server, until
 
 pytestmark = pytest.mark.server

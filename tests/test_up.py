@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 from redis import Redis
 
-from engine.model import PlaceOrder
+from core.model import PlaceOrder
 from tests.running_exchange import (
     CARDS,
     FAST,
