@@ -620,8 +620,42 @@ def pool(url: str) -> asyncpg.Pool:
             raise Unavailable(f"PostgreSQL can't be read through this pooler: {error}") from error
 
     return asyncpg.create_pool(
-        url, min_size=0, max_size=4, timeout=CONNECT_SECONDS, command_timeout=CONNECT_SECONDS, init=check
+        url,
+        min_size=0,
+        max_size=4,
+        timeout=CONNECT_SECONDS,
+        command_timeout=CONNECT_SECONDS,
+        init=check,
+        connection_class=_Connection,
     )
+
+
+class _Connection(asyncpg.Connection):
+    """A connection that is closed where a query is given up. Otherwise it goes back to the pool only once the server
+    has taken the query back, and whoever gave it up waits for that: up to `CONNECT_SECONDS` if the server hangs."""
+
+    async def fetch(self, *arguments: Any, **options: Any) -> Any:
+        """As asyncpg has it."""
+        with self._closed_if_given_up():
+            return await super().fetch(*arguments, **options)
+
+    async def fetchval(self, *arguments: Any, **options: Any) -> Any:
+        """As asyncpg has it."""
+        with self._closed_if_given_up():
+            return await super().fetchval(*arguments, **options)
+
+    async def execute(self, *arguments: Any, **options: Any) -> Any:
+        """As asyncpg has it."""
+        with self._closed_if_given_up():
+            return await super().execute(*arguments, **options)
+
+    @contextlib.contextmanager
+    def _closed_if_given_up(self) -> Iterator[None]:
+        try:
+            yield
+        except (asyncio.CancelledError, TimeoutError):
+            self.terminate()
+            raise
 
 
 _RFC3339 = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'

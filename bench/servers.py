@@ -229,7 +229,7 @@ async def redis_cpu_seconds(client: Redis) -> float:
 async def _refuse_used_redis(local: Settings) -> None:
     async with connection.connect(local.redis_url) as client:
         try:
-            parts = ("orders", "sequence", "cursor", "events")
+            parts = ("history", "orders", "sequence", "cursor", "events")
             held = await client.exists(*(keys.key(card, part) for card in local.cards for part in parts))
             works = await BookReader(client).has_engine()
             await connection.check(client, durability=local.durability)
@@ -253,10 +253,10 @@ async def _refuse_used_database(local: Settings) -> None:
     except TcgxError as error:
         raise StartError(f"--database-url cannot be used: {error}") from error
     try:
-        for table in ("orders", "trades", "archive_cursor"):
+        for table in ("orders", "trades", "archive_cursor", "histories"):
             if await opened.fetchval("SELECT to_regclass($1) IS NULL", table):
                 continue
-            if await opened.fetchval(f"SELECT EXISTS (SELECT 1 FROM {table})"):  # noqa: S608 - one of three names
+            if await opened.fetchval(f"SELECT EXISTS (SELECT 1 FROM {table})"):  # noqa: S608 - one of four names
                 raise StartError(
                     f"--database-url has rows in {table}: a benchmark needs a database of its own, and touches nothing "
                     "in this one"
@@ -276,6 +276,6 @@ async def _migrate(local: Settings) -> None:
 async def _remove_rows(local: Settings) -> None:
     opened = await store.connect(local.database_url)
     try:
-        await opened.execute("TRUNCATE orders, trades, archive_cursor")
+        await opened.execute("TRUNCATE orders, trades, archive_cursor, histories")
     finally:
         await opened.close()

@@ -170,7 +170,7 @@ COMMANDS: Mapping[str, Command] = {
     "replay": Command("run a log through an empty server and compare the state hash", _replay),
     "state-hash": Command("a hash over each card's books, open orders and cursor"),
     "migrate": Command("bring the database, and data of earlier versions, up to date"),
-    "recover": Command("begin another history where log and archive do not belong together any more", _recover),
+    "recover": Command("begin a new history where log and archive have parted", _recover),
     "settings": Command("every setting with its value, default and source"),
     "doctor": Command("check the servers, the database and how far everything is", _doctor),
     "bench": Command("benchmarks, on throw-away servers", _bench),

@@ -348,7 +348,7 @@ def test_a_full_disk_is_named(data_dir: Path) -> None:
 def test_whether_a_data_directory_is_used_cannot_be_told_where_its_lock_is_none(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
 
-    with pytest.raises(StartError, match="lock can't be read"):
+    with pytest.raises(StartError, match="lock is a folder"):
         datadir.is_locked(tmp_path)
 
 

@@ -25,7 +25,7 @@ def test_what_a_service_starts_with_is_left_out_of_garbage_collections() -> None
 @pytest.mark.parametrize(("disposition", "ends"), [("SIG_DFL", True), ("SIG_IGN", False)])
 def test_a_closed_terminal_ends_a_service_unless_nohup_has_it_ignored(disposition: str, ends: bool) -> None:
     code = (
-        "import signal\nfrom engine import life\n"
+        "import signal\nfrom core import service\n"
         f"signal.signal(signal.SIGHUP, signal.{disposition})\nprint(signal.SIGHUP in service.ending_signals())\n"
     )
 

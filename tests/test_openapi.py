@@ -13,6 +13,7 @@ import pytest
 import schemathesis
 
 import api
+import exchange
 from api.decoding import OrderDecoder
 from api.openapi import fields
 from api.openapi.error_codes import ERROR_CODES
@@ -246,7 +247,9 @@ MADE = {"f'invalid_{field}'": ("invalid_before", "invalid_order_id")}
 def codes_in_source() -> dict[str, str]:
     """Every code that the API can answer, as `404 order_not_found`, and the title if it stands beside it."""
     found: dict[str, str] = {}
-    for path in Path(api.__file__).parent.glob("*.py"):
+    for path in sorted(
+        itertools.chain(*(Path(package.__file__ or "").parent.rglob("*.py") for package in (api, exchange)))
+    ):
         for call in ast.walk(ast.parse(path.read_text())):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in CODE_AT:
                 continue

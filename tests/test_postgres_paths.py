@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -402,6 +402,31 @@ def test_reads_through_a_pooler_that_lends_sessions_are_unavailable_and_nothing_
 
     assert {type(outcome) for outcome in outcomes} == {Unavailable}
     assert all("pooler" in str(outcome) for outcome in outcomes)
+
+
+@pytest.mark.server
+def test_a_read_that_is_given_up_ends_at_once_though_the_server_says_nothing(pair: ServerPair) -> None:
+    async def scenario() -> None:
+        network = Network(socket_of(pair))
+        port = await network.open()
+        async with store.pool(over_tcp(pair, f"127.0.0.1:{port}")) as pool:
+            reads: dict[str, Callable[[], Awaitable[Any]]] = {
+                "fetch": lambda: Archive(pool).order("pikachu", 1),
+                "fetchval": lambda: pool.fetchval("SELECT 1"),
+                "execute": lambda: store.raise_given(pool, {"pikachu": ("none", 1)}),
+            }
+            for name, read in reads.items():
+                await read()
+                network.fall_silent()
+                started = asyncio.get_running_loop().time()
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        await read()
+                assert asyncio.get_running_loop().time() - started < store.CONNECT_SECONDS / 2, name
+            await reads["fetch"]()  # on a new connection
+        await network.close()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(

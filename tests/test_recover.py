@@ -118,7 +118,7 @@ def test_a_redis_that_was_restarted_as_it_was_goes_on_at_once(own: ExchangeServe
     own.start_redis()
 
     until(lambda: own.client(1).post("/orders", json=SELL).status_code == 202, seconds=REPORTED_SECONDS)
-    assert own.http.get("/health/ready").json()["missing"] == []
+    until(lambda: own.http.get("/health/ready").json()["missing"] == [], seconds=REPORTED_SECONDS)
 
 
 def test_books_of_an_older_redis_stay_less_what_was_completed_since(own: ExchangeServer) -> None:
