@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from time import perf_counter
 from typing import Any, cast
 
 import msgspec
@@ -30,24 +31,16 @@ from litestar.utils import normalize_path
 from api.common_headers import common_headers, request_id
 from api.context import Context
 from api.decoding import OrderDecoder
-from api.fast_path import FastPath, header
+from api.fast_path import FastPath
+from api.gate import Gate, Limit, Observer, header
 from api.openapi import document
 from api.parameters import KnownParameters
-from api.problems import (
-    MEDIA_TYPE,
-    VALUE_CHARACTERS_MAX,
-    FieldError,
-    Problem,
-    headers_of,
-    invalid,
-    of_error,
-    of_unexpected,
-)
+from api.problems import MEDIA_TYPE, Problem, headers_of, of_error, of_unexpected
 from api.routes import cards, fills, health, history, orders
 from archiver import store
 from archiver.history import ArchivedHistory
 from archiver.store import Archive
-from core.errors import StartError, TcgxError
+from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.service import cancel_and_wait
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from engine import connection, library
@@ -55,6 +48,7 @@ from engine.book_reader import BookReader
 from engine.match_notifications import MatchNotifier
 from engine.order_log import OrderLog
 from exchange.auth import Authenticator
+from exchange.readiness import Readiness
 from exchange.service import Exchange
 
 SCHEMA = "/schema"
@@ -91,7 +85,23 @@ class Api(Litestar):
             }
             if asked["method"] == "HEAD" and "GET" in self.methods(asked["path"]):
                 scope = cast(HTTPScope, {**asked, "method": "GET"})
+            if self.state.observer is not None:
+                await self._observed(cast(HTTPScope, scope), cast(Receive, receive), cast(Send, send))
+                return
         await super().__call__(scope, receive, send)
+
+    async def _observed(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Answers a request, and tells the observer. A path at which there is nothing has no operation."""
+        started, statuses = perf_counter(), []
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+            await send(message)
+
+        await super().__call__(scope, receive, noted)
+        operation = getattr(scope.get("route_handler"), "operation_id", None)
+        self.state.observer(operation or "", statuses[0] if statuses else 0, perf_counter() - started)
 
     def methods(self, path: str) -> list[str]:
         """What a path takes; empty if there is nothing at it."""
@@ -105,9 +115,9 @@ class Api(Litestar):
         return []
 
 
-def create_app(settings: Settings) -> Api:
-    """The API for these settings; it connects when it starts. `app.state.direct` is what our own server answers without
-    it (`api/fast_path.py`).
+def create_app(settings: Settings, *, limit: Limit | None = None, observer: Observer | None = None) -> Api:
+    """The API for these settings; it connects when it starts. `app.state.fast_path` is what our own server answers
+    without it (`api/fast_path.py`). `limit` and `observer` hold for both (`api/gate.py`).
 
     Raises:
         StartError: no key to sign tokens with.
@@ -115,7 +125,7 @@ def create_app(settings: Settings) -> Api:
     if len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
         raise StartError(f"TCGX_JWT_SECRET must be set, to at least {JWT_SECRET_BYTES_MIN} bytes")
 
-    direct = FastPath(orders.DIRECT, body_bytes_max=settings.body_bytes_max)
+    fast_path = FastPath(orders.FAST_PATH, body_bytes_max=settings.body_bytes_max)
 
     @asynccontextmanager
     async def services(app: Litestar) -> AsyncIterator[None]:
@@ -133,24 +143,28 @@ def create_app(settings: Settings) -> Api:
                 self_trade=settings.self_trade,
                 history=history,
             )
-            watch = MatchNotifier(redis, settings.cards)
-            archive = Archive(pool)
+            notifier = MatchNotifier(redis, settings.cards)
+            archive, books = Archive(pool), BookReader(redis)
+            exchange = Exchange(settings, order_log, books, notifier, archive)
+            authenticator = Authenticator(settings, archive)
             context = Context(
                 settings=settings,
-                exchange=Exchange(settings.cards, order_log, BookReader(redis), watch, archive),
-                authenticator=Authenticator(settings, archive),
-                bodies=OrderDecoder(settings),
-                history=history,
+                exchange=exchange,
+                authenticator=authenticator,
+                gate=Gate(authenticator, limit=limit, observer=observer),
+                decoder=OrderDecoder(settings),
+                readiness=Readiness(settings.cards, books, archive, history.faults),
             )
             app.state.context = context
-            direct.open(context)
+            fast_path.open(context)
             stopping = asyncio.Event()
-            listening = asyncio.create_task(watch.run(stopping), name="matched watch")
+            listening = asyncio.create_task(notifier.run(stopping), name="match notifications")
             comparing = asyncio.create_task(history.run(stopping), name="history")
+            app.state.background = (listening, comparing)
             try:
                 yield
             finally:
-                await order_log.close()
+                await exchange.close()
                 stopping.set()
                 await comparing
                 await cancel_and_wait(listening)
@@ -167,7 +181,7 @@ def create_app(settings: Settings) -> Api:
             _swagger_files(),
         ],
         lifespan=[services],
-        state=State({"settings": settings, "direct": direct}),
+        state=State({"settings": settings, "fast_path": fast_path, "observer": observer}),
         openapi_config=_openapi(settings),
         exception_handlers={
             TcgxError: _our_error,
@@ -263,7 +277,7 @@ def _our_error(request: Request[Any, Any, Any], error: TcgxError) -> Response[by
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Litestar's own errors, in our words."""
     if isinstance(error, ValidationException):
-        return _response(of_error(invalid(_parameter_errors(request, error))))
+        return _response(of_error(InvalidRequest(_parameter_errors(request, error))))
     if isinstance(error, MethodNotAllowedException):
         detail = f"{request.method} is not a method of {request.url.path}"
         return _response(Problem(405, "method_not_allowed", "Method not allowed", detail))
@@ -283,16 +297,16 @@ def _client_problem(request: Request[Any, Any, Any], error: ClientException) -> 
     return Problem(error.status_code, "bad_request", "Bad request", error.detail[:200])
 
 
-def _parameter_errors(request: Request[Any, Any, Any], error: ValidationException) -> list[FieldError]:
+def _parameter_errors(request: Request[Any, Any, Any], error: ValidationException) -> list[Violation]:
     """Every query parameter that is wrong, with the rule from the handler's signature."""
     parameters = request.route_handler.parsed_fn_signature.parameters
     missing = MISSING_PARAMETER.match(error.detail)
     if missing:
-        return [FieldError(missing[1], "missing_parameter", "is required")]
+        return [Violation(missing[1], "missing_parameter", "is required")]
     found = error.extra if isinstance(error.extra, list) else []
     names = [str(item.get("key")) for item in found if isinstance(item, dict)]
     errors = [
-        FieldError(
+        Violation(
             name,
             f"invalid_{name}",
             _rule(parameters[name].kwarg_definition),
@@ -301,7 +315,7 @@ def _parameter_errors(request: Request[Any, Any, Any], error: ValidationExceptio
         for name in names
         if name in parameters
     ]
-    return errors or [FieldError("parameters", "invalid_parameter", f"are not valid: {error.detail[:200]}")]
+    return errors or [Violation("parameters", "invalid_parameter", f"are not valid: {error.detail[:200]}")]
 
 
 def _rule(definition: Any) -> str:

@@ -6,11 +6,12 @@ import msgspec
 from litestar.connection import ASGIConnection
 
 from api.decoding import OrderDecoder
-from api.problems import FieldError, invalid
-from archiver.history import ArchivedHistory
+from api.gate import Gate
 from core.settings import Settings
 from exchange.auth import Authenticator
+from exchange.readiness import Readiness
 from exchange.service import Exchange
+from exchange.tokens import Caller
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -19,21 +20,21 @@ class Context(msgspec.Struct, frozen=True):
     settings: Settings
     exchange: Exchange
     authenticator: Authenticator
-    bodies: OrderDecoder
-    history: ArchivedHistory
-
-    def known_card(self, card: str, field: str = "card") -> str:
-        """The card, if it is traded.
-
-        Raises:
-            ApiError: 422, it is not.
-        """
-        if card not in self.exchange.cards:
-            rule = "must be one of " + ", ".join(self.exchange.cards)
-            raise invalid([FieldError(field, "unknown_card", rule, card[:80])])
-        return card
+    gate: Gate
+    decoder: OrderDecoder
+    readiness: Readiness
 
 
 def context_of(request: ASGIConnection[Any, Any, Any, Any]) -> Context:
     """The context of a request's app."""
     return cast(Context, request.app.state.context)
+
+
+def caller_of(request: ASGIConnection[Any, Any, Any, Any]) -> tuple[Context, Caller]:
+    """What a handler of Litestar works with, and who asks.
+
+    Raises:
+        TcgxError: as `Gate.admit`.
+    """
+    context = context_of(request)
+    return context, context.gate.admit(request.scope["headers"])

@@ -73,7 +73,7 @@ class Refused(Exception):
 
 
 class FastPathCycle:
-    """A request that is answered directly, in the place of uvicorn's `RequestResponseCycle`: what uvicorn asks that one
+    """A request on the fast path, in the place of uvicorn's `RequestResponseCycle`: what uvicorn asks that one
     while the request is under way (is it complete, should the connection stay), it asks this one."""
 
     response_started = False
@@ -99,7 +99,7 @@ class FastPathCycle:
 
 
 class _Unheard:
-    """An event that nobody waits for: a direct call begins when its body is whole."""
+    """An event that nobody waits for: an endpoint begins when its body is whole."""
 
     def set(self) -> None:
         """Somebody would go on."""
@@ -111,7 +111,7 @@ _NOBODY_WAITS = _Unheard()
 class Protocol(HttpToolsProtocol):
     """One connection.
 
-    A request is answered directly if it is a direct call whose body has a Content-Length within its bound, and if it
+    A request takes the fast path if it is an endpoint of it whose body has a Content-Length within its bound, and if it
     comes after the answer to the one before it. All others, and those that say `Expect: 100-continue`, go to the app.
 
     A connection ends with a refusal once something comes that is no request, or not in time. Requests that were whole
@@ -119,12 +119,12 @@ class Protocol(HttpToolsProtocol):
     """
 
     def __init__(
-        self, *args: Any, direct: FastPath | None = None, timeouts: Timeouts | None = None, **kwargs: Any
+        self, *args: Any, fast_path: FastPath | None = None, timeouts: Timeouts | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._direct = direct
+        self._fast_path = fast_path
         self._timeouts = timeouts or TIMEOUTS
-        self._direct_cycle: FastPathCycle | None = None
+        self._fast_cycle: FastPathCycle | None = None
         self._stage = NOTHING
         self._has_entered_stage = False  # in this read
         self._is_upgrade = False
@@ -171,7 +171,7 @@ class Protocol(HttpToolsProtocol):
             self._bytes_beside_body += self._read_bytes
             if self._has_entered_stage:
                 self._limit(self._timeouts.body_seconds)
-            if self._direct_cycle is None and self._bytes_beside_body > HEAD_BYTES_MAX + self._read_bytes:
+            if self._fast_cycle is None and self._bytes_beside_body > HEAD_BYTES_MAX + self._read_bytes:
                 self._refuse(TOO_LARGE)
         elif not self._has_completed:
             self._head_bytes += self._read_bytes
@@ -195,7 +195,7 @@ class Protocol(HttpToolsProtocol):
     # -- what the parser says
 
     def on_message_begin(self) -> None:
-        """The first byte of a request. What uvicorn makes here for the app, a direct call does not need."""
+        """The first byte of a request. What uvicorn makes here for the app, the fast path does not need."""
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -221,22 +221,22 @@ class Protocol(HttpToolsProtocol):
         self._stage = BODY
         self._has_entered_stage = True
         self._bytes_beside_body = 0
-        if is_plain and self._direct is not None and self._direct.has(method, self.url):
+        if is_plain and self._fast_path is not None and self._fast_path.has(method, self.url):
             keep_alive = self.parser.should_keep_alive()
-            self._direct_cycle = FastPathCycle(method, self.url, self.headers, self._request_id, keep_alive=keep_alive)
-            self.cycle = self._direct_cycle  # type: ignore[assignment]  # it stands in for one
+            self._fast_cycle = FastPathCycle(method, self.url, self.headers, self._request_id, keep_alive=keep_alive)
+            self.cycle = self._fast_cycle  # type: ignore[assignment]  # it stands in for one
         else:
-            self._direct_cycle = None
+            self._fast_cycle = None
             self._take_for_app()
         self.headers = []  # takes the fields after a body, which are no headers (RFC 9110, 6.5.1)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
-        if self._direct_cycle is None:
+        if self._fast_cycle is None:
             self._bytes_beside_body = -self._read_bytes
             super().on_body(body)
         else:
-            self._direct_cycle.body += body
+            self._fast_cycle.body += body
 
     def on_message_complete(self) -> None:
         """The next bytes are the head of another request."""
@@ -248,10 +248,10 @@ class Protocol(HttpToolsProtocol):
         self._deadline = math.inf
         if self.cycle.response_complete:
             self._limit(self._timeouts.keep_alive_seconds)
-        if self._direct_cycle is None or self._direct is None:
+        if self._fast_cycle is None or self._fast_path is None:
             super().on_message_complete()
             return
-        task = self.loop.create_task(self._answer(self._direct, self._direct_cycle))
+        task = self.loop.create_task(self._answer(self._fast_path, self._fast_cycle))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
@@ -289,7 +289,7 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _is_plain(self, version: str) -> bool:
-        """Whether nothing about the request needs more than a direct answer; looks at every header once.
+        """Whether nothing about the request needs more than the fast path; looks at every header once.
 
         Raises:
             Refused: it is no request of HTTP/1.1 or 1.0.
@@ -297,7 +297,7 @@ class Protocol(HttpToolsProtocol):
         is_plain = version == "1.1" and not self.expect_100_continue
         if self.cycle is not None and not self.cycle.response_complete:
             is_plain = False  # it was sent before the one before it was answered: uvicorn has a queue for that
-        body_bytes_max = 0 if self._direct is None else self._direct.body_bytes_max
+        body_bytes_max = 0 if self._fast_path is None else self._fast_path.body_bytes_max
         hosts = 0
         for name, value in self.headers:
             if name == b"host":
@@ -321,10 +321,10 @@ class Protocol(HttpToolsProtocol):
 
     # -- answers
 
-    async def _answer(self, direct: FastPath, cycle: FastPathCycle) -> None:
+    async def _answer(self, fast_path: FastPath, cycle: FastPathCycle) -> None:
         name = request_id(cycle.request_id)
         try:
-            answer = await direct.answer(cycle.method, cycle.target, cycle.headers, bytes(cycle.body), name)
+            answer = await fast_path.answer(cycle.method, cycle.target, cycle.headers, bytes(cycle.body), name)
             if self.flow.write_paused:
                 await self.flow.drain()
         except asyncio.CancelledError:

@@ -4,7 +4,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
 from litestar.routes import HTTPRoute
 
-from api.problems import VALUE_CHARACTERS_MAX, FieldError, invalid
+from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, Violation
 
 ERRORS_MAX = 20
 
@@ -20,24 +20,24 @@ class KnownParameters:
         """Looks at the query of a request.
 
         Raises:
-            ApiError: 422, a parameter is unknown, or given more than once.
+            InvalidRequest: a parameter is unknown, or given more than once.
         """
         if not connection.scope["query_string"]:
             return
         known, lists = self._known(connection)
-        errors: list[FieldError] = []
+        errors: list[Violation] = []
         seen: set[str] = set()
         for name, _ in connection.query_params.multi_items():
             shown = name[:VALUE_CHARACTERS_MAX].encode(errors="backslashreplace").decode()
             if name not in known:
-                errors.append(FieldError(shown, "unknown_parameter", _rule(known)))
+                errors.append(Violation(shown, "unknown_parameter", _rule(known)))
             elif name in seen and name not in lists:
-                errors.append(FieldError(shown, "duplicate_parameter", "must be given once"))
+                errors.append(Violation(shown, "duplicate_parameter", "must be given once"))
             seen.add(name)
             if len(errors) == ERRORS_MAX:
                 break
         if errors:
-            raise invalid(errors)
+            raise InvalidRequest(errors)
 
     def _known(self, connection: ASGIConnection) -> tuple[frozenset[str], frozenset[str]]:  # type: ignore[type-arg]
         """The query parameters of the handler, as Litestar reads them from its signature, and those that are lists."""

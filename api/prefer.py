@@ -2,7 +2,7 @@
 
 import re
 
-from api.problems import FieldError, invalid
+from core.errors import InvalidRequest, Violation
 
 WAIT_SECONDS_MAX = 10
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\s,;\"]*)\"?", re.IGNORECASE)
@@ -12,7 +12,7 @@ def wait_seconds(header: str | None) -> float:
     """How long the caller wants to wait; 0 if it does not say. Other preferences are passed over.
 
     Raises:
-        ApiError: 422, it is no number of seconds from 0 to `WAIT_SECONDS_MAX`.
+        InvalidRequest: it is no number of seconds from 0 to `WAIT_SECONDS_MAX`.
     """
     if header is None:
         return 0.0
@@ -22,5 +22,5 @@ def wait_seconds(header: str | None) -> float:
     text = found.group(1)
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", text) or float(text) > WAIT_SECONDS_MAX:
         rule = f"wait must be a number of seconds from 0 to {WAIT_SECONDS_MAX}"
-        raise invalid([FieldError("Prefer", "invalid_prefer", rule, text)])
+        raise InvalidRequest([Violation("Prefer", "invalid_prefer", rule, text)])
     return float(text)

@@ -1,21 +1,31 @@
-"""What goes wrong, as RFC 9457 problems: one struct, one exception, one table from our errors to HTTP."""
+"""What goes wrong, as RFC 9457 problems: one struct, and one table from kinds of errors to HTTP statuses."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
 import structlog
-from msgspec import structs
 
 from api.openapi.fields import described
-from core.errors import ClientOrderIdConflict, HistoryConflict, LogGap, Overloaded, TcgxError, Unavailable
+from core.errors import Kind, TcgxError
 
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
-VALUE_CHARACTERS_MAX = 80
-AN_ARRAY, AN_OBJECT = "an array", "an object"
-"""What stands for a value that is too complex to repeat."""
+
+STATUS_OF_KIND: Mapping[Kind, int] = {
+    Kind.INVALID: 422,
+    Kind.UNAUTHENTICATED: 401,
+    Kind.FORBIDDEN: 403,
+    Kind.NOT_FOUND: 404,
+    Kind.CONFLICT: 409,
+    Kind.TOO_LARGE: 413,
+    Kind.RATE_LIMITED: 429,
+    Kind.OVERLOADED: 503,
+    Kind.UNAVAILABLE: 503,
+    Kind.INTERNAL: 500,
+}
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -43,67 +53,17 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     request_id: Annotated[str, described("Of a 500 or 503: finds the lines of the server's log.", "4f0c2a77-1a")] = ""
 
 
-class ApiError(TcgxError):
-    """A request is answered with this problem."""
-
-    def __init__(self, status: int, code: str, title: str, detail: str, errors: list[FieldError] | None = None) -> None:
-        super().__init__(detail)
-        self.problem = Problem(status=status, code=code, title=title, detail=detail, errors=errors or [])
-
-
-def invalid(errors: list[FieldError]) -> ApiError:
-    """A request whose fields break rules; the problem's code is that of the first."""
-    first = errors[0]
-    return ApiError(422, first.code, "Invalid request", "; ".join(sentence(error) for error in errors), errors)
-
-
-def sentence(error: FieldError) -> str:
-    """Field, rule and value in words."""
-    return (
-        f"{error.field} {error.rule}"
-        if error.value is msgspec.UNSET
-        else f"{error.field} {error.rule}, got {shown(error.value)}"
-    )
-
-
-def shown(value: Any) -> str:
-    """A value of a request as it may be repeated to its sender: bounded in length."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = str(value)
-    text = text if len(text) <= VALUE_CHARACTERS_MAX else text[: VALUE_CHARACTERS_MAX - 3] + "..."
-    return f"'{text}'" if isinstance(value, str) and value not in (AN_ARRAY, AN_OBJECT) else text
-
-
-def not_found(order_id: str, hint: str = "") -> ApiError:
-    """An order that does not exist or is another trader's: one answer for both."""
-    return ApiError(404, "order_not_found", "Order not found", f"there is no order {shown(order_id)} of yours{hint}")
-
-
-def unauthorized(code: str, detail: str) -> ApiError:
-    """No valid access token."""
-    return ApiError(401, code, "Unauthorized", detail)
-
-
 def of_error(error: TcgxError, request_id: str = "") -> Problem:
-    """The table from our errors to HTTP."""
-    if isinstance(error, ApiError):
-        problem = error.problem
-        return structs.replace(problem, request_id=request_id) if problem.status >= 500 else problem
-    if isinstance(error, ClientOrderIdConflict):
-        return Problem(status=409, code="client_order_id_conflict", title="Conflict", detail=str(error))
-    # What comes after a colon in our errors is for the log: addresses and the like.
-    told = str(error).partition(":")[0]
-    if isinstance(error, Overloaded):
-        return Problem(503, "overloaded", "Overloaded", f"nothing was accepted: {told}", request_id=request_id)
-    if isinstance(error, HistoryConflict):
-        detail = "nothing was accepted: log and archive do not belong together, and an operator has to look"
-        return Problem(503, "history_conflict", "History conflict", detail, request_id=request_id)
-    if isinstance(error, Unavailable | LogGap):
-        detail = f"{told}; repeat the request, an order with the same client_order_id"
-        return Problem(503, "unavailable", "Unavailable", detail, request_id=request_id)
-    detail = "the server failed; see its log"
-    return Problem(500, "internal_error", "Internal error", detail, request_id=request_id)
+    """An error as the problem that answers its request."""
+    status = STATUS_OF_KIND[error.kind]
+    return Problem(
+        status=status,
+        code=error.code,
+        title=error.title,
+        detail=error.detail,
+        errors=[FieldError(each.field, each.code, each.rule, each.value) for each in error.violations],
+        request_id=request_id if status >= 500 else "",
+    )
 
 
 def of_unexpected(error: Exception, request_id: str, *, method: str, path: str) -> Problem:

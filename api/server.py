@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
 
@@ -69,9 +69,11 @@ async def _services(app: Litestar) -> AsyncIterator[None]:
 
 
 async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callable[[Settings], Litestar]) -> None:
-    """Serves an app until `stopping` is set; then finishes the requests that it has accepted.
+    """Serves an app until `stopping` is set, or a task of `app.state.background` ends; then finishes the requests that
+    it has accepted.
 
     Raises:
+        Exception: whatever ended a task of the background.
         StartError: the port is taken, or Redis cannot be trusted with orders.
     """
     app = create_app(settings)
@@ -83,7 +85,7 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
         config = uvicorn.Config(
             app,
             loop="none",
-            http=cast(type[asyncio.Protocol], partial(Protocol, direct=app.state.direct, timeouts=timeouts)),
+            http=cast(type[asyncio.Protocol], partial(Protocol, fast_path=app.state.fast_path, timeouts=timeouts)),
             ws="none",
             lifespan="off",  # uvicorn would print the traceback of an error of ours, and end by itself
             access_log=False,
@@ -96,10 +98,14 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
         async with _services(app):
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
             stop = asyncio.create_task(stopping.wait())
-            await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+            background: Sequence[asyncio.Task[None]] = app.state.get("background", ())
+            await asyncio.wait({serving, stop, *background}, return_when=asyncio.FIRST_COMPLETED)
+            failed = [task for task in background if task.done()]
             server.should_exit = True
             stop.cancel()
             await serving
+            for task in failed:
+                await task  # whatever ended it ends the process, which is then started again
         if not server.started:
             raise StartError("the API did not start; the lines above say why")
     log.info("stopped")

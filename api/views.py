@@ -37,13 +37,11 @@ from core.model import (
 )
 from core.settings import Settings
 from engine.book_reader import Depth
+from exchange.readiness import PARTS
 
 BUY, GTC = Side.BUY, TimeInForce.GTC
 TICK = price_text(1)
 """Prices are whole cents."""
-
-PARTS = ("redis", "functions", "engine", "postgresql", "archiver", "history")
-"""What orders need, as `GET /health/ready` names it."""
 
 Missing = Annotated[str, described("A part that is not there.", enum=[*PARTS])]
 

@@ -61,7 +61,7 @@ def create_baseline_app(settings: Settings) -> Litestar:
 
     return Litestar(
         route_handlers=[place_order],
-        state=State({"direct": FastPath({}, body_bytes_max=settings.body_bytes_max), "orders": 0}),
+        state=State({"fast_path": FastPath({}, body_bytes_max=settings.body_bytes_max), "orders": 0}),
         lifespan=[with_pool],
         openapi_config=None,
         on_app_init=[without_logging],

@@ -39,7 +39,7 @@ def create_noop_app(settings: Settings) -> Litestar:
     """As plain as Litestar gets: no OpenAPI document, no logging. No call is answered beside it."""
     return Litestar(
         route_handlers=[noop],
-        state=State({"direct": FastPath({}, body_bytes_max=settings.body_bytes_max)}),
+        state=State({"fast_path": FastPath({}, body_bytes_max=settings.body_bytes_max)}),
         openapi_config=None,
         on_app_init=[without_logging],
     )

@@ -103,7 +103,7 @@ def _book(parser: Parser) -> None:
 def _traders(parser: Parser) -> None:
     from pathlib import Path  # noqa: PLC0415 - as everything that only some commands need
 
-    from exchange.tokens import TRADER_ID_MAX  # noqa: PLC0415
+    from core.model import TRADER_ID_MAX  # noqa: PLC0415
 
     actions = parser.add_subparsers(required=True, dest="action", metavar="ACTION")
     seed = actions.add_parser("seed", help="create traders with random API keys")

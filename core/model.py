@@ -15,6 +15,12 @@ LATEST = 50
 SEQUENCE_MAX = 999_999_999_999
 """12 digits, as sequences are stored."""
 
+SEQUENCE_PATTERN = r"[1-9][0-9]{0,11}"
+"""A sequence as it stands in an order_id."""
+
+TRADER_ID_MAX = 2**31 - 1
+"""What the log and the archive can hold."""
+
 CLIENT_ORDER_ID_PATTERN = r"(?!\.+$)[A-Za-z0-9._:-]{1,64}"
 CLIENT_ORDER_ID_RULE = "must be 1 to 64 letters, digits or . _ : -, and not dots alone"
 """Most clients take `.` and `..` out of a path before they send it, so an order of that name could not be asked for."""

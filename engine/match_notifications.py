@@ -19,12 +19,12 @@ log = structlog.get_logger()
 
 LISTEN_SECONDS = 5.0
 FORGOTTEN_MAX = 100
-KEPT_MESSAGES = 64
-"""Of a card: an order's append may be answered after its match was told, on another connection."""
+KEPT_NOTIFICATIONS = 64
+"""Of a card: an append may be answered after its match was published, on another connection."""
 
 
-class Message:
-    """What a match call told: which commands it did and, if they were few, its trades and completed orders."""
+class MatchNotification:
+    """What a match call published: which commands it matched and, if they were few, its trades and completed orders."""
 
     def __init__(self, text: bytes) -> None:
         head, *lines = text.split(b"\n")
@@ -34,18 +34,18 @@ class Message:
         self._trades = lines[: int(trades[0])] if trades else []
         self._orders = lines[int(trades[0]) :] if trades else []
 
-    def outcome(self, command: PlaceOrder, entered: Accepted) -> tuple[Order, list[Fill]]:
+    def result(self, command: PlaceOrder, accepted: Accepted) -> tuple[Order, list[Fill]]:
         """An order of these as it stood after the call, and its fills by then."""
-        own = codec.sequence_text(entered.sequence).encode()
+        own = codec.sequence_text(accepted.sequence).encode()
         trades = [codec.trade(command.card, line.decode()) for line in self._trades if own in line.split(b",", 3)[1:3]]
-        fills = [Fill(trade, trade.taker_sequence == entered.sequence) for trade in trades]
+        fills = [Fill(trade, trade.taker_sequence == accepted.sequence) for trade in trades]
         for line in self._orders:
             if line.startswith(own):
                 return codec.order(command.card, line.decode().split(",")), fills
         filled = sum(trade.quantity for trade in trades)
         order = Order(
             card=command.card,
-            sequence=entered.sequence,
+            sequence=accepted.sequence,
             trader_id=command.trader_id,
             side=command.side,
             price_cents=command.price_cents,
@@ -54,7 +54,7 @@ class Message:
             status=Status.PARTIALLY_FILLED if filled else Status.OPEN,
             time_in_force=command.time_in_force,
             client_order_id=command.client_order_id,
-            accepted_at=entered.accepted_at or "",
+            accepted_at=accepted.accepted_at or "",
             closed_at=None,
         )
         return order, fills
@@ -70,12 +70,14 @@ class MatchNotifier:
         self._redis: Any = redis
         self._cards = {keys.matched_channel(card).encode(): card for card in cards}
         self._matched = dict.fromkeys(cards, 0)
-        self._messages: dict[str, deque[Message]] = {card: deque(maxlen=KEPT_MESSAGES) for card in cards}
+        self._notifications: dict[str, deque[MatchNotification]] = {
+            card: deque(maxlen=KEPT_NOTIFICATIONS) for card in cards
+        }
         self._waiters: dict[str, list[tuple[int, int, asyncio.Future[None]]]] = {card: [] for card in cards}
         self._count = 0
 
     async def wait(self, card: str, sequence: int, seconds: float) -> bool:
-        """Whether the command was matched before the time was over."""
+        """Whether a command is matched before the time is over."""
         if sequence <= self._matched[card]:
             return True
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -88,14 +90,13 @@ class MatchNotifier:
             return False
         return True
 
-    def outcome(self, command: PlaceOrder, entered: Accepted) -> tuple[Order, list[Fill]] | None:
-        """An order that is matched as it stood after that, and its fills by then; None where that was not told, or too
-        long ago."""
-        if entered.accepted_at is None:
+    def result(self, command: PlaceOrder, accepted: Accepted) -> tuple[Order, list[Fill]] | None:
+        """An order as it stood after its match, and its fills by then; None where no notification has it any more."""
+        if accepted.accepted_at is None:
             return None
-        for message in reversed(self._messages[command.card]):
-            if message.first <= entered.sequence <= message.last:
-                return message.outcome(command, entered) if message.is_whole else None
+        for notification in reversed(self._notifications[command.card]):
+            if notification.first <= accepted.sequence <= notification.last:
+                return notification.result(command, accepted) if notification.is_whole else None
         return None
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -119,18 +120,18 @@ class MatchNotifier:
                     if message is None:
                         await self._look()
                     else:
-                        self.take(self._cards[message["channel"]], Message(message["data"]))
+                        self.take(self._cards[message["channel"]], MatchNotification(message["data"]))
 
-    def take(self, card: str, told: Message) -> None:
-        """Keeps what a match call told, and wakes who waited for it."""
-        self._messages[card].append(told)
-        self._advance(card, told.last)
+    def take(self, card: str, notification: MatchNotification) -> None:
+        """Keeps a notification, and wakes the callers that wait for its commands."""
+        self._notifications[card].append(notification)
+        self._advance(card, notification.last)
 
     async def _look(self) -> None:
         """Takes the positions from the cursors: after messages may have been missed, and where Redis came back with
         an older state."""
         for card in self._matched:
-            self._messages[card].clear()
+            self._notifications[card].clear()
             self._matched[card] = int(await self._redis.hget(keys.key(card, "cursor"), "sequence") or 0)
             self._advance(card, self._matched[card])
 

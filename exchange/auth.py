@@ -3,11 +3,11 @@
 import hmac
 import time
 
-from api.problems import unauthorized
 from archiver.store import Archive
+from core.errors import Unauthenticated
 from core.settings import Settings
 from exchange import tokens
-from exchange.tokens import ExpiredToken, Identity, InvalidToken
+from exchange.tokens import Caller, ExpiredToken, InvalidToken
 
 REMEMBERED_MAX = 50_000
 TOKEN_MISSING = "send an access token as `Authorization: Bearer …`; POST /auth/token gives one for a trader's API key"  # noqa: S105 - a sentence
@@ -20,62 +20,62 @@ class Authenticator:
         self._secret = settings.jwt_secret
         self._seconds = settings.token_seconds
         self._archive = archive
-        self._remembered: dict[bytes, Identity] = {}  # by header
+        self._remembered: dict[bytes, Caller] = {}  # by header
 
-    def identify(self, authorization: bytes | None) -> Identity:
-        """The identity behind an `Authorization` header, as it was received.
+    def authenticate(self, authorization: bytes | None) -> Caller:
+        """The caller behind an `Authorization` header, as it was received.
 
         Raises:
-            ApiError: 401, because it is missing, malformed, wrong or expired.
+            Unauthenticated: it is missing, malformed, wrong or expired.
         """
-        identity = self._remembered.get(authorization or b"")
-        if identity is None:
-            identity = self._looked_at(_token((authorization or b"").decode("latin-1")))
-        if identity.expires_at <= time.time():
-            raise unauthorized("token_expired", "the access token has expired: get a new one from POST /auth/token")
-        return identity
+        caller = self._remembered.get(authorization or b"")
+        if caller is None:
+            caller = self._looked_at(_token((authorization or b"").decode("latin-1")))
+        if caller.expires_at <= time.time():
+            raise Unauthenticated("token_expired", "the access token has expired: get a new one from POST /auth/token")
+        return caller
 
-    async def exchange(self, trader_id: int, api_key: str) -> tuple[str, int]:
+    async def token_for(self, trader_id: int, api_key: str) -> tuple[str, int]:
         """An access token for an API key, and for how many seconds it is valid.
 
         Raises:
-            ApiError: 401, unknown trader or wrong key, one answer for both.
+            Unauthenticated: unknown trader or wrong key, one answer for both.
             Unavailable: PostgreSQL, which knows the traders, does not answer.
         """
         stored = await self._archive.api_key(trader_id)
         expected, role = stored if stored else (bytes(32), "trader")
         if not hmac.compare_digest(expected, tokens.key_hash(api_key)):
-            raise unauthorized("invalid_credentials", f"trader {trader_id} does not exist or has another API key")
+            raise Unauthenticated("invalid_credentials", f"trader {trader_id} does not exist or has another API key")
         return tokens.token(
             self._secret, trader_id, "admin" if role == "admin" else "trader", self._seconds
         ), self._seconds
 
-    def _looked_at(self, text: str) -> Identity:
+    def _looked_at(self, text: str) -> Caller:
         """Decodes a token, unless it is remembered from a header that is spelled as most are."""
         usual = f"Bearer {text}".encode("latin-1")
-        identity = self._remembered.get(usual)
-        if identity is None:
-            identity = self._decode(text)
+        caller = self._remembered.get(usual)
+        if caller is None:
+            caller = self._decode(text)
             if len(self._remembered) >= REMEMBERED_MAX:
                 self._remembered.clear()
-            self._remembered[usual] = identity
-        return identity
+            self._remembered[usual] = caller
+        return caller
 
-    def _decode(self, text: str) -> Identity:
+    def _decode(self, text: str) -> Caller:
         try:
-            return tokens.identity(self._secret, text)
+            return tokens.caller_of(self._secret, text)
         except ExpiredToken as error:
-            raise unauthorized("token_expired", str(error)) from None
+            raise Unauthenticated("token_expired", str(error)) from None
         except InvalidToken as error:
-            raise unauthorized("token_invalid", str(error)) from None
+            raise Unauthenticated("token_invalid", str(error)) from None
 
 
 def _token(header: str) -> str:
     """The token in an `Authorization` header."""
     if not header:
-        raise unauthorized("token_missing", TOKEN_MISSING)
+        raise Unauthenticated("token_missing", TOKEN_MISSING)
     scheme, _, text = header.partition(" ")
     text = text.strip()
     if scheme.lower() != "bearer" or not text:
-        raise unauthorized("token_invalid", "the Authorization header must be `Bearer` and an access token")
+        raise Unauthenticated("token_invalid", "the Authorization header must be `Bearer` and an access token")
     return text

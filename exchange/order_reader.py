@@ -5,13 +5,16 @@ in that order, so what moves meanwhile is met twice, if need be, and never misse
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
 from typing import NamedTuple
 
 from archiver.store import Archive, Before
-from core.errors import Unavailable
-from core.model import Fill, Order, Side, Status, Trade
+from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, Unavailable, Violation
+from core.model import SEQUENCE_PATTERN, Fill, Order, Side, Status, Trade
+from core.settings import CARD_PATTERN
 from engine import codec
 from engine.book_reader import OPEN_A_READ, BookReader
 from engine.order_log import Cancels
@@ -28,6 +31,10 @@ LOOKED_AT_MAX = 4
 TRADES_LOOKED_AT, TRADES_LOOKED_AT_MIN = 100_000, 1_000
 """Archived trades for one page of fills, of all cards together and of a card at least: 15 ms of PostgreSQL."""
 
+TIME_PATTERN = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+PLACE = re.compile(rf"({TIME_PATTERN})~({CARD_PATTERN.pattern})-t({SEQUENCE_PATTERN})~(maker|taker)", re.ASCII)
+"""A `FillKey` as a text."""
+
 Age = tuple[str, str, int]
 """By which orders of several cards are sorted: accepted_at, card and sequence."""
 
@@ -39,6 +46,32 @@ class FillKey(NamedTuple):
     card: str
     number: int
     is_taker: bool
+
+    @property
+    def text(self) -> str:
+        """A place between two fills, as a caller sends it back."""
+        return f"{self.executed_at}~{self.card}-t{self.number}~{'taker' if self.is_taker else 'maker'}"
+
+    @classmethod
+    def parse(cls, text: str) -> "FillKey":
+        """The place that `text` wrote.
+
+        Raises:
+            InvalidRequest: it is none.
+        """
+        found = PLACE.fullmatch(text)
+        if not found or not _is_time(found[1]):
+            rule = "must be the `next` of a page of fills"
+            raise InvalidRequest([Violation("before", "invalid_before", rule, text[:VALUE_CHARACTERS_MAX])])
+        return cls(found[1], found[2], int(found[3]), found[4] == "taker")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def age(order: Order) -> Age:

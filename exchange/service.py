@@ -1,7 +1,7 @@
-"""What every door does with orders, free of HTTP: enter, find, list, cancel, wait.
+"""What every door does with orders and market data: check, place, find, list, cancel, wait. No transport in it.
 
-A wait has one deadline, which holds for what is read after the match, too. Only the append is never given up: nobody
-would know what became of it.
+A wait has one deadline, which also holds for the reads after the match. The append alone is never given up: nobody
+would know whether the order is in the log.
 """
 
 import asyncio
@@ -9,83 +9,109 @@ import contextlib
 import re
 from collections.abc import Iterable, Sequence
 
-from api.problems import ApiError, not_found
+import msgspec
+
 from archiver.store import Archive
-from core.errors import HistoryConflict, Overloaded, TcgxError, Unavailable
+from core.errors import (
+    VALUE_CHARACTERS_MAX,
+    HistoryConflict,
+    InvalidRequest,
+    OrderCompleted,
+    OrderNotFound,
+    Overloaded,
+    TcgxError,
+    Unavailable,
+    UnknownCard,
+    Violation,
+)
 from core.model import (
-    CLIENT_ORDER_ID_PATTERN,
     CLIENT_ORDER_ID_RULE,
     COMPLETED,
+    LATEST,
+    SEQUENCE_PATTERN,
     Accepted,
     CancelOrder,
     Fill,
     Order,
     PlaceOrder,
+    Side,
+    Trade,
     order_id,
 )
-from engine.book_reader import BookReader
+from core.rules import CLIENT_ORDER_ID, OrderRules
+from core.settings import CARD_PATTERN, Settings
+from engine.book_reader import BookReader, Depth
 from engine.match_notifications import MatchNotifier
 from engine.order_log import Cancels, OrderLog
-from exchange.order_reader import OrderReader, age, parsed
-from exchange.tokens import Identity
+from exchange.order_reader import FillKey, OrderReader, age, parsed
+from exchange.tokens import Caller
 
-CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
-SEQUENCE = re.compile(r"[1-9][0-9]{0,11}")
+SEQUENCE = re.compile(SEQUENCE_PATTERN)
 CANCELED_MAX = 10_000
 """Of a card, so many orders that were canceled together are listed, the newest."""
+OPEN_LIMIT_MAX = 500
+"""Orders of a page of open orders at most."""
 
 Placed = Accepted | Order
-"""What became of an order that was entered: its place in the log, or, where it repeats one, that one as it is now."""
+"""What became of an order that was placed: its place in the log, or, where it repeats one, that one as it is now."""
+
+
+class OrderFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of a trader's orders are listed, as texts of a request: of this card and side, with this status (`open`, or
+    all), before an order of the trader, so many at most."""
+
+    status: str | None = None
+    card: str | None = None
+    side: str | None = None
+    before: str | None = None
+    limit: int = LATEST
 
 
 class Exchange:
-    """The exchange as one trader's requests see it."""
+    """The exchange as its callers see it. What is another trader's does not exist for a caller, an admin excepted."""
 
     def __init__(
-        self, cards: Sequence[str], order_log: OrderLog, books: BookReader, watch: MatchNotifier, archive: Archive
+        self, settings: Settings, order_log: OrderLog, books: BookReader, notifier: MatchNotifier, archive: Archive
     ) -> None:
-        self.cards = tuple(cards)
-        self.books = books
-        self.archive = archive
-        self.reader = OrderReader(books, archive)
+        self.cards = settings.cards
+        self.rules = OrderRules(settings)
+        self._books = books
+        self._archive = archive
+        self._reader = OrderReader(books, archive)
         self._log = order_log
-        self._watch = watch
+        self._notifier = notifier
+
+    # -- orders in
 
     async def place(self, command: PlaceOrder) -> Placed:
-        """Enters an order; it is durable when this returns. Its place; for a repeated client_order_id the first order.
+        """Places an order that was checked (`rules`); it is durable when this returns. Its place in the log; for a
+        repeated client_order_id the first order.
 
         Raises:
-            ClientOrderIdConflict, Overloaded, Unavailable: see `OrderLog.append`.
+            ClientOrderIdConflict, HistoryConflict, Overloaded, Unavailable: see `OrderLog.append`.
         """
-        entered = await self._log.append(command)
-        return entered if entered.accepted_at else await self._first(command, entered)
+        accepted = await self._log.append(command)
+        return accepted if accepted.accepted_at else await self._first(command, accepted)
 
     async def place_and_wait(self, command: PlaceOrder, seconds: float) -> tuple[Order, list[Fill]] | Placed:
-        """Enters an order and waits until it is matched: the order and its fills by then, or as `place` if the time is
+        """Places an order and waits until it is matched: the order and its fills by then, or as `place` if the time is
         over first."""
         deadline = _now() + seconds
-        entered = await self._log.append(command)
-        if await self._watch.wait(command.card, entered.sequence, deadline - _now()):
-            told = self._watch.outcome(command, entered)
-            if told is not None:
-                return told
+        accepted = await self._log.append(command)
+        if await self._notifier.wait(command.card, accepted.sequence, deadline - _now()):
+            result = self._notifier.result(command, accepted)
+            if result is not None:
+                return result
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
-                    return await self._matched(command, entered)
-        return entered if entered.accepted_at else await self._first(command, entered)
+                    return await self._matched(command, accepted)
+        return accepted if accepted.accepted_at else await self._first(command, accepted)
 
-    async def _matched(self, command: PlaceOrder, entered: Accepted) -> tuple[Order, list[Fill]]:
-        """An order that is matched, and its fills, read back."""
-        order = await self.find(command.card, entered.sequence)
-        if order is None:
-            raise Unavailable(f"order {order_id(command.card, entered.sequence)} was matched but can't be read now")
-        return order, await self.reader.fills_of(order)
-
-    async def place_all(self, commands: Sequence[PlaceOrder]) -> list[Placed | TcgxError]:
-        """Enters many orders, each with its own outcome, in order.
+    async def place_many(self, commands: Sequence[PlaceOrder]) -> list[Placed | TcgxError]:
+        """Places many orders, each with its own outcome, in order.
 
         Raises:
-            HistoryConflict, Overloaded, Unavailable: none of them was entered for this reason.
+            HistoryConflict, Overloaded, Unavailable: none of them was placed for this reason.
         """
         outcomes: list[Placed | TcgxError] = [*await self._log.append_all(commands)]
         for place, outcome in enumerate(outcomes):
@@ -98,38 +124,87 @@ class Exchange:
             raise next(outcome for outcome in outcomes if isinstance(outcome, TcgxError))
         return outcomes
 
-    async def find(self, card: str, sequence: int) -> Order | None:
-        """An order, wherever it is."""
-        return await self.reader.find(card, sequence)
-
-    async def find_own(self, text: str, identity: Identity) -> Order:
-        """The order of this trader (of anyone, for an admin) with this order_id.
+    async def cancel(self, caller: Caller, name: str, seconds: float = 0.0) -> tuple[Order, bool]:
+        """Asks for an order to be canceled; waits up to `seconds` until that is matched. The order as it is then,
+        and whether the cancel is matched.
 
         Raises:
-            ApiError: 404, there is none, or it is another trader's.
+            OrderNotFound: there is none with this order_id, or it is another trader's.
+            OrderCompleted: it is completed already.
+            HistoryConflict, Overloaded, Unavailable: see `OrderLog.append`.
         """
-        card, _, digits = text.rpartition("-")
+        order = await self.find(caller, name)
+        if order.status in COMPLETED:
+            raise OrderCompleted(order.order_id, order.status.value)
+        deadline = _now() + seconds
+        accepted = await self._log.append(
+            CancelOrder(trader_id=order.trader_id, card=order.card, sequence=order.sequence)
+        )
+        if seconds > 0 and await self._notifier.wait(order.card, accepted.sequence, deadline - _now()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    return await self._reader.find(order.card, order.sequence) or order, True
+        return order, False
+
+    async def cancel_all(
+        self, caller: Caller, card: str | None = None, seconds: float = 0.0
+    ) -> tuple[list[Order], bool]:
+        """Cancels all the caller's orders on a card, or on all, that were accepted before, matched or not. Once that is
+        matched, the orders that it canceled, and True; where nobody waits or the time is over first, those that were
+        open, and False. Newest first, of each card the newest `CANCELED_MAX`.
+
+        Raises:
+            InvalidRequest: the card is not traded.
+            HistoryConflict, Overloaded, Unavailable: see `OrderLog.cancel_all`.
+        """
+        cards, trader_id = self._cards_of(card), caller.trader_id
+        deadline = _now() + seconds
+        resting = await asyncio.gather(
+            *(self._open_lines(card, trader_id, deadline if seconds else None) for card in cards)
+        )
+        cancels = await self._cancel_each(trader_id, cards)
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    canceled = await asyncio.gather(
+                        *(self._canceled(card, each, deadline) for card, each in zip(cards, cancels, strict=True))
+                    )
+                    return _by_age(canceled), True
+        return _by_age([await parsed(card, lines) for card, lines in zip(cards, resting, strict=True)]), False
+
+    # -- orders out
+
+    async def find(self, caller: Caller, name: str) -> Order:
+        """The caller's order (for an admin, anybody's) with this order_id.
+
+        Raises:
+            OrderNotFound: there is none, or it is another trader's.
+            Unavailable: a server that is needed does not answer.
+        """
+        card, _, digits = name.rpartition("-")
         if card not in self.cards or not SEQUENCE.fullmatch(digits):
-            raise not_found(text)
-        order = await self.find(card, int(digits))
-        if order is None or not _may_see(order, identity):
-            raise not_found(text)
+            raise OrderNotFound(name)
+        order = await self._reader.find(card, int(digits))
+        if order is None or not _may_see(caller, order):
+            raise OrderNotFound(name)
         return order
 
-    async def find_by_client_id(self, client_order_id: str, trader_id: int) -> Order:
-        """The trader's latest order with this client_order_id, over all cards.
+    async def find_by_client_id(self, caller: Caller, client_order_id: str) -> Order:
+        """The caller's latest order with this client_order_id, over all cards.
 
         Raises:
-            ApiError: 404, there is none.
+            OrderNotFound: there is none.
+            Unavailable: a server that is needed does not answer.
         """
+        trader_id = caller.trader_id
         if not CLIENT_ORDER_ID.fullmatch(client_order_id):
-            raise not_found(client_order_id, f"; a client_order_id {CLIENT_ORDER_ID_RULE}")
+            raise OrderNotFound(client_order_id, f"; a client_order_id {CLIENT_ORDER_ID_RULE}")
         sequences = await asyncio.gather(
-            *(self.books.client_order(card, trader_id, client_order_id) for card in self.cards)
+            *(self._books.client_order(card, trader_id, client_order_id) for card in self.cards)
         )
         found = await asyncio.gather(
             *(
-                self.find(card, sequence)
+                self._reader.find(card, sequence)
                 for card, sequence in zip(self.cards, sequences, strict=True)
                 if sequence is not None
             )
@@ -137,60 +212,170 @@ class Exchange:
         if not any(found):
             # An order may rest for longer than its id is remembered.
             found = await asyncio.gather(
-                *(self.reader.find_open(card, trader_id, client_order_id) for card in self.cards)
+                *(self._reader.find_open(card, trader_id, client_order_id) for card in self.cards)
             )
         orders = [order for order in found if order is not None]
         if not orders:
-            archived = await self.archive.client_order(trader_id, client_order_id)
+            archived = await self._archive.client_order(trader_id, client_order_id)
             orders = [archived] if archived else []
         if not orders:
-            raise not_found(client_order_id)
+            raise OrderNotFound(client_order_id)
         return max(orders, key=age)
 
-    async def latest(self, trader_id: int, cards: Sequence[str], limit: int) -> tuple[list[Order], Order | None]:
-        """A trader's latest orders on these cards, newest first, at most `LATEST`; and the one to go on before, None
-        where there are surely no more."""
-        return await self.reader.latest(trader_id, cards, limit)
-
-    async def cancel(self, order: Order, seconds: float) -> tuple[Order, bool]:
-        """Asks for an order to be canceled; waits up to `seconds` until that is matched. The order as it is then,
-        and whether it is matched.
+    async def orders(self, caller: Caller, which: OrderFilter) -> tuple[list[Order], Order | None]:
+        """The caller's orders, newest first, and the one that the next page goes on before; None where there are
+        surely no more. Of a side a page may have fewer orders than `limit`, though there are more.
 
         Raises:
-            ApiError: 409, the order is completed already.
+            InvalidRequest: a filter is wrong; every wrong one is named.
+            Unavailable: a server that is needed does not answer.
         """
-        if order.status in COMPLETED:
-            raise ApiError(
-                409, "order_completed", "Order is completed", f"order {order.order_id} is {order.status.value} already"
-            )
-        deadline = _now() + seconds
-        entered = await self._log.append(
-            CancelOrder(trader_id=order.trader_id, card=order.card, sequence=order.sequence)
-        )
-        if seconds > 0 and await self._watch.wait(order.card, entered.sequence, deadline - _now()):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    return await self.find(order.card, order.sequence) or order, True
-        return order, False
+        self._check(which)
+        limit, trader_id = which.limit, caller.trader_id
+        cards = self._cards_of(which.card)
+        side = None if which.side is None else Side(which.side)
+        before = None if which.before is None else await self._own(caller, "before", which.before)
+        if which.status is not None:
+            found = await self._reader.open_orders(trader_id, cards, side=side, before=before, limit=limit + 1)
+            return found[:limit], found[limit - 1] if len(found) > limit else None
+        if before is None and side is None:
+            return await self._reader.latest(trader_id, cards, limit)
+        return await self._reader.orders(trader_id, cards, side=side, before=before, limit=limit)
 
-    async def cancel_all(self, trader_id: int, cards: Sequence[str], seconds: float) -> tuple[list[Order], bool]:
-        """Cancels all orders on these cards that were accepted before, matched or not. Once that is matched, the orders
-        that it canceled, and True; where nobody waits or the time is over first, those that were open, and False.
-        Newest first, of each card the newest `CANCELED_MAX`.
+    async def fills_of(self, order: Order) -> list[Fill]:
+        """All fills of an order, oldest first: their quantities add up to what is filled of it.
+
+        Raises:
+            Unavailable: the archive is needed for them and cannot be read.
         """
-        deadline = _now() + seconds
-        resting = await asyncio.gather(
-            *(self._open_lines(card, trader_id, deadline if seconds else None) for card in cards)
-        )
-        entered = await self._cancel_each(trader_id, cards)
-        if seconds > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    canceled = await asyncio.gather(
-                        *(self._canceled(card, cancels, deadline) for card, cancels in zip(cards, entered, strict=True))
-                    )
-                    return _by_age(canceled), True
-        return _by_age([await parsed(card, lines) for card, lines in zip(cards, resting, strict=True)]), False
+        return await self._reader.fills_of(order)
+
+    async def fills(
+        self, caller: Caller, *, card: str | None = None, name: str | None = None, before: str | None, limit: int
+    ) -> tuple[list[Fill], str | None]:
+        """The caller's fills on a card, or of the order with an order_id, newest first; and the `before` of the next
+        page, None at the end. There may be fewer than `limit`, though there are more.
+
+        Raises:
+            InvalidRequest: the card, the order_id or `before` is wrong.
+            Unavailable: the archive cannot be read.
+        """
+        cards = self._cards_of(card)
+        start = None if before is None else FillKey.parse(before)
+        if name is None:
+            found, following = await self._reader.fills(caller.trader_id, cards, before=start, limit=limit)
+            return found, following and following.text
+        order = await self._own(caller, "order_id", name)
+        if card not in (None, order.card):
+            raise InvalidRequest([Violation("order_id", "invalid_order_id", f"must be an order_id of {card}", name)])
+        found, following = await self._reader.fills_of_order(order, before=start, limit=limit)
+        return found, following and following.text
+
+    async def archived_orders(
+        self, caller: Caller, *, card: str | None = None, before: str | None = None, limit: int
+    ) -> list[Order]:
+        """The caller's archived orders, by time of acceptance, newest first; those before an order_id.
+
+        Raises:
+            InvalidRequest: the card or `before` is wrong.
+            Unavailable: the archive cannot be read.
+        """
+        self._cards_of(card)
+        start = None if before is None else _parse_id(before, "-", "an order_id, like pikachu-1001")
+        try:
+            return await self._archive.orders(caller.trader_id, card=card, before=start, limit=limit)
+        except LookupError:
+            raise _wrong_before(before, "an order_id of the archive") from None
+
+    # -- market data
+
+    async def book(self, card: str, levels: int) -> Depth:
+        """The best price levels of a card's book.
+
+        Raises:
+            UnknownCard: it is not traded.
+            Unavailable: Redis does not answer.
+        """
+        return await self._books.depth(self._traded(card), levels)
+
+    async def latest_trades(self, card: str, limit: int) -> list[Trade]:
+        """A card's latest trades, newest first, `LATEST` at most.
+
+        Raises:
+            UnknownCard: it is not traded.
+            Unavailable: Redis does not answer.
+        """
+        return await self._books.latest_trades(self._traded(card), limit)
+
+    async def archived_trades(self, card: str, *, before: str | None = None, limit: int) -> list[Trade]:
+        """A card's archived trades, newest first; those before a trade_id.
+
+        Raises:
+            InvalidRequest: the card or `before` is wrong.
+            Unavailable: the archive cannot be read.
+        """
+        self._cards_of(card)
+        start = None if before is None else _parse_id(before, "-t", "a trade_id, like pikachu-t17")
+        if start is not None and start[0] != card:
+            raise _wrong_before(before, f"a trade_id of {card}")
+        return await self._archive.trades(card, before=start[1] if start else None, limit=limit)
+
+    async def close(self) -> None:
+        """Waits until every order that was placed is appended."""
+        await self._log.close()
+
+    # -- within
+
+    def _traded(self, card: str) -> str:
+        if card not in self.cards:
+            raise UnknownCard(card, self.cards)
+        return card
+
+    def _cards_of(self, card: str | None) -> tuple[str, ...]:
+        """The cards that a filter admits."""
+        if card is None:
+            return self.cards
+        if card not in self.cards:
+            raise InvalidRequest([self._unknown_card(card)])
+        return (card,)
+
+    def _unknown_card(self, card: str) -> Violation:
+        rule = "must be one of " + ", ".join(self.cards)
+        return Violation("card", "unknown_card", rule, card[:VALUE_CHARACTERS_MAX])
+
+    def _check(self, which: OrderFilter) -> None:
+        errors = []
+        if which.status is not None and which.status != "open":
+            errors.append(Violation("status", "invalid_status", "must be open", which.status[:VALUE_CHARACTERS_MAX]))
+        if which.card is not None and which.card not in self.cards:
+            errors.append(self._unknown_card(which.card))
+        if which.side is not None and which.side not in tuple(Side):
+            rule = "must be one of " + ", ".join(Side)
+            errors.append(Violation("side", "invalid_side", rule, which.side[:VALUE_CHARACTERS_MAX]))
+        if which.limit > LATEST and which.status is None:
+            rule = f"must be a whole number from 1 to {LATEST}, or to {OPEN_LIMIT_MAX} with status=open"
+            errors.append(Violation("limit", "invalid_limit", rule, str(which.limit)))
+        if errors:
+            raise InvalidRequest(errors)
+
+    async def _own(self, caller: Caller, field: str, name: str) -> Order:
+        """The order that a field of a request names.
+
+        Raises:
+            InvalidRequest: it is none of the caller's.
+        """
+        try:
+            return await self.find(caller, name)
+        except OrderNotFound:
+            rule = "must be an order_id of yours, like pikachu-1001"
+            raise InvalidRequest([Violation(field, f"invalid_{field}", rule, name[:VALUE_CHARACTERS_MAX])]) from None
+
+    async def _matched(self, command: PlaceOrder, accepted: Accepted) -> tuple[Order, list[Fill]]:
+        """An order that is matched, and its fills, read back."""
+        order = await self._reader.find(command.card, accepted.sequence)
+        if order is None:
+            raise Unavailable(f"order {order_id(command.card, accepted.sequence)} was matched but can't be read now")
+        return order, await self._reader.fills_of(order)
 
     async def _open_lines(self, card: str, trader_id: int, deadline: float | None) -> list[bytes]:
         """The lines of a trader's open orders on a card, as many as can be read by then."""
@@ -198,7 +383,7 @@ class Exchange:
         with contextlib.suppress(TimeoutError):
             async with (
                 asyncio.timeout_at(deadline),
-                contextlib.aclosing(self.books.open_lines(card, trader_id)) as pages,
+                contextlib.aclosing(self._books.open_lines(card, trader_id)) as pages,
             ):
                 async for lines in pages:
                     found += lines
@@ -207,21 +392,21 @@ class Exchange:
         return found[:CANCELED_MAX]
 
     async def _cancel_each(self, trader_id: int, cards: Sequence[str]) -> list[Cancels]:
-        """Enters the cancels of every card.
+        """Appends the cancels of every card.
 
         Raises:
-            TcgxError: of one card they are not entered.
+            TcgxError: the cancels of one card are not appended.
         """
         outcomes = await asyncio.gather(
             *(self._log.cancel_all(card, trader_id) for card in cards), return_exceptions=True
         )
-        entered = [outcome for outcome in outcomes if isinstance(outcome, Cancels)]
+        appended = [outcome for outcome in outcomes if isinstance(outcome, Cancels)]
         for outcome in outcomes:
-            if isinstance(outcome, TcgxError) and any(cancels.orders for cancels in entered):
+            if isinstance(outcome, TcgxError) and any(cancels.orders for cancels in appended):
                 raise Unavailable("Only a part of the cards was asked to cancel") from outcome
             if isinstance(outcome, BaseException):
                 raise outcome
-        return entered
+        return appended
 
     async def _canceled(self, card: str, cancels: Cancels, deadline: float) -> list[Order]:
         """Waits until these are matched; the orders that they canceled.
@@ -229,20 +414,34 @@ class Exchange:
         Raises:
             TimeoutError: they are not matched by the deadline.
         """
-        if not await self._watch.wait(card, cancels.last, deadline - _now()):
+        if not await self._notifier.wait(card, cancels.last, deadline - _now()):
             raise TimeoutError
-        return await self.reader.canceled(card, cancels, CANCELED_MAX)
+        return await self._reader.canceled(card, cancels, CANCELED_MAX)
 
-    async def _first(self, command: PlaceOrder, entered: Accepted) -> Order:
+    async def _first(self, command: PlaceOrder, accepted: Accepted) -> Order:
         """The order that this one repeats."""
-        first = await self.find(command.card, entered.sequence)
+        first = await self._reader.find(command.card, accepted.sequence)
         if first is None:
-            raise Unavailable(f"order {order_id(command.card, entered.sequence)} can't be read now")
+            raise Unavailable(f"order {order_id(command.card, accepted.sequence)} can't be read now")
         return first
 
 
-def _may_see(order: Order, identity: Identity) -> bool:
-    return identity.role == "admin" or order.trader_id == identity.trader_id
+def _may_see(caller: Caller, order: Order) -> bool:
+    return caller.role == "admin" or order.trader_id == caller.trader_id
+
+
+def _parse_id(name: str, separator: str, rule: str) -> tuple[str, int]:
+    """The card and the number of an order_id or trade_id."""
+    card, found, digits = name.rpartition(separator)
+    if not found or not CARD_PATTERN.fullmatch(card) or not SEQUENCE.fullmatch(digits):
+        raise _wrong_before(name, rule)
+    return card, int(digits)
+
+
+def _wrong_before(value: str | None, rule: str) -> InvalidRequest:
+    return InvalidRequest(
+        [Violation("before", "invalid_before", f"must be {rule}", (value or "")[:VALUE_CHARACTERS_MAX])]
+    )
 
 
 def _by_age(by_card: Iterable[list[Order]]) -> list[Order]:

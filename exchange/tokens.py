@@ -7,19 +7,18 @@ from typing import Literal
 import jwt
 import msgspec
 
+from core.model import TRADER_ID_MAX
+
 ALGORITHM = "HS256"
 ISSUER = "tcgx"
 CLOCK_SECONDS = 10
 """A token may be so much younger than this machine's clock says it can be: whoever made it has another clock."""
 
-TRADER_ID_MAX = 2**31 - 1
-"""What the log and the archive can hold."""
-
 Role = Literal["trader", "admin"]
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """Whom a token speaks for, until when (seconds since 1970)."""
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks: a trader or an admin, until the token expires (seconds since 1970)."""
 
     trader_id: int
     role: Role
@@ -41,8 +40,8 @@ def token(secret: str, trader_id: int, role: Role, seconds: int) -> str:
     return jwt.encode(claims, secret, ALGORITHM)
 
 
-def identity(secret: str, text: str) -> Identity:
-    """The identity in an access token.
+def caller_of(secret: str, text: str) -> Caller:
+    """The caller that an access token speaks for.
 
     Raises:
         ExpiredToken: its time is over.
@@ -55,7 +54,7 @@ def identity(secret: str, text: str) -> Identity:
         expires_at = int(claims["exp"])
         if expires_at <= time.time():  # the leeway is for its beginning alone
             raise jwt.ExpiredSignatureError
-        return Identity(_trader_id(claims["sub"]), _role(claims.get("role")), expires_at)
+        return Caller(_trader_id(claims["sub"]), _role(claims.get("role")), expires_at)
     except jwt.ExpiredSignatureError:
         raise ExpiredToken("the access token has expired: get a new one from POST /auth/token") from None
     except (jwt.InvalidTokenError, ValueError, TypeError) as error:

@@ -12,8 +12,10 @@ import pytest
 
 from api import decoding
 from api.decoding import OrderDecoder
-from api.problems import ApiError, Problem
+from api.problems import Problem, of_error
+from core.errors import Refused
 from core.model import PlaceOrder, Side, TimeInForce
+from core.rules import ERRORS_MAX
 from core.settings import Settings
 
 SEED = 20_260_101
@@ -28,8 +30,8 @@ fast = OrderDecoder(SETTINGS)
 class ExplainingBodies(OrderDecoder):
     """The same rules, always the slow way."""
 
-    def place_order(self, body: bytes, trader_id: int, errors_max: int = decoding.ERRORS_MAX) -> PlaceOrder:
-        return self._explained(body, trader_id, errors_max)
+    def place_order(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
+        return self._decode_with_errors(body, trader_id, errors_max)
 
 
 slow = ExplainingBodies(SETTINGS)
@@ -38,8 +40,8 @@ slow = ExplainingBodies(SETTINGS)
 def outcome(decoder: OrderDecoder, body: bytes) -> PlaceOrder | Problem:
     try:
         return decoder.place_order(body, TRADER)
-    except ApiError as error:
-        return error.problem
+    except Refused as error:
+        return of_error(error)
 
 
 def spellings(cents: int) -> list[str]:
@@ -63,7 +65,7 @@ def is_taken_fast(body: bytes, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the explaining decoder is not asked."""
     asked: list[bytes] = []
     with monkeypatch.context() as patched:
-        patched.setattr(fast, "_explained", lambda text, *_: asked.append(text))
+        patched.setattr(fast, "_decode_with_errors", lambda text, *_: asked.append(text))
         fast.place_order(body, TRADER)
     return not asked
 
@@ -242,7 +244,7 @@ GOOD = '{"card":"pikachu","side":"buy","price":"1.00"}'
 SURROGATES = ["\\ud83d", "\\ud800", "\\udc00", "\\udfff\\ud800", "\\uD83D\\u0041", "\\ud83d\\ud83d"]
 
 
-def batch(*orders: str) -> list[PlaceOrder | ApiError]:
+def batch(*orders: str) -> list[PlaceOrder | Refused]:
     """The outcomes of a batch of these orders."""
     return asyncio.run(OrderDecoder(SETTINGS).place_orders(f'{{"orders":[{",".join(orders)}]}}'.encode(), TRADER))
 
@@ -253,7 +255,7 @@ def alone(order: str) -> PlaceOrder | Problem:
 
 def assert_as_alone(orders: list[str]) -> None:
     """That each order of a batch is what it is alone."""
-    found = [one.problem if isinstance(one, ApiError) else one for one in batch(*orders)]
+    found = [of_error(one) if isinstance(one, Refused) else one for one in batch(*orders)]
     assert found == [alone(order) for order in orders]
 
 
@@ -304,11 +306,11 @@ def test_a_value_that_is_nested_too_deeply_is_no_order(field: str, deep: int, pa
     assert isinstance(problem, Problem)
     assert problem.status == 422
     if problem.code == "invalid_json":
-        with pytest.raises(ApiError, match="the body is not JSON"):
+        with pytest.raises(Refused, match="the body is not JSON"):
             batch(GOOD, order, GOOD)
     else:
         assert [isinstance(one, PlaceOrder) for one in batch(GOOD, order, GOOD)] == [True, False, True]
-    with pytest.raises(ApiError):
+    with pytest.raises(Refused):
         decoding.token_body(order.encode())
 
 
@@ -324,10 +326,10 @@ def test_batches_of_random_orders_have_the_outcomes_of_their_orders() -> None:
             body = b'{"orders":[' + b",".join(orders) + b"]}"
             try:
                 found = await decoder.place_orders(body, TRADER)
-            except ApiError:
+            except Refused:
                 continue
             compared += 1
-            problems = [one.problem if isinstance(one, ApiError) else one for one in found]
+            problems = [of_error(one) if isinstance(one, Refused) else one for one in found]
             assert problems == [outcome(slow, order) for order in orders], (SEED, body)
         return compared
 
@@ -355,7 +357,7 @@ def test_a_wrong_batch_has_a_bounded_answer_which_says_that_there_is_more(name: 
     body = f'{{"orders":[{wrong_orders(1_000)[name]}]}}'.encode()
     found = asyncio.run(OrderDecoder(SETTINGS).place_orders(body, TRADER))
 
-    problems = [one.problem for one in found if isinstance(one, ApiError)]
+    problems = [of_error(one) for one in found if isinstance(one, Refused)]
     assert len(problems) == 1_000
     assert sum(len(problem.errors) for problem in problems) <= 2 * decoding.BATCH_ERRORS_MAX + 4 * 1_000
     assert len(msgspec.json.encode(problems)) < 2_500_000
@@ -371,8 +373,8 @@ def test_a_wrong_batch_has_a_bounded_answer_which_says_that_there_is_more(name: 
 def test_an_order_with_few_errors_is_told_all_of_them_in_a_small_batch() -> None:
     (found,) = batch(wrong_orders(1)["every field"])
 
-    assert isinstance(found, ApiError)
-    assert len(found.problem.errors) == 6
+    assert isinstance(found, Refused)
+    assert len(found.violations) == 6
 
 
 @pytest.mark.parametrize("name", wrong_orders(1))
@@ -435,8 +437,8 @@ def test_others_are_served_while_a_large_body_is_looked_at(call: str, body: byte
             count += 1
             await asyncio.sleep(0)
         error = looking.exception() or looking.result()[0]
-        assert isinstance(error, ApiError)
-        assert len(error.problem.errors or [error]) <= decoding.ERRORS_MAX + 4
+        assert isinstance(error, Refused)
+        assert len(error.violations or [error]) <= ERRORS_MAX + 4
         return count
 
     assert asyncio.run(turns()) > 10

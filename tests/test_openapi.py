@@ -13,12 +13,14 @@ import pytest
 import schemathesis
 
 import api
+import core
 import exchange
 from api.decoding import OrderDecoder
 from api.openapi import fields
 from api.openapi.error_codes import ERROR_CODES
 from api.openapi.price_pattern import price_pattern
-from api.problems import MEDIA_TYPE, ApiError
+from api.problems import MEDIA_TYPE, STATUS_OF_KIND
+from core.errors import InvalidRequest, TcgxError
 from core.model import Side, Status, TimeInForce, price_text
 from core.settings import Settings
 from exchange import tokens
@@ -222,7 +224,7 @@ def test_the_pattern_of_prices_matches_what_is_accepted(low: int, high: int) -> 
         body = msgspec.json.encode({"card": "pikachu", "side": "buy", "price": text})
         try:
             bodies.place_order(body, 1)
-        except ApiError:
+        except InvalidRequest:
             return False
         return True
 
@@ -234,21 +236,34 @@ def test_the_pattern_of_prices_matches_what_is_accepted(low: int, high: int) -> 
 
 # -- the table of codes and the source
 
-CODE_AT = {"ApiError": 1, "Problem": 1, "unauthorized": 0, "FieldError": 1, "_Wrong": 0, "_one_of": 0}
+CODE_AT = {
+    "Problem": 1,
+    "Unauthenticated": 0,
+    "Violation": 1,
+    "RuleViolation": 0,
+    "one_of": 0,
+    "InvalidBody": 0,
+}
 """Where the code stands in a call of these."""
 
-PASSED_ON = {"code", "first.code", "wrong.code", "self.code", "f'invalid_{name}'"}
+PASSED_ON = {"code", "wrong.code", "self.code", "each.code", "error.code", "f'invalid_{name}'"}
 """A code that was given to the caller, or is of a parameter."""
 
 MADE = {"f'invalid_{field}'": ("invalid_before", "invalid_order_id")}
 """Codes that are made of the name of a parameter, and which these are."""
 
 
+def error_classes(base: type[TcgxError] = TcgxError) -> Iterator[type[TcgxError]]:
+    yield base
+    for derived in base.__subclasses__():
+        yield from error_classes(derived)
+
+
 def codes_in_source() -> dict[str, str]:
     """Every code that the API can answer, as `404 order_not_found`, and the title if it stands beside it."""
-    found: dict[str, str] = {}
-    for path in sorted(
-        itertools.chain(*(Path(package.__file__ or "").parent.rglob("*.py") for package in (api, exchange)))
+    found = {f"{STATUS_OF_KIND[each.kind]} {each.code}": each.title for each in error_classes() if "code" in vars(each)}
+    for path in itertools.chain(
+        *(Path(str(package.__file__)).parent.rglob("*.py") for package in (api, core, exchange))
     ):
         for call in ast.walk(ast.parse(path.read_text())):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in CODE_AT:
@@ -264,11 +279,14 @@ def codes_in_source() -> dict[str, str]:
             if not isinstance(code, ast.Constant):
                 assert ast.unparse(code) in PASSED_ON, f"{path.name}:{call.lineno} hides its code"
                 continue
-            status, title = "401" if call.func.id == "unauthorized" else "422", ""
-            if call.func.id in ("ApiError", "Problem"):
-                said, worded = named.get("status", given[0]), named.get("title", given[2])
+            status, title = "401" if call.func.id == "Unauthenticated" else "422", ""
+            if call.func.id in ("InvalidBody", "Problem"):
+                worded = named.get("title", given[place + 1])
                 assert isinstance(worded, ast.Constant), f"{path.name}:{call.lineno} hides its title"
-                status, title = str(said.value) if isinstance(said, ast.Constant) else "400", str(worded.value)
+                title = str(worded.value)
+            if call.func.id == "Problem":
+                said = named.get("status", given[0])
+                status = str(said.value) if isinstance(said, ast.Constant) else "400"
             found[f"{status} {code.value!s}"] = title
     return found
 

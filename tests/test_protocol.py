@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -14,12 +15,25 @@ from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
 from api.context import Context
-from api.fast_path import Answer, FastPath, Headers
+from api.fast_path import Answer, Endpoint, FastPath
+from api.gate import Gate, Headers
 from api.http_protocol import HEAD_BYTES_MAX, Protocol, Timeouts
-from api.problems import ApiError, unauthorized
+from core.errors import Overloaded, Unauthenticated
+from exchange.auth import Authenticator
+from exchange.tokens import Caller
 
 BODY_BYTES_MAX = 100_000
 SECONDS = 5.0
+
+
+CALLER = Caller(7, "trader", 2**40)
+
+
+class Anybody:
+    """Takes every request for one of the same trader."""
+
+    def authenticate(self, _: bytes | None) -> Caller:
+        return CALLER
 
 
 class Server:
@@ -33,10 +47,10 @@ class Server:
         self.bodies: list[bytes] = []
         self.error: Exception | None = None
         self.state = ServerState()
-        self.direct = FastPath({(b"POST", b"/direct"): self._call}, body_bytes_max=BODY_BYTES_MAX)
-        self.direct.open(cast(Context, object()))
+        self.direct = FastPath({(b"POST", b"/direct"): Endpoint("direct", self._call)}, body_bytes_max=BODY_BYTES_MAX)
+        self.direct.open(cast(Context, SimpleNamespace(gate=Gate(cast(Authenticator, Anybody())))))
 
-    async def _call(self, _context: Context, headers: Headers, body: bytes) -> Answer:
+    async def _call(self, _context: Context, _caller: Caller, headers: Headers, body: bytes) -> Answer:
         self.bodies.append(body)
         await self.go.wait()
         if self.error is not None:
@@ -107,7 +121,7 @@ async def connected(timeouts: Timeouts | None = None) -> AsyncIterator[tuple[Ser
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(
         lambda: Protocol(
-            config=config, server_state=server.state, app_state={}, direct=server.direct, timeouts=timeouts
+            config=config, server_state=server.state, app_state={}, fast_path=server.direct, timeouts=timeouts
         ),
         "127.0.0.1",
         0,
@@ -290,7 +304,7 @@ def test_an_answer_is_one_http_message_of_json() -> None:
 
 def test_an_error_of_ours_is_a_problem_with_its_headers() -> None:
     async def work(server: Server, client: Client) -> None:
-        server.error = unauthorized("token_missing", "send one")
+        server.error = Unauthenticated("token_missing", "send one")
         client.send("POST", "/direct", b"1")
         head, body = await client.answer()
 
@@ -299,7 +313,7 @@ def test_an_error_of_ours_is_a_problem_with_its_headers() -> None:
         assert b"\r\nwww-authenticate: Bearer\r\n" in head
         assert msgspec.json.decode(body)["code"] == "token_missing"
 
-        server.error = ApiError(503, "overloaded", "Overloaded", "later")
+        server.error = Overloaded("later")
         client.send("POST", "/direct", b"1")
         head, body = await client.answer()
 
@@ -403,13 +417,13 @@ def test_a_head_beyond_its_bound_is_refused_also_of_a_direct_call() -> None:
 
 
 def test_before_the_app_has_started_nothing_is_direct() -> None:
-    async def call(_context: Context, _headers: Headers, _body: bytes) -> Answer:
+    async def call(_context: Context, _caller: Caller, _headers: Headers, _body: bytes) -> Answer:
         return Answer(200, b"")
 
-    direct = FastPath({(b"POST", b"/direct"): call}, body_bytes_max=1)
+    direct = FastPath({(b"POST", b"/direct"): Endpoint("direct", call)}, body_bytes_max=1)
 
     assert not direct.has(b"POST", b"/direct")
-    direct.open(cast(Context, object()))
+    direct.open(cast(Context, SimpleNamespace()))
     assert direct.has(b"POST", b"/direct")
     assert not direct.has(b"GET", b"/direct")
 

@@ -20,22 +20,22 @@ def made(**claims: int) -> str:
 @pytest.mark.parametrize("claim", ["iat", "nbf"])
 @pytest.mark.parametrize("seconds", [-60, 0, 1, tokens.CLOCK_SECONDS - 2])
 def test_a_token_of_a_machine_whose_clock_is_ahead_is_valid(claim: str, seconds: int) -> None:
-    assert tokens.identity(SECRET, made(**{claim: seconds})).trader_id == 7
+    assert tokens.caller_of(SECRET, made(**{claim: seconds})).trader_id == 7
 
 
 @pytest.mark.parametrize("claim", ["iat", "nbf"])
 def test_a_token_of_the_future_is_not(claim: str) -> None:
     with pytest.raises(tokens.InvalidToken, match="not yet valid"):
-        tokens.identity(SECRET, made(**{claim: tokens.CLOCK_SECONDS + 5}))
+        tokens.caller_of(SECRET, made(**{claim: tokens.CLOCK_SECONDS + 5}))
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 1 - tokens.CLOCK_SECONDS, -3_600])
 def test_a_token_ends_at_its_second(seconds: int) -> None:
     with pytest.raises(tokens.ExpiredToken):
-        tokens.identity(SECRET, made(exp=seconds))
+        tokens.caller_of(SECRET, made(exp=seconds))
 
 
 def test_a_token_is_valid_until_its_second() -> None:
     token = made(exp=2)
 
-    assert tokens.identity(SECRET, token).expires_at == pytest.approx(time.time() + 2, abs=1.1)
+    assert tokens.caller_of(SECRET, token).expires_at == pytest.approx(time.time() + 2, abs=1.1)

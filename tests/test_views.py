@@ -6,9 +6,9 @@ import random
 import msgspec
 import pytest
 
-from api.problems import ApiError, FieldError, invalid
+from api.decoding import InvalidBody
 from api.views import OrderView, RefusedView, order_view, outcome_text
-from core.errors import ClientOrderIdConflict, Overloaded, TcgxError
+from core.errors import ClientOrderIdConflict, InvalidRequest, Overloaded, TcgxError, Violation
 from core.model import Accepted, Fill, Order, PlaceOrder, Side, Status, TimeInForce, Trade, average_price_text
 
 AT = "2026-11-23T01:34:23.732Z"
@@ -113,8 +113,8 @@ def test_a_repeated_order_is_shown_as_it_is_now() -> None:
     [
         Overloaded("9 commands of pikachu wait"),
         ClientOrderIdConflict("a", "pikachu-1"),
-        invalid([FieldError("price", "invalid_price", "must be a decimal", '"\\\x00é')]),
-        ApiError(422, "invalid_body", "Invalid body", "the body must be a JSON object"),
+        InvalidRequest([Violation("price", "invalid_price", "must be a decimal", '"\\\x00é')]),
+        InvalidBody("invalid_body", "Invalid body", "the body must be a JSON object"),
     ],
 )
 def test_a_refused_order_is_its_problem(error: TcgxError) -> None:

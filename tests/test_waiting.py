@@ -10,13 +10,12 @@ import pytest
 import redis.exceptions
 from redis.asyncio import Redis
 
-from api.problems import ApiError
 from archiver.store import Archive
 from core import service
-from core.errors import Overloaded, Unavailable
+from core.errors import Kind, Overloaded, Unauthenticated, Unavailable
 from core.model import Accepted, PlaceOrder, Side, Status
 from core.settings import Settings
-from engine.match_notifications import FORGOTTEN_MAX, MatchNotifier, Message
+from engine.match_notifications import FORGOTTEN_MAX, MatchNotification, MatchNotifier
 from engine.order_log import OrderLog
 from exchange import tokens
 from exchange.auth import Authenticator
@@ -164,12 +163,12 @@ def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) ->
     token = tokens.token(SECRET, 7, "trader", 60)
 
     found = [
-        authenticator.identify(f"{scheme}{' ' * spaces}{token}{' ' * behind}".encode())
+        authenticator.authenticate(f"{scheme}{' ' * spaces}{token}{' ' * behind}".encode())
         for spaces in (1, 2, 9)
         for behind in (0, 3)
     ]
 
-    assert all(identity is found[0] for identity in found)
+    assert all(caller is found[0] for caller in found)
     assert found[0].trader_id == 7
     assert len(authenticator._remembered) == 1
 
@@ -177,17 +176,17 @@ def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) ->
 def test_a_token_that_is_remembered_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
     header = f"Bearer {tokens.token(SECRET, 7, 'trader', 60)}".encode()
-    expires_at = authenticator.identify(header).expires_at
+    expires_at = authenticator.authenticate(header).expires_at
 
     for seconds, code in ((-1, None), (0, "token_expired"), (1, "token_expired"), (-1, None)):
         monkeypatch.setattr("exchange.auth.time.time", lambda at=expires_at + seconds: at)
 
         if code is None:
-            assert authenticator.identify(header).trader_id == 7
+            assert authenticator.authenticate(header).trader_id == 7
             continue
-        with pytest.raises(ApiError) as raised:
-            authenticator.identify(header)
-        assert raised.value.problem.code == code
+        with pytest.raises(Unauthenticated) as raised:
+            authenticator.authenticate(header)
+        assert raised.value.code == code
 
 
 def test_no_more_tokens_are_remembered_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +195,7 @@ def test_no_more_tokens_are_remembered_than_there_may_be(monkeypatch: pytest.Mon
     headers = [f"Bearer {tokens.token(SECRET, trader_id, 'trader', 60)}".encode() for trader_id in range(1, 26)]
 
     for _ in range(2):
-        assert [authenticator.identify(header).trader_id for header in headers] == list(range(1, 26))
+        assert [authenticator.authenticate(header).trader_id for header in headers] == list(range(1, 26))
         assert len(authenticator._remembered) <= 10
 
 
@@ -204,10 +203,10 @@ def test_no_more_tokens_are_remembered_than_there_may_be(monkeypatch: pytest.Mon
 def test_what_is_no_token_is_not_remembered(header: bytes | None) -> None:
     authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
 
-    with pytest.raises(ApiError) as raised:
-        authenticator.identify(header)
+    with pytest.raises(Unauthenticated) as raised:
+        authenticator.authenticate(header)
 
-    assert raised.value.problem.status == 401
+    assert raised.value.kind is Kind.UNAUTHENTICATED
     assert not authenticator._remembered
 
 
@@ -239,11 +238,11 @@ AT = "2026-11-23T00:00:00.000Z"
 
 
 def test_what_a_small_call_told_answers_for_its_orders() -> None:
-    told = Message(b"11 14 2\n" + LINES)
+    told = MatchNotification(b"11 14 2\n" + LINES)
 
-    rests, nothing = told.outcome(ORDER, Accepted(11, AT))
-    partly, made = told.outcome(msgspec.structs.replace(ORDER, quantity=9), Accepted(12, AT))
-    filled, sold = told.outcome(msgspec.structs.replace(ORDER, side=Side.SELL, trader_id=4), Accepted(13, AT))
+    rests, nothing = told.result(ORDER, Accepted(11, AT))
+    partly, made = told.result(msgspec.structs.replace(ORDER, quantity=9), Accepted(12, AT))
+    filled, sold = told.result(msgspec.structs.replace(ORDER, side=Side.SELL, trader_id=4), Accepted(13, AT))
 
     assert (told.first, told.last, told.is_whole) == (11, 14, True)
     assert (rests.status, rests.filled_quantity, nothing) == (Status.OPEN, 0, [])
@@ -260,6 +259,6 @@ def test_what_a_small_call_told_answers_for_its_orders() -> None:
 )
 def test_what_was_not_told_is_read(text: bytes, sequence: int, accepted_at: str | None) -> None:
     watch = MatchNotifier(cast(Redis, None), ["pikachu"])
-    watch.take("pikachu", Message(text))
+    watch.take("pikachu", MatchNotification(text))
 
-    assert watch.outcome(ORDER, Accepted(sequence, accepted_at)) is None
+    assert watch.result(ORDER, Accepted(sequence, accepted_at)) is None

@@ -23,9 +23,9 @@ from api.openapi.fields import SIDES, STATUSES, TIMES_IN_FORCE, listed
 from api.openapi.operations import SCHEMAS
 from api.openapi.price_pattern import price_pattern
 from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, FieldError, Problem
-from api.routes.fills import PLACE
 from core.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, Side, Status, TimeInForce, price_text
 from core.settings import CARD_PATTERN, Settings
+from exchange.order_reader import PLACE
 
 Json = dict[str, Any]
 

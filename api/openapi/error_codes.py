@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from api.http_protocol import HEAD_BYTES_MAX
-from api.problems import FieldError, Problem, invalid
+from api.problems import Problem, of_error
+from core.errors import InvalidRequest, Violation
 from core.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX
 from exchange.auth import TOKEN_MISSING
 
@@ -37,8 +38,8 @@ class ErrorCode(msgspec.Struct, frozen=True):
         if not self.field:
             return Problem(self.status, self.code, self.title, self.detail.format_map(texts))
         value = self.value.format_map(texts) if isinstance(self.value, str) else self.value
-        error = FieldError(self.field.format_map(texts), self.code, self.rule.format_map(texts), value)
-        return invalid([error]).problem
+        error = Violation(self.field.format_map(texts), self.code, self.rule.format_map(texts), value)
+        return of_error(InvalidRequest([error]))
 
 
 def _of_field(code: str, field: str, meaning: str, rule: str, value: Any = msgspec.UNSET) -> ErrorCode:

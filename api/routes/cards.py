@@ -8,19 +8,10 @@ from litestar.params import FromPath, Parameter
 
 from api.context import context_of
 from api.openapi import operations
-from api.problems import ApiError, shown
 from api.views import BookView, CardsView, CardView, TradesView, book_view, card_view, trades_view
 from core.model import LATEST
 
 DEPTH_MAX = 1_000
-
-
-def _card_of_path(request: Request, card: str) -> str:  # type: ignore[type-arg]
-    cards = context_of(request).exchange.cards
-    if card not in cards:
-        detail = f"there is no card {shown(card)}; there are {', '.join(cards)}"
-        raise ApiError(404, "unknown_card", "Unknown card", detail)
-    return card
 
 
 @get(
@@ -40,7 +31,7 @@ async def list_cards(request: Request) -> CardsView:  # type: ignore[type-arg]
     exchange = context.exchange
 
     async def view(card: str) -> CardView:
-        depth, trades = await exchange.books.depth(card, 1), await exchange.books.latest_trades(card, 1)
+        depth, trades = await exchange.book(card, 1), await exchange.latest_trades(card, 1)
         return card_view(card, depth, trades, context.settings)
 
     return CardsView(await asyncio.gather(*(view(card) for card in exchange.cards)))
@@ -60,8 +51,7 @@ async def get_book(
     depth: Annotated[int, Parameter(ge=1, le=DEPTH_MAX, description="how many levels a side")] = 20,
 ) -> BookView:
     """The levels of a book."""
-    books = context_of(request).exchange.books
-    return book_view(card, await books.depth(_card_of_path(request, card), depth))
+    return book_view(card, await context_of(request).exchange.book(card, depth))
 
 
 @get(
@@ -78,8 +68,7 @@ async def list_trades(
     limit: Annotated[int, Parameter(ge=1, le=LATEST, description="how many at most")] = LATEST,
 ) -> TradesView:
     """The latest trades of a card."""
-    books = context_of(request).exchange.books
-    return trades_view(await books.latest_trades(_card_of_path(request, card), limit))
+    return trades_view(await context_of(request).exchange.latest_trades(card, limit))
 
 
 ROUTES = [list_cards, get_book, list_trades]

@@ -1,19 +1,18 @@
-"""`/orders` and `/auth/token`: enter, find, list and cancel."""
+"""`/orders` and `/auth/token`: place, find, list and cancel."""
 
-from collections.abc import Awaitable, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.params import FromPath, Parameter
 
-from api.context import Context, context_of
+from api.context import Context, caller_of, context_of
 from api.decoding import LARGE_BYTES, token_body
-from api.fast_path import Answer, Headers, header, list_header
+from api.fast_path import Answer, Endpoint
+from api.gate import Headers, list_header
 from api.openapi import operations
 from api.openapi.error_codes import ORDER_FIELDS
 from api.prefer import wait_seconds
-from api.problems import ApiError, FieldError, invalid
 from api.views import (
     BatchView,
     MatchedOrderView,
@@ -28,12 +27,12 @@ from api.views import (
     outcome_text,
     refused_text,
 )
-from core.model import LATEST, Order, PlaceOrder, Side
-from exchange.tokens import Identity
+from core.model import LATEST, PlaceOrder, Side
+from exchange.service import OPEN_LIMIT_MAX, OrderFilter
+from exchange.tokens import Caller
 
 BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 NO_WAIT = 0.0
-OPEN_LIMIT_MAX = 500
 
 APPENDS = ("503 overloaded", "503 unavailable", "503 history_conflict")
 ACCEPTED = {"status": "accepted"}
@@ -43,22 +42,13 @@ CANCELED = {"status": "canceled", "closed_at": "2026-11-22T23:54:10.001Z"}
 """What orders have in examples of answers."""
 
 
-def identity_of(context: Context, headers: Headers) -> Identity:
-    """Who asks; every call of a trader comes through here.
-
-    Raises:
-        ApiError: 401, there is no valid token.
-    """
-    return context.authenticator.identify(header(headers, b"authorization"))
-
-
-async def enter_order(context: Context, identity: Identity, headers: Headers, body: bytes) -> Answer:
-    """Enters the order of a body."""
-    bodies = context.bodies
+async def answer_order(context: Context, caller: Caller, headers: Headers, body: bytes) -> Answer:
+    """Places the order of a body."""
+    decoder = context.decoder
     if len(body) <= LARGE_BYTES:
-        command = bodies.place_order(body, identity.trader_id)
+        command = decoder.place_order(body, caller.trader_id)
     else:
-        command = await bodies.apart(bodies.place_order, body, identity.trader_id)
+        command = await decoder.apart(decoder.place_order, body, caller.trader_id)
     seconds = wait_seconds(list_header(headers, b"prefer"))
     if seconds == NO_WAIT:
         return Answer(202, outcome_text(command, await context.exchange.place(command)).encode())
@@ -68,34 +58,23 @@ async def enter_order(context: Context, identity: Identity, headers: Headers, bo
     return Answer(202, outcome_text(command, placed).encode())
 
 
-async def enter_orders(context: Context, identity: Identity, body: bytes) -> Answer:
-    """Enters the orders of a batch."""
-    asked = await context.bodies.place_orders(body, identity.trader_id)
+async def answer_orders(context: Context, caller: Caller, _: Headers, body: bytes) -> Answer:
+    """Places the orders of a batch."""
+    asked = await context.decoder.place_orders(body, caller.trader_id)
     commands = [order for order in asked if isinstance(order, PlaceOrder)]
-    placed = await context.exchange.place_all(commands)
+    placed = await context.exchange.place_many(commands)
     results = [outcome_text(command, outcome) for command, outcome in zip(commands, placed, strict=True)]
     if len(commands) < len(asked):
-        entered = iter(results)
-        results = [next(entered) if isinstance(order, PlaceOrder) else refused_text(order) for order in asked]
+        accepted = iter(results)
+        results = [next(accepted) if isinstance(order, PlaceOrder) else refused_text(order) for order in asked]
     return Answer(202, f'{{"results":[{",".join(results)}]}}'.encode())
 
 
-def _order(context: Context, headers: Headers, body: bytes) -> Awaitable[Answer]:
-    return enter_order(context, identity_of(context, headers), headers, body)
-
-
-def _orders(context: Context, headers: Headers, body: bytes) -> Awaitable[Answer]:
-    return enter_orders(context, identity_of(context, headers), body)
-
-
-DIRECT = {(b"POST", b"/orders"): _order, (b"POST", b"/orders/batch"): _orders}
+FAST_PATH = {
+    (b"POST", b"/orders"): Endpoint("place_order", answer_order),
+    (b"POST", b"/orders/batch"): Endpoint("place_orders", answer_orders),
+}
 """What needs no Litestar to be answered (`api/fast_path.py`)."""
-
-
-def caller_of(request: Request) -> tuple[Context, Identity]:  # type: ignore[type-arg]
-    """What a handler of Litestar works with, and who asks; raises as `identity_of` does."""
-    context = context_of(request)
-    return context, identity_of(context, request.scope["headers"])
 
 
 def _response(answer: Answer) -> Response[Any]:
@@ -117,8 +96,8 @@ def _response(answer: Answer) -> Response[Any]:
 async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
     """An access token for a trader's API key."""
     context = context_of(request)
-    body = await context.bodies.apart(token_body, await request.body())
-    value, seconds = await context.authenticator.exchange(body.trader_id, body.api_key)
+    body = await context.decoder.apart(token_body, await request.body())
+    value, seconds = await context.authenticator.token_for(body.trader_id, body.api_key)
     return TokenView(value, "bearer", seconds)
 
 
@@ -146,9 +125,9 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
     operation_id="place_order",
 )
 async def place_order(request: Request) -> Response[OrderView]:  # type: ignore[type-arg]
-    """Enters an order."""
-    context, identity = caller_of(request)
-    return _response(await enter_order(context, identity, request.scope["headers"], await request.body()))
+    """Places an order."""
+    context, caller = caller_of(request)
+    return _response(await answer_order(context, caller, request.scope["headers"], await request.body()))
 
 
 @post(
@@ -172,9 +151,9 @@ async def place_order(request: Request) -> Response[OrderView]:  # type: ignore[
     operation_id="place_orders",
 )
 async def place_orders(request: Request) -> Response[BatchView]:  # type: ignore[type-arg]
-    """Enters many orders."""
-    context, identity = caller_of(request)
-    return _response(await enter_orders(context, identity, await request.body()))
+    """Places many orders."""
+    context, caller = caller_of(request)
+    return _response(await answer_orders(context, caller, request.scope["headers"], await request.body()))
 
 
 @get(
@@ -211,49 +190,9 @@ async def list_orders(
     ] = LATEST,
 ) -> OrdersPageView:
     """A trader's orders."""
-    context, identity = caller_of(request)
-    exchange = context.exchange
-    _check_filters(exchange.cards, status=status, card=card, side=side, limit=limit)
-    cards = exchange.cards if card is None else (card,)
-    only = None if side is None else Side(side)
-    start = None if before is None else await own_order(context, identity, "before", before)
-    if status is not None:
-        found = await exchange.reader.open_orders(identity.trader_id, cards, side=only, before=start, limit=limit + 1)
-        return orders_page_view(found[:limit], found[limit - 1] if len(found) > limit else None)
-    if start is None and only is None:
-        return orders_page_view(*await exchange.latest(identity.trader_id, cards, limit))
-    return orders_page_view(
-        *await exchange.reader.orders(identity.trader_id, cards, side=only, before=start, limit=limit)
-    )
-
-
-def _check_filters(cards: Sequence[str], *, status: str | None, card: str | None, side: str | None, limit: int) -> None:
-    """Raises a problem that names every filter that is wrong."""
-    errors = []
-    if status is not None and status != "open":
-        errors.append(FieldError("status", "invalid_status", "must be open", status[:80]))
-    if card is not None and card not in cards:
-        errors.append(FieldError("card", "unknown_card", "must be one of " + ", ".join(cards), card[:80]))
-    if side is not None and side not in tuple(Side):
-        errors.append(FieldError("side", "invalid_side", "must be one of " + ", ".join(Side), side[:80]))
-    if limit > LATEST and status is None:
-        rule = f"must be a whole number from 1 to {LATEST}, or to {OPEN_LIMIT_MAX} with status=open"
-        errors.append(FieldError("limit", "invalid_limit", rule, str(limit)))
-    if errors:
-        raise invalid(errors)
-
-
-async def own_order(context: Context, identity: Identity, field: str, text: str) -> Order:
-    """The order that a parameter names.
-
-    Raises:
-        ApiError: 422, it is none of the caller's.
-    """
-    try:
-        return await context.exchange.find_own(text, identity)
-    except ApiError:
-        rule = "must be an order_id of yours, like pikachu-1001"
-        raise invalid([FieldError(field, f"invalid_{field}", rule, text[:80])]) from None
+    context, caller = caller_of(request)
+    which = OrderFilter(status=status, card=card, side=side, before=before, limit=limit)
+    return orders_page_view(*await context.exchange.orders(caller, which))
 
 
 @get(
@@ -273,9 +212,9 @@ async def own_order(context: Context, identity: Identity, field: str, text: str)
 )
 async def get_order(request: Request, order_id: FromPath[str]) -> MatchedOrderView:  # type: ignore[type-arg]
     """An order by its id."""
-    context, identity = caller_of(request)
-    order = await context.exchange.find_own(order_id, identity)
-    return matched_view(order, await context.exchange.reader.fills_of(order))
+    context, caller = caller_of(request)
+    order = await context.exchange.find(caller, order_id)
+    return matched_view(order, await context.exchange.fills_of(order))
 
 
 @get(
@@ -298,9 +237,9 @@ async def get_order_by_client_id(
     client_order_id: FromPath[str],
 ) -> MatchedOrderView:
     """An order by its trader's id."""
-    context, identity = caller_of(request)
-    order = await context.exchange.find_by_client_id(client_order_id, identity.trader_id)
-    return matched_view(order, await context.exchange.reader.fills_of(order))
+    context, caller = caller_of(request)
+    order = await context.exchange.find_by_client_id(caller, client_order_id)
+    return matched_view(order, await context.exchange.fills_of(order))
 
 
 @delete(
@@ -325,10 +264,9 @@ async def get_order_by_client_id(
 )
 async def cancel_order(request: Request, order_id: FromPath[str]) -> Response[OrderView]:  # type: ignore[type-arg]
     """Cancels an order."""
-    context, identity = caller_of(request)
+    context, caller = caller_of(request)
     seconds = wait_seconds(list_header(request.scope["headers"], b"prefer"))
-    order = await context.exchange.find_own(order_id, identity)
-    after, matched = await context.exchange.cancel(order, seconds)
+    after, matched = await context.exchange.cancel(caller, order_id, seconds)
     return Response(order_view(after), status_code=200 if matched else 202)
 
 
@@ -359,10 +297,9 @@ async def cancel_orders(
     card: Annotated[str | None, Parameter(description="only this card")] = None,
 ) -> Response[OrdersView]:
     """Cancels all open orders of the caller."""
-    context, identity = caller_of(request)
+    context, caller = caller_of(request)
     seconds = wait_seconds(list_header(request.scope["headers"], b"prefer"))
-    cards = context.exchange.cards if card is None else (context.known_card(card),)
-    orders, matched = await context.exchange.cancel_all(identity.trader_id, cards, seconds)
+    orders, matched = await context.exchange.cancel_all(caller, card, seconds)
     return Response(orders_view(orders), status_code=200 if matched else 202)
 
 

@@ -1,0 +1,219 @@
+"""The rules of orders and credentials, whatever the door: a draft is checked field by field, and every rule that it
+breaks is named. A draft is what a door received, value by value: texts, whole numbers, decimals."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from core.errors import AN_ARRAY, AN_OBJECT, VALUE_CHARACTERS_MAX, InvalidRequest, Violation
+from core.model import (
+    CLIENT_ORDER_ID_PATTERN,
+    CLIENT_ORDER_ID_RULE,
+    TRADER_ID_MAX,
+    PlaceOrder,
+    Side,
+    TimeInForce,
+    price_text,
+)
+from core.settings import Settings
+
+Draft = Sequence[tuple[str, Any]]
+"""Names and values of fields in the order of the request; a name that is given twice is there twice."""
+
+Check = Callable[[Any], Any]
+"""What a value means.
+
+Raises:
+    RuleViolation: it breaks the rule of its field.
+"""
+
+CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
+DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
+DIGITS_MAX = 12
+CENT, ONE = Decimal("0.01"), Decimal(1)
+TRADER_ID = re.compile(r"[0-9]{1,10}")
+API_KEY_CHARACTERS_MAX = 200
+ERRORS_MAX = 100
+"""How many violations of a draft are told."""
+
+
+class Fields(list[tuple[str, Any]]):
+    """The fields of an object within a draft, told apart from an array."""
+
+
+class RuleViolation(Exception):
+    """A value breaks the rule of its field. `violations_of` turns it into a `Violation`."""
+
+    def __init__(self, code: str, rule: str) -> None:
+        super().__init__(rule)
+        self.code = code
+        self.rule = rule
+
+
+class OrderRules:
+    """The rules of an order, by the settings of an exchange."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._cards = frozenset(settings.cards)
+        self._settings = settings
+        self._checks: dict[str, Check] = {
+            "card": self._card,
+            "side": one_of("invalid_side", tuple(Side)),
+            "price": self._price,
+            "quantity": self._quantity,
+            "client_order_id": _client_order_id,
+            "time_in_force": one_of("invalid_time_in_force", tuple(TimeInForce)),
+        }
+
+    def check(self, draft: Draft, trader_id: int, *, errors_max: int = ERRORS_MAX) -> PlaceOrder:
+        """The order that a trader's draft asks for.
+
+        Raises:
+            InvalidRequest: it breaks rules; every wrong field is named.
+        """
+        values = checked(draft, self._checks, required=("card", "side", "price"), errors_max=errors_max)
+        return PlaceOrder(
+            trader_id=trader_id,
+            card=values["card"],
+            side=Side(values["side"]),
+            price_cents=values["price"],
+            quantity=values.get("quantity", 1),
+            time_in_force=TimeInForce(values.get("time_in_force", "gtc")),
+            client_order_id=values.get("client_order_id"),
+        )
+
+    def _card(self, value: Any) -> str:
+        if not isinstance(value, str) or value not in self._cards:
+            raise RuleViolation("unknown_card", "must be one of " + ", ".join(self._settings.cards))
+        return value
+
+    def _price(self, value: Any) -> int:
+        low, high = self._settings.price_cents_min, self._settings.price_cents_max
+        rule = f"must be a decimal from {price_text(low)} to {price_text(high)} with at most two decimals"
+        price = decimal(value, CENT)
+        if price is None or not low <= price * 100 <= high:
+            raise RuleViolation("invalid_price", rule)
+        return int(price * 100)
+
+    def _quantity(self, value: Any) -> int:
+        rule = f"a whole number from 1 to {self._settings.max_quantity}"
+        if isinstance(value, str):
+            raise RuleViolation("invalid_quantity", f"must be a number, not a string: {rule}")
+        number = decimal(value, ONE)
+        if number is None or not 1 <= number <= self._settings.max_quantity:
+            raise RuleViolation("invalid_quantity", f"must be {rule}")
+        return int(number)
+
+
+def check_credentials(draft: Draft) -> tuple[int, str]:
+    """A trader's number and API key.
+
+    Raises:
+        InvalidRequest: the draft breaks rules; every wrong field is named.
+    """
+    values = checked(draft, {"trader_id": _trader_id, "api_key": _api_key}, required=("trader_id", "api_key"))
+    return values["trader_id"], values["api_key"]
+
+
+def checked(
+    draft: Draft, checks: Mapping[str, Check], *, required: Sequence[str], errors_max: int = ERRORS_MAX
+) -> dict[str, Any]:
+    """Values by field.
+
+    Raises:
+        InvalidRequest: a field breaks its rule, is unknown, is given twice, or is required and absent. The violations
+            stand in the order of the draft: of very many the first `errors_max`, and what is missing.
+    """
+    values: dict[str, Any] = {}
+    errors: list[Violation] = []
+    seen: set[str] = set()
+    for field, value in draft:
+        error = None
+        if field in seen:
+            error = Violation(_printable(field), "duplicate_field", "must be given once")
+        elif field not in checks:
+            error = Violation(_printable(field), "unknown_field", "is not a field of this request")
+        else:
+            try:
+                values[field] = checks[field](value)
+            except RuleViolation as wrong:
+                error = Violation(field, wrong.code, wrong.rule, _echo(value))
+        seen.add(field)
+        if error is not None and len(errors) == errors_max:
+            errors.append(Violation("body", "too_many_errors", "has more that is wrong"))
+            seen.update(field for field, _ in draft)
+            break
+        if error is not None:
+            errors.append(error)
+    errors += [Violation(field, "missing_field", "is required") for field in required if field not in seen]
+    if errors:
+        raise InvalidRequest(errors)
+    return values
+
+
+def decimal(value: Any, unit: Decimal) -> Decimal | None:
+    """A number or a text of plain digits as that many units; None if it is neither, or no whole number of units.
+    Exact: arithmetic rounds to 28 digits and overflows, so it comes after these bounds."""
+    if isinstance(value, str) and not DECIMAL.fullmatch(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        return None
+    number = Decimal(value)
+    if number.adjusted() >= DIGITS_MAX:
+        return None
+    rounded = number.quantize(unit)
+    return rounded if rounded == number else None
+
+
+def one_of(code: str, allowed: Sequence[str]) -> Check:
+    """The check of a field that takes one of these texts."""
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            raise RuleViolation(code, "must be one of " + ", ".join(allowed))
+        return value
+
+    return check
+
+
+def _client_order_id(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not CLIENT_ORDER_ID.fullmatch(value):
+        raise RuleViolation("invalid_client_order_id", CLIENT_ORDER_ID_RULE)
+    return value
+
+
+def _trader_id(value: Any) -> int:
+    """Also as text: it is copied from files and shells, where everything is."""
+    if isinstance(value, str):
+        number: Any = int(value) if TRADER_ID.fullmatch(value) else None
+    else:
+        number = decimal(value, ONE)
+    if number is None or not 1 <= number <= TRADER_ID_MAX:
+        raise RuleViolation("invalid_trader_id", f"must be a whole number from 1 to {TRADER_ID_MAX}")
+    return int(number)
+
+
+def _api_key(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= API_KEY_CHARACTERS_MAX:
+        raise RuleViolation("invalid_api_key", f"must be a string of 1 to {API_KEY_CHARACTERS_MAX} characters")
+    return value
+
+
+def _echo(value: Any) -> Any:
+    """A wrong value as it is repeated to its sender: short; numbers with a point as exact texts."""
+    if isinstance(value, Decimal):
+        text = str(value)
+        return value if len(text) <= VALUE_CHARACTERS_MAX else text[:VALUE_CHARACTERS_MAX]
+    if isinstance(value, str):
+        return _printable(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    return AN_OBJECT if isinstance(value, Fields | Mapping) else AN_ARRAY
+
+
+def _printable(text: str) -> str:
+    """A text as it can be repeated: short, and a lone surrogate, which has no UTF-8, as its escape."""
+    return text[:VALUE_CHARACTERS_MAX].encode(errors="backslashreplace").decode()
