@@ -90,7 +90,8 @@ def entries(server: ExchangeServer, part: str) -> list[set[str]]:
 
 @pytest.mark.server
 def test_every_key_has_a_documented_name_and_type(used: ExchangeServer) -> None:
-    found = {key.decode(): used.redis.type(key).decode() for key in used.redis.scan_iter(count=1_000)}
+    client: Any = used.redis
+    found = {key.decode(): client.type(key).decode() for key in client.scan_iter(count=1_000)}
 
     documented = {name: (pattern(name), kind) for name, kind in documented_keys().items()}
     unknown = {
