@@ -522,7 +522,7 @@ class Archive:
         self, trader_id: int, card: str, *, before: Before | None, looked_at: int, limit: int
     ) -> TradesWith:
         """A trader's trades among the newest of a card, or the newest before a moment: so many are looked at, without
-        an index, which would cost every row as much as a third of what it costs (docs/decisions.md)."""
+        an index, which would cost every row as much as a third of what it costs (docs/measurements/archive.md)."""
         last = await self._last(card, before)
         first = max(1, last - looked_at + 1)
         rows = await self._fetch(

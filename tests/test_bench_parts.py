@@ -252,7 +252,7 @@ def test_a_flow_is_the_same_for_a_seed_and_another_for_another(flow: str) -> Non
 
 
 def test_uniform_generates_what_it_always_has() -> None:
-    """The figures of README and docs/decisions.md are of these commands."""
+    """The figures of README and docs/measurements are of these commands."""
     assert [
         (one.trader_id, one.card, one.side.value, one.price_cents, one.quantity)
         for one in FLOWS["uniform"](0, 3)

@@ -1,6 +1,6 @@
 -- A partition holds one card, so the card has no place in its key: comparing it, for every row and every level of the
--- index, was a tenth of what a row cost (docs/decisions.md). The key is the partition's own now; `tcgx migrate` gives it
--- to the partitions that it makes.
+-- index, was a tenth of what a row cost (docs/decisions/0016-primary-keys-of-partitions.md). The key is the partition's
+-- own now; `tcgx migrate` gives it to the partitions that it makes.
 
 ALTER TABLE orders DROP CONSTRAINT orders_pkey;
 ALTER TABLE trades DROP CONSTRAINT trades_pkey;
