@@ -43,7 +43,7 @@ from archiver.store import Archive
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.service import cancel_and_wait
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
-from engine import connection, library
+from engine import connection, nodes
 from engine.book_reader import BookReader
 from engine.match_notifications import MatchNotifier
 from engine.order_log import OrderLog
@@ -130,12 +130,12 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
     @asynccontextmanager
     async def services(app: Litestar) -> AsyncIterator[None]:
         async with (
-            connection.connect(settings.redis_url) as redis,
+            nodes.connect(settings) as servers,
             connection.connect(settings.redis_url) as writing,
             store.pool(settings.database_url) as pool,
         ):
-            await library.load(redis)
-            history = ArchivedHistory(redis, pool, settings.cards)
+            await servers.load_library()
+            history = ArchivedHistory(servers.commands, pool, settings.cards)
             order_log = OrderLog(
                 writing,
                 backlog_max=settings.backlog_max,
@@ -143,8 +143,8 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
                 self_trade=settings.self_trade,
                 history=history,
             )
-            notifier = MatchNotifier(redis, settings.cards)
-            archive, books = Archive(pool), BookReader(redis)
+            notifier = MatchNotifier(servers)
+            archive, books = Archive(pool), BookReader(servers.commands)
             exchange = Exchange(settings, order_log, books, notifier, archive)
             authenticator = Authenticator(settings, archive)
             context = Context(

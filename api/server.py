@@ -15,7 +15,7 @@ from api.http_protocol import Protocol, Timeouts
 from core import service
 from core.errors import StartError, TcgxError
 from core.settings import Settings
-from engine import connection
+from engine import nodes
 
 log = structlog.get_logger()
 BACKLOG = 2_048
@@ -78,8 +78,8 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
     """
     app = create_app(settings)
     service.settle()
-    async with connection.connect(settings.redis_url) as redis:
-        await connection.check(redis, durability=settings.durability)
+    async with nodes.connect(settings) as servers:
+        await servers.check(durability=settings.durability)
     with contextlib.closing(listen(settings.host, settings.port, shared=settings.api_workers > 1)) as listener:
         timeouts = Timeouts.of(settings)
         config = uvicorn.Config(

@@ -16,13 +16,15 @@ import structlog
 from redis.asyncio import Redis
 
 from archiver import history, lag, schema, store
-from archiver.reader import ArchiveGap, Reader, RowBuffer
+from archiver.reader import RowBuffer, feed, read_rows
 from archiver.store import Cursor, RowBatch
 from core.errors import HistoryConflict, StartError, TcgxError
 from core.service import Backoff, cancel_and_wait, until_stopped
 from core.settings import Settings
-from engine import connection, keys, library
+from engine import keys, library, nodes
 from engine.connection import redis_errors
+from engine.events import EventGap, EventReader
+from engine.nodes import Nodes
 
 log = structlog.get_logger()
 
@@ -42,8 +44,7 @@ class Archiver:
     def __init__(
         self,
         settings: Settings,
-        redis: Redis,
-        blocking: Redis,
+        nodes: Nodes,
         database: asyncpg.Connection,
         *,
         pool: asyncpg.Pool,
@@ -52,8 +53,8 @@ class Archiver:
         """`database` is the connection that has the lock, and writes; `pool` reads beside it. `lines`: what was said of
         the lag before, while this one waited for the lock."""
         self._settings = settings
-        self._redis = redis
-        self._blocking = blocking
+        self._nodes = nodes
+        self._redis = nodes.commands
         self._database = database
         self._pool = pool
         self._lines = lines or lag.LagLines(bound_seconds=settings.archive_lag_seconds)
@@ -75,10 +76,10 @@ class Archiver:
             Unavailable: a server went away; starting again from the stored cursors is safe.
         """
         settings = self._settings
-        gathered = RowBuffer(bytes_max=settings.archive_batch_bytes)
+        buffer = RowBuffer(bytes_max=settings.archive_batch_bytes)
         pause_seconds = settings.archive_batch_ms / 1_000
         tasks = [
-            asyncio.create_task(self._reader(card).run(gathered, pause_seconds=pause_seconds), name=f"read {card}")
+            asyncio.create_task(feed(buffer, self._events(card), pause_seconds=pause_seconds), name=f"read {card}")
             for card in self._archived
         ]
         tasks += [
@@ -88,7 +89,7 @@ class Archiver:
         ]
         try:
             while not stopping.is_set():
-                batch = await until_stopped(_next(gathered, tasks), stopping)
+                batch = await until_stopped(_next(buffer, tasks), stopping)
                 if batch:
                     await self._write(batch)
                 elif not stopping.is_set():
@@ -97,8 +98,9 @@ class Archiver:
             await cancel_and_wait(*tasks)
         await self.flush()
 
-    def _reader(self, card: str) -> Reader:
-        return Reader(self._blocking, card, self._archived[card], batch_bytes=self._settings.archive_batch_bytes)
+    def _events(self, card: str) -> EventReader:
+        after, batch_bytes = self._archived[card].event_id, self._settings.archive_batch_bytes
+        return EventReader(self._nodes.of(card).blocking, card, after=after, batch_bytes=batch_bytes)
 
     async def _write(self, batch: Sequence[RowBatch]) -> None:
         """One transaction; then drops from Redis what need not be kept."""
@@ -123,11 +125,11 @@ class Archiver:
         now = asyncio.get_running_loop().time
         deadline = now() + self._settings.stop_seconds / 2
         for card in self._archived:
-            reader = self._reader(card)
+            events = self._events(card)
             try:
-                while now() < deadline and (rows := await reader.read(wait=False)):
+                while now() < deadline and (rows := await read_rows(events, wait=False)):
                     await self._write([rows])
-            except ArchiveGap as error:
+            except EventGap as error:
                 log.warning("not archived before the stop", card=card, reason=str(error))
 
     async def compare(self) -> dict[str, str]:
@@ -170,9 +172,9 @@ class Archiver:
                 raise HistoryConflict(f"Redis has another history of {card} than when the archiver began")
 
 
-async def _next(gathered: RowBuffer, others: Sequence["asyncio.Task[None]"]) -> list[RowBatch]:
-    """All that is gathered; nothing after `store.BEAT_SECONDS`; raises what one of the other tasks died of."""
-    take = asyncio.ensure_future(gathered.take())
+async def _next(buffer: RowBuffer, others: Sequence["asyncio.Task[None]"]) -> list[RowBatch]:
+    """All rows of the buffer; nothing after `store.BEAT_SECONDS`; raises what one of the other tasks died of."""
+    take = asyncio.ensure_future(buffer.take())
     try:
         while not take.done():
             for task in others:
@@ -200,14 +202,13 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     untraded: set[str] = set()
     now = asyncio.get_running_loop().time
     async with (
-        connection.connect(settings.redis_url) as redis,
-        connection.connect_blocking(settings.redis_url) as blocking,
+        nodes.connect(settings) as servers,
         store.pool(settings.database_url) as pool,
     ):
         while not stopping.is_set():
             began = now()
             try:
-                await _archive(settings, (redis, blocking, pool), stopping, told, untraded)
+                await _archive(settings, (servers, pool), stopping, told, untraded)
             except StartError:
                 raise
             except HistoryConflict as error:
@@ -223,14 +224,14 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
 
 async def _archive(
     settings: Settings,
-    clients: tuple[Redis, Redis, asyncpg.Pool],
+    clients: tuple[Nodes, asyncpg.Pool],
     stopping: asyncio.Event,
     told: dict[str, str],
     untraded: set[str],
 ) -> None:
     """One round. `told`: what stands still, as far as it was said; `untraded`: cards that were named already because
     they are not traded."""
-    redis, blocking, pool = clients
+    servers, pool = clients
     database = await store.connect(settings.database_url)
     try:
         await schema.check(database, settings.cards)
@@ -238,14 +239,14 @@ async def _archive(
         if others:
             untraded |= others
             log.warning("cards with orders are not traded any more, see TCGX_CARDS", cards=sorted(others))
-        await connection.refuse_replica(redis)
-        await library.load(redis)
+        await servers.refuse_replicas()
+        await servers.load_library()
         await store.end_with_client(database)
         lines = lag.LagLines(bound_seconds=settings.archive_lag_seconds)
-        await until_stopped(_lock(settings, redis, database, lines), stopping)
+        await until_stopped(_lock(settings, servers.commands, database, lines), stopping)
         if stopping.is_set():
             return
-        archiver = Archiver(settings, redis, blocking, database, pool=pool, lines=lines)
+        archiver = Archiver(settings, servers, database, pool=pool, lines=lines)
         _tell(told, await archiver.compare())
         log.info("archiving", cards=list(archiver.cards))
         await archiver.run(stopping)

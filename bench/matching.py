@@ -16,6 +16,7 @@ from core.service import cancel_and_wait
 from core.settings import Settings
 from engine.book_reader import BookReader
 from engine.matcher import Matcher
+from engine.nodes import Node
 from engine.order_log import OrderLog
 
 APPENDED_AT_ONCE = 20_000
@@ -76,7 +77,7 @@ class Matching:
     """The same, for a while at a time."""
 
     def __init__(self, client: Redis, cards: Sequence[str], *, batch: int) -> None:
-        self._matcher = Matcher(client, client, cards, batch=batch, hold_ms=HOLD_MS)
+        self._matcher = Matcher(Node(client, client, cards), batch=batch, hold_ms=HOLD_MS)
         self._due = list(cards)
 
     async def advance(self, seconds: float = math.inf) -> bool:
@@ -88,7 +89,7 @@ class Matching:
         ends = time.perf_counter() + seconds
         while self._due and time.perf_counter() < ends:
             self._due = await self._matcher.match(self._due)
-            for error in self._matcher.refused.values():
+            for error in self._matcher.last_error_by_card.values():
                 raise error
         return bool(self._due)
 

@@ -32,6 +32,7 @@ from engine import keys, library
 from engine.book_reader import BookReader
 from engine.connection import redis_errors
 from engine.matcher import Matcher
+from engine.nodes import Node
 
 LIBRARY = "tcgx_trials"
 FUNCTION = "trial"
@@ -542,11 +543,11 @@ async def _match_trial(
 
 
 async def _match(client: Redis, cards: Sequence[str], way: Matching) -> None:
-    matcher = Matcher(client, client, cards, batch=way.batch, hold_ms=way.hold_ms)
+    matcher = Matcher(Node(client, client, cards), batch=way.batch, hold_ms=way.hold_ms)
     due = list(cards)
     while due:
         due = await matcher.match(due)
-        for error in matcher.refused.values():
+        for error in matcher.last_error_by_card.values():
             raise error
 
 

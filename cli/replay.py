@@ -16,6 +16,7 @@ from engine import history, keys
 from engine.book_reader import BookReader
 from engine.connection import redis_errors
 from engine.matcher import Matcher
+from engine.nodes import Node
 
 ENTRIES_A_READ = 200
 SETTLE_TRIES = 50
@@ -138,7 +139,7 @@ async def replay(lines: AsyncIterator[Line], redis: Redis, *, batch: int) -> lis
         if line.card in appended:
             with redis_errors():
                 await client.set(keys.key(line.card, "sequence"), line.sequence)
-            await _match(Matcher(redis, redis, (line.card,), batch=batch), line.card)
+            await _match(Matcher(Node(redis, redis, (line.card,)), batch=batch), line.card)
         outcome.append((line.card, line.state_hash, await books.state_hash(line.card)))
     return outcome
 
@@ -152,8 +153,8 @@ async def _match(matcher: Matcher, card: str) -> None:
             print(f"\r{card}: {calls} calls, {calls / seconds:,.0f} calls/s", end="", file=sys.stderr)
     if calls >= 200 and sys.stderr.isatty():
         print(file=sys.stderr)
-    if card in matcher.refused:
-        raise matcher.refused[card]
+    if card in matcher.last_error_by_card:
+        raise matcher.last_error_by_card[card]
 
 
 async def _state(books: BookReader, client: Any, card: str) -> Expected:

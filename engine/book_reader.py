@@ -1,7 +1,7 @@
 """Reading what matching has made: books, orders, trades, positions. Nothing here writes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from core.model import LATEST, SEQUENCE_MAX, Order, Trade
 from engine import codec, keys, library
 from engine.connection import ENGINE_NAME, is_forbidden, redis_errors, refuse_replica
+from engine.events import Event
 
 EVENTS_A_READ = 16
 """An event is some 100 KB at the most in the bulk; Redis copies all of a read at once."""
@@ -134,21 +135,21 @@ class BookReader:
             lines = await self._redis.lrange(keys.key(card, "trades"), 0, limit - 1)
         return [codec.trade(card, line.decode()) for line in lines]
 
-    async def events_of(self, card: str, first: int, last: int) -> list[Mapping[bytes, bytes]] | None:
-        """The events of the match calls that took these commands; None if one is gone (then the archive has what it
-        tells)."""
-        found: list[Mapping[bytes, bytes]] = []
+    async def events_of(self, card: str, first: int, last: int) -> list[Event] | None:
+        """The events of the match calls that took these commands; None if one is gone (then the archive has it)."""
+        found: list[Event] = []
         after = first - 1
         while after < last:
             async with self._turn():
                 entries = await self._redis.xrange(keys.key(card, "events"), min=f"{after + 1}-0", count=EVENTS_A_READ)
-            if not entries or int(entries[0][1][b"first"]) > after + 1:
+            events = [Event.of(card, entry) for entry in entries]
+            if not events or events[0].first > after + 1:
                 return None
-            found += [fields for _, fields in entries if int(fields[b"first"]) <= last]
-            after = int(entries[-1][0].partition(b"-")[0])
+            found += [event for event in events if event.first <= last]
+            after = events[-1].last
         return found
 
-    async def events(self, card: str, *, after: int) -> AsyncGenerator[Mapping[bytes, bytes], None]:
+    async def events(self, card: str, *, after: int) -> AsyncGenerator[Event, None]:
         """The events with commands after a sequence, as far as Redis has them, the newest first, a few a read."""
         newest = "+"
         while True:
@@ -156,11 +157,12 @@ class BookReader:
                 entries = await self._redis.xrevrange(
                     keys.key(card, "events"), max=newest, min=f"{after + 1}-0", count=EVENTS_A_READ
                 )
-            for _, fields in entries:
-                yield fields
-            if len(entries) < EVENTS_A_READ:
+            events = [Event.of(card, entry) for entry in entries]
+            for event in events:
+                yield event
+            if len(events) < EVENTS_A_READ:
                 return
-            newest = f"({entries[-1][0].decode()}"
+            newest = f"({events[-1].id}"
 
     async def completed_orders(self, card: str, sequences: Iterable[int], *, archived: int) -> list[Order]:
         """Completed orders from the events, for those of these that are not archived yet. `archived`: up to which
@@ -170,7 +172,7 @@ class BookReader:
         if not wanted:
             return found
         async for event in self.events(card, after=max(archived, min(wanted.values()) - 1)):
-            for line in event.get(b"orders", b"").splitlines():
+            for line in event.order_lines.splitlines():
                 if wanted.pop(line[: codec.SEQUENCE_DIGITS], None):
                     found.append(codec.order(card, line.decode().split(",")))
             if not wanted:

@@ -3,17 +3,16 @@
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
 
 from core.errors import TcgxError
 from core.model import Accepted, Fill, Order, PlaceOrder, Status
 from core.service import Backoff
 from engine import codec, keys
 from engine.connection import redis_errors
+from engine.nodes import Node, Nodes
 
 log = structlog.get_logger()
 
@@ -66,9 +65,9 @@ class MatchNotifier:
     A message that is lost with its connection is made up for by reading the cursors after subscribing again.
     """
 
-    def __init__(self, redis: Redis, cards: Sequence[str]) -> None:
-        self._redis: Any = redis
-        self._cards = {keys.matched_channel(card).encode(): card for card in cards}
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        cards = [card for node in nodes for card in node.cards]
         self._matched = dict.fromkeys(cards, 0)
         self._notifications: dict[str, deque[MatchNotification]] = {
             card: deque(maxlen=KEPT_NOTIFICATIONS) for card in cards
@@ -101,38 +100,43 @@ class MatchNotifier:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Listens until canceled."""
+        await asyncio.gather(*(self._run(node, stopping) for node in self._nodes))
+
+    async def _run(self, node: Node, stopping: asyncio.Event) -> None:
         backoff = Backoff(stopping)
         while not stopping.is_set():
             try:
-                await self._listen(backoff)
+                await self._listen(node, backoff)
             except TcgxError as error:
                 log.warning("listening for matches will be tried again", reason=str(error))
                 await backoff.wait()
 
-    async def _listen(self, backoff: Backoff) -> None:
+    async def _listen(self, node: Node, backoff: Backoff) -> None:
+        card_of = {keys.matched_channel(card).encode(): card for card in node.cards}
         with redis_errors():
-            async with self._redis.pubsub() as channel:
-                await channel.subscribe(*self._cards)
-                await self._look()
+            async with node.commands.pubsub() as channel:
+                await channel.subscribe(*card_of)
+                await self._look(node)
                 backoff.succeeded()
                 while True:
                     message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_SECONDS)
                     if message is None:
-                        await self._look()
+                        await self._look(node)
                     else:
-                        self.take(self._cards[message["channel"]], MatchNotification(message["data"]))
+                        self.take(card_of[message["channel"]], MatchNotification(message["data"]))
 
     def take(self, card: str, notification: MatchNotification) -> None:
         """Keeps a notification, and wakes the callers that wait for its commands."""
         self._notifications[card].append(notification)
         self._advance(card, notification.last)
 
-    async def _look(self) -> None:
+    async def _look(self, node: Node) -> None:
         """Takes the positions from the cursors: after messages may have been missed, and where Redis came back with
         an older state."""
-        for card in self._matched:
+        redis: Any = node.commands
+        for card in node.cards:
             self._notifications[card].clear()
-            self._matched[card] = int(await self._redis.hget(keys.key(card, "cursor"), "sequence") or 0)
+            self._matched[card] = int(await redis.hget(keys.key(card, "cursor"), "sequence") or 0)
             self._advance(card, self._matched[card])
 
     def _forget(self, card: str) -> None:

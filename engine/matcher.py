@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
 
 from core.errors import LogGap, TcgxError
 from core.log_limit import LimitedLog
 from core.service import Backoff, until_stopped
 from core.settings import Settings
-from engine import connection, cpu_affinity, history, keys, library
+from engine import connection, cpu_affinity, history, keys, library, nodes
 from engine.connection import BLOCK_MS, ENGINE_NAME, packed, redis_errors
+from engine.nodes import Node
 
 log = structlog.get_logger()
 limited = LimitedLog(log)
@@ -29,30 +29,30 @@ COALESCE_SECONDS = 0.003
 """Where so many commands come at once, those of the next moment are taken together. Who places an order is answered
 before it is matched; a lone order is never held back."""
 
-MANY = 400
-"""Commands of a round after which the next one makes only so many calls at once as in `AT_ONCE`."""
-AT_ONCE = 4
+BULK_MIN = 400
+"""Commands of a round after which the next one makes only so many calls at once as in `CALLS_PER_PIPELINE`."""
+CALLS_PER_PIPELINE = 4
 
 
 class Matcher:
-    """Keeps cards matched up to the end of their logs: those of one server (of a cluster: of one node).
+    """Keeps cards matched up to the end of their logs: those of one server .
 
     One loop for all of them: orders arrive for many cards at once, and a round trip with a call for each costs
     little more than one with a call for one.
     """
 
-    def __init__(
-        self, redis: Redis, blocking: Redis, cards: Sequence[str], *, batch: int, hold_ms: int | None = None
-    ) -> None:
-        self._redis = redis
-        self._blocking: Any = blocking  # redis-py's types of stream replies admit shapes that its RESP2 never gives
+    def __init__(self, node: Node, *, batch: int, hold_ms: int | None = None) -> None:
+        self._redis = node.commands
+        self._blocking: Any = (
+            node.blocking
+        )  # redis-py's types of stream replies admit shapes that its RESP2 never gives
         self._limits = (batch,) if hold_ms is None else (batch, hold_ms)
-        self._log_ids = dict.fromkeys(cards, "0-0")
-        self._busy: set[str] = set()
-        self._link = connection.PipelinedConnection(redis)
+        self._log_ids = dict.fromkeys(node.cards, "0-0")
+        self._recently_active: set[str] = set()
+        self._connection = connection.PipelinedConnection(node.commands)
         self._done = 0
         self._again_at: dict[str, float] = {}
-        self.refused: dict[str, TcgxError] = {}
+        self.last_error_by_card: dict[str, TcgxError] = {}
         """Why the last call of a card was refused, of those where it was."""
 
     async def match(self, cards: Sequence[str]) -> list[str]:
@@ -65,22 +65,24 @@ class Matcher:
         """
         # Calls of one pipeline are done without a pause, and share an fsync: with many commands a few go together, so
         # that appends and reads of others come in between.
-        at_once = len(cards) if self._done < MANY else AT_ONCE
+        calls = len(cards) if self._done < BULK_MIN else CALLS_PER_PIPELINE
         matched: list[Any] = []
-        for start in range(0, len(cards), at_once):
-            matched += await self._call(cards[start : start + at_once])
+        for start in range(0, len(cards), calls):
+            matched += await self._call(cards[start : start + calls])
         if any(library.is_missing(reply) for reply in matched):
             # The server was replaced by an empty one.
             await library.load_again(self._redis)
             return list(cards)
-        self._busy.clear()
+        self._recently_active.clear()
         self._done = 0
         return [card for card, reply in zip(cards, matched, strict=True) if self._take(card, reply)]
 
     async def _call(self, cards: Sequence[str]) -> list[Any]:
         """The replies to a match call for each of these cards."""
         with redis_errors():
-            return await self._link.call([packed("FCALL", "match", 1, keys.tag(card), *self._limits) for card in cards])
+            return await self._connection.call(
+                [packed("FCALL", "match", 1, keys.tag(card), *self._limits) for card in cards]
+            )
 
     def _take(self, card: str, reply: Any) -> bool:
         try:
@@ -92,20 +94,20 @@ class Matcher:
                 log.error("matching stands still", card=card, reason=str(error))
             else:
                 limited.warning("matching will be tried again", card=card, reason=str(error))
-            self.refused[card] = error
+            self.last_error_by_card[card] = error
             self._again_at[card] = asyncio.get_running_loop().time() + RETRY_CARD_SECONDS
             return False
-        self.refused.pop(card, None)
+        self.last_error_by_card.pop(card, None)
         commands, _, log_id, _, rejected, more = reply
         if commands:
-            self._busy.add(card)
+            self._recently_active.add(card)
             self._done += commands
         if rejected:
             log.warning("rejected malformed log entries", card=card, count=rejected)
         self._log_ids[card] = log_id.decode()
         return bool(more)
 
-    async def arrivals(self, seconds: float) -> list[str]:
+    async def cards_with_new_entries(self, seconds: float) -> list[str]:
         """The cards to match next, once a log has entries that are not matched; none after so many seconds.
 
         Those of the call before are among them: of orders that come for many cards, only the first wakes the reader.
@@ -121,7 +123,9 @@ class Matcher:
             reply = await self._blocking.xread(
                 {name: self._log_ids[card] for name, card in names.items()}, count=1, block=max(1, int(seconds * 1000))
             )
-        return list({names[name] for name, _ in reply} | (self._busy - self._again_at.keys())) if reply else []
+        return (
+            list({names[name] for name, _ in reply} | (self._recently_active - self._again_at.keys())) if reply else []
+        )
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Matches until told to stop; calls that are under way are finished."""
@@ -132,12 +136,12 @@ class Matcher:
             try:
                 if due:
                     due = await self.match(due)
-                    if len(self.refused) < len(every):
+                    if len(self.last_error_by_card) < len(every):
                         backoff.succeeded()
                     if not due and self._done >= COALESCE_MIN:
                         await asyncio.sleep(COALESCE_SECONDS)
                 else:
-                    due = await until_stopped(self.arrivals(BLOCK_MS / 1000), stopping) or []
+                    due = await until_stopped(self.cards_with_new_entries(BLOCK_MS / 1000), stopping) or []
             except TcgxError as error:
                 limited.warning("matching will be tried again", reason=str(error))
                 await backoff.wait()
@@ -145,20 +149,17 @@ class Matcher:
 
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
-    """The engine service: one matcher for all cards.
+    """The engine service: one matcher for the cards of each server.
 
     Raises:
         StartError: Redis cannot be trusted with orders, or does not answer.
     """
-    async with (
-        connection.connect(settings.redis_url, ENGINE_NAME) as redis,
-        connection.connect_blocking(settings.redis_url, ENGINE_NAME) as blocking,
-    ):
-        await connection.check(redis, durability=settings.durability)
-        await library.load(redis)
-        await history.check_matchable(redis, settings.cards)
-        matcher = Matcher(redis, blocking, settings.cards, batch=settings.match_batch, hold_ms=settings.match_hold_ms)
-        with cpu_affinity.left_to_server(redis):
+    async with nodes.connect(settings, ENGINE_NAME) as servers:
+        await servers.check(durability=settings.durability)
+        await servers.load_library()
+        await history.check_matchable(servers.commands, settings.cards)
+        matchers = [Matcher(node, batch=settings.match_batch, hold_ms=settings.match_hold_ms) for node in servers]
+        with cpu_affinity.left_to_server(servers.commands):
             log.info("matching", cards=settings.cards, batch=settings.match_batch)
-            await matcher.run(stopping)
+            await asyncio.gather(*(matcher.run(stopping) for matcher in matchers))
         log.info("stopped")

@@ -6,7 +6,7 @@ in that order, so what moves meanwhile is met twice, if need be, and never misse
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from core.model import SEQUENCE_PATTERN, Fill, Order, Side, Status, Trade
 from core.settings import CARD_PATTERN
 from engine import codec
 from engine.book_reader import OPEN_A_READ, BookReader
+from engine.events import Event
 from engine.order_log import Cancels
 
 READ_SECONDS = 5.0
@@ -283,7 +284,7 @@ class OrderReader:
         mark = f",{trader_id},".encode()
         lines = []
         async for event in self._books.events(card, after=archived):
-            lines += [line for line in event.get(b"orders", b"").splitlines() if mark in line]
+            lines += [line for line in event.order_lines.splitlines() if mark in line]
         return [order for order in await parsed(card, lines) if order.trader_id == trader_id]
 
     async def canceled(self, card: str, cancels: Cancels, limit: int) -> list[Order]:
@@ -301,7 +302,7 @@ class OrderReader:
             return [order for order in canceled if order.closed_at in cancels.times][:limit]
         targets = {codec.sequence_text(sequence).encode() for sequence in cancels.orders}
         ends = tuple(f",canceled,{at}".encode() for at in cancels.times)
-        lines = [line for event in events for line in event.get(b"orders", b"").splitlines() if line.endswith(ends)]
+        lines = [line for event in events for line in event.order_lines.splitlines() if line.endswith(ends)]
         own = sorted((line for line in lines if line[: codec.SEQUENCE_DIGITS] in targets), reverse=True)
         return await parsed(card, own[:limit])
 
@@ -444,9 +445,9 @@ def own_fills(trade: Trade, trader_id: int) -> list[Fill]:
     return fills
 
 
-def _trades(card: str, event: Mapping[bytes, bytes], mark: bytes) -> list[Trade]:
+def _trades(card: str, event: Event, mark: bytes) -> list[Trade]:
     """The trades of an event whose lines contain this."""
-    lines = event.get(b"trades", b"")
+    lines = event.trade_lines
     if mark not in lines:
         return []
     return [codec.trade(card, line.decode()) for line in lines.splitlines() if mark in line]

@@ -8,10 +8,11 @@ import asyncpg
 import pytest
 from redis import Redis
 
-from archiver.reader import ENTRIES_MAX, Reader, RowBuffer
+from archiver.reader import RowBuffer, read_rows
 from archiver.store import START, RowBatch
 from core.model import Side
 from engine import connection
+from engine.events import ENTRIES_MAX, EventReader
 from tests.conftest import RedisServer
 from tests.market import Market, many
 from tests.running_exchange import ServerPair, Service, assert_archived, fetch, judged, server_pair, until
@@ -100,11 +101,11 @@ def test_reads_grow_to_their_bytes_and_miss_nothing(
 
     async def reads() -> list[RowBatch]:
         async with connection.connect_blocking(f"unix://{redis_server.socket}") as blocking:
-            reader = Reader(blocking, market.card, START, batch_bytes=batch_bytes)
+            events = EventReader(blocking, market.card, after=START.event_id, batch_bytes=batch_bytes)
             found = []
-            while one := await reader.read(wait=False):
+            while one := await read_rows(events, wait=False):
                 found.append(one)
-            assert not reader.has_more
+            assert not events.has_more
             return found
 
     found = asyncio.run(reads())

@@ -28,6 +28,7 @@ from core.service import cancel_and_wait
 from core.settings import Settings
 from engine import connection, library
 from engine.matcher import Matcher
+from engine.nodes import Node, Nodes
 from engine.order_log import OrderLog
 
 pytestmark = pytest.mark.server
@@ -109,7 +110,8 @@ class Exchange:
 
     async def _connect(self) -> None:
         self.redis = await self._stack.enter_async_context(connection.connect(self.settings.redis_url))
-        self.blocking = await self._stack.enter_async_context(connection.connect_blocking(self.settings.redis_url))
+        blocking = await self._stack.enter_async_context(connection.connect_blocking(self.settings.redis_url))
+        self.node = Node(self.redis, blocking, CARDS)
         self.pool = await self._stack.enter_async_context(store.pool(self.settings.database_url))
         self.database: asyncpg.Connection = await store.connect(self.settings.database_url)
         self._stack.push_async_callback(self.database.close)
@@ -169,14 +171,14 @@ class Exchange:
 
     async def match(self) -> None:
         await library.load(self.redis)
-        matcher = Matcher(self.redis, self.blocking, CARDS, batch=7)
+        matcher = Matcher(self.node, batch=7)
         due = list(CARDS)
         while due:
             due = await matcher.match(due)
 
     async def archive(self) -> None:
         await library.load(self.redis)
-        archiver = Archiver(self.settings, self.redis, self.blocking, self.database, pool=self.pool)
+        archiver = Archiver(self.settings, Nodes([self.node]), self.database, pool=self.pool)
         try:
             await archiver.compare()
         except HistoryConflict:

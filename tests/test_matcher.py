@@ -10,6 +10,7 @@ from redis import Redis
 from core.errors import LogGap
 from engine import connection, keys
 from engine.matcher import Matcher
+from engine.nodes import Node
 from tests.conftest import RedisServer
 from tests.market import Market
 
@@ -24,7 +25,7 @@ async def matching(server: RedisServer, cards: tuple[str, ...] = CARDS) -> Async
     """A matcher at work."""
     url = f"unix://{server.socket}"
     async with connection.connect(url) as redis, connection.connect_blocking(url) as blocking:
-        matcher = Matcher(redis, blocking, cards, batch=100, hold_ms=5)
+        matcher = Matcher(Node(redis, blocking, cards), batch=100, hold_ms=5)
         stopping = asyncio.Event()
         running = asyncio.create_task(matcher.run(stopping))
         try:
@@ -77,7 +78,7 @@ def test_a_card_with_a_gap_stands_still_and_the_other_goes_on(redis_server: Redi
             for number in range(1, 6):
                 sound.buy("5.00")
                 await until_matched(sound, number)
-            assert isinstance(matcher.refused["pikachu"], LogGap)
+            assert isinstance(matcher.last_error_by_card["pikachu"], LogGap)
 
     asyncio.run(run())
     assert matched(broken) <= 1
@@ -94,11 +95,11 @@ def test_a_card_whose_call_was_refused_is_tried_again(
 
     async def run() -> None:
         async with matching(redis_server, ("pikachu",)) as matcher:
-            await until(lambda: "pikachu" in matcher.refused)
+            await until(lambda: "pikachu" in matcher.last_error_by_card)
             assert matched(market) == 0
             redis_client.delete(events)
             await until_matched(market, 1)
-            await until(lambda: matcher.refused == {})
+            await until(lambda: matcher.last_error_by_card == {})
 
     asyncio.run(run())
 

@@ -16,6 +16,7 @@ from core.errors import Kind, Overloaded, Unauthenticated, Unavailable
 from core.model import Accepted, PlaceOrder, Side, Status
 from core.settings import Settings
 from engine.match_notifications import FORGOTTEN_MAX, MatchNotification, MatchNotifier
+from engine.nodes import Node, Nodes
 from engine.order_log import OrderLog
 from exchange import tokens
 from exchange.auth import Authenticator
@@ -140,7 +141,7 @@ def test_an_error_that_nobody_expects_leaves_nobody_waiting() -> None:
 
 def test_those_who_have_waited_in_vain_are_forgotten_and_the_others_are_not() -> None:
     async def work() -> None:
-        watch = MatchNotifier(cast(Redis, None), ["pikachu"])
+        watch = MatchNotifier(Nodes([Node(cast(Redis, None), cast(Redis, None), ["pikachu"])]))
         patient = [asyncio.create_task(watch.wait("pikachu", sequence, SECONDS)) for sequence in (3, 1, 2)]
         await asyncio.sleep(0)
 
@@ -258,7 +259,7 @@ def test_what_a_small_call_told_answers_for_its_orders() -> None:
     ids=["a large call", "a later order", "an earlier order", "a repeated order"],
 )
 def test_what_was_not_told_is_read(text: bytes, sequence: int, accepted_at: str | None) -> None:
-    watch = MatchNotifier(cast(Redis, None), ["pikachu"])
+    watch = MatchNotifier(Nodes([Node(cast(Redis, None), cast(Redis, None), ["pikachu"])]))
     watch.take("pikachu", MatchNotification(text))
 
     assert watch.result(ORDER, Accepted(sequence, accepted_at)) is None
