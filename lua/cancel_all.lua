@@ -20,11 +20,12 @@ local function cancel_all(keys, args)
   if args[2] ~= history.mark(tag) then return redis.error_reply('HISTORY the mark is ' .. history.mark(tag)) end
   local sequence, matched = log.last_sequence(tag), log.last_matched(tag)
   if before == 0 then before = sequence + 1 end
-  local room = waiting_max - (sequence - matched)
-  local limit = math.max(1, math.min(ENTRIES_MAX * log.COMMANDS_MAX, room))
-  local targets, more = trader.unfinished(tag, trader.between(tag, id, after, before), matched, limit)
+  local targets, more = trader.unfinished(
+    tag, trader.between(tag, id, after, before), matched, ENTRIES_MAX * log.COMMANDS_MAX
+  )
   if #targets == 0 then return { 0, '', 0, 0, before, targets } end
-  if room < 1 then return log.backlog(tag, sequence - matched) end
+  -- What a call before began is finished, whatever waits: a trader has only so many orders.
+  if after == 0 and sequence - matched >= waiting_max then return log.backlog(tag, sequence - matched) end
   local time_ms = log.at_least(time_ms_min, log.now_ms())
   local first, at = sequence + 1, nil
   -- first write

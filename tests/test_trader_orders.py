@@ -160,16 +160,19 @@ def test_cancels_of_thousands_go_in_several_entries_and_calls(market: Market) ->
     assert list(market.open()) == [12_001]
 
 
-def test_no_more_cancels_are_appended_than_may_wait(market: Market) -> None:
-    market.append(many(1, count=10))
+def test_cancels_are_refused_at_a_full_backlog_and_once_begun_go_on(market: Market) -> None:
+    for _ in range(6):
+        market.append(many(1, count=1_000))
     market.match()
-    arguments = [1, market.mark(), 4, 0, 0, 0]
+    arguments = [1, market.mark(), 4]
 
-    first, *_, more, _, targets = market.redis.fcall("cancel_all", 1, market.tag, *arguments)
-    with pytest.raises(ResponseError, match="BACKLOG 4 commands"):
-        market.redis.fcall("cancel_all", 1, market.tag, *arguments)
+    *_, more, before, targets = market.redis.fcall("cancel_all", 1, market.tag, *arguments, 0, 0, 0)
+    with pytest.raises(ResponseError, match="BACKLOG 5000 commands"):
+        market.redis.fcall("cancel_all", 1, market.tag, *arguments, 0, 0, 0)
+    *_, none, _, rest = market.redis.fcall("cancel_all", 1, market.tag, *arguments, 0, targets[-1], before)
 
-    assert (first, more, targets) == (11, 1, [1, 2, 3, 4])
+    assert (more, targets, before) == (1, list(range(1, 5_001)), 6_001)
+    assert (none, rest) == (0, list(range(5_001, 6_001)))
 
 
 def test_a_cancel_of_all_orders_in_a_log_of_before_is_understood_without_any_list(market: Market) -> None:
