@@ -12,7 +12,7 @@ from cli import paths
 from engine import life
 from engine.settings import Settings
 
-ORDER_OF_ALL = ("match", "append", "archive", "http", "latency", "million", "baseline", "scale", "trials")
+ORDER_OF_ALL = ("match", "append", "archive", "http", "latency", "million", "baseline", "scale")
 
 
 STOPPED = 130

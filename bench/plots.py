@@ -22,7 +22,6 @@ from bench.million import MillionResult
 from bench.plot_style import BAR_INCHES, Bar, Format, Head, Sheet
 from bench.result import Result
 from bench.scale import ScaleResult
-from bench.trials import TrialsResult
 from engine.errors import StartError
 from engine.model import COMMANDS_MAX
 
@@ -38,7 +37,6 @@ KINDS: Mapping[str, type[Result]] = {
     "match": MatchResult,
     "million": MillionResult,
     "scale": ScaleResult,
-    "trials": TrialsResult,
 }
 HEADLINE = "headline"
 HEADLINE_OF = ("million", "baseline", "http")
