@@ -1,5 +1,6 @@
 """`tcgx up`: the whole exchange on one machine."""
 
+import argparse
 import asyncio
 import http.client
 import os
@@ -36,7 +37,7 @@ SERVICES = ("engine", "archiver", "api")
 STOP_ORDER = ("api", "engine", "archiver")
 
 
-async def up(configured: Settings, *, ephemeral: bool) -> None:
+async def run(arguments: argparse.Namespace, configured: Settings) -> int:
     """Runs everything until SIGINT or SIGTERM.
 
     Raises:
@@ -44,12 +45,12 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
     """
     stopping = life.stop_on_signals()
     home = Path(configured.data_dir)
-    if not ephemeral:
+    if not arguments.ephemeral:
         _refuse_running(home)
     listen(configured.host, configured.port, shared=False).close()
     await connection.connect(configured.redis_url).aclose()  # connects to nothing: the URL is read
     with ExitStack() as stack:
-        data_dir, announced_in = _data_dirs(home, stack, ephemeral=ephemeral)
+        data_dir, announced_in = _data_dirs(home, stack, ephemeral=arguments.ephemeral)
         paths.check_file(run_file.path_in(announced_in))
         secrets = datadir.load_secrets(data_dir)
         local = msgspec.structs.replace(
@@ -59,11 +60,12 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
         try:
             await life.unless_stopped(_start(servers), stopping)
             if stopping.is_set():
-                return
+                return 0
             await _serve(_pointed(local, servers), servers, stopping, announced_in=announced_in, stack=stack)
         finally:
             for server in reversed(servers):
                 await server.stop()
+    return 0
 
 
 def _refuse_running(home: Path) -> None:
