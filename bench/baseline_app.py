@@ -3,23 +3,18 @@
 It is served exactly as the API is, by `api.__main__`, as bench/noop.py is. Eight connections to PostgreSQL in all.
 """
 
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from unittest.mock import patch
 
 import asyncpg
 import msgspec
 from litestar import Litestar, post
 from litestar.datastructures import State
 
-import api.__main__ as service
-from api.direct import Direct
 from bench import transactions
-from bench.noop import without_logging
+from bench.noop import plain_app, serve
 from bench.requests import OrderBody
-from engine import life
 from engine.model import PlaceOrder, Side
 from engine.settings import Settings
 
@@ -59,15 +54,10 @@ def create_baseline_app(settings: Settings) -> Litestar:
             app.state.pool = pool
             yield
 
-    return Litestar(
-        route_handlers=[place_order],
-        state=State({"direct": Direct({}, body_bytes_max=settings.body_bytes_max), "orders": 0}),
-        lifespan=[with_pool],
-        openapi_config=None,
-        on_app_init=[without_logging],
-    )
+    app = plain_app(settings, place_order, lifespan=[with_pool])
+    app.state.orders = 0
+    return app
 
 
 if __name__ == "__main__":
-    with patch.object(service, "create_app", create_baseline_app):
-        sys.exit(life.run("baseline", service.work, dict(os.environ)))
+    sys.exit(serve("baseline", create_baseline_app))

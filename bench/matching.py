@@ -9,7 +9,11 @@ from itertools import islice
 
 from redis.asyncio import Redis
 
+from bench.options import Options
+from bench.order_flow import CARDS
 from bench.progress import Task
+from bench.servers import empty_redis, long_client
+from engine import library
 from engine.books import Books
 from engine.errors import TcgxError
 from engine.life import ended
@@ -22,6 +26,14 @@ APPENDED_AT_ONCE = 20_000
 BACKLOG_MAX = 1_000_000_000
 SHOWN_SECONDS = 0.5
 HOLD_MS = Settings().match_hold_ms
+
+
+@asynccontextmanager
+async def empty_exchange(options: Options, cards: Sequence[str] = CARDS) -> AsyncIterator[tuple[Settings, Redis]]:
+    """An empty Redis with the library loaded: its settings, and a client for calls that may take long."""
+    async with empty_redis(options, cards) as local, long_client(local.redis_url) as client:
+        await library.load(client)
+        yield local, client
 
 
 @asynccontextmanager

@@ -5,13 +5,14 @@ It is served exactly as the API is, by `api.__main__`, whatever HTTP server that
 
 import os
 import sys
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 from unittest.mock import patch
 
 import msgspec
 from litestar import Litestar, post
 from litestar.config.app import AppConfig
-from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
 
 import api.__main__ as service
 from api.direct import Direct
@@ -35,22 +36,24 @@ async def noop(data: NoopOrder) -> None:
     """Nothing."""
 
 
-def create_noop_app(settings: Settings) -> Litestar:
+def plain_app(settings: Settings, handler: HTTPRouteHandler, **options: Any) -> Litestar:
     """As plain as Litestar gets: no OpenAPI document, no logging. No call is answered beside it."""
-    return Litestar(
-        route_handlers=[noop],
-        state=State({"direct": Direct({}, body_bytes_max=settings.body_bytes_max)}),
-        openapi_config=None,
-        on_app_init=[without_logging],
-    )
+    app = Litestar(route_handlers=[handler], openapi_config=None, on_app_init=[_without_logging], **options)
+    app.state.direct = Direct({}, body_bytes_max=settings.body_bytes_max)
+    return app
 
 
-def without_logging(config: AppConfig) -> AppConfig:
+def _without_logging(config: AppConfig) -> AppConfig:
     """Of Litestar, which would set up its own."""
     config.logging_config = None
     return config
 
 
+def serve(name: str, create_app: Callable[[Settings], Litestar]) -> int:
+    """Serves an app as `python -m api` serves the API; the exit code."""
+    with patch.object(service, "create_app", create_app):
+        return life.run(name, service.work, dict(os.environ))
+
+
 if __name__ == "__main__":
-    with patch.object(service, "create_app", create_noop_app):
-        sys.exit(life.run("noop", service.work, dict(os.environ)))
+    sys.exit(serve("noop", lambda settings: plain_app(settings, noop)))

@@ -19,7 +19,7 @@ from bench.http import HttpResult
 from bench.latency import LatencyResult
 from bench.match import MatchResult
 from bench.million import MillionResult
-from bench.plot_style import BAR_INCHES, Bar, Format, Head, Sheet
+from bench.plot_style import BAR_INCHES, Bar, Format, Head, Sheet, rated
 from bench.result import Result
 from bench.scale import ScaleResult
 from engine.errors import StartError
@@ -82,8 +82,8 @@ def headline(million: MillionResult, baseline: BaselineResult, http: HttpResult)
         sheet.bars(
             lower,
             [
-                [Bar("tcgx, over HTTP", ours, "tcgx", f"{ours:,.0f}, {ours / other:,.1f} times")],
-                [Bar("usual design, over HTTP", other, "other", f"{other:,.0f}")],
+                [rated("tcgx, over HTTP", ours, "tcgx", f", {ours / other:,.1f} times")],
+                [rated("usual design, over HTTP", other, "other")],
             ],
         )
         return sheet.finish()
