@@ -27,13 +27,11 @@ from litestar.types import HTTPScope, Message, Receive, Scope, Send
 from litestar.types.asgi_types import LifeSpanReceive, LifeSpanScope, LifeSpanSend
 from litestar.utils import normalize_path
 
-from api import cards, fills, health, history, openapi, orders
-from api.auth import Authenticator
-from api.bodies import OrderBodies
 from api.common_headers import common_headers, request_id
 from api.context import Context
-from api.direct import Direct, header
-from api.exchange import Exchange
+from api.decoding import OrderDecoder
+from api.fast_path import FastPath, header
+from api.openapi import document
 from api.parameters import KnownParameters
 from api.problems import (
     MEDIA_TYPE,
@@ -45,16 +43,19 @@ from api.problems import (
     of_error,
     of_unexpected,
 )
+from api.routes import cards, fills, health, history, orders
 from archiver import store
 from archiver.history import ArchivedHistory
 from archiver.store import Archive
+from core.errors import StartError, TcgxError
+from core.service import cancel_and_wait
+from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from engine import connection, library
-from engine.books import Books
-from engine.errors import StartError, TcgxError
-from engine.life import ended
-from engine.log import OrderLog
-from engine.matched import MatchedWatch
-from engine.settings import JWT_SECRET_BYTES_MIN, Settings
+from engine.book_reader import BookReader
+from engine.match_notifications import MatchNotifier
+from engine.order_log import OrderLog
+from exchange.auth import Authenticator
+from exchange.service import Exchange
 
 SCHEMA = "/schema"
 ASSETS = f"{SCHEMA}/assets"
@@ -106,7 +107,7 @@ class Api(Litestar):
 
 def create_app(settings: Settings) -> Api:
     """The API for these settings; it connects when it starts. `app.state.direct` is what our own server answers without
-    it (`api/direct.py`).
+    it (`api/fast_path.py`).
 
     Raises:
         StartError: no key to sign tokens with.
@@ -114,7 +115,7 @@ def create_app(settings: Settings) -> Api:
     if len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
         raise StartError(f"TCGX_JWT_SECRET must be set, to at least {JWT_SECRET_BYTES_MIN} bytes")
 
-    direct = Direct(orders.DIRECT, body_bytes_max=settings.body_bytes_max)
+    direct = FastPath(orders.DIRECT, body_bytes_max=settings.body_bytes_max)
 
     @asynccontextmanager
     async def services(app: Litestar) -> AsyncIterator[None]:
@@ -132,13 +133,13 @@ def create_app(settings: Settings) -> Api:
                 self_trade=settings.self_trade,
                 history=history,
             )
-            watch = MatchedWatch(redis, settings.cards)
+            watch = MatchNotifier(redis, settings.cards)
             archive = Archive(pool)
             context = Context(
                 settings=settings,
-                exchange=Exchange(settings.cards, order_log, Books(redis), watch, archive),
+                exchange=Exchange(settings.cards, order_log, BookReader(redis), watch, archive),
                 authenticator=Authenticator(settings, archive),
-                bodies=OrderBodies(settings),
+                bodies=OrderDecoder(settings),
                 history=history,
             )
             app.state.context = context
@@ -152,7 +153,7 @@ def create_app(settings: Settings) -> Api:
                 await order_log.close()
                 stopping.set()
                 await comparing
-                await ended(listening)
+                await cancel_and_wait(listening)
 
     return Api(
         route_handlers=[
@@ -218,14 +219,14 @@ def _swagger_files() -> Any:
     return create_static_files_router(path=ASSETS, directories=[str(folder)], include_in_schema=False)
 
 
-def _openapi(settings: Settings) -> openapi.Config:
-    return openapi.Config(
+def _openapi(settings: Settings) -> document.Config:
+    return document.Config(
         settings,
         openapi_router=Router(
             SCHEMA, route_handlers=[], include_in_schema=False, after_request=_problem_instead_of_page
         ),
         render_plugins=[
-            openapi.SwaggerPage(
+            document.SwaggerPage(
                 f"{SCHEMA}/openapi.json",
                 js_url=f"{ASSETS}/swagger-ui-bundle.js",
                 css_url=f"{ASSETS}/swagger-ui.css",

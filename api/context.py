@@ -5,12 +5,12 @@ from typing import Any, cast
 import msgspec
 from litestar.connection import ASGIConnection
 
-from api.auth import Authenticator
-from api.bodies import OrderBodies
-from api.exchange import Exchange
+from api.decoding import OrderDecoder
 from api.problems import FieldError, invalid
 from archiver.history import ArchivedHistory
-from engine.settings import Settings
+from core.settings import Settings
+from exchange.auth import Authenticator
+from exchange.service import Exchange
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -19,7 +19,7 @@ class Context(msgspec.Struct, frozen=True):
     settings: Settings
     exchange: Exchange
     authenticator: Authenticator
-    bodies: OrderBodies
+    bodies: OrderDecoder
     history: ArchivedHistory
 
     def known_card(self, card: str, field: str = "card") -> str:

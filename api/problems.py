@@ -6,8 +6,8 @@ import msgspec
 import structlog
 from msgspec import structs
 
-from api.fields import described
-from engine.errors import ClientOrderIdConflict, HistoryConflict, LogGap, Overloaded, TcgxError, Unavailable
+from api.openapi.fields import described
+from core.errors import ClientOrderIdConflict, HistoryConflict, LogGap, Overloaded, TcgxError, Unavailable
 
 log = structlog.get_logger()
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from api.fields import (
+from api.openapi.fields import (
     AskPrice,
     BidPrice,
     CardName,
@@ -22,10 +22,9 @@ from api.fields import (
     described,
 )
 from api.problems import Problem, of_error
-from engine.books import Depth
-from engine.errors import TcgxError
-from engine.model import (
-    Entered,
+from core.errors import TcgxError
+from core.model import (
+    Accepted,
     Fill,
     Order,
     PlaceOrder,
@@ -36,7 +35,8 @@ from engine.model import (
     order_id,
     price_text,
 )
-from engine.settings import Settings
+from core.settings import Settings
+from engine.book_reader import Depth
 
 BUY, GTC = Side.BUY, TimeInForce.GTC
 TICK = price_text(1)
@@ -206,11 +206,11 @@ def order_view(order: Order) -> OrderView:
     return OrderView(*_order_values(order))
 
 
-def outcome_text(command: PlaceOrder, outcome: Entered | Order | TcgxError) -> str:
+def outcome_text(command: PlaceOrder, outcome: Accepted | Order | TcgxError) -> str:
     """`OrderView` of an order that was entered, or `RefusedView`, as JSON: of one that has its place in the log it is
     written out here, which costs half as much, and as a text, so that a batch is encoded once. No text in it needs an
     escape: a card is named by `CARD_PATTERN`, a client_order_id by `CLIENT_ORDER_ID_PATTERN`."""
-    if not isinstance(outcome, Entered):
+    if not isinstance(outcome, Accepted):
         return refused_text(outcome) if isinstance(outcome, TcgxError) else _json(order_view(outcome))
     client_order_id = f'"{command.client_order_id}"' if command.client_order_id else "null"
     card = command.card

@@ -4,7 +4,7 @@ import os
 import sys
 
 from archiver import archiver
-from engine import life
+from core import service
 
 if __name__ == "__main__":
-    sys.exit(life.run("archiver", archiver.work, dict(os.environ)))
+    sys.exit(service.run("archiver", archiver.work, dict(os.environ)))

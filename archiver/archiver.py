@@ -16,13 +16,13 @@ import structlog
 from redis.asyncio import Redis
 
 from archiver import history, lag, schema, store
-from archiver.reader import ArchiveGap, Gathered, Reader
-from archiver.store import Cursor, Rows
+from archiver.reader import ArchiveGap, Reader, RowBuffer
+from archiver.store import Cursor, RowBatch
+from core.errors import HistoryConflict, StartError, TcgxError
+from core.service import Backoff, cancel_and_wait, until_stopped
+from core.settings import Settings
 from engine import connection, keys, library
-from engine.connection import understood
-from engine.errors import HistoryConflict, StartError, TcgxError
-from engine.life import Retry, ended, unless_stopped
-from engine.settings import Settings
+from engine.connection import redis_errors
 
 log = structlog.get_logger()
 
@@ -75,7 +75,7 @@ class Archiver:
             Unavailable: a server went away; starting again from the stored cursors is safe.
         """
         settings = self._settings
-        gathered = Gathered(bytes_max=settings.archive_batch_bytes)
+        gathered = RowBuffer(bytes_max=settings.archive_batch_bytes)
         pause_seconds = settings.archive_batch_ms / 1_000
         tasks = [
             asyncio.create_task(self._reader(card).run(gathered, pause_seconds=pause_seconds), name=f"read {card}")
@@ -88,19 +88,19 @@ class Archiver:
         ]
         try:
             while not stopping.is_set():
-                batch = await unless_stopped(_next(gathered, tasks), stopping)
+                batch = await until_stopped(_next(gathered, tasks), stopping)
                 if batch:
                     await self._write(batch)
                 elif not stopping.is_set():
                     await store.beat(self._database)
         finally:
-            await ended(*tasks)
+            await cancel_and_wait(*tasks)
         await self.flush()
 
     def _reader(self, card: str) -> Reader:
         return Reader(self._blocking, card, self._archived[card], batch_bytes=self._settings.archive_batch_bytes)
 
-    async def _write(self, batch: Sequence[Rows]) -> None:
+    async def _write(self, batch: Sequence[RowBatch]) -> None:
         """One transaction; then drops from Redis what need not be kept."""
         settings = self._settings
         cards = {rows.card for rows in batch}
@@ -111,7 +111,7 @@ class Archiver:
             reached = self._archived[card].sequence
             if reached - self._trimmed.get(card, 0) < TRIM_COMMANDS:
                 continue
-            with understood():
+            with redis_errors():
                 await library.call(
                     self._redis, "trim", keys.tag(card), reached, settings.event_retention, settings.log_retention
                 )
@@ -164,13 +164,13 @@ class Archiver:
         """That these cards have the history that the archive has."""
         redis: Any = self._redis
         for card in cards:
-            with understood():
+            with redis_errors():
                 found = await redis.hget(keys.key(card, "history"), "id")
             if (found or b"").decode() != self._histories[card]:
                 raise HistoryConflict(f"Redis has another history of {card} than when the archiver began")
 
 
-async def _next(gathered: Gathered, others: Sequence["asyncio.Task[None]"]) -> list[Rows]:
+async def _next(gathered: RowBuffer, others: Sequence["asyncio.Task[None]"]) -> list[RowBatch]:
     """All that is gathered; nothing after `store.BEAT_SECONDS`; raises what one of the other tasks died of."""
     take = asyncio.ensure_future(gathered.take())
     try:
@@ -195,7 +195,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     Raises:
         StartError: a server is not fit for it, or migrations are missing.
     """
-    retry = Retry(stopping)
+    backoff = Backoff(stopping)
     told: dict[str, str] = {}
     untraded: set[str] = set()
     now = asyncio.get_running_loop().time
@@ -212,12 +212,12 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
                 raise
             except HistoryConflict as error:
                 _tell(told, {"all": str(error)})
-                await retry.pause()
+                await backoff.wait()
             except TcgxError as error:
                 log.warning("archiving will be tried again", reason=str(error))
                 if now() - began >= STEADY_SECONDS:
-                    retry.succeeded()
-                await retry.pause()
+                    backoff.succeeded()
+                await backoff.wait()
     log.info("stopped")
 
 
@@ -242,7 +242,7 @@ async def _archive(
         await library.load(redis)
         await store.end_with_client(database)
         lines = lag.LagLines(bound_seconds=settings.archive_lag_seconds)
-        await unless_stopped(_lock(settings, redis, database, lines), stopping)
+        await until_stopped(_lock(settings, redis, database, lines), stopping)
         if stopping.is_set():
             return
         archiver = Archiver(settings, redis, blocking, database, pool=pool, lines=lines)
@@ -275,5 +275,5 @@ async def _lock(settings: Settings, redis: Redis, database: asyncpg.Connection, 
         if now() - looked >= lag.LOOK_SECONDS:
             looked = now()
             cursors = await store.cursors(database)
-            await lag.tell(redis, {card: cursors.get(card, store.BEGINNING) for card in settings.cards}, lines)
+            await lag.tell(redis, {card: cursors.get(card, store.START) for card in settings.cards}, lines)
         await asyncio.sleep(LOCK_SECONDS)

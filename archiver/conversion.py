@@ -4,7 +4,7 @@ Before, `{card}:trader:<id>` was a list of texts, a line for what happened to an
 all traders whose ids end alike) and the events for the newest; `{card}:older:<id>` had older open ones. Here each
 trader's list becomes the sequences of its open orders, of those that are not matched, and of its latest ones.
 
-A list is replaced as a whole, and what was replaced is understood, too: a conversion that was killed is begun again.
+A list is replaced as a whole, and what was replaced is redis_errors, too: a conversion that was killed is begun again.
 """
 
 from collections import defaultdict
@@ -14,9 +14,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from core.model import LATEST, PlaceOrder
 from engine import codec, history, keys
-from engine.connection import understood
-from engine.model import LATEST, PlaceOrder
+from engine.connection import redis_errors
 
 PAGE = 500
 """Keys, fields, entries or lists of a call."""
@@ -33,7 +33,7 @@ async def convert(redis: Redis, card: str) -> None:
         Unavailable: Redis does not answer; it can be done again.
     """
     client: Any = redis
-    with understood():
+    with redis_errors():
         kept = await _unfinished(client, card)
         latest = await _latest(client, card)
         for trader in latest.keys() | kept.keys():

@@ -16,9 +16,10 @@ import structlog
 from redis.asyncio import Redis
 
 from archiver import store
-from archiver.store import BEGINNING, Cursor, Registered
-from engine import history, life
-from engine.errors import HistoryConflict, Overloaded, TcgxError, Unavailable
+from archiver.store import START, Cursor, Registered
+from core import service
+from core.errors import HistoryConflict, Overloaded, TcgxError, Unavailable
+from engine import history
 from engine.history import Found
 
 log = structlog.get_logger()
@@ -64,7 +65,7 @@ def start(found: Found, registered: Registered) -> Cursor:
     """Where the archive of a card stands: at its cursor, or before the history's first command."""
     if registered.cursor is not None and registered.cursor_history_id == found.history_id:
         return registered.cursor
-    return Cursor(f"{found.base}-0", BEGINNING.log_id) if found.base else BEGINNING
+    return Cursor(f"{found.base}-0", START.log_id) if found.base else START
 
 
 def judge(card: str, found: Found, registered: Registered) -> Verdict:
@@ -267,7 +268,7 @@ class ArchivedHistory:
             except TcgxError as error:
                 log.debug("log and archive could not be compared", reason=str(error))
             pause_seconds = FAULTY_LOOK_SECONDS if self.faults else LOOK_SECONDS
-            await life.unless_stopped(asyncio.sleep(pause_seconds), stopping)
+            await service.until_stopped(asyncio.sleep(pause_seconds), stopping)
 
     async def _look(self, card: str) -> None:
         """Compares a card, and keeps what follows. An order waits for this: without PostgreSQL it is done alone.
@@ -333,15 +334,15 @@ class ArchivedHistory:
 
     async def _register_always(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
-            await life.unless_stopped(self._to_register.wait(), stopping)
+            await service.until_stopped(self._to_register.wait(), stopping)
             self._to_register.clear()
             try:
                 await self.register()
             except TcgxError as error:
                 log.debug("PostgreSQL was not told what was given out", reason=str(error))
                 self._to_register.set()
-                await life.unless_stopped(asyncio.sleep(LOOK_SECONDS), stopping)
-            await life.unless_stopped(asyncio.sleep(REGISTER_SECONDS), stopping)
+                await service.until_stopped(asyncio.sleep(LOOK_SECONDS), stopping)
+            await service.until_stopped(asyncio.sleep(REGISTER_SECONDS), stopping)
 
     async def register(self) -> None:
         """Tells the archive which sequences were given out, as far as it does not know.

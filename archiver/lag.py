@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from archiver.store import Cursor
 from engine import keys
-from engine.connection import understood
+from engine.connection import redis_errors
 
 log = structlog.get_logger()
 
@@ -29,12 +29,12 @@ class Lag(msgspec.Struct, frozen=True):
 
 
 async def lag(redis: Redis, archived: Mapping[str, Cursor]) -> list[Lag]:
-    """The lag of every card, given where its archive stands (`store.cursors`; `store.BEGINNING` where it has none).
+    """The lag of every card, given where its archive stands (`store.cursors`; `store.START` where it has none).
 
     Raises:
         Unavailable: Redis does not answer.
     """
-    with understood():
+    with redis_errors():
         return list(await asyncio.gather(*(_lag(redis, card, cursor) for card, cursor in archived.items())))
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
-from archiver.store import Cursor, Rows
+from archiver.store import Cursor, RowBatch
+from core.errors import TcgxError
 from engine import keys
-from engine.connection import BLOCK_MS, understood
-from engine.errors import TcgxError
+from engine.connection import BLOCK_MS, redis_errors
 
 log = structlog.get_logger()
 
@@ -22,17 +22,17 @@ class ArchiveGap(TcgxError):
     """Events between the archive and what Redis still holds are missing; archiving the card stops."""
 
 
-class Gathered:
+class RowBuffer:
     """What is read and not yet taken by a transaction: about one transaction's worth at most, then readers wait."""
 
     def __init__(self, *, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._rows: list[Rows] = []
+        self._rows: list[RowBatch] = []
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
 
-    async def put(self, rows: Rows) -> None:
+    async def put(self, rows: RowBatch) -> None:
         """Adds rows, once there is room."""
         while self._bytes >= self._bytes_max:
             self._taken.clear()
@@ -41,7 +41,7 @@ class Gathered:
         self._bytes += rows.bytes
         self._arrived.set()
 
-    async def take(self) -> list[Rows]:
+    async def take(self) -> list[RowBatch]:
         """All that is there, at least one."""
         await self._arrived.wait()
         rows, self._rows, self._bytes = self._rows, [], 0
@@ -63,14 +63,14 @@ class Reader:
         self.has_more = True
         """Whether the last read may have left something."""
 
-    async def read(self, *, wait: bool) -> Rows | None:
+    async def read(self, *, wait: bool) -> RowBatch | None:
         """The next entries as rows; None where there is none, if wanted after waiting for one.
 
         Raises:
             ArchiveGap: what comes next is not what follows.
             Unavailable: Redis does not answer.
         """
-        with understood():
+        with redis_errors():
             reply = await self._blocking.xread(
                 {self._key: self._event_id}, count=self._count, block=BLOCK_MS if wait else None
             )
@@ -85,14 +85,14 @@ class Reader:
         self.has_more = len(entries) == self._count
         largest = max(len(one) + len(other) for one, other in zip(trades, orders, strict=True))
         self._count = max(1, min(2 * self._count, ENTRIES_MAX, self._read_bytes // max(largest, 1)))
-        return Rows(
+        return RowBatch(
             card=self._card,
             trades=b"".join(trades),
             orders=b"".join(orders),
             cursor=Cursor(self._event_id, entries[-1][1][b"log"].decode()),
         )
 
-    async def run(self, gathered: Gathered, *, pause_seconds: float) -> None:
+    async def run(self, gathered: RowBuffer, *, pause_seconds: float) -> None:
         """Feeds the writer, until events are missing: then this card stands still, and the others go on.
 
         After it has read all that there was, it lets more gather for a while: an event that comes alone is read at

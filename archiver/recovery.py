@@ -25,10 +25,10 @@ from redis.asyncio import Redis
 from archiver import conversion, store
 from archiver.history import JUMP, Comparison, Fault, compare
 from archiver.store import Archive, Cursor
+from core.errors import StartError
+from core.model import LATEST, Order, order_id
 from engine import codec, history, keys
-from engine.connection import understood
-from engine.errors import StartError
-from engine.model import LATEST, Order, order_id
+from engine.connection import redis_errors
 
 log = structlog.get_logger()
 
@@ -211,7 +211,7 @@ async def _match(redis: Redis, card: str) -> None:
     """Matches what waits: the same log gives the same books, so nothing is made that was not there before."""
     more = True
     while more:
-        with understood():
+        with redis_errors():
             reply: Any = await redis.fcall("match", 1, keys.tag(card), "1000")
         more = bool(reply[5])
 
@@ -219,7 +219,7 @@ async def _match(redis: Redis, card: str) -> None:
 async def _resting(redis: Redis, card: str) -> list[Order]:
     client: Any = redis
     orders = []
-    with understood():
+    with redis_errors():
         async for _, line in client.hscan_iter(keys.key(card, "open"), count=SCAN_COUNT):
             orders.append(codec.order(card, line.decode().split(",")))
     return sorted(orders, key=lambda order: order.sequence)
@@ -228,7 +228,7 @@ async def _resting(redis: Redis, card: str) -> list[Order]:
 async def _set_aside(redis: Redis, card: str, prefix: str) -> None:
     """Renames all keys of a card: nothing is deleted that a person may want to look at."""
     client: Any = redis
-    with understood():
+    with redis_errors():
         names = [name async for name in client.scan_iter(match=f"{keys.tag(card)}:*", count=SCAN_COUNT)]
         for name in names:
             await client.rename(name, prefix.encode() + name)
@@ -255,7 +255,7 @@ async def _bring_back(redis: Redis, database: asyncpg.Connection, plan: Plan, ke
         commands.delete(keys.key(card, "trades"))
         commands.rpush(keys.key(card, "trades"), *trades)
     _remember_client_ids(commands, card, archived)
-    with understood():
+    with redis_errors():
         await commands.execute()
 
 
@@ -296,5 +296,5 @@ def _remember_client_ids(commands: Any, card: str, orders: Sequence[Order]) -> N
         if not order.client_order_id or accepted < now - CLIENT_ID_SECONDS:
             continue
         key = keys.key(card, f"client_ids:{int(accepted // SECONDS_A_DAY)}")
-        commands.hset(key, f"{order.trader_id}:{order.client_order_id}", f"{order.sequence} {codec.contents(order)}")
+        commands.hset(key, f"{order.trader_id}:{order.client_order_id}", f"{order.sequence} {codec.order_terms(order)}")
         commands.expire(key, CLIENT_ID_SECONDS)

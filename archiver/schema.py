@@ -5,8 +5,8 @@ from importlib.resources import files
 
 import asyncpg
 
-from archiver.store import understood
-from engine.errors import StartError
+from archiver.store import redis_errors
+from core.errors import StartError
 
 LOCK = 0x7463_6778_0001
 """PostgreSQL advisory lock of whoever migrates."""
@@ -29,7 +29,7 @@ def migrations() -> list[tuple[str, str]]:
 
 async def migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
     """Brings the database up to date. The names of the migrations that were run now."""
-    with understood():
+    with redis_errors():
         return await _migrate(connection, cards)
 
 
@@ -61,7 +61,7 @@ async def check(connection: asyncpg.Connection, cards: Sequence[str]) -> None:
         StartError: one is missing.
         Unavailable: PostgreSQL does not answer.
     """
-    with understood():
+    with redis_errors():
         await _check(connection, cards)
 
 
@@ -81,7 +81,7 @@ async def _applied(connection: asyncpg.Connection) -> set[str]:
 
 
 async def _create_partitions(connection: asyncpg.Connection, card: str) -> None:
-    # The card's name is a checked setting: lower-case letters, digits and _ (engine/settings.py).
+    # The card's name is a checked setting: lower-case letters, digits and _ (core/settings.py).
     for table, key in KEYS.items():
         await connection.execute(
             f"CREATE TABLE IF NOT EXISTS {table}_{card} PARTITION OF {table} (card DEFAULT '{card}', "

@@ -22,9 +22,9 @@ from bench.plot_style import BAR_INCHES, Bar, Head, Sheet, counted, micros, rate
 from bench.progress import Board, Task
 from bench.result import Failed, Result, Row, common
 from bench.servers import redis_cpu_seconds, server_name
-from engine.errors import TcgxError
-from engine.log import OrderLog
-from engine.model import COMMANDS_MAX, Command
+from core.errors import TcgxError
+from core.model import COMMANDS_MAX, Command
+from engine.order_log import OrderLog
 
 BATCHES_AT_ONCE = 2
 CALLERS = 64

@@ -28,7 +28,7 @@ from bench.progress import Board, Task
 from bench.requests import REQUESTS, single_orders
 from bench.result import Result, Row, common
 from bench.servers import Exchange, exchange
-from engine.model import PlaceOrder
+from core.model import PlaceOrder
 
 POOLS = (4, 8)
 PROCESSES = (1, 2)

@@ -1,6 +1,6 @@
 """`python -m bench.baseline_app`: the usual design behind a typed handler of Litestar, which checks no token.
 
-It is served exactly as the API is, by `api.__main__`, as bench/noop.py is. Eight connections to PostgreSQL in all.
+It is served exactly as the API is, by `api.server`, as bench/noop.py is. Eight connections to PostgreSQL in all.
 """
 
 import sys
@@ -13,10 +13,10 @@ from litestar import Litestar, post
 from litestar.datastructures import State
 
 from bench import transactions
-from bench.noop import plain_app, serve
+from bench.noop import plain_app, run
 from bench.requests import OrderBody
-from engine.model import PlaceOrder, Side
-from engine.settings import Settings
+from core.model import PlaceOrder, Side
+from core.settings import Settings
 
 CONNECTIONS = 8
 TRADERS = 1_000
@@ -60,4 +60,4 @@ def create_baseline_app(settings: Settings) -> Litestar:
 
 
 if __name__ == "__main__":
-    sys.exit(serve("baseline", create_baseline_app))
+    sys.exit(run("baseline", create_baseline_app))

@@ -9,8 +9,8 @@ from bench import result as results
 from bench.options import BENCHES, Options, options_of
 from bench.result import Failed, Result
 from cli import paths
-from engine import life
-from engine.settings import Settings
+from core import service
+from core.settings import Settings
 
 ORDER_OF_ALL = ("match", "append", "archive", "http", "latency", "million", "baseline", "scale")
 
@@ -26,7 +26,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
         Failed: what was measured is not right; nothing is written.
     """
     work = asyncio.ensure_future(_chosen(arguments, settings))
-    for number in life.ending_signals():
+    for number in service.ending_signals():
         asyncio.get_running_loop().add_signal_handler(number, work.cancel)
     try:
         return await work

@@ -25,8 +25,9 @@ from bench.progress import Board, Task
 from bench.result import Failed, Result, Row, common
 from bench.servers import empty_redis, long_client, redis_cpu_seconds, server_name
 from bench.yardstick import Yardstick
-from engine import cores, life
-from engine.model import Command
+from core import service
+from core.model import Command
+from engine import cpu_affinity
 
 TURNS = 12
 TURN_SECONDS = 1.0
@@ -151,8 +152,8 @@ async def run(options: Options, board: Board) -> MatchResult:
             await matching.append(client, commands, filling)
             yardstick.append(commands, filling)
             task = board.task(f"round {number}: matched", len(commands))
-            life.settle()  # this process is the engine, and a million orders are no part of that one
-            with cores.left_to_server(client):
+            service.settle()  # this process is the engine, and a million orders are no part of that one
+            with cpu_affinity.left_to_server(client):
                 rounds.append(await _measure(client, ours.cards, yardstick, options, task, base=len(prefix)))
     return MatchResult(
         **common(options, here, server),

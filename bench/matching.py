@@ -13,14 +13,14 @@ from bench.options import Options
 from bench.order_flow import CARDS
 from bench.progress import Task
 from bench.servers import empty_redis, long_client
+from core.errors import TcgxError
+from core.model import Command
+from core.service import cancel_and_wait
+from core.settings import Settings
 from engine import library
-from engine.books import Books
-from engine.errors import TcgxError
-from engine.life import ended
-from engine.log import OrderLog
+from engine.book_reader import BookReader
 from engine.matcher import Matcher
-from engine.model import Command
-from engine.settings import Settings
+from engine.order_log import OrderLog
 
 APPENDED_AT_ONCE = 20_000
 BACKLOG_MAX = 1_000_000_000
@@ -73,7 +73,7 @@ async def match_all(client: Redis, cards: Sequence[str], *, batch: int, task: Ta
         await Matching(client, cards, batch=batch).advance()
     finally:
         if showing:
-            await ended(showing)
+            await cancel_and_wait(showing)
     if task:
         task.reach(await matched(client, cards))
 
@@ -107,5 +107,5 @@ class Matching:
 
 async def matched(client: Redis, cards: Sequence[str]) -> int:
     """How many commands are matched, over all cards."""
-    books = Books(client)
+    books = BookReader(client)
     return sum([(await books.position(card)).matched for card in cards])

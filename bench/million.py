@@ -23,13 +23,13 @@ from bench.options import Options
 from bench.order_flow import FLOWS
 from bench.plot_style import COLORS, NAMES, Head, Role, Sheet, curves, role_of
 from bench.progress import Board
-from bench.requests import TOKENS, batch_body, post, tokens
+from bench.requests import TOKENS, access_tokens, batch_body, post
 from bench.result import Failed, Result, Row, common
 from bench.servers import Exchange, exchange, server_name
 from bench.verification import Sent, verify
 from cli import datadir
+from core.model import COMMANDS_MAX
 from engine import connection, keys
-from engine.model import COMMANDS_MAX
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ STAGES: Mapping[str, Role] = {"accepted": "api", "matched": "engine", "archived"
 LOOK_SECONDS = 0.05
 SAMPLE_SECONDS = 0.25
 MEMORY_SECONDS = 1.0
-STANDSTILL_SECONDS = 120.0
+STALLED_SECONDS = 120.0
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -195,7 +195,7 @@ async def run(options: Options, board: Board) -> MillionResult:
 def _prepare(options: Options, secret: str, folder: Path) -> list[Sent]:
     """The files of requests, one a client."""
     sent = [Sent(folder / f"requests-{n}", folder / f"answers-{n}", []) for n in range(CLIENTS)]
-    known = tokens(secret)
+    known = access_tokens(secret)
     commands = list(FLOWS[options.flow](options.seed, options.orders))
     with contextlib.ExitStack() as stack:
         outputs = [stack.enter_context(files.requests.open("wb")) for files in sent]
@@ -268,10 +268,8 @@ class Watch:
                         self.samples.append(Sample(now, *done, memory))
                     for task, count in zip(self._tasks, done, strict=True):
                         task.reach(count)
-                    if now - changed_at > STANDSTILL_SECONDS:
-                        raise Failed(
-                            f"nothing moved for {STANDSTILL_SECONDS:.0f} s: accepted, matched, archived {done}"
-                        )
+                    if now - changed_at > STALLED_SECONDS:
+                        raise Failed(f"nothing moved for {STALLED_SECONDS:.0f} s: accepted, matched, archived {done}")
                     await asyncio.sleep(LOOK_SECONDS)
         finally:
             await opened.close()

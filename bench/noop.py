@@ -1,23 +1,23 @@
 """`python -m bench.noop`: a typed handler of Litestar that decodes the body of an order with msgspec and does nothing.
 
-It is served exactly as the API is, by `api.__main__`, whatever HTTP server that uses: only the application is another.
+It is served exactly as the API is, by `api.server`, whatever HTTP server that uses: only the application is another.
 """
 
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
-from unittest.mock import patch
 
 import msgspec
 from litestar import Litestar, post
 from litestar.config.app import AppConfig
 from litestar.handlers import HTTPRouteHandler
 
-import api.__main__ as service
-from api.direct import Direct
-from engine import life
-from engine.settings import Settings
+from api.fast_path import FastPath
+from api.server import serve
+from core import service
+from core.settings import Settings
 
 
 class NoopOrder(msgspec.Struct):
@@ -39,7 +39,7 @@ async def noop(data: NoopOrder) -> None:
 def plain_app(settings: Settings, handler: HTTPRouteHandler, **options: Any) -> Litestar:
     """As plain as Litestar gets: no OpenAPI document, no logging. No call is answered beside it."""
     app = Litestar(route_handlers=[handler], openapi_config=None, on_app_init=[_without_logging], **options)
-    app.state.direct = Direct({}, body_bytes_max=settings.body_bytes_max)
+    app.state.direct = FastPath({}, body_bytes_max=settings.body_bytes_max)
     return app
 
 
@@ -49,11 +49,10 @@ def _without_logging(config: AppConfig) -> AppConfig:
     return config
 
 
-def serve(name: str, create_app: Callable[[Settings], Litestar]) -> int:
+def run(name: str, create_app: Callable[[Settings], Litestar]) -> int:
     """Serves an app as `python -m api` serves the API; the exit code."""
-    with patch.object(service, "create_app", create_app):
-        return life.run(name, service.work, dict(os.environ))
+    return service.run(name, partial(serve, create_app=create_app), dict(os.environ))
 
 
 if __name__ == "__main__":
-    sys.exit(serve("noop", lambda settings: plain_app(settings, noop)))
+    sys.exit(run("noop", lambda settings: plain_app(settings, noop)))

@@ -9,7 +9,7 @@ import msgspec
 
 from bench.order_flow import CARDS
 from cli.numbers import whole
-from engine.settings import BOUNDS, Settings
+from core.settings import BOUNDS, Settings
 
 Durability = Literal["always", "everysec"]
 

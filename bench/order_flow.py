@@ -8,7 +8,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from engine.model import CancelOrder, Command, PlaceOrder, Side, TimeInForce
+from core.model import CancelOrder, Command, PlaceOrder, Side, TimeInForce
 
 CARDS = ("pikachu", "bulbasaur", "charmander", "squirtle")
 TRADERS = 10_000

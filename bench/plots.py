@@ -22,8 +22,8 @@ from bench.million import MillionResult
 from bench.plot_style import BAR_INCHES, Bar, Format, Head, Sheet, rated
 from bench.result import Result
 from bench.scale import ScaleResult
-from engine.errors import StartError
-from engine.model import COMMANDS_MAX
+from core.errors import StartError
+from core.model import COMMANDS_MAX
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.model import COMPLETED, LATEST, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
+from core.model import COMPLETED, LATEST, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
 
 SelfTrade = Literal["allow", "cancel_taker"]
 

@@ -6,8 +6,8 @@ import msgspec
 
 from bench.options import Options
 from bench.order_flow import FLOWS
-from engine import trust
-from engine.model import Command, PlaceOrder, price_text
+from core.model import Command, PlaceOrder, price_text
+from exchange import tokens
 
 TOKEN_SECONDS = 86_400
 REQUESTS = 20_000
@@ -43,9 +43,9 @@ def body_of(command: Command) -> OrderBody:
     )
 
 
-def tokens(secret: str, count: int = TOKENS) -> list[str]:
+def access_tokens(secret: str, count: int = TOKENS) -> list[str]:
     """Access tokens of the traders 1 to `count`."""
-    return [trust.token(secret, trader_id, "trader", TOKEN_SECONDS) for trader_id in range(1, count + 1)]
+    return [tokens.token(secret, trader_id, "trader", TOKEN_SECONDS) for trader_id in range(1, count + 1)]
 
 
 def post(path: str, body: bytes, token: str, *, headers: str = "") -> bytes:
@@ -59,7 +59,7 @@ def post(path: str, body: bytes, token: str, *, headers: str = "") -> bytes:
 
 def single_orders(options: Options, secret: str, count: int, *, headers: str = "") -> list[bytes]:
     """`POST /orders` for so many commands of the flow, by many traders."""
-    known = tokens(secret)
+    known = access_tokens(secret)
     commands: Iterable[Command] = FLOWS[options.flow](options.seed, count)
     return [
         post("/orders", msgspec.json.encode(body_of(one)), known[one.trader_id % len(known)], headers=headers)

@@ -11,7 +11,7 @@ from bench import plot_style
 from bench.machine import Machine
 from bench.options import Options
 from bench.plot_style import Head, Sheet
-from engine.errors import TcgxError
+from core.errors import TcgxError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

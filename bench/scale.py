@@ -31,7 +31,7 @@ from bench.progress import Board, Task
 from bench.requests import REQUESTS, single_orders
 from bench.result import Failed, Result, Row, common
 from bench.servers import Exchange, exchange, long_client, redis_cpu_seconds, server_name, until
-from engine.model import Command
+from core.model import Command
 
 DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
 FRONT = DEPTHS[0]

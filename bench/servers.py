@@ -27,10 +27,11 @@ from cli import datadir
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.supervisor import Process
-from engine import connection, keys, library, settings
-from engine.books import Books
-from engine.errors import StartError, TcgxError
-from engine.settings import Settings
+from core import settings
+from core.errors import StartError, TcgxError
+from core.settings import Settings
+from engine import connection, keys, library
+from engine.book_reader import BookReader
 
 START_SECONDS = 60
 POLL_SECONDS = 0.02
@@ -160,7 +161,7 @@ class Exchange:
 
 async def _has_engine(local: Settings) -> bool:
     async with connection.connect(local.redis_url) as client:
-        return await Books(client).has_engine()
+        return await BookReader(client).has_engine()
 
 
 async def _has_archiver(local: Settings) -> bool:
@@ -228,9 +229,9 @@ async def redis_cpu_seconds(client: Redis) -> float:
 async def _refuse_used_redis(local: Settings) -> None:
     async with connection.connect(local.redis_url) as client:
         try:
-            parts = ("orders", "sequence", "cursor", "events")
+            parts = ("history", "orders", "sequence", "cursor", "events")
             held = await client.exists(*(keys.key(card, part) for card in local.cards for part in parts))
-            works = await Books(client).has_engine()
+            works = await BookReader(client).has_engine()
             await connection.check(client, durability=local.durability)
         except (redis.exceptions.RedisError, OSError, TcgxError) as error:
             raise StartError(f"--redis-url cannot be used: {error}") from error
@@ -252,10 +253,10 @@ async def _refuse_used_database(local: Settings) -> None:
     except TcgxError as error:
         raise StartError(f"--database-url cannot be used: {error}") from error
     try:
-        for table in ("orders", "trades", "archive_cursor"):
+        for table in ("orders", "trades", "archive_cursor", "histories"):
             if await opened.fetchval("SELECT to_regclass($1) IS NULL", table):
                 continue
-            if await opened.fetchval(f"SELECT EXISTS (SELECT 1 FROM {table})"):  # noqa: S608 - one of three names
+            if await opened.fetchval(f"SELECT EXISTS (SELECT 1 FROM {table})"):  # noqa: S608 - one of four names
                 raise StartError(
                     f"--database-url has rows in {table}: a benchmark needs a database of its own, and touches nothing "
                     "in this one"
@@ -275,6 +276,6 @@ async def _migrate(local: Settings) -> None:
 async def _remove_rows(local: Settings) -> None:
     opened = await store.connect(local.database_url)
     try:
-        await opened.execute("TRUNCATE orders, trades, archive_cursor")
+        await opened.execute("TRUNCATE orders, trades, archive_cursor, histories")
     finally:
         await opened.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from engine.model import PlaceOrder, Side
+from core.model import PlaceOrder, Side
 
 SCHEMA = "tcgx_baseline"
 TABLES = f"""

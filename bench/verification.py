@@ -20,7 +20,7 @@ from bench.machine import machine
 from bench.progress import Task
 from bench.reference_book import ReferenceBook
 from bench.requests import OrderBody
-from engine.model import Order, PlaceOrder, Side, TimeInForce, Trade
+from core.model import Order, PlaceOrder, Side, TimeInForce, Trade
 
 QUERY_SECONDS = 600
 ORDERS = """

@@ -13,8 +13,8 @@ from redis import Redis
 
 from bench.progress import Task
 from bench.servers import LONG_SECONDS, YARDSTICK
+from core.model import CancelOrder, Command, TimeInForce
 from engine import keys
-from engine.model import CancelOrder, Command, TimeInForce
 
 PIPELINE = 500
 READ_BYTES = 65_536

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from cli.numbers import whole
-from engine.suggestions import did_you_mean
+from core.suggestions import did_you_mean
 
 CHECKS = ("redis", "functions", "engine", "database", "archiver", "history")
 SERVICES = ("api", "engine", "archiver")
@@ -108,7 +108,7 @@ def _book(parser: Parser) -> None:
 def _traders(parser: Parser) -> None:
     from pathlib import Path  # noqa: PLC0415 - as everything that only some commands need
 
-    from engine.trust import TRADER_ID_MAX  # noqa: PLC0415
+    from exchange.tokens import TRADER_ID_MAX  # noqa: PLC0415
 
     actions = parser.add_subparsers(required=True, dest="action", metavar="ACTION")
     seed = actions.add_parser("seed", help="create traders with random API keys")
@@ -126,7 +126,7 @@ def _traders(parser: Parser) -> None:
 def _replay(parser: Parser) -> None:
     from pathlib import Path  # noqa: PLC0415
 
-    from engine.settings import BOUNDS, Settings  # noqa: PLC0415
+    from core.settings import BOUNDS, Settings  # noqa: PLC0415
 
     parser.add_argument(
         "--file", type=Path, metavar="FILE", help="a file that --export wrote, instead of the live server"
@@ -180,7 +180,7 @@ COMMANDS: Mapping[str, Command] = {
     "replay": Command("run a log through an empty server and compare the state hash", "cli.replay", _replay),
     "state-hash": Command("a hash over each card's books, open orders and cursor", "cli.state_hash"),
     "migrate": Command("bring the database, and data of earlier versions, up to date", "cli.migrate"),
-    "recover": Command("begin another history where log and archive do not belong together", "cli.recover", _recover),
+    "recover": Command("begin a new history where log and archive have parted", "cli.recover", _recover),
     "settings": Command("every setting with its value, default and source", "cli.settings"),
     "doctor": Command("check the servers, the database and how far everything is", "cli.doctor", _doctor),
     "bench": Command("benchmarks, on throw-away servers", "bench.command", _bench, needs=("matplotlib", "rich")),

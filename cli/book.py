@@ -5,10 +5,10 @@ import os
 import sys
 
 from cli import ladder
+from core.errors import StartError
+from core.settings import Settings
 from engine import connection
-from engine.books import Books
-from engine.errors import StartError
-from engine.settings import Settings
+from engine.book_reader import BookReader
 
 
 async def run(arguments: argparse.Namespace, configured: Settings) -> int:
@@ -16,6 +16,6 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
     if arguments.card not in configured.cards:
         raise StartError(f"there is no card {arguments.card!r}; there are {', '.join(configured.cards)}")
     async with connection.connect(configured.redis_url) as redis:
-        depth = await Books(redis).depth(arguments.card, arguments.depth)
+        depth = await BookReader(redis).depth(arguments.card, arguments.depth)
     print(ladder.ladder(arguments.card, depth, ladder.look_of(sys.stdout, os.environ, arguments.color)))
     return 0

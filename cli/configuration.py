@@ -8,8 +8,8 @@ import msgspec
 
 from cli.arguments import BESIDE_NOTHING
 from cli.run_file import Running, path_in, running
-from engine.errors import SettingError, StartError, TcgxError, Unavailable
-from engine.settings import PREFIX, Settings, check, environment_of, read, variable
+from core.errors import SettingError, StartError, TcgxError, Unavailable
+from core.settings import PREFIX, Settings, check, environment_of, read, variable
 
 OPTIONS = ("data_dir", "port")
 

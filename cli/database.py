@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from archiver import store
-from engine.settings import Settings
+from core.settings import Settings
 
 
 @asynccontextmanager

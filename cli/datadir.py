@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.errors import StartError
+from core.errors import StartError
 
 EPHEMERAL = "tcgx-temp-"
 """How the names of data directories begin that are to be removed at the end."""

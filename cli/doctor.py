@@ -9,10 +9,10 @@ from archiver.store import Archive
 from cli import configuration
 from cli.arguments import CHECKS
 from cli.database import connected
+from core.errors import StartError, TcgxError
+from core.settings import Settings, variable
 from engine import connection, library
-from engine.books import Books
-from engine.errors import StartError, TcgxError
-from engine.settings import Settings, variable
+from engine.book_reader import BookReader
 
 Check = Callable[[Settings], Awaitable[str]]
 """What is found right, in words; raises a TcgxError where something is not."""
@@ -47,7 +47,7 @@ async def _functions(configured: Settings) -> str:
 
 async def _engine(configured: Settings) -> str:
     async with connection.connect(configured.redis_url) as redis:
-        books = Books(redis)
+        books = BookReader(redis)
         positions = [(card, await books.position(card)) for card in configured.cards]
         waiting = ", ".join(f"{card} {place.appended - place.matched}" for card, place in positions)
         if not await books.has_engine():

@@ -19,9 +19,9 @@ import structlog
 
 from cli import datadir
 from cli.supervisor import Account, Process
+from core.errors import StartError, reason
+from core.settings import Settings
 from engine.connection import NO_SPACE
-from engine.errors import StartError, reason
-from engine.settings import Settings
 
 START_SECONDS = 10
 LOAD_SECONDS = 120  # reading a large AOF, or recovering PostgreSQL after kill -9

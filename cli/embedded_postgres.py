@@ -21,8 +21,8 @@ from cli import datadir
 from cli.datadir import Secrets
 from cli.embedded import START_SECONDS, EmbeddedServer, Loading, Running, ServerLog, Silent, package_folder, reaches
 from cli.supervisor import Account, Process
-from engine.errors import StartError
-from engine.settings import Settings, variable
+from core.errors import StartError
+from core.settings import Settings, variable
 
 INITDB_SECONDS = 120
 UNPRIVILEGED = ("postgres", "nobody")

@@ -12,10 +12,10 @@ import redis.exceptions
 from cli.datadir import Secrets
 from cli.embedded import EmbeddedServer, Loading, Running, ServerLog, Silent, package_folder
 from cli.supervisor import Process
-from engine import cores
+from core.errors import StartError
+from core.settings import Settings, variable
+from engine import cpu_affinity
 from engine.connection import connect
-from engine.errors import StartError
-from engine.settings import Settings, variable
 
 MIMALLOC = {"MIMALLOC_PURGE_DELAY": "-1", "MIMALLOC_ALLOW_THP": "0"}
 """Of the allocator that the packaged server runs with. Freed memory is kept for the next match call; no pages of 2 MB,
@@ -40,7 +40,7 @@ class RedisServer(EmbeddedServer):
         super().__init__(settings)
         self._program = settings.redis_bin
         self._durability = settings.durability
-        self._cores = cores.apart() if settings.redis_core == "own" else None
+        self._cores = cpu_affinity.apart() if settings.redis_core == "own" else None
         self._password = loaded.redis_password
         self._port = port
 

@@ -5,8 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from engine.model import price_text
-from engine.settings import Settings
+from core.model import price_text
+from core.settings import Settings
 
 PRICE_CENTS = 550
 COLUMNS = 80

@@ -7,8 +7,8 @@ from typing import Literal, TextIO
 
 import msgspec
 
-from engine.books import Depth
-from engine.model import price_text
+from core.model import price_text
+from engine.book_reader import Depth
 
 ColorChoice = Literal["auto", "always", "never"]
 Level = tuple[int, int]

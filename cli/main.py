@@ -5,26 +5,26 @@ import sys
 from collections.abc import Sequence
 
 from cli import arguments
-from engine import streams
+from core import standard_streams
 
 INTERRUPTED = 130
 
 
 def main(words: Sequence[str]) -> int:
     """Runs a command; the exit code is 1 for an error of ours, 2 for words that can't be understood."""
-    streams.replace_unencodable()
+    standard_streams.replace_unencodable()
     try:
         code = _run(words)
     except SystemExit as ended:  # of argparse: it has printed what there is to say
         code = ended.code if isinstance(ended.code, int) else 0
     except BrokenPipeError:
-        code = streams.CLOSED_PIPE
+        code = standard_streams.CLOSED_PIPE
     except OSError as error:  # a full disk, a folder that was removed: nothing that a traceback would explain
         reason = error.strerror or str(error)
         code = _failed(f"{error.filename}: {reason}" if error.filename else reason)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    return streams.flushed(code)
+    return standard_streams.flushed(code)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -44,7 +44,7 @@ def _run(words: Sequence[str]) -> int:
 def _run_command(given: argparse.Namespace) -> int:
     from cli import configuration  # noqa: PLC0415
     from cli.runner import run  # noqa: PLC0415
-    from engine.errors import TcgxError  # noqa: PLC0415
+    from core.errors import TcgxError  # noqa: PLC0415
 
     try:
         settings, sources = configuration.of(given)

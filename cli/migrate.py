@@ -5,8 +5,8 @@ from typing import Any
 
 from archiver import recovery, schema
 from cli.database import connected
+from core.settings import Settings
 from engine import connection, library
-from engine.settings import Settings
 
 
 async def run(_: argparse.Namespace, configured: Settings) -> int:

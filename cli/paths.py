@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from engine.errors import StartError
+from core.errors import StartError
 
 
 def check_folder(folder: Path) -> None:

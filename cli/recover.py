@@ -10,10 +10,10 @@ from archiver import recovery
 from archiver.recovery import Lost, Plan
 from cli import paths
 from cli.database import connected
+from core.errors import StartError
+from core.model import price_text
+from core.settings import Settings
 from engine import connection, library
-from engine.errors import StartError
-from engine.model import price_text
-from engine.settings import Settings
 
 SHOWN_MAX = 20
 REPORT_COLUMNS = ("order_id", "trader_id", "card", "side", "price", "quantity", "filled_quantity", "accepted_at")

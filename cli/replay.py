@@ -13,12 +13,12 @@ from redis.asyncio import Redis
 
 from cli import datadir, paths
 from cli.embedded_redis import RedisServer
+from core.errors import StartError
+from core.settings import Settings
 from engine import connection, history, keys, library
-from engine.books import Books
-from engine.connection import understood
-from engine.errors import StartError
+from engine.book_reader import BookReader
+from engine.connection import redis_errors
 from engine.matcher import Matcher
-from engine.settings import Settings
 
 ENTRIES_A_READ = 200
 SETTLE_TRIES = 50
@@ -96,13 +96,13 @@ async def of_server(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
         StartError: the beginning of a log has been trimmed.
     """
     client: Any = redis
-    books = Books(redis)
+    books = BookReader(redis)
     for card in cards:
         await _check_base(redis, card)
         expected = await _state(books, client, card)
         after = "-"
         while True:
-            with understood():
+            with redis_errors():
                 entries = await client.xrange(
                     keys.key(card, "orders"), min=after, max=expected.log_id, count=ENTRIES_A_READ
                 )
@@ -164,19 +164,19 @@ async def export(lines: AsyncIterator[Line], path: Path) -> int:
 
 async def replay(lines: AsyncIterator[Line], redis: Redis, *, batch: int) -> list[tuple[str, str, str]]:
     """Runs logs through an empty server. For each card: its name, the hash expected, the hash found."""
-    books = Books(redis)
+    books = BookReader(redis)
     client: Any = redis
     appended: set[str] = set()
     outcome = []
     async for line in lines:
         if isinstance(line, Entry):
-            with understood():
+            with redis_errors():
                 fields = dict(zip(line.fields[::2], line.fields[1::2], strict=True))
                 await client.xadd(keys.key(line.card, "orders"), fields, id=line.id)
             appended.add(line.card)
             continue
         if line.card in appended:
-            with understood():
+            with redis_errors():
                 await client.set(keys.key(line.card, "sequence"), line.sequence)
             await _match(Matcher(redis, redis, (line.card,), batch=batch), line.card)
         outcome.append((line.card, line.state_hash, await books.state_hash(line.card)))
@@ -196,7 +196,7 @@ async def _match(matcher: Matcher, card: str) -> None:
         raise matcher.refused[card]
 
 
-async def _state(books: Books, client: Any, card: str) -> Expected:
+async def _state(books: BookReader, client: Any, card: str) -> Expected:
     """Hash and position of one moment between two entries; a busy card moves between two reads, so they are read
     until they agree."""
     for _ in range(SETTLE_TRIES):
@@ -209,7 +209,7 @@ async def _state(books: Books, client: Any, card: str) -> Expected:
 
 
 async def _position(client: Any, card: str) -> _Position:
-    with understood():
+    with redis_errors():
         log_id, part, sequence = await client.hmget(keys.key(card, "cursor"), "log_id", "part", "sequence")
     return _Position((log_id or b"0-0").decode(), int(part or 0), int(sequence or 0))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from cli import datadir
-from engine.errors import StartError
-from engine.settings import Settings, texts_of, variable
+from core.errors import StartError
+from core.settings import Settings, texts_of, variable
 
 OWN = ("redis_url", "database_url", "jwt_secret", "data_dir")
 """Settings that commands take from elsewhere: addresses and key from fields of their own."""

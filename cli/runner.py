@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 import uvloop
 
 from cli.arguments import COMMANDS
-from engine import life
-from engine.settings import Settings
+from core import service
+from core.settings import Settings
 
 Work = Callable[[argparse.Namespace, Settings], Awaitable[int]]
 """Gets what was typed, with the sources of the settings as `sources`; the exit code."""
@@ -25,7 +25,7 @@ def run(given: argparse.Namespace, settings: Settings, sources: Mapping[str, str
     Raises:
         TcgxError: it failed; the message says why.
     """
-    life.configure_logging(settings, "tcgx")
+    service.configure_logging(settings, "tcgx")
     given.sources = sources
     return uvloop.run(_until_signal(_begun(given, settings)))
 
@@ -45,7 +45,7 @@ async def _until_signal(command: Awaitable[int]) -> int:
         received.append(number)
         work.cancel()
 
-    for number in life.ending_signals():
+    for number in service.ending_signals():
         asyncio.get_running_loop().add_signal_handler(number, end, number)
     try:
         return await work

@@ -6,8 +6,8 @@ import os
 from collections.abc import Awaitable, Callable
 
 from cli.arguments import COMMANDS
-from engine import life
-from engine.settings import Settings, variable
+from core import service
+from core.settings import Settings, variable
 
 Work = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
@@ -17,7 +17,7 @@ def run(name: str, *, port: int | None = None) -> int:
     environment = dict(os.environ)
     if port is not None:
         environment[variable("port")] = str(port)
-    return life.run(name, _work(name), environment)
+    return service.run(name, _work(name), environment)
 
 
 def _work(name: str) -> Work:

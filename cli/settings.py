@@ -2,7 +2,7 @@
 
 import argparse
 
-from engine.settings import Settings, table
+from core.settings import Settings, table
 
 
 async def run(arguments: argparse.Namespace, configured: Settings) -> int:

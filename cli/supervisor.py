@@ -18,8 +18,8 @@ from typing import IO, Protocol
 import msgspec
 import structlog
 
-from engine.errors import StartError
-from engine.life import ended
+from core.errors import StartError
+from core.service import cancel_and_wait
 
 PR_SET_PDEATHSIG = 1
 RESTART_SECONDS_MIN = 0.1
@@ -263,7 +263,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep(member)) for member in self._members]
                 await stop.wait()
-                await ended(*keepers)  # one that starts a server may lose its first cancellation
+                await cancel_and_wait(*keepers)  # one that starts a server may lose its first cancellation
         finally:
             await self.stop()
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 from archiver import schema, traders
 from cli import configuration, paths
 from cli.database import connected
-from engine import trust
-from engine.errors import StartError, TcgxError
-from engine.settings import Settings, variable
+from core.errors import StartError, TcgxError
+from core.settings import Settings, variable
+from exchange import tokens
 
 DATABASE_SECONDS = 2  # how long a warning may take
 
@@ -22,8 +22,8 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
         if not configured.jwt_secret:
             raise StartError(f"no key to sign with: {configuration.nothing_runs(configured)}, or set TCGX_JWT_SECRET")
         for trader_id in arguments.ids:
-            role: trust.Role = "admin" if arguments.admin else "trader"
-            print(trust.token(configured.jwt_secret, trader_id, role, configured.token_seconds), flush=True)
+            role: tokens.Role = "admin" if arguments.admin else "trader"
+            print(tokens.token(configured.jwt_secret, trader_id, role, configured.token_seconds), flush=True)
         if variable("database_url") in arguments.sources:
             await _warn_of_missing(arguments.ids, configured)
         return 0

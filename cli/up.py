@@ -15,16 +15,17 @@ import msgspec
 import structlog
 
 import tcgx.__main__
-from api.__main__ import listen
+from api.server import listen
 from archiver import recovery, schema, store, traders
 from cli import datadir, embedded, paths, run_file
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.greeting import greeting
 from cli.supervisor import Service, Supervised, Supervisor
-from engine import connection, library, life, settings
-from engine.errors import StartError
-from engine.settings import Settings, variable
+from core import service, settings
+from core.errors import StartError
+from core.settings import Settings, variable
+from engine import connection, library
 
 log = structlog.get_logger()
 
@@ -43,7 +44,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
     Raises:
         StartError: something that it needs is missing or taken; the message says what to do.
     """
-    stopping = life.stop_on_signals()
+    stopping = service.stop_on_signals()
     home = Path(configured.data_dir)
     if not arguments.ephemeral:
         _refuse_running(home)
@@ -58,7 +59,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
         )
         servers = _servers(local, secrets)
         try:
-            await life.unless_stopped(_start(servers), stopping)
+            await service.until_stopped(_start(servers), stopping)
             if stopping.is_set():
                 return 0
             await _serve(_pointed(local, servers), servers, stopping, announced_in=announced_in, stack=stack)
@@ -159,7 +160,7 @@ async def _serve(
     try:
         await supervisor.run_until(stopping)
     finally:
-        await life.ended(greeting)
+        await service.cancel_and_wait(greeting)
 
 
 def _in_url(host: str) -> str:

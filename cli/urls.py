@@ -5,8 +5,8 @@ import json
 
 from cli import configuration
 from cli.run_file import running
-from engine.errors import StartError
-from engine.settings import Settings
+from core.errors import StartError
+from core.settings import Settings
 
 
 async def run(arguments: argparse.Namespace, configured: Settings) -> int:

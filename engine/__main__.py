@@ -3,7 +3,8 @@
 import os
 import sys
 
-from engine import life, matcher
+from core import service
+from engine import matcher
 
 if __name__ == "__main__":
-    sys.exit(life.run("engine", matcher.work, dict(os.environ)))
+    sys.exit(service.run("engine", matcher.work, dict(os.environ)))

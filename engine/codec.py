@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
+from core.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
 
 KIND = {
     (side, time_in_force): letter.lower() if side is Side.SELL else letter
@@ -59,16 +59,16 @@ def sequence_text(sequence: int) -> str:
     return f"{sequence:012d}"
 
 
-def kind(command: PlaceOrder | Order) -> str:
+def command_code(command: PlaceOrder | Order) -> str:
     """Side and time in force in one letter, as in the log: a capital is a buy."""
     if command.time_in_force is GTC:
         return "G" if command.side is BUY else "g"
     return KIND[command.side, command.time_in_force]
 
 
-def contents(command: PlaceOrder | Order) -> str:
+def order_terms(command: PlaceOrder | Order) -> str:
     """What a repeated client_order_id must agree in."""
-    return f"{kind(command)},{command.price_cents},{command.quantity}"
+    return f"{command_code(command)},{command.price_cents},{command.quantity}"
 
 
 class Columns(NamedTuple):
@@ -117,7 +117,7 @@ def encode(commands: Sequence[Command]) -> Columns:
 def _encoded_with_cancels(commands: Sequence[Command]) -> Columns:
     clients = [(isinstance(command, PlaceOrder) and command.client_order_id) or 0 for command in commands]
     return Columns(
-        "".join([kind(command) if isinstance(command, PlaceOrder) else CANCEL for command in commands]),
+        "".join([command_code(command) if isinstance(command, PlaceOrder) else CANCEL for command in commands]),
         _json([str(command.trader_id) for command in commands]),
         _json([command.price_cents if isinstance(command, PlaceOrder) else command.sequence for command in commands]),
         _json([command.quantity if isinstance(command, PlaceOrder) else 0 for command in commands]),

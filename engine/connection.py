@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from engine import urls
-from engine.errors import LogGap, Overloaded, StartError, Unavailable, reason
+from core import urls
+from core.errors import LogGap, Overloaded, StartError, Unavailable, reason
 
 log = structlog.get_logger()
 
@@ -57,7 +57,7 @@ def _connect(url: str, seconds: float, name: str | None) -> Redis:
 
 
 @contextmanager
-def understood() -> Iterator[None]:
+def redis_errors() -> Iterator[None]:
     """Turns errors of redis-py into ours.
 
     Raises:
@@ -92,7 +92,7 @@ def packed(*command: str | int | bytes) -> bytes:
     return bytes(pack(command))
 
 
-class Link:
+class PipelinedConnection:
     """One connection that sends commands at once and reads their replies: a pipeline of redis-py takes several turns of
     the loop before it sends, and a timeout around each reply, which costs more than the reply."""
 
@@ -186,7 +186,7 @@ async def refuse_replica(client: Redis) -> None:
     Raises:
         Unavailable: it is a replica, since a failover perhaps, or does not answer.
     """
-    with understood():
+    with redis_errors():
         try:
             about: dict[str, Any] = await client.info("replication")
         except redis.exceptions.ResponseError as error:

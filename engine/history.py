@@ -13,9 +13,9 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from core.errors import HistoryConflict, StartError
 from engine import keys, library
-from engine.connection import understood
-from engine.errors import HistoryConflict, StartError
+from engine.connection import redis_errors
 
 FORMAT = 2
 """Of the keys and log entries that this version reads and writes; as in lua/parts/history.lua."""
@@ -170,7 +170,7 @@ async def check_matchable(redis: Redis, cards: Sequence[str]) -> None:
 async def _call(redis: Redis, function: str, card: str, *arguments: str | int) -> Any:
     call = redis.fcall if function in library.WRITING else redis.fcall_ro
     texts = [str(argument) for argument in arguments]
-    with understood():
+    with redis_errors():
         try:
             return await call(function, 1, keys.tag(card), *texts)
         except ResponseError as error:

@@ -7,7 +7,7 @@ from typing import Any
 import redis.exceptions
 import structlog
 
-from engine.connection import understood
+from engine.connection import redis_errors
 
 log = structlog.get_logger()
 
@@ -82,7 +82,7 @@ async def load_again(client: Any) -> None:
 
 async def is_loaded(client: Any) -> bool:
     """Whether the server's library is this one."""
-    with understood():
+    with redis_errors():
         loaded = await client.function_list(library=NAME, withcode=True)
     return bool(loaded) and source() in _texts(loaded[0])
 
@@ -90,7 +90,7 @@ async def is_loaded(client: Any) -> bool:
 async def load(client: Any) -> None:
     """Makes the server's library this one; does nothing where it already is."""
     if not await is_loaded(client):
-        with understood():
+        with redis_errors():
             await client.function_load(source(), replace=True)
 
 

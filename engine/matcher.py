@@ -11,21 +11,21 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
-from engine import connection, cores, history, keys, library
-from engine.connection import BLOCK_MS, ENGINE_NAME, packed, understood
-from engine.errors import LogGap, TcgxError
-from engine.life import Retry, unless_stopped
-from engine.log_limit import LimitedLog
-from engine.settings import Settings
+from core.errors import LogGap, TcgxError
+from core.log_limit import LimitedLog
+from core.service import Backoff, until_stopped
+from core.settings import Settings
+from engine import connection, cpu_affinity, history, keys, library
+from engine.connection import BLOCK_MS, ENGINE_NAME, packed, redis_errors
 
 log = structlog.get_logger()
 limited = LimitedLog(log)
 
-STANDSTILL_SECONDS = 2.0
+RETRY_CARD_SECONDS = 2.0
 """For how long a card is left alone whose call was refused; the others go on."""
 
-CROWD = 16
-CROWD_SECONDS = 0.003
+COALESCE_MIN = 16
+COALESCE_SECONDS = 0.003
 """Where so many commands come at once, those of the next moment are taken together. Who places an order is answered
 before it is matched; a lone order is never held back."""
 
@@ -49,7 +49,7 @@ class Matcher:
         self._limits = (batch,) if hold_ms is None else (batch, hold_ms)
         self._log_ids = dict.fromkeys(cards, "0-0")
         self._busy: set[str] = set()
-        self._link = connection.Link(redis)
+        self._link = connection.PipelinedConnection(redis)
         self._done = 0
         self._again_at: dict[str, float] = {}
         self.refused: dict[str, TcgxError] = {}
@@ -58,7 +58,7 @@ class Matcher:
     async def match(self, cards: Sequence[str]) -> list[str]:
         """One call for each of these cards. Those that have more commands waiting.
 
-        A card whose call is refused is told in the log, and left alone for `STANDSTILL_SECONDS`.
+        A card whose call is refused is told in the log, and left alone for `RETRY_CARD_SECONDS`.
 
         Raises:
             Unavailable: no answer; calling again is safe.
@@ -79,12 +79,12 @@ class Matcher:
 
     async def _call(self, cards: Sequence[str]) -> list[Any]:
         """The replies to a match call for each of these cards."""
-        with understood():
+        with redis_errors():
             return await self._link.call([packed("FCALL", "match", 1, keys.tag(card), *self._limits) for card in cards])
 
     def _take(self, card: str, reply: Any) -> bool:
         try:
-            with understood():
+            with redis_errors():
                 if isinstance(reply, Exception):
                     raise reply
         except TcgxError as error:
@@ -93,7 +93,7 @@ class Matcher:
             else:
                 limited.warning("matching will be tried again", card=card, reason=str(error))
             self.refused[card] = error
-            self._again_at[card] = asyncio.get_running_loop().time() + STANDSTILL_SECONDS
+            self._again_at[card] = asyncio.get_running_loop().time() + RETRY_CARD_SECONDS
             return False
         self.refused.pop(card, None)
         commands, _, log_id, _, rejected, more = reply
@@ -117,7 +117,7 @@ class Matcher:
         if not names:
             await asyncio.sleep(seconds)
             return []
-        with understood():
+        with redis_errors():
             reply = await self._blocking.xread(
                 {name: self._log_ids[card] for name, card in names.items()}, count=1, block=max(1, int(seconds * 1000))
             )
@@ -125,7 +125,7 @@ class Matcher:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Matches until told to stop; calls that are under way are finished."""
-        retry = Retry(stopping)
+        backoff = Backoff(stopping)
         every = list(self._log_ids)
         due = every
         while not stopping.is_set():
@@ -133,14 +133,14 @@ class Matcher:
                 if due:
                     due = await self.match(due)
                     if len(self.refused) < len(every):
-                        retry.succeeded()
-                    if not due and self._done >= CROWD:
-                        await asyncio.sleep(CROWD_SECONDS)
+                        backoff.succeeded()
+                    if not due and self._done >= COALESCE_MIN:
+                        await asyncio.sleep(COALESCE_SECONDS)
                 else:
-                    due = await unless_stopped(self.arrivals(BLOCK_MS / 1000), stopping) or []
+                    due = await until_stopped(self.arrivals(BLOCK_MS / 1000), stopping) or []
             except TcgxError as error:
                 limited.warning("matching will be tried again", reason=str(error))
-                await retry.pause()
+                await backoff.wait()
                 due = [card for card in every if card not in self._again_at]
 
 
@@ -158,7 +158,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         await library.load(redis)
         await history.check_matchable(redis, settings.cards)
         matcher = Matcher(redis, blocking, settings.cards, batch=settings.match_batch, hold_ms=settings.match_hold_ms)
-        with cores.left_to_server(redis):
+        with cpu_affinity.left_to_server(redis):
             log.info("matching", cards=settings.cards, batch=settings.match_batch)
             await matcher.run(stopping)
         log.info("stopped")

@@ -6,7 +6,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from os.path import abspath, dirname
 
 FOLDER = dirname(dirname(abspath(__file__)))  # noqa: PTH100, PTH120 - pathlib takes 10 ms to import
-PACKAGES = frozenset({"api", "archiver", "bench", "cli", "engine", "lua", "tcgx"})
+PACKAGES = frozenset({"api", "archiver", "bench", "cli", "core", "engine", "exchange", "lua", "tcgx"})
 
 
 class OurPackages:
@@ -24,9 +24,9 @@ class OurPackages:
 def main() -> int:
     """Runs a command; the exit code."""
     sys.meta_path.insert(0, OurPackages)
-    from engine import streams  # noqa: PLC0415 - found only now
+    from core import standard_streams  # noqa: PLC0415 - found only now
 
-    streams.open_missing()
+    standard_streams.open_missing()
     from cli.main import main as run  # noqa: PLC0415
 
     return run(sys.argv[1:])

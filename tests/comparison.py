@@ -10,7 +10,7 @@ from redis import Redis
 
 from bench.order_flow import Flow
 from bench.reference_book import ReferenceBook, SelfTrade
-from engine.model import Command, Order, PlaceOrder, Side, Status, Trade
+from core.model import Command, Order, PlaceOrder, Side, Status, Trade
 from tests.market import Market, draw_reference, orders_in
 
 GROUP_MAX = 1_000

@@ -9,7 +9,7 @@ import msgspec
 
 from api.app import create_app
 from api.problems import MEDIA_TYPE
-from engine.settings import Settings
+from core.settings import Settings
 
 Json = dict[str, Any]
 

@@ -28,8 +28,10 @@ from cli import datadir, embedded
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.supervisor import Process
-from engine import keys, settings, trust
-from engine.settings import Settings
+from core import settings
+from core.settings import Settings
+from engine import keys
+from exchange import tokens
 from tests.contract import Contract
 
 SERVICES = ("engine", "archiver", "api")
@@ -171,7 +173,7 @@ class ExchangeServer:
 
     # -- talking to it
 
-    def client(self, trader_id: int = 0, role: trust.Role = "trader", **options: Any) -> httpx.Client:
+    def client(self, trader_id: int = 0, role: tokens.Role = "trader", **options: Any) -> httpx.Client:
         """A client of this trader; of nobody for 0."""
         headers = self.bearer(trader_id, role) if trader_id else {}
         made = httpx.Client(
@@ -185,9 +187,9 @@ class ExchangeServer:
         self._clients.append(made)
         return made
 
-    def bearer(self, trader_id: int, role: trust.Role = "trader") -> dict[str, str]:
+    def bearer(self, trader_id: int, role: tokens.Role = "trader") -> dict[str, str]:
         """The header that says who it is."""
-        token = trust.token(self._settings.jwt_secret, trader_id, role, 3_600)
+        token = tokens.token(self._settings.jwt_secret, trader_id, role, 3_600)
         return {"authorization": f"Bearer {token}"}
 
     def api_key(self, trader_id: int) -> str:

@@ -1,4 +1,4 @@
-"""Books as pictures, and one card of a server to trade on: what makes the scenarios readable.
+"""BookReader as pictures, and one card of a server to trade on: what makes the scenarios readable.
 
 A picture has one line a price level, the best asks lowest and the best bids highest, as a trader sees them; each cell
 lists what remains of the level's orders, the earliest first:
@@ -15,8 +15,8 @@ import msgspec
 from redis import Redis
 
 from bench.reference_book import ReferenceBook, SelfTrade
+from core.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade, price_text
 from engine import codec, keys
-from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade, price_text
 
 HEADER = "bid | price | ask"
 WAITING_MAX = 1_000_000
@@ -131,7 +131,7 @@ class Market:
         arguments: list[str | int] = [len(commands), self.mark(), waiting_max, 0, self.self_trade, *columns.arguments()]
         for place, command in enumerate(commands):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
-                arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.contents(command)]
+                arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.order_terms(command)]
         reply: list[Any] = self.redis.fcall("append", 1, self.tag, *arguments)
         return reply
 

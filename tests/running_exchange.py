@@ -36,11 +36,13 @@ from cli import datadir
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.run_file import Running, running
-from engine import codec, connection, keys, settings, trust
-from engine.books import Books
-from engine.log import OrderLog
-from engine.model import Command, Order, Trade
-from engine.settings import Settings
+from core import settings
+from core.model import Command, Order, Trade
+from core.settings import Settings
+from engine import codec, connection, keys
+from engine.book_reader import BookReader
+from engine.order_log import OrderLog
+from exchange import tokens
 from tests.comparison import levels
 
 CARDS = ("pikachu", "bulbasaur", "charmander", "squirtle")
@@ -290,7 +292,7 @@ class Exchange:
     def traders(self, *ids: int) -> "list[Trader]":
         """Traders with a token each."""
         secret = self.urls.jwt_secret
-        return [self.trader(trust.token(secret, trader_id, "trader", TOKEN_SECONDS)) for trader_id in ids]
+        return [self.trader(tokens.token(secret, trader_id, "trader", TOKEN_SECONDS)) for trader_id in ids]
 
     def trader(self, token: str = "") -> "Trader":
         """Whoever has this token."""
@@ -670,7 +672,7 @@ def assert_books(redis_url: str, books: Mapping[str, ReferenceBook]) -> None:
 
     async def compared() -> None:
         async with connection.connect(redis_url) as redis:
-            read = Books(redis)
+            read = BookReader(redis)
             for card, book in books.items():
                 depth = await read.depth(card, LEVELS_MAX)
                 assert depth.sequence == book.sequence

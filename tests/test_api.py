@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from core.model import LATEST, PlaceOrder
 from engine import codec, keys
-from engine.model import LATEST, PlaceOrder
 from tests.exchange_server import (
     ExchangeServer,
     exchange_server,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from core.errors import ClientOrderIdConflict, Overloaded, TcgxError, Unavailable
+from core.model import COMMANDS_MAX, Accepted, Command, PlaceOrder, Side
 from engine import codec, connection, keys
-from engine.errors import ClientOrderIdConflict, Overloaded, TcgxError, Unavailable
-from engine.log import OrderLog
-from engine.model import COMMANDS_MAX, Command, Entered, PlaceOrder, Side
+from engine.order_log import OrderLog
 from tests.conftest import RedisServer
 
 pytestmark = pytest.mark.server
@@ -38,7 +38,7 @@ def run(server: RedisServer, work: Callable[[OrderLog], Awaitable[None]], **opti
     asyncio.run(main())
 
 
-async def in_flight(log: OrderLog, command: Command) -> "asyncio.Task[Entered]":
+async def in_flight(log: OrderLog, command: Command) -> "asyncio.Task[Accepted]":
     """An append that has been sent and not answered."""
     task = asyncio.create_task(log.append(command))
     async with asyncio.timeout(SECONDS):
@@ -141,7 +141,7 @@ def test_more_than_an_entry_holds_is_many_entries_in_order(redis_server: RedisSe
 
         outcomes = await log.append_all(commands)
 
-        assert [o.sequence for o in outcomes if isinstance(o, Entered)] == list(range(1, len(commands) + 1))
+        assert [o.sequence for o in outcomes if isinstance(o, Accepted)] == list(range(1, len(commands) + 1))
         assert [len(entry) for entry in entries(redis_client, "pikachu")] == [COMMANDS_MAX, COMMANDS_MAX, 3]
         assert [command for entry in entries(redis_client, "pikachu") for command in entry] == commands
 
@@ -155,7 +155,7 @@ def test_a_card_that_is_refused_refuses_no_other(redis_server: RedisServer) -> N
 
         outcomes = await log.append_all([order(), order("squirtle"), order(), order("squirtle")])
 
-        assert [type(outcome) for outcome in outcomes] == [Overloaded, Entered, Overloaded, Entered]
+        assert [type(outcome) for outcome in outcomes] == [Overloaded, Accepted, Overloaded, Accepted]
         with pytest.raises(Overloaded, match="wait to be matched"):
             await log.append(order())
         assert (await log.append(order("squirtle"))).sequence == 3
@@ -170,7 +170,7 @@ def test_more_than_may_wait_is_refused_at_once(redis_server: RedisServer) -> Non
         found = await asyncio.gather(*(log.append(order()) for _ in range(10)), first, return_exceptions=True)
         beside = await log.append(order("squirtle"))
 
-        assert [type(outcome) for outcome in found] == [Entered] * 3 + [Overloaded] * 7 + [Entered]
+        assert [type(outcome) for outcome in found] == [Accepted] * 3 + [Overloaded] * 7 + [Accepted]
         assert beside.sequence == 1
         assert (await log.append(order())).sequence == 5
 
@@ -208,8 +208,8 @@ def test_ids_that_repeat_have_the_outcomes_of_one_order_after_the_other(redis_se
         first_of[place] = (sequences[command.card], command.price_cents)
         return "fresh", sequences[command.card]
 
-    def shown(command: PlaceOrder, outcome: Entered | TcgxError) -> tuple[str, int]:
-        if isinstance(outcome, Entered):
+    def shown(command: PlaceOrder, outcome: Accepted | TcgxError) -> tuple[str, int]:
+        if isinstance(outcome, Accepted):
             return ("fresh" if outcome.accepted_at else "repeat"), outcome.sequence
         assert isinstance(outcome, ClientOrderIdConflict), outcome
         assert outcome.client_order_id == command.client_order_id
@@ -245,7 +245,7 @@ def test_a_server_that_lost_its_library_gets_it_back_and_nothing_is_entered_twic
 
         outcomes = await log.append_all([order(card) for card in CARDS])
 
-        assert [outcome.sequence for outcome in outcomes if isinstance(outcome, Entered)] == [1, 1, 1, 1]
+        assert [outcome.sequence for outcome in outcomes if isinstance(outcome, Accepted)] == [1, 1, 1, 1]
         assert [len(entries(redis_client, card)) for card in CARDS] == [1, 1, 1, 1]
 
     run(redis_server, work)
@@ -260,6 +260,6 @@ def test_a_server_that_is_gone_is_unavailable_for_every_card_and_then_works_agai
 
         assert [type(outcome) for outcome in outcomes] == [Unavailable] * 4
         await asyncio.to_thread(own_server.start)
-        assert [type(outcome) for outcome in await log.append_all([order(card) for card in CARDS])] == [Entered] * 4
+        assert [type(outcome) for outcome in await log.append_all([order(card) for card in CARDS])] == [Accepted] * 4
 
     run(own_server, work)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from api import reader
-from api.reader import FillKey, OrderReader, fill_key, own_fills
 from archiver import schema, store
-from archiver.store import Archive, Before, Cursor, Rows
+from archiver.store import Archive, Before, Cursor, RowBatch
 from bench.reference_book import ReferenceBook
+from core.model import Fill, PlaceOrder, Side, Trade
 from engine import codec, connection
-from engine.books import Books
-from engine.model import Fill, PlaceOrder, Side, Trade
+from engine.book_reader import BookReader
+from exchange import order_reader
+from exchange.order_reader import FillKey, OrderReader, fill_key, own_fills
 from tests.running_exchange import CARDS, ServerPair, fetch, server_pair
 
 pytestmark = pytest.mark.server
@@ -27,7 +27,7 @@ MOMENTS = 40
 
 
 def flow() -> dict[str, ReferenceBook]:
-    """Books of a seeded flow, whose cards trade more or less often."""
+    """BookReader of a seeded flow, whose cards trade more or less often."""
     choose = random.Random(SEED)
     books = {card: ReferenceBook(card) for card in CARDS}
     for number in range(ORDERS):
@@ -62,7 +62,7 @@ def archived() -> Iterator[ServerPair]:
         try:
             await schema.migrate(database, CARDS)
             rows = [
-                Rows(card, "".join(map(line, book.trades)).encode(), b"", Cursor(f"{book.sequence}-0", "1-1"))
+                RowBatch(card, "".join(map(line, book.trades)).encode(), b"", Cursor(f"{book.sequence}-0", "1-1"))
                 for card, book in BOOKS.items()
             ]
             await store.insert(database, rows)
@@ -80,7 +80,7 @@ def run(pair: ServerPair, work: Callable[[Archive, OrderReader], Awaitable[Any]]
     async def connected() -> Any:
         async with connection.connect(pair.settings.redis_url) as redis, store.pool(pair.settings.database_url) as pool:
             archive = Archive(pool)
-            return await work(archive, OrderReader(Books(redis), archive))
+            return await work(archive, OrderReader(BookReader(redis), archive))
 
     return asyncio.run(connected())
 
@@ -155,8 +155,8 @@ def test_the_last_trade_before_a_moment_is_found_on_every_card(archived: ServerP
 def test_the_pages_of_fills_have_all_of_them_however_few_trades_a_page_looks_at(
     archived: ServerPair, monkeypatch: pytest.MonkeyPatch, cards: Sequence[str], looked_at: int, limit: int
 ) -> None:
-    monkeypatch.setattr(reader, "TRADES_LOOKED_AT", looked_at)
-    monkeypatch.setattr(reader, "TRADES_LOOKED_AT_MIN", 1)
+    monkeypatch.setattr(order_reader, "TRADES_LOOKED_AT", looked_at)
+    monkeypatch.setattr(order_reader, "TRADES_LOOKED_AT_MIN", 1)
 
     async def paged(_: Archive, orders: OrderReader) -> list[list[Fill]]:
         found = []

@@ -8,8 +8,8 @@ import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+from core.model import Side
 from engine import library
-from engine.model import Side
 from tests.market import HISTORY_ID, Market, many
 from tests.running_exchange import ServerPair, Service, assert_archived, fetch, judged, server_pair, settle, until
 

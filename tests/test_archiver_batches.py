@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 from redis import Redis
 
-from archiver.reader import ENTRIES_MAX, Gathered, Reader
-from archiver.store import BEGINNING, Rows
+from archiver.reader import ENTRIES_MAX, Reader, RowBuffer
+from archiver.store import START, RowBatch
+from core.model import Side
 from engine import connection
-from engine.model import Side
 from tests.conftest import RedisServer
 from tests.market import Market, many
 from tests.running_exchange import ServerPair, Service, assert_archived, fetch, judged, server_pair, until
@@ -48,17 +48,17 @@ def transactions(pair: ServerPair) -> list[int]:
     return [row["orders"] for row in fetch(pair.settings.database_url, query)]
 
 
-def rows(size: int) -> Rows:
+def rows(size: int) -> RowBatch:
     """As many bytes of orders."""
-    return Rows(card="pikachu", trades=b"", orders=b"x" * size, cursor=BEGINNING)
+    return RowBatch(card="pikachu", trades=b"", orders=b"x" * size, cursor=START)
 
 
 # -- hand-over from the readers to the writer
 
 
 def test_a_transaction_takes_all_that_is_gathered() -> None:
-    async def taken() -> list[Rows]:
-        gathered = Gathered(bytes_max=MANY_BYTES)
+    async def taken() -> list[RowBatch]:
+        gathered = RowBuffer(bytes_max=MANY_BYTES)
         for size in (1, 2, 3):
             await gathered.put(rows(size))
         return await gathered.take()
@@ -68,7 +68,7 @@ def test_a_transaction_takes_all_that_is_gathered() -> None:
 
 def test_readers_wait_while_a_transaction_is_full_and_go_on_in_order() -> None:
     async def takes() -> list[list[int]]:
-        gathered = Gathered(bytes_max=MANY_BYTES)
+        gathered = RowBuffer(bytes_max=MANY_BYTES)
 
         async def read() -> None:
             for size in range(6):
@@ -98,9 +98,9 @@ def test_reads_grow_to_their_bytes_and_miss_nothing(
     trade(market, events=EVENTS)
     sizes = [len(fields[b"orders"]) + len(fields[b"trades"]) for _, fields in market.events()]
 
-    async def reads() -> list[Rows]:
+    async def reads() -> list[RowBatch]:
         async with connection.connect_blocking(f"unix://{redis_server.socket}") as blocking:
-            reader = Reader(blocking, market.card, BEGINNING, batch_bytes=batch_bytes)
+            reader = Reader(blocking, market.card, START, batch_bytes=batch_bytes)
             found = []
             while one := await reader.read(wait=False):
                 found.append(one)

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from archiver.lag import REPEAT_SECONDS, Lag, LagLines, lag
-from archiver.store import BEGINNING, Cursor
+from archiver.store import START, Cursor
 from engine import codec, connection
 from tests.conftest import RedisServer
 from tests.market import Market, many
@@ -34,7 +34,7 @@ def cursor_of(market: Market) -> Cursor:
 def test_nothing_lags_where_nothing_is_matched(redis_server: RedisServer, market: Market) -> None:
     market.append(many(1, count=3))
 
-    assert measured(redis_server, {market.card: BEGINNING}) == [Lag(market.card, 0, 0.0)]
+    assert measured(redis_server, {market.card: START}) == [Lag(market.card, 0, 0.0)]
 
 
 @pytest.mark.server
@@ -49,7 +49,7 @@ def test_what_is_matched_and_not_archived_lags(redis_server: RedisServer, market
     (behind,) = measured(redis_server, {market.card: archived})
     assert behind.commands == 4
     assert 0 <= behind.seconds < 10
-    (whole,) = measured(redis_server, {market.card: BEGINNING})
+    (whole,) = measured(redis_server, {market.card: START})
     assert whole.commands == 7
     assert whole.seconds >= behind.seconds
     assert measured(redis_server, {market.card: cursor_of(market)}) == [Lag(market.card, 0, 0.0)]

@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 
 from archiver import schema, store
-from archiver.store import Cursor, Rows
+from archiver.store import Cursor, RowBatch
+from core.errors import Unavailable
 from engine.codec import ORDER_COLUMNS, TRADE_COLUMNS
-from engine.errors import Unavailable
 from tests.running_exchange import CARDS, ServerPair, server_pair
 
 pytestmark = pytest.mark.server
@@ -53,9 +53,9 @@ def empty_database(pair: ServerPair) -> Iterator[Callable[[Callable[[asyncpg.Con
     yield run
 
 
-def rows(sequence: int, *, orders: str, trades: str = "") -> Rows:
+def rows(sequence: int, *, orders: str, trades: str = "") -> RowBatch:
     """Rows of pikachu up to a command."""
-    return Rows(
+    return RowBatch(
         card="pikachu", trades=trades.encode(), orders=orders.encode(), cursor=Cursor(f"{sequence}-0", f"5-{sequence}")
     )
 

@@ -19,8 +19,8 @@ from redis import Redis
 
 from bench.options import add_benches, options_of
 from bench.servers import exchange, listeners
+from core.settings import Settings
 from engine import keys
-from engine.settings import Settings
 from tests.running_exchange import ServerPair, descendants, ended, environment, fetch, folder, server_pair, tcgx
 
 pytestmark = pytest.mark.server

@@ -29,9 +29,9 @@ from bench.reference_book import ReferenceBook
 from bench.requests import batch_body, post, single_orders
 from bench.verification import Sent, expected_rows
 from bench.yardstick import Yardstick
+from core.model import PlaceOrder, Side
+from core.settings import Settings
 from engine import keys
-from engine.model import PlaceOrder, Side
-from engine.settings import Settings
 from tests.conftest import RedisServer
 
 ACCEPTED_AT = "2026-11-23T01:00:00.000Z"

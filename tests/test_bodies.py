@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from api import bodies
-from api.bodies import OrderBodies
+from api import decoding
+from api.decoding import OrderDecoder
 from api.problems import ApiError, Problem
-from engine.model import PlaceOrder, Side, TimeInForce
-from engine.settings import Settings
+from core.model import PlaceOrder, Side, TimeInForce
+from core.settings import Settings
 
 SEED = 20_260_101
 BODIES = 20_000
@@ -22,20 +22,20 @@ TRADER = 7
 SETTINGS = Settings()
 PRICES = range(SETTINGS.price_cents_min, SETTINGS.price_cents_max + 1)
 
-fast = OrderBodies(SETTINGS)
+fast = OrderDecoder(SETTINGS)
 
 
-class ExplainingBodies(OrderBodies):
+class ExplainingBodies(OrderDecoder):
     """The same rules, always the slow way."""
 
-    def place_order(self, body: bytes, trader_id: int, errors_max: int = bodies.ERRORS_MAX) -> PlaceOrder:
+    def place_order(self, body: bytes, trader_id: int, errors_max: int = decoding.ERRORS_MAX) -> PlaceOrder:
         return self._explained(body, trader_id, errors_max)
 
 
 slow = ExplainingBodies(SETTINGS)
 
 
-def outcome(decoder: OrderBodies, body: bytes) -> PlaceOrder | Problem:
+def outcome(decoder: OrderDecoder, body: bytes) -> PlaceOrder | Problem:
     try:
         return decoder.place_order(body, TRADER)
     except ApiError as error:
@@ -233,7 +233,7 @@ def test_a_problem_never_grows_with_the_body() -> None:
     ],
 )
 def test_a_token_body_is_read(body: bytes, trader_id: int, api_key: str) -> None:
-    found = bodies.token_body(body)
+    found = decoding.token_body(body)
 
     assert (found.trader_id, found.api_key) == (trader_id, api_key)
 
@@ -244,7 +244,7 @@ SURROGATES = ["\\ud83d", "\\ud800", "\\udc00", "\\udfff\\ud800", "\\uD83D\\u0041
 
 def batch(*orders: str) -> list[PlaceOrder | ApiError]:
     """The outcomes of a batch of these orders."""
-    return asyncio.run(OrderBodies(SETTINGS).place_orders(f'{{"orders":[{",".join(orders)}]}}'.encode(), TRADER))
+    return asyncio.run(OrderDecoder(SETTINGS).place_orders(f'{{"orders":[{",".join(orders)}]}}'.encode(), TRADER))
 
 
 def alone(order: str) -> PlaceOrder | Problem:
@@ -309,12 +309,12 @@ def test_a_value_that_is_nested_too_deeply_is_no_order(field: str, deep: int, pa
     else:
         assert [isinstance(one, PlaceOrder) for one in batch(GOOD, order, GOOD)] == [True, False, True]
     with pytest.raises(ApiError):
-        bodies.token_body(order.encode())
+        decoding.token_body(order.encode())
 
 
 def test_batches_of_random_orders_have_the_outcomes_of_their_orders() -> None:
     choose = random.Random(SEED)
-    decoder = OrderBodies(SETTINGS)
+    decoder = OrderDecoder(SETTINGS)
 
     async def compare() -> int:
         """How many batches were compared; the others have something in them that is no JSON."""
@@ -353,11 +353,11 @@ def wrong_orders(count: int) -> dict[str, str]:
 @pytest.mark.parametrize("name", wrong_orders(1))
 def test_a_wrong_batch_has_a_bounded_answer_which_says_that_there_is_more(name: str) -> None:
     body = f'{{"orders":[{wrong_orders(1_000)[name]}]}}'.encode()
-    found = asyncio.run(OrderBodies(SETTINGS).place_orders(body, TRADER))
+    found = asyncio.run(OrderDecoder(SETTINGS).place_orders(body, TRADER))
 
     problems = [one.problem for one in found if isinstance(one, ApiError)]
     assert len(problems) == 1_000
-    assert sum(len(problem.errors) for problem in problems) <= 2 * bodies.BATCH_ERRORS_MAX + 4 * 1_000
+    assert sum(len(problem.errors) for problem in problems) <= 2 * decoding.BATCH_ERRORS_MAX + 4 * 1_000
     assert len(msgspec.json.encode(problems)) < 2_500_000
     for problem in problems:
         assert problem.errors
@@ -377,7 +377,7 @@ def test_an_order_with_few_errors_is_told_all_of_them_in_a_small_batch() -> None
 
 @pytest.mark.parametrize("name", wrong_orders(1))
 def test_others_are_served_while_a_wrong_batch_is_looked_at(name: str) -> None:
-    decoder = OrderBodies(SETTINGS)
+    decoder = OrderDecoder(SETTINGS)
     body = f'{{"orders":[{wrong_orders(1_000)[name]}]}}'.encode()
 
     async def turns() -> int:
@@ -394,7 +394,7 @@ def test_others_are_served_while_a_wrong_batch_is_looked_at(name: str) -> None:
 
 
 def test_a_right_batch_waits_for_no_wrong_one() -> None:
-    decoder = OrderBodies(SETTINGS)
+    decoder = OrderDecoder(SETTINGS)
     wrong = f'{{"orders":[{wrong_orders(1_000)["unknown fields"]}]}}'.encode()
 
     async def first() -> str:
@@ -420,14 +420,14 @@ def test_a_right_batch_waits_for_no_wrong_one() -> None:
 )
 @pytest.mark.parametrize("call", ["order", "batch", "token"])
 def test_others_are_served_while_a_large_body_is_looked_at(call: str, body: bytes) -> None:
-    decoder = OrderBodies(SETTINGS)
+    decoder = OrderDecoder(SETTINGS)
 
     async def turns() -> int:
         """How often somebody else is served meanwhile."""
         calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "order": lambda: decoder.apart(decoder.place_order, body, TRADER),
             "batch": lambda: decoder.place_orders(body, TRADER),
-            "token": lambda: decoder.apart(bodies.token_body, body),
+            "token": lambda: decoder.apart(decoding.token_body, body),
         }
         looking = asyncio.create_task(calls[call]())
         count = 0
@@ -436,7 +436,7 @@ def test_others_are_served_while_a_large_body_is_looked_at(call: str, body: byte
             await asyncio.sleep(0)
         error = looking.exception() or looking.result()[0]
         assert isinstance(error, ApiError)
-        assert len(error.problem.errors or [error]) <= bodies.ERRORS_MAX + 4
+        assert len(error.problem.errors or [error]) <= decoding.ERRORS_MAX + 4
         return count
 
     assert asyncio.run(turns()) > 10

@@ -22,7 +22,7 @@ import pytest
 from cli import datadir, run_file
 from cli.arguments import COMMANDS, SERVICES
 from cli.numbers import whole
-from engine import streams
+from core import standard_streams
 from tcgx.__main__ import PACKAGES
 from tests.running_exchange import (
     START_SECONDS,
@@ -172,7 +172,14 @@ def test_the_version_is_printed(where: Path, words: str) -> None:
 
 
 HELP_CPU_SECONDS = 0.3
-HELP_MODULES = {"cli.arguments", "cli.main", "cli.numbers", "engine.streams", "engine.suggestions", "tcgx.__main__"}
+HELP_MODULES = {
+    "cli.arguments",
+    "cli.main",
+    "cli.numbers",
+    "core.standard_streams",
+    "core.suggestions",
+    "tcgx.__main__",
+}
 BENCH = {"bench", "matplotlib"}
 HTTP = {"api", "litestar", "uvicorn"}
 ARCHIVE = {"archiver", "asyncpg"}
@@ -206,7 +213,7 @@ def packages(modules: set[str]) -> set[str]:
 def test_help_imports_the_parser_alone(where: Path, words: str) -> None:
     modules = imported_by_command(where, words)
 
-    assert packages(modules) == {"tcgx", "cli", "engine"}
+    assert packages(modules) == {"tcgx", "cli", "core"}
     assert {name for name in modules if name.partition(".")[0] in PACKAGES and "." in name} <= HELP_MODULES
     assert not modules & {"asyncio", "inspect", "json", "logging", "pathlib", "socket", "subprocess"}
 
@@ -214,7 +221,7 @@ def test_help_imports_the_parser_alone(where: Path, words: str) -> None:
 def test_help_of_the_benchmarks_imports_their_options_and_none_of_their_packages(where: Path) -> None:
     modules = imported_by_command(where, "help bench match")
 
-    assert packages(modules) <= {"tcgx", "cli", "engine", "bench", "msgspec", "typing_extensions"}
+    assert packages(modules) <= {"tcgx", "cli", "core", "bench", "msgspec", "typing_extensions"}
     assert "bench.match" not in modules
 
 
@@ -371,7 +378,7 @@ def test_a_reader_that_went_away_is_no_error(where: Path, command: str, unbuffer
         os.close(writer)
 
     assert result.stderr == ""
-    assert result.returncode in (0, streams.CLOSED_PIPE)  # argparse says nothing about what it could not print
+    assert result.returncode in (0, standard_streams.CLOSED_PIPE)  # argparse says nothing about what it could not print
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -390,9 +397,9 @@ def test_a_full_disk_behind_standard_output_is_a_sentence(where: Path, command: 
 
 LOG_LINE = """
 import structlog
-from engine import life
-from engine.settings import Settings
-life.configure_logging(Settings(), "tcgx")
+from core import service
+from core.settings import Settings
+service.configure_logging(Settings(), "tcgx")
 structlog.get_logger().warning("a line")
 """
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from core.model import CancelOrder, Command, PlaceOrder, Side, TimeInForce
 from engine import codec
-from engine.model import CancelOrder, Command, PlaceOrder, Side, TimeInForce
 
 
 def every_order(*, ids: Sequence[str | None]) -> list[Command]:

@@ -24,9 +24,9 @@ from cli import datadir, embedded_postgres, embedded_redis
 from cli.datadir import Secrets
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
+from core.errors import StartError
+from core.settings import Settings
 from engine.connection import check, connect
-from engine.errors import StartError
-from engine.settings import Settings
 
 pytestmark = pytest.mark.server
 is_root = os.geteuid() == 0
@@ -348,7 +348,7 @@ def test_a_full_disk_is_named(data_dir: Path) -> None:
 def test_whether_a_data_directory_is_used_cannot_be_told_where_its_lock_is_none(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
 
-    with pytest.raises(StartError, match="lock can't be read"):
+    with pytest.raises(StartError, match="lock is a folder"):
         datadir.is_locked(tmp_path)
 
 

@@ -13,7 +13,7 @@ from litestar.exceptions.base_exceptions import LitestarDeprecationWarning
 from litestar.routes import HTTPRoute
 
 from api.app import create_app
-from engine.settings import Settings
+from core.settings import Settings
 from tests.exchange_server import (
     ExchangeServer,
     exchange_server,

@@ -22,13 +22,13 @@ from archiver.history import ArchivedHistory, compare
 from cli import datadir
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
+from core.errors import HistoryConflict
+from core.model import Accepted, CancelOrder, Command, PlaceOrder, Side, TimeInForce
+from core.service import cancel_and_wait
+from core.settings import Settings
 from engine import connection, library
-from engine.errors import HistoryConflict
-from engine.life import ended
-from engine.log import OrderLog
 from engine.matcher import Matcher
-from engine.model import CancelOrder, Command, Entered, PlaceOrder, Side, TimeInForce
-from engine.settings import Settings
+from engine.order_log import OrderLog
 
 pytestmark = pytest.mark.server
 
@@ -125,7 +125,7 @@ class Exchange:
     async def stop_api(self) -> None:
         self.stopping.set()
         await self.running
-        await ended(self.running)
+        await cancel_and_wait(self.running)
 
     def _commands(self) -> list[Command]:
         commands: list[Command] = []
@@ -158,7 +158,7 @@ class Exchange:
             if isinstance(outcome, HistoryConflict):
                 self.conflicts += 1
                 continue
-            assert isinstance(outcome, Entered), outcome
+            assert isinstance(outcome, Accepted), outcome
             place = (command.card, outcome.sequence)
             assert place not in self.acknowledged, f"{place} was given twice"
             name = command.client_order_id if isinstance(command, PlaceOrder) else None

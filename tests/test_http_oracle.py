@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.reference_book import ReferenceBook
-from engine.model import Order, Trade, price_text
+from core.model import Order, Trade, price_text
 from tests.comparison import levels
 from tests.running_exchange import (
     CARDS,

@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from bench.order_flow import market
-from engine.model import PlaceOrder
+from core.model import PlaceOrder
 from tests.running_exchange import (
     CARDS,
     Exchange,

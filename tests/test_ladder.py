@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from cli.ladder import ASCII, BLOCKS, GREEN, PLAIN, RED, ColorChoice, Look, Marks, ladder, look_of
-from engine.books import Depth
+from engine.book_reader import Depth
 
 BOOK = Depth(1234, [(540, 20), (539, 7), (500, 1), (95, 333)], [(560, 3), (561, 1200), (700, 12), (100000, 1)])
 COLORS = re.compile(r"\x1b\[\d+m")

@@ -7,12 +7,12 @@ import pytest
 
 SERVICE = """
 import gc
-from engine import life
+from core import service
 
 async def work(settings, stopping):
     print(gc.get_freeze_count())
 
-life.run("engine", work, {})
+service.run("engine", work, {})
 """
 
 
@@ -25,8 +25,8 @@ def test_what_a_service_starts_with_is_left_out_of_garbage_collections() -> None
 @pytest.mark.parametrize(("disposition", "ends"), [("SIG_DFL", True), ("SIG_IGN", False)])
 def test_a_closed_terminal_ends_a_service_unless_nohup_has_it_ignored(disposition: str, ends: bool) -> None:
     code = (
-        "import signal\nfrom engine import life\n"
-        f"signal.signal(signal.SIGHUP, signal.{disposition})\nprint(signal.SIGHUP in life.ending_signals())\n"
+        "import signal\nfrom core import service\n"
+        f"signal.signal(signal.SIGHUP, signal.{disposition})\nprint(signal.SIGHUP in service.ending_signals())\n"
     )
 
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from engine.log_limit import LimitedLog
+from core.log_limit import LimitedLog
 from tests.exchange_server import ExchangeServer, exchange_server, until
 
 LASTS_SECONDS = 3.0

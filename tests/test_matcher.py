@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 from redis import Redis
 
+from core.errors import LogGap
 from engine import connection, keys
-from engine.errors import LogGap
 from engine.matcher import Matcher
 from tests.conftest import RedisServer
 from tests.market import Market
@@ -86,7 +86,7 @@ def test_a_card_with_a_gap_stands_still_and_the_other_goes_on(redis_server: Redi
 def test_a_card_whose_call_was_refused_is_tried_again(
     redis_server: RedisServer, redis_client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.matcher.STANDSTILL_SECONDS", 0.1)
+    monkeypatch.setattr("engine.matcher.RETRY_CARD_SECONDS", 0.1)
     market = Market(redis_client, "pikachu")
     market.buy("5.00")
     events = keys.key("pikachu", "events")

@@ -7,7 +7,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from bench.order_flow import stress_many_traders
-from engine.model import CancelOrder, Command, PlaceOrder, Side, Status, TimeInForce
+from core.model import CancelOrder, Command, PlaceOrder, Side, Status, TimeInForce
 from tests.comparison import Comparison
 from tests.conftest import RedisServer
 from tests.market import Market, expiring, many, picture

@@ -13,14 +13,15 @@ import pytest
 import schemathesis
 
 import api
-from api import fields
-from api.bodies import OrderBodies
-from api.error_codes import ERROR_CODES
-from api.price_pattern import price_pattern
+import exchange
+from api.decoding import OrderDecoder
+from api.openapi import fields
+from api.openapi.error_codes import ERROR_CODES
+from api.openapi.price_pattern import price_pattern
 from api.problems import MEDIA_TYPE, ApiError
-from engine import trust
-from engine.model import Side, Status, TimeInForce, price_text
-from engine.settings import Settings
+from core.model import Side, Status, TimeInForce, price_text
+from core.settings import Settings
+from exchange import tokens
 from tests.contract import Json, document_of, operations, validator
 from tests.exchange_server import ExchangeServer, exchange_server, shared_exchange  # noqa: F401 - a fixture
 
@@ -127,7 +128,7 @@ def test_every_field_has_a_type_and_a_description(document: Json) -> None:
     for name, schema in document["components"]["schemas"].items():
         assert schema["description"], name
         for field, described in schema.get("properties", {}).items():
-            assert described.get("description"), f"{name}.{field} has no description: api/fields.py"
+            assert described.get("description"), f"{name}.{field} has no description: api/openapi/fields.py"
             assert {"type", "$ref", "oneOf", "anyOf"} & described.keys(), f"{name}.{field} has no type"
 
 
@@ -136,7 +137,7 @@ def test_every_plain_field_has_an_example(document: Json) -> None:
         for field, described in schema.get("properties", {}).items():
             is_plain = described.get("type") in ("string", "integer", "number", "boolean")
             has_example = {"examples", "enum"} & described.keys() or schema.get("examples")
-            assert has_example or not is_plain, f"{name}.{field} has no example: api/fields.py"
+            assert has_example or not is_plain, f"{name}.{field} has no example: api/openapi/fields.py"
 
 
 def test_no_list_is_a_list_of_anything(document: Json) -> None:
@@ -210,7 +211,7 @@ def test_bounds_are_those_of_the_settings() -> None:
     ("low", "high"), [(100, 1_000), (37, 4_242), (1, 9), (5, 5), (50, 150), (199, 201), (1, 10_001)]
 )
 def test_the_pattern_of_prices_matches_what_is_accepted(low: int, high: int) -> None:
-    bodies = OrderBodies(Settings(price_cents_min=low, price_cents_max=high))
+    bodies = OrderDecoder(Settings(price_cents_min=low, price_cents_max=high))
     pattern = re.compile(price_pattern(low, high))
     texts = {price_text(cents) for cents in range(high + 300)}
     texts |= (
@@ -246,7 +247,9 @@ MADE = {"f'invalid_{field}'": ("invalid_before", "invalid_order_id")}
 def codes_in_source() -> dict[str, str]:
     """Every code that the API can answer, as `404 order_not_found`, and the title if it stands beside it."""
     found: dict[str, str] = {}
-    for path in Path(api.__file__).parent.glob("*.py"):
+    for path in sorted(
+        itertools.chain(*(Path(package.__file__ or "").parent.rglob("*.py") for package in (api, exchange)))
+    ):
         for call in ast.walk(ast.parse(path.read_text())):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in CODE_AT:
                 continue
@@ -509,7 +512,7 @@ def test_a_wrong_wait_is_answered_as_the_document_says(caller: httpx.Client, ser
 def test_requests_without_a_valid_token_are_answered_as_the_document_says(
     running: ExchangeServer, served: Json
 ) -> None:
-    expired = trust.token(running.settings.jwt_secret, CALLER, "trader", -1)
+    expired = tokens.token(running.settings.jwt_secret, CALLER, "trader", -1)
     headers: dict[str, dict[str, str]] = {
         "token_missing": {},
         "token_invalid": {"authorization": "Basic eDp5"},

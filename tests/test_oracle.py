@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from bench.order_flow import FLOWS, stress_few_traders
-from engine.model import CancelOrder, Command, Order, PlaceOrder, Side, Trade
+from core.model import CancelOrder, Command, Order, PlaceOrder, Side, Trade
 from tests.comparison import BatchSize, groups, run
 from tests.conftest import RedisServer
 from tests.market import Market

@@ -5,8 +5,8 @@ import threading
 import pytest
 import redis.exceptions
 
+from core.model import CancelOrder, Order, PlaceOrder, Side, Status, TimeInForce
 from engine import codec
-from engine.model import CancelOrder, Order, PlaceOrder, Side, Status, TimeInForce
 from tests.conftest import RedisServer
 from tests.market import Appended, Market, cents, many, picture
 
@@ -319,7 +319,7 @@ def test_a_repeated_client_order_id_is_answered_with_the_first_order_and_not_ent
 
     reply = market.append_reply([placed("b"), placed("a"), placed(None)])
 
-    assert reply == [0, 1, f"{first} {codec.contents(placed('a'))}".encode()]
+    assert reply == [0, 1, f"{first} {codec.order_terms(placed('a'))}".encode()]
     assert len(market.log_entries()) == 2
     assert market.append([placed("b")]).first == first + 1
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from bench import plots, result
 from bench.plot_style import COLORS, DPI, NAMES, Role, amount, apart, role_of
-from engine.errors import StartError
+from core.errors import StartError
 from tests.running_exchange import folder, tcgx
 
 ROOT = Path(__file__).parent.parent

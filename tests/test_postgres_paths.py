@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from structlog.testing import capture_logs
 from archiver import archiver, store
 from archiver.store import Archive
 from cli import embedded_postgres
+from core.errors import StartError, Unavailable
 from engine import connection, library
-from engine.errors import StartError, Unavailable
 from tests.exchange_server import exchange_server, until
 from tests.market import Market, many
 from tests.running_exchange import CARDS, ServerPair, free_port, server_pair
@@ -404,6 +404,31 @@ def test_reads_through_a_pooler_that_lends_sessions_are_unavailable_and_nothing_
     assert all("pooler" in str(outcome) for outcome in outcomes)
 
 
+@pytest.mark.server
+def test_a_read_that_is_given_up_ends_at_once_though_the_server_says_nothing(pair: ServerPair) -> None:
+    async def scenario() -> None:
+        network = Network(socket_of(pair))
+        port = await network.open()
+        async with store.pool(over_tcp(pair, f"127.0.0.1:{port}")) as pool:
+            reads: dict[str, Callable[[], Awaitable[Any]]] = {
+                "fetch": lambda: Archive(pool).order("pikachu", 1),
+                "fetchval": lambda: pool.fetchval("SELECT 1"),
+                "execute": lambda: store.raise_given(pool, {"pikachu": ("none", 1)}),
+            }
+            for name, read in reads.items():
+                await read()
+                network.fall_silent()
+                started = asyncio.get_running_loop().time()
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        await read()
+                assert asyncio.get_running_loop().time() - started < store.CONNECT_SECONDS / 2, name
+            await reads["fetch"]()  # on a new connection
+        await network.close()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -418,12 +443,12 @@ def test_reads_through_a_pooler_that_lends_sessions_are_unavailable_and_nothing_
     ],
 )
 def test_whatever_asyncpg_raises_is_unavailable_with_a_reason(error: Exception, said: str) -> None:
-    with pytest.raises(Unavailable) as raised, store.understood():
+    with pytest.raises(Unavailable) as raised, store.redis_errors():
         raise error
 
     assert said in str(raised.value)
 
 
 def test_errors_of_ours_pass() -> None:
-    with pytest.raises(StartError), store.understood():
+    with pytest.raises(StartError), store.redis_errors():
         raise StartError("no")

@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
 from api.context import Context
-from api.direct import Answer, Direct, Headers
+from api.fast_path import Answer, FastPath, Headers
+from api.http_protocol import HEAD_BYTES_MAX, Protocol, Timeouts
 from api.problems import ApiError, unauthorized
-from api.protocol import HEAD_BYTES_MAX, Protocol, Timeouts
 
 BODY_BYTES_MAX = 100_000
 SECONDS = 5.0
@@ -33,7 +33,7 @@ class Server:
         self.bodies: list[bytes] = []
         self.error: Exception | None = None
         self.state = ServerState()
-        self.direct = Direct({(b"POST", b"/direct"): self._call}, body_bytes_max=BODY_BYTES_MAX)
+        self.direct = FastPath({(b"POST", b"/direct"): self._call}, body_bytes_max=BODY_BYTES_MAX)
         self.direct.open(cast(Context, object()))
 
     async def _call(self, _context: Context, headers: Headers, body: bytes) -> Answer:
@@ -406,7 +406,7 @@ def test_before_the_app_has_started_nothing_is_direct() -> None:
     async def call(_context: Context, _headers: Headers, _body: bytes) -> Answer:
         return Answer(200, b"")
 
-    direct = Direct({(b"POST", b"/direct"): call}, body_bytes_max=1)
+    direct = FastPath({(b"POST", b"/direct"): call}, body_bytes_max=1)
 
     assert not direct.has(b"POST", b"/direct")
     direct.open(cast(Context, object()))

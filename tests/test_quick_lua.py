@@ -13,8 +13,8 @@ from redis import Redis
 
 from bench.order_flow import FLOWS
 from bench.reference_book import SelfTrade
+from core.model import Status
 from engine import library
-from engine.model import Status
 from tests.comparison import run
 from tests.market import Market, picture
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.reference_book import ReferenceBook, SelfTrade
-from engine.model import CancelOrder, Command, PlaceOrder, Side, Status, TimeInForce
+from core.model import CancelOrder, Command, PlaceOrder, Side, Status, TimeInForce
 from tests.market import cents, draw, draw_reference, parse, picture
 
 BUY, SELL = Side.BUY, Side.SELL

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.settings import PREFIX
+from core.settings import PREFIX
 from tests.exchange_server import until
 
 pytestmark = pytest.mark.server

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine import keys, settings
+from core import settings
+from engine import keys
 from tests.exchange_server import ExchangeServer, exchange_server, until
 
 pytestmark = pytest.mark.server
@@ -117,7 +118,7 @@ def test_a_redis_that_was_restarted_as_it_was_goes_on_at_once(own: ExchangeServe
     own.start_redis()
 
     until(lambda: own.client(1).post("/orders", json=SELL).status_code == 202, seconds=REPORTED_SECONDS)
-    assert own.http.get("/health/ready").json()["missing"] == []
+    until(lambda: own.http.get("/health/ready").json()["missing"] == [], seconds=REPORTED_SECONDS)
 
 
 def test_books_of_an_older_redis_stay_less_what_was_completed_since(own: ExchangeServer) -> None:

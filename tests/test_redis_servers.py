@@ -16,10 +16,11 @@ from structlog.testing import capture_logs
 from cli import datadir
 from cli.datadir import Secrets
 from cli.embedded_redis import RedisServer
-from engine import connection, settings
-from engine.books import Books
-from engine.errors import StartError, TcgxError
-from engine.settings import Settings
+from core import settings
+from core.errors import StartError, TcgxError
+from core.settings import Settings
+from engine import connection
+from engine.book_reader import BookReader
 from tests.exchange_server import ExchangeServer, until
 
 pytestmark = pytest.mark.server
@@ -160,7 +161,7 @@ def test_a_service_does_not_start_on_a_replica_and_says_so(name: str) -> None:
 def test_a_primary_that_becomes_a_replica_is_not_ready_for_orders() -> None:
     async def scenario(url: str) -> None:
         async with connection.connect(url) as redis:
-            books = Books(redis)
+            books = BookReader(redis)
             assert await books.answers()
             await redis.replicaof("127.0.0.1", "1")
             with pytest.raises(TcgxError, match=r"it is a replica of 127\.0\.0\.1:1"):
@@ -203,7 +204,7 @@ def test_a_library_that_cannot_be_loaded_is_told_in_a_sentence(name: str) -> Non
     ],
 )
 def test_what_redis_refuses_is_said_in_plain_words(reply: str, said: str) -> None:
-    with pytest.raises(TcgxError) as told, connection.understood():
+    with pytest.raises(TcgxError) as told, connection.redis_errors():
         raise redis.exceptions.ResponseError(reply)
 
     assert said in str(told.value)
@@ -212,7 +213,7 @@ def test_what_redis_refuses_is_said_in_plain_words(reply: str, said: str) -> Non
 
 @pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(), redis.exceptions.TimeoutError()])
 def test_a_failure_without_words_is_told_by_its_kind(error: Exception) -> None:
-    with pytest.raises(TcgxError, match=f": {type(error).__name__}$"), connection.understood():
+    with pytest.raises(TcgxError, match=f": {type(error).__name__}$"), connection.redis_errors():
         raise error
 
 

@@ -17,8 +17,8 @@ from structlog.testing import capture_logs
 from cli import datadir, supervisor
 from cli.embedded_redis import RedisServer
 from cli.supervisor import Service, Supervised, Supervisor
-from engine.errors import StartError
-from engine.settings import Settings
+from core.errors import StartError
+from core.settings import Settings
 from tests.test_embedded import lives, redis_says
 
 pytestmark = pytest.mark.server

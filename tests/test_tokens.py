@@ -5,7 +5,7 @@ import time
 import jwt
 import pytest
 
-from engine import trust
+from exchange import tokens
 
 SECRET = 32 * "s"
 
@@ -14,28 +14,28 @@ def made(**claims: int) -> str:
     """A token with these claims, in seconds from now."""
     now = int(time.time())
     times = {name: now + seconds for name, seconds in {"exp": 60, **claims}.items()}
-    return jwt.encode({"iss": trust.ISSUER, "sub": "7", "role": "trader", **times}, SECRET)
+    return jwt.encode({"iss": tokens.ISSUER, "sub": "7", "role": "trader", **times}, SECRET)
 
 
 @pytest.mark.parametrize("claim", ["iat", "nbf"])
-@pytest.mark.parametrize("seconds", [-60, 0, 1, trust.CLOCK_SECONDS - 2])
+@pytest.mark.parametrize("seconds", [-60, 0, 1, tokens.CLOCK_SECONDS - 2])
 def test_a_token_of_a_machine_whose_clock_is_ahead_is_valid(claim: str, seconds: int) -> None:
-    assert trust.identity(SECRET, made(**{claim: seconds})).trader_id == 7
+    assert tokens.identity(SECRET, made(**{claim: seconds})).trader_id == 7
 
 
 @pytest.mark.parametrize("claim", ["iat", "nbf"])
 def test_a_token_of_the_future_is_not(claim: str) -> None:
-    with pytest.raises(trust.InvalidToken, match="not yet valid"):
-        trust.identity(SECRET, made(**{claim: trust.CLOCK_SECONDS + 5}))
+    with pytest.raises(tokens.InvalidToken, match="not yet valid"):
+        tokens.identity(SECRET, made(**{claim: tokens.CLOCK_SECONDS + 5}))
 
 
-@pytest.mark.parametrize("seconds", [0, -1, 1 - trust.CLOCK_SECONDS, -3_600])
+@pytest.mark.parametrize("seconds", [0, -1, 1 - tokens.CLOCK_SECONDS, -3_600])
 def test_a_token_ends_at_its_second(seconds: int) -> None:
-    with pytest.raises(trust.ExpiredToken):
-        trust.identity(SECRET, made(exp=seconds))
+    with pytest.raises(tokens.ExpiredToken):
+        tokens.identity(SECRET, made(exp=seconds))
 
 
 def test_a_token_is_valid_until_its_second() -> None:
     token = made(exp=2)
 
-    assert trust.identity(SECRET, token).expires_at == pytest.approx(time.time() + 2, abs=1.1)
+    assert tokens.identity(SECRET, token).expires_at == pytest.approx(time.time() + 2, abs=1.1)

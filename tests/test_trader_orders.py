@@ -8,7 +8,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from bench.reference_book import ReferenceBook
-from engine.model import LATEST, CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce
+from core.model import LATEST, CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce
 from tests.market import WAITING_MAX, Market, expiring, many, orders_in
 
 pytestmark = pytest.mark.server

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 from redis import Redis
 
-from engine.model import PlaceOrder
+from core.model import PlaceOrder
 from tests.running_exchange import (
     CARDS,
     FAST,
@@ -157,7 +157,7 @@ def test_an_api_key_of_the_written_file_is_exchanged_for_a_token(shared: Exchang
 
     assert stat.S_IMODE(keys_file.stat().st_mode) == 0o600
     assert answer.status == 200
-    assert shared.trader(answer.body["access_token"]).get("/orders") == {"orders": []}
+    assert shared.trader(answer.body["access_token"]).get("/orders") == {"orders": [], "next": None}
 
 
 # -- the commands beside it
@@ -246,7 +246,7 @@ def test_the_doctor_finds_nothing(shared: Exchange) -> None:
     lines = shared.run("doctor").splitlines()
 
     assert [line.split()[:2] for line in lines] == [
-        ["ok", name] for name in ("redis", "functions", "engine", "database", "archiver")
+        ["ok", name] for name in ("redis", "functions", "engine", "database", "archiver", "history")
     ]
 
 
@@ -585,7 +585,7 @@ def test_the_doctor_says_what_is_wrong_with_a_lock_that_is_a_folder(where: Path)
     announced = {"api": "http://a", "redis": "redis://a", "database": "postgresql://a", "jwt_secret": 32 * "x"}
     (where / ".tcgx/run.json").write_text(json.dumps(announced))
 
-    assert_refused(tcgx(where, "doctor"), "lock", "Is a directory")
+    assert_refused(tcgx(where, "doctor"), "lock", "is a folder")
 
 
 def test_it_starts_again_right_after_everything_was_killed(where: Path) -> None:

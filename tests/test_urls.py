@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from archiver import store
-from engine import connection, settings, urls
-from engine.errors import SettingError
-from engine.settings import Settings
+from core import settings, urls
+from core.errors import SettingError
+from core.settings import Settings
+from engine import connection
 
 PASSWORD = "hunter2"
 

@@ -8,14 +8,14 @@ import pytest
 
 from api.problems import ApiError, FieldError, invalid
 from api.views import OrderView, RefusedView, order_view, outcome_text
-from engine.errors import ClientOrderIdConflict, Overloaded, TcgxError
-from engine.model import Entered, Fill, Order, PlaceOrder, Side, Status, TimeInForce, Trade, average_price_text
+from core.errors import ClientOrderIdConflict, Overloaded, TcgxError
+from core.model import Accepted, Fill, Order, PlaceOrder, Side, Status, TimeInForce, Trade, average_price_text
 
 AT = "2026-11-23T01:34:23.732Z"
 SEED = 20_260_102
 
 
-def order_of(command: PlaceOrder, entered: Entered) -> Order:
+def order_of(command: PlaceOrder, entered: Accepted) -> Order:
     """The order that a command has become."""
     return Order(
         card=command.card,
@@ -53,7 +53,7 @@ def commands() -> list[PlaceOrder]:
 
 def test_an_accepted_order_is_written_as_its_view_is_encoded() -> None:
     for number, command in enumerate(commands(), 1):
-        entered = Entered(number**3, AT)
+        entered = Accepted(number**3, AT)
 
         written = outcome_text(command, entered).encode()
 
@@ -102,7 +102,7 @@ def test_an_average_price_is_exact_up_to_four_decimals(traded: list[tuple[int, i
 def test_a_repeated_order_is_shown_as_it_is_now() -> None:
     command = commands()[0]
     first = msgspec.structs.replace(
-        order_of(command, Entered(7, AT)), status=Status.FILLED, filled_quantity=command.quantity, closed_at=AT
+        order_of(command, Accepted(7, AT)), status=Status.FILLED, filled_quantity=command.quantity, closed_at=AT
     )
 
     assert outcome_text(command, first).encode() == msgspec.json.encode(order_view(first))

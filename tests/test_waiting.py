@@ -10,15 +10,16 @@ import pytest
 import redis.exceptions
 from redis.asyncio import Redis
 
-from api.auth import Authenticator
 from api.problems import ApiError
 from archiver.store import Archive
-from engine import life, trust
-from engine.errors import Overloaded, Unavailable
-from engine.log import OrderLog
-from engine.matched import FORGOTTEN_MAX, MatchedWatch, Message
-from engine.model import Entered, PlaceOrder, Side, Status
-from engine.settings import Settings
+from core import service
+from core.errors import Overloaded, Unavailable
+from core.model import Accepted, PlaceOrder, Side, Status
+from core.settings import Settings
+from engine.match_notifications import FORGOTTEN_MAX, MatchNotifier, Message
+from engine.order_log import OrderLog
+from exchange import tokens
+from exchange.auth import Authenticator
 
 ORDER = PlaceOrder(trader_id=1, card="pikachu", side=Side.BUY, price_cents=500)
 SECRET = 32 * "x"
@@ -104,7 +105,7 @@ def test_what_waits_behind_an_append_without_an_answer_is_refused_at_once() -> N
         assert isinstance(first, Unavailable)
         assert {type(outcome) for outcome in behind} == {Overloaded}
         assert client.calls == [1]
-        assert await log.append(ORDER) == Entered(1, "2026-11-23T00:00:00.000Z")
+        assert await log.append(ORDER) == Accepted(1, "2026-11-23T00:00:00.000Z")
         await log.close()
 
     of_loop(work)
@@ -117,7 +118,7 @@ def test_an_append_that_is_refused_leaves_what_waits_behind_it_to_be_appended() 
         (first, *behind), _ = await outcomes(client, waiting=3)
 
         assert isinstance(first, Overloaded)
-        assert [type(outcome) for outcome in behind] == [Entered] * 3
+        assert [type(outcome) for outcome in behind] == [Accepted] * 3
         assert client.calls == [1, 3]
 
     of_loop(work)
@@ -132,7 +133,7 @@ def test_an_error_that_nobody_expects_leaves_nobody_waiting() -> None:
         assert isinstance(first, RuntimeError)
         assert {type(outcome) for outcome in behind} == {Overloaded}
         assert client.calls == [1]
-        assert await log.append(ORDER) == Entered(1, "2026-11-23T00:00:00.000Z")
+        assert await log.append(ORDER) == Accepted(1, "2026-11-23T00:00:00.000Z")
         await log.close()
 
     of_loop(work)
@@ -140,7 +141,7 @@ def test_an_error_that_nobody_expects_leaves_nobody_waiting() -> None:
 
 def test_those_who_have_waited_in_vain_are_forgotten_and_the_others_are_not() -> None:
     async def work() -> None:
-        watch = MatchedWatch(cast(Redis, None), ["pikachu"])
+        watch = MatchNotifier(cast(Redis, None), ["pikachu"])
         patient = [asyncio.create_task(watch.wait("pikachu", sequence, SECONDS)) for sequence in (3, 1, 2)]
         await asyncio.sleep(0)
 
@@ -160,7 +161,7 @@ def test_those_who_have_waited_in_vain_are_forgotten_and_the_others_are_not() ->
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) -> None:
     authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
-    token = trust.token(SECRET, 7, "trader", 60)
+    token = tokens.token(SECRET, 7, "trader", 60)
 
     found = [
         authenticator.identify(f"{scheme}{' ' * spaces}{token}{' ' * behind}".encode())
@@ -175,11 +176,11 @@ def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) ->
 
 def test_a_token_that_is_remembered_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
-    header = f"Bearer {trust.token(SECRET, 7, 'trader', 60)}".encode()
+    header = f"Bearer {tokens.token(SECRET, 7, 'trader', 60)}".encode()
     expires_at = authenticator.identify(header).expires_at
 
     for seconds, code in ((-1, None), (0, "token_expired"), (1, "token_expired"), (-1, None)):
-        monkeypatch.setattr("api.auth.time.time", lambda at=expires_at + seconds: at)
+        monkeypatch.setattr("exchange.auth.time.time", lambda at=expires_at + seconds: at)
 
         if code is None:
             assert authenticator.identify(header).trader_id == 7
@@ -190,9 +191,9 @@ def test_a_token_that_is_remembered_ends_with_its_time(monkeypatch: pytest.Monke
 
 
 def test_no_more_tokens_are_remembered_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.auth.REMEMBERED_MAX", 10)
+    monkeypatch.setattr("exchange.auth.REMEMBERED_MAX", 10)
     authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None))
-    headers = [f"Bearer {trust.token(SECRET, trader_id, 'trader', 60)}".encode() for trader_id in range(1, 26)]
+    headers = [f"Bearer {tokens.token(SECRET, trader_id, 'trader', 60)}".encode() for trader_id in range(1, 26)]
 
     for _ in range(2):
         assert [authenticator.identify(header).trader_id for header in headers] == list(range(1, 26))
@@ -219,7 +220,7 @@ def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
     async def run() -> bool:
         task = asyncio.create_task(loses_the_first())
         await asyncio.sleep(0)
-        await asyncio.wait_for(life.ended(task), 5)
+        await asyncio.wait_for(service.cancel_and_wait(task), 5)
         return task.cancelled()
 
     assert asyncio.run(run())
@@ -240,9 +241,9 @@ AT = "2026-11-23T00:00:00.000Z"
 def test_what_a_small_call_told_answers_for_its_orders() -> None:
     told = Message(b"11 14 2\n" + LINES)
 
-    rests, nothing = told.outcome(ORDER, Entered(11, AT))
-    partly, made = told.outcome(msgspec.structs.replace(ORDER, quantity=9), Entered(12, AT))
-    filled, sold = told.outcome(msgspec.structs.replace(ORDER, side=Side.SELL, trader_id=4), Entered(13, AT))
+    rests, nothing = told.outcome(ORDER, Accepted(11, AT))
+    partly, made = told.outcome(msgspec.structs.replace(ORDER, quantity=9), Accepted(12, AT))
+    filled, sold = told.outcome(msgspec.structs.replace(ORDER, side=Side.SELL, trader_id=4), Accepted(13, AT))
 
     assert (told.first, told.last, told.is_whole) == (11, 14, True)
     assert (rests.status, rests.filled_quantity, nothing) == (Status.OPEN, 0, [])
@@ -258,7 +259,7 @@ def test_what_a_small_call_told_answers_for_its_orders() -> None:
     ids=["a large call", "a later order", "an earlier order", "a repeated order"],
 )
 def test_what_was_not_told_is_read(text: bytes, sequence: int, accepted_at: str | None) -> None:
-    watch = MatchedWatch(cast(Redis, None), ["pikachu"])
+    watch = MatchNotifier(cast(Redis, None), ["pikachu"])
     watch.take("pikachu", Message(text))
 
-    assert watch.outcome(ORDER, Entered(sequence, accepted_at)) is None
+    assert watch.outcome(ORDER, Accepted(sequence, accepted_at)) is None

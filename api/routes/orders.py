@@ -7,11 +7,11 @@ import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.params import FromPath, Parameter
 
-from api import describe
-from api.bodies import LARGE_BYTES, token_body
 from api.context import Context, context_of
-from api.direct import Answer, Headers, header, list_header
-from api.error_codes import ORDER_FIELDS
+from api.decoding import LARGE_BYTES, token_body
+from api.fast_path import Answer, Headers, header, list_header
+from api.openapi import operations
+from api.openapi.error_codes import ORDER_FIELDS
 from api.prefer import wait_seconds
 from api.problems import ApiError, FieldError, invalid
 from api.views import (
@@ -28,8 +28,8 @@ from api.views import (
     outcome_text,
     refused_text,
 )
-from engine.model import LATEST, Order, PlaceOrder, Side
-from engine.trust import Identity
+from core.model import LATEST, Order, PlaceOrder, Side
+from exchange.tokens import Identity
 
 BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 NO_WAIT = 0.0
@@ -89,7 +89,7 @@ def _orders(context: Context, headers: Headers, body: bytes) -> Awaitable[Answer
 
 
 DIRECT = {(b"POST", b"/orders"): _order, (b"POST", b"/orders/batch"): _orders}
-"""What needs no Litestar to be answered (`api/direct.py`)."""
+"""What needs no Litestar to be answered (`api/fast_path.py`)."""
 
 
 def caller_of(request: Request) -> tuple[Context, Identity]:  # type: ignore[type-arg]
@@ -108,8 +108,8 @@ def _response(answer: Answer) -> Response[Any]:
     tags=["auth"],
     summary="Exchange an API key for an access token",
     description="Source: the traders table in PostgreSQL.",
-    operation_class=describe.ExchangesKey,
-    responses=describe.problems(
+    operation_class=operations.ExchangesKey,
+    responses=operations.problems(
         "401 invalid_credentials", "422 invalid_trader_id", "422 invalid_api_key", "503 unavailable"
     ),
     operation_id="create_token",
@@ -132,15 +132,15 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
         "after matching, with its fills by then, or 202 if N seconds pass first. After a timeout or a 5xx repeat the "
         "request with the same `client_order_id`: you get the first order back. Source: the log and books in Redis."
     ),
-    operation_class=describe.PlacesOrder,
+    operation_class=operations.PlacesOrder,
     responses={
-        200: describe.answer(
+        200: operations.answer(
             MatchedOrderView,
             "With `Prefer: wait=N`: the order after matching, and the trades that it made.",
             **MATCHED,
         ),
-        202: describe.answer(OrderView, "The order, durable in its card's log and not matched yet.", **ACCEPTED),
-        **describe.problems("409 client_order_id_conflict", *ORDER_FIELDS, *APPENDS),
+        202: operations.answer(OrderView, "The order, durable in its card's log and not matched yet.", **ACCEPTED),
+        **operations.problems("409 client_order_id_conflict", *ORDER_FIELDS, *APPENDS),
     },
     security=BEARER,
     operation_id="place_order",
@@ -163,10 +163,10 @@ async def place_order(request: Request) -> Response[OrderView]:  # type: ignore[
         "orders. Orders of one card keep their order. After a timeout or a 5xx repeat with the same "
         "`client_order_id`s. Source: the logs in Redis."
     ),
-    operation_class=describe.PlacesOrders,
+    operation_class=operations.PlacesOrders,
     responses={
-        202: describe.answer(BatchView, "An outcome for each order.", results=[ACCEPTED, {}]),
-        **describe.problems("422 invalid_orders", *APPENDS),
+        202: operations.answer(BatchView, "An outcome for each order.", results=[ACCEPTED, {}]),
+        **operations.problems("422 invalid_orders", *APPENDS),
     },
     security=BEARER,
     operation_id="place_orders",
@@ -188,7 +188,7 @@ async def place_orders(request: Request) -> Response[BatchView]:  # type: ignore
         "`limit`, though there are more: only where `next` is null there are none. Source: log and books in Redis; of "
         "completed orders the archive in PostgreSQL, and the events in Redis that are not archived yet."
     ),
-    responses=describe.problems("422 invalid_status", "422 invalid_side", "422 invalid_before", "503 unavailable"),
+    responses=operations.problems("422 invalid_status", "422 invalid_side", "422 invalid_before", "503 unavailable"),
     security=BEARER,
     operation_id="list_orders",
 )
@@ -265,8 +265,8 @@ async def own_order(context: Context, identity: Identity, field: str, text: str)
         "archive in PostgreSQL for older completed orders and older fills. Another trader's order is 404."
     ),
     responses={
-        200: describe.answer(MatchedOrderView, "The order and its fills.", **MATCHED),
-        **describe.problems("404 order_not_found", "503 unavailable"),
+        200: operations.answer(MatchedOrderView, "The order and its fills.", **MATCHED),
+        **operations.problems("404 order_not_found", "503 unavailable"),
     },
     security=BEARER,
     operation_id="get_order",
@@ -287,8 +287,8 @@ async def get_order(request: Request, order_id: FromPath[str]) -> MatchedOrderVi
         "hours, then the archive in PostgreSQL, which also has older fills."
     ),
     responses={
-        200: describe.answer(MatchedOrderView, "The order and its fills.", **MATCHED),
-        **describe.problems("404 order_not_found", "503 unavailable"),
+        200: operations.answer(MatchedOrderView, "The order and its fills.", **MATCHED),
+        **operations.problems("404 order_not_found", "503 unavailable"),
     },
     security=BEARER,
     operation_id="get_order_by_client_id",
@@ -312,13 +312,13 @@ async def get_order_by_client_id(
         "The cancel takes its place in the card's log: what was matched before it stays. Answers 202 once it is "
         "durable; with `Prefer: wait=N`, 200 with the order after matching. Source: the log and books in Redis."
     ),
-    operation_class=describe.PrefersWait,
+    operation_class=operations.PrefersWait,
     responses={
-        200: describe.answer(
+        200: operations.answer(
             OrderView, "With `Prefer: wait=N`: the order after matching, canceled or completed before.", **CANCELED
         ),
-        202: describe.answer(OrderView, "The order as it is; its cancel is durable and not matched yet."),
-        **describe.problems("404 order_not_found", "409 order_completed", *APPENDS),
+        202: operations.answer(OrderView, "The order as it is; its cancel is durable and not matched yet."),
+        **operations.problems("404 order_not_found", "409 order_completed", *APPENDS),
     },
     security=BEARER,
     operation_id="cancel_order",
@@ -343,13 +343,13 @@ async def cancel_order(request: Request, order_id: FromPath[str]) -> Response[Or
         "`Prefer: wait=N`, 200 after matching with the orders that they canceled, or 202 if N seconds pass first. "
         "Newest first, of each card the newest 10,000. Source: log, books and events in Redis."
     ),
-    operation_class=describe.PrefersWait,
+    operation_class=operations.PrefersWait,
     responses={
-        200: describe.answer(
+        200: operations.answer(
             OrdersView, "With `Prefer: wait=N`: the orders that were open, after matching.", orders=[CANCELED]
         ),
-        202: describe.answer(OrdersView, "The orders that were open; the cancels are durable and not matched yet."),
-        **describe.problems(*APPENDS),
+        202: operations.answer(OrdersView, "The orders that were open; the cancels are durable and not matched yet."),
+        **operations.problems(*APPENDS),
     },
     security=BEARER,
     operation_id="cancel_orders",

@@ -7,15 +7,15 @@ from typing import Annotated
 from litestar import Request, get
 from litestar.params import Parameter
 
-from api import describe
-from api.exchange import SEQUENCE
-from api.history import LIMIT_MAX
-from api.orders import BEARER, caller_of, own_order
+from api.openapi import operations
 from api.problems import FieldError, invalid
-from api.reader import FillKey
+from api.routes.history import LIMIT_MAX
+from api.routes.orders import BEARER, caller_of, own_order
 from api.views import FillsView, fill_view
-from engine.model import Fill
-from engine.settings import CARD_PATTERN
+from core.model import Fill
+from core.settings import CARD_PATTERN
+from exchange.order_reader import FillKey
+from exchange.service import SEQUENCE
 
 TIME_PATTERN = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 PLACE = re.compile(rf"({TIME_PATTERN})~({CARD_PATTERN.pattern})-t({SEQUENCE.pattern})~(maker|taker)", re.ASCII)
@@ -31,7 +31,7 @@ PLACE = re.compile(rf"({TIME_PATTERN})~({CARD_PATTERN.pattern})-t({SEQUENCE.patt
         "though there are more: only where `next` is null there are none. The other trader is never named. Source: "
         "the archive in PostgreSQL, and the events in Redis that are not archived yet."
     ),
-    responses=describe.problems("422 invalid_order_id", "422 invalid_before", "503 unavailable"),
+    responses=operations.problems("422 invalid_order_id", "422 invalid_before", "503 unavailable"),
     security=BEARER,
     operation_id="list_fills",
 )

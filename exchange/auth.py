@@ -5,9 +5,9 @@ import time
 
 from api.problems import unauthorized
 from archiver.store import Archive
-from engine import trust
-from engine.settings import Settings
-from engine.trust import ExpiredToken, Identity, InvalidToken
+from core.settings import Settings
+from exchange import tokens
+from exchange.tokens import ExpiredToken, Identity, InvalidToken
 
 REMEMBERED_MAX = 50_000
 TOKEN_MISSING = "send an access token as `Authorization: Bearer …`; POST /auth/token gives one for a trader's API key"  # noqa: S105 - a sentence
@@ -44,9 +44,9 @@ class Authenticator:
         """
         stored = await self._archive.api_key(trader_id)
         expected, role = stored if stored else (bytes(32), "trader")
-        if not hmac.compare_digest(expected, trust.key_hash(api_key)):
+        if not hmac.compare_digest(expected, tokens.key_hash(api_key)):
             raise unauthorized("invalid_credentials", f"trader {trader_id} does not exist or has another API key")
-        return trust.token(
+        return tokens.token(
             self._secret, trader_id, "admin" if role == "admin" else "trader", self._seconds
         ), self._seconds
 
@@ -63,7 +63,7 @@ class Authenticator:
 
     def _decode(self, text: str) -> Identity:
         try:
-            return trust.identity(self._secret, text)
+            return tokens.identity(self._secret, text)
         except ExpiredToken as error:
             raise unauthorized("token_expired", str(error)) from None
         except InvalidToken as error:

@@ -5,13 +5,13 @@ from typing import Annotated
 from litestar import Request, get
 from litestar.params import Parameter
 
-from api import describe
 from api.context import context_of
-from api.exchange import SEQUENCE
-from api.orders import BEARER, FILLED, caller_of
+from api.openapi import operations
 from api.problems import ApiError, FieldError, invalid
+from api.routes.orders import BEARER, FILLED, caller_of
 from api.views import OrdersView, TradesView, orders_view, trades_view
-from engine.settings import CARD_PATTERN
+from core.settings import CARD_PATTERN
+from exchange.service import SEQUENCE
 
 LIMIT_MAX = 500
 Limit = Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description="how many at most")]
@@ -26,8 +26,8 @@ Limit = Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description="how many at mo
         "Source: the archive in PostgreSQL."
     ),
     responses={
-        200: describe.answer(OrdersView, "The completed orders.", orders=[FILLED]),
-        **describe.problems("422 invalid_before", "503 unavailable"),
+        200: operations.answer(OrdersView, "The completed orders.", orders=[FILLED]),
+        **operations.problems("422 invalid_before", "503 unavailable"),
     },
     security=BEARER,
     operation_id="list_history_orders",
@@ -57,7 +57,7 @@ async def list_orders(
     description=(
         "Newest first. `before=` the last trade_id of a page gives the next page. Source: the archive in PostgreSQL."
     ),
-    responses=describe.problems("422 invalid_before", "503 unavailable"),
+    responses=operations.problems("422 invalid_before", "503 unavailable"),
     operation_id="list_history_trades",
 )
 async def list_trades(

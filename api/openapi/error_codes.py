@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from api.auth import TOKEN_MISSING
+from api.http_protocol import HEAD_BYTES_MAX
 from api.problems import FieldError, Problem, invalid
-from api.protocol import HEAD_BYTES_MAX
-from engine.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX
+from core.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX
+from exchange.auth import TOKEN_MISSING
 
 
 class ErrorCode(msgspec.Struct, frozen=True):

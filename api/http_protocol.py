@@ -1,6 +1,8 @@
-"""HTTP as uvicorn speaks it, with differences: direct calls (`api/direct.py`) are answered here, without ASGI; heads,
-bodies and silences have bounds; an offer to upgrade is passed over; and what is no request at all is answered with a
-problem, after the answers to the requests before it."""
+"""HTTP as uvicorn speaks it, with four differences.
+
+The fast path (`api/fast_path.py`) is answered here, without ASGI. Heads, bodies and silences have bounds. An offer to
+upgrade is passed over. Bytes that are no request are answered with a problem, after the requests before them.
+"""
 
 import asyncio
 import math
@@ -15,9 +17,9 @@ from msgspec import structs
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.common_headers import common_lines, request_id
-from api.direct import Answer, Direct, of_problem
+from api.fast_path import Answer, FastPath, of_problem
 from api.problems import Problem
-from engine.settings import Settings
+from core.settings import Settings
 
 HEAD_BYTES_MAX = 65_536
 LINGER_SECONDS = 2.0
@@ -70,7 +72,7 @@ class Refused(Exception):
     """Tells the parser to give up; it does not leave this file."""
 
 
-class DirectCycle:
+class FastPathCycle:
     """A request that is answered directly, in the place of uvicorn's `RequestResponseCycle`: what uvicorn asks that one
     while the request is under way (is it complete, should the connection stay), it asks this one."""
 
@@ -117,12 +119,12 @@ class Protocol(HttpToolsProtocol):
     """
 
     def __init__(
-        self, *args: Any, direct: Direct | None = None, timeouts: Timeouts | None = None, **kwargs: Any
+        self, *args: Any, direct: FastPath | None = None, timeouts: Timeouts | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self._direct = direct
         self._timeouts = timeouts or TIMEOUTS
-        self._direct_cycle: DirectCycle | None = None
+        self._direct_cycle: FastPathCycle | None = None
         self._stage = NOTHING
         self._has_entered_stage = False  # in this read
         self._is_upgrade = False
@@ -221,7 +223,7 @@ class Protocol(HttpToolsProtocol):
         self._bytes_beside_body = 0
         if is_plain and self._direct is not None and self._direct.has(method, self.url):
             keep_alive = self.parser.should_keep_alive()
-            self._direct_cycle = DirectCycle(method, self.url, self.headers, self._request_id, keep_alive=keep_alive)
+            self._direct_cycle = FastPathCycle(method, self.url, self.headers, self._request_id, keep_alive=keep_alive)
             self.cycle = self._direct_cycle  # type: ignore[assignment]  # it stands in for one
         else:
             self._direct_cycle = None
@@ -319,7 +321,7 @@ class Protocol(HttpToolsProtocol):
 
     # -- answers
 
-    async def _answer(self, direct: Direct, cycle: DirectCycle) -> None:
+    async def _answer(self, direct: FastPath, cycle: FastPathCycle) -> None:
         name = request_id(cycle.request_id)
         try:
             answer = await direct.answer(cycle.method, cycle.target, cycle.headers, bytes(cycle.body), name)

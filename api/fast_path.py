@@ -2,8 +2,8 @@
 
 A direct call is a function from headers and body to an answer. Litestar has a handler for each, which describes it in
 the OpenAPI document and gives the answer of the same function; it is asked wherever our HTTP server does not answer by
-itself (`api/protocol.py` says when) and under any other server. What is to hold for both, as a limit for each caller,
-belongs into that function; what is to count both, around `Direct.answer` and into a middleware of Litestar.
+itself (`api/http_protocol.py` says when) and under any other server. What is to hold for both, as a limit for each
+caller, belongs into that function; what is to count both, around `FastPath.answer` and into a middleware of Litestar.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ import msgspec
 
 from api.context import Context
 from api.problems import MEDIA_TYPE, Problem, headers_of, of_error, of_unexpected
-from engine.errors import TcgxError
+from core.errors import TcgxError
 
 Headers = Iterable[tuple[bytes, bytes]]
 """As in ASGI: names in lower case."""
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 Call = Callable[[Context, Headers, bytes], Awaitable[Answer]]
 
 
-class Direct:
+class FastPath:
     """The direct calls of an app, by method and target."""
 
     def __init__(self, calls: Mapping[tuple[bytes, bytes], Call], *, body_bytes_max: int) -> None:

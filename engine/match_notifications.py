@@ -9,11 +9,11 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
+from core.errors import TcgxError
+from core.model import Accepted, Fill, Order, PlaceOrder, Status
+from core.service import Backoff
 from engine import codec, keys
-from engine.connection import understood
-from engine.errors import TcgxError
-from engine.life import Retry
-from engine.model import Entered, Fill, Order, PlaceOrder, Status
+from engine.connection import redis_errors
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ class Message:
         self._trades = lines[: int(trades[0])] if trades else []
         self._orders = lines[int(trades[0]) :] if trades else []
 
-    def outcome(self, command: PlaceOrder, entered: Entered) -> tuple[Order, list[Fill]]:
+    def outcome(self, command: PlaceOrder, entered: Accepted) -> tuple[Order, list[Fill]]:
         """An order of these as it stood after the call, and its fills by then."""
         own = codec.sequence_text(entered.sequence).encode()
         trades = [codec.trade(command.card, line.decode()) for line in self._trades if own in line.split(b",", 3)[1:3]]
@@ -60,7 +60,7 @@ class Message:
         return order, fills
 
 
-class MatchedWatch:
+class MatchNotifier:
     """Knows how far each card is matched, from what match calls publish.
 
     A message that is lost with its connection is made up for by reading the cursors after subscribing again.
@@ -88,7 +88,7 @@ class MatchedWatch:
             return False
         return True
 
-    def outcome(self, command: PlaceOrder, entered: Entered) -> tuple[Order, list[Fill]] | None:
+    def outcome(self, command: PlaceOrder, entered: Accepted) -> tuple[Order, list[Fill]] | None:
         """An order that is matched as it stood after that, and its fills by then; None where that was not told, or too
         long ago."""
         if entered.accepted_at is None:
@@ -100,20 +100,20 @@ class MatchedWatch:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Listens until canceled."""
-        retry = Retry(stopping)
+        backoff = Backoff(stopping)
         while not stopping.is_set():
             try:
-                await self._listen(retry)
+                await self._listen(backoff)
             except TcgxError as error:
                 log.warning("listening for matches will be tried again", reason=str(error))
-                await retry.pause()
+                await backoff.wait()
 
-    async def _listen(self, retry: Retry) -> None:
-        with understood():
+    async def _listen(self, backoff: Backoff) -> None:
+        with redis_errors():
             async with self._redis.pubsub() as channel:
                 await channel.subscribe(*self._cards)
                 await self._look()
-                retry.succeeded()
+                backoff.succeeded()
                 while True:
                     message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_SECONDS)
                     if message is None:

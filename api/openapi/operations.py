@@ -1,4 +1,4 @@
-"""What handlers say about themselves for the OpenAPI document, beyond their signatures; `api/openapi.py` makes it.
+"""What handlers tell the OpenAPI document (`api/openapi/document.py`), beyond their signatures.
 
 A call names the errors that it alone has. Those that every call has, or every call with a token, a body, a parameter
 or the header Prefer, are added where the document is made.
@@ -14,8 +14,8 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, Parameter, Reference, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from api.bodies import BatchBody, OrderBody, TokenBody
-from api.error_codes import ERROR_CODES, ErrorCode
+from api.decoding import BatchBody, OrderBody, TokenBody
+from api.openapi.error_codes import ERROR_CODES, ErrorCode
 from api.prefer import WAIT_SECONDS_MAX
 from api.problems import MEDIA_TYPE, Problem
 

@@ -10,9 +10,9 @@ import msgspec
 import redis.exceptions
 from redis.asyncio import Redis
 
+from core.model import LATEST, SEQUENCE_MAX, Order, Trade
 from engine import codec, keys, library
-from engine.connection import ENGINE_NAME, is_forbidden, refuse_replica, understood
-from engine.model import LATEST, SEQUENCE_MAX, Order, Trade
+from engine.connection import ENGINE_NAME, is_forbidden, redis_errors, refuse_replica
 
 EVENTS_A_READ = 16
 """An event is some 100 KB at the most in the bulk; Redis copies all of a read at once."""
@@ -43,7 +43,7 @@ class Position(msgspec.Struct, frozen=True):
     matched: int
 
 
-class Books:
+class BookReader:
     """The cards' state in Redis."""
 
     def __init__(self, redis: Redis) -> None:
@@ -214,7 +214,7 @@ class Books:
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         async with self._turns:
-            with understood():
+            with redis_errors():
                 yield
 
     async def _read(self, function: str, card: str, *arguments: str | int) -> Any:

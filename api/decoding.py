@@ -10,9 +10,9 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from api.fields import described
+from api.openapi.fields import described
 from api.problems import AN_ARRAY, AN_OBJECT, VALUE_CHARACTERS_MAX, ApiError, FieldError, invalid
-from engine.model import (
+from core.model import (
     CLIENT_ORDER_ID_PATTERN,
     CLIENT_ORDER_ID_RULE,
     COMMANDS_MAX,
@@ -21,8 +21,8 @@ from engine.model import (
     TimeInForce,
     price_text,
 )
-from engine.settings import Settings
-from engine.trust import TRADER_ID_MAX
+from core.settings import Settings
+from exchange.tokens import TRADER_ID_MAX
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
     api_key: Annotated[str, described("The trader's API key.", "hYk2…", minLength=1, maxLength=API_KEY_CHARACTERS_MAX)]
 
 
-class OrderBodies:
+class OrderDecoder:
     """Turns bodies into commands, by the rules of the settings."""
 
     def __init__(self, settings: Settings) -> None:

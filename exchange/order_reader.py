@@ -10,11 +10,11 @@ from contextlib import aclosing, asynccontextmanager
 from typing import NamedTuple
 
 from archiver.store import Archive, Before
+from core.errors import Unavailable
+from core.model import Fill, Order, Side, Status, Trade
 from engine import codec
-from engine.books import OPEN_A_READ, Books
-from engine.errors import Unavailable
-from engine.log import Cancels
-from engine.model import Fill, Order, Side, Status, Trade
+from engine.book_reader import OPEN_A_READ, BookReader
+from engine.order_log import Cancels
 
 READ_SECONDS = 5.0
 """How long a read may take: a part of it, the events that are not archived, may be many while the archiver is away."""
@@ -79,7 +79,7 @@ async def in_time() -> AsyncIterator[None]:
 class CompletedOrders:
     """Completed orders by their sequences. They never change, so those that were read last are kept."""
 
-    def __init__(self, books: Books, archive: Archive) -> None:
+    def __init__(self, books: BookReader, archive: Archive) -> None:
         self._books = books
         self._archive = archive
         self._kept: dict[tuple[str, int], Order] = {}
@@ -126,7 +126,7 @@ class _Part(NamedTuple):
 class OrderReader:
     """Finds and lists orders and fills of one trader, or of one order."""
 
-    def __init__(self, books: Books, archive: Archive) -> None:
+    def __init__(self, books: BookReader, archive: Archive) -> None:
         self._books = books
         self._archive = archive
         self._known = CompletedOrders(books, archive)

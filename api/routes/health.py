@@ -5,11 +5,11 @@ from collections.abc import Awaitable
 
 from litestar import Request, Response, get
 
-from api import describe
 from api.context import Context, context_of
+from api.openapi import operations
 from api.views import HealthView
 from archiver import lag
-from engine.errors import TcgxError
+from core.errors import TcgxError
 
 LAG_SECONDS_MAX = 60
 """An archive that is further behind is not archived, whoever has the archiver's lock."""
@@ -38,8 +38,8 @@ async def live() -> HealthView:
         "Source: Redis and PostgreSQL, asked now."
     ),
     responses={
-        200: describe.answer(HealthView, "Every part is there.", status="ready"),
-        503: describe.answer(HealthView, "A part is missing.", status="not_ready", missing=["redis"]),
+        200: operations.answer(HealthView, "Every part is there.", status="ready"),
+        503: operations.answer(HealthView, "A part is missing.", status="not_ready", missing=["redis"]),
     },
     operation_id="get_readiness",
 )

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from engine import urls
-from engine.errors import SettingError
-from engine.suggestions import did_you_mean
+from core import urls
+from core.errors import SettingError
+from core.suggestions import did_you_mean
 
 PREFIX = "TCGX_"
 URLS = frozenset({"redis_url", "database_url"})

@@ -9,7 +9,7 @@ import re
 from collections.abc import Set as AbstractSet
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from engine.errors import SettingError
+from core.errors import SettingError
 
 REDIS, DATABASE = "TCGX_REDIS_URL", "TCGX_DATABASE_URL"
 

@@ -6,11 +6,11 @@ from typing import Annotated
 from litestar import Request, get
 from litestar.params import FromPath, Parameter
 
-from api import describe
 from api.context import context_of
+from api.openapi import operations
 from api.problems import ApiError, shown
 from api.views import BookView, CardsView, CardView, TradesView, book_view, card_view, trades_view
-from engine.model import LATEST
+from core.model import LATEST
 
 DEPTH_MAX = 1_000
 
@@ -31,7 +31,7 @@ def _card_of_path(request: Request, card: str) -> str:  # type: ignore[type-arg]
         "Every card with its best bid, best ask and last price, and the bounds of its orders' prices and quantities. "
         "Source: books in Redis, and the settings."
     ),
-    responses=describe.problems("503 unavailable"),
+    responses=operations.problems("503 unavailable"),
     operation_id="list_cards",
 )
 async def list_cards(request: Request) -> CardsView:  # type: ignore[type-arg]
@@ -51,7 +51,7 @@ async def list_cards(request: Request) -> CardsView:  # type: ignore[type-arg]
     tags=["cards"],
     summary="A card's order book",
     description="Price levels, best first, as [price, quantity]. Source: books in Redis.",
-    responses=describe.problems("503 unavailable"),
+    responses=operations.problems("503 unavailable"),
     operation_id="get_book",
 )
 async def get_book(
@@ -69,7 +69,7 @@ async def get_book(
     tags=["cards"],
     summary="A card's latest trades",
     description="Newest first. Source: Redis; older ones are in `/history/trades`.",
-    responses=describe.problems("503 unavailable"),
+    responses=operations.problems("503 unavailable"),
     operation_id="list_card_trades",
 )
 async def list_trades(

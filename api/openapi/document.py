@@ -16,16 +16,16 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, Contact, License, OpenAPI, SecurityScheme, Tag
 
-from api import bodies, views
+from api import decoding, views
 from api.common_headers import REQUEST_ID
-from api.describe import SCHEMAS
-from api.error_codes import BODY, ERROR_CODES, EVERY_CALL, TOKEN, ErrorCode, of_parameter
-from api.fields import SIDES, STATUSES, TIMES_IN_FORCE, listed
-from api.fills import PLACE
-from api.price_pattern import price_pattern
+from api.openapi.error_codes import BODY, ERROR_CODES, EVERY_CALL, TOKEN, ErrorCode, of_parameter
+from api.openapi.fields import SIDES, STATUSES, TIMES_IN_FORCE, listed
+from api.openapi.operations import SCHEMAS
+from api.openapi.price_pattern import price_pattern
 from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, FieldError, Problem
-from engine.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, Side, Status, TimeInForce, price_text
-from engine.settings import CARD_PATTERN, Settings
+from api.routes.fills import PLACE
+from core.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, Side, Status, TimeInForce, price_text
+from core.settings import CARD_PATTERN, Settings
 
 Json = dict[str, Any]
 
@@ -68,7 +68,7 @@ EXAMPLE_CENTS = 550
 SPREAD_CENTS = 10
 EXAMPLE_OF_TYPE: Mapping[str, Any] = {"string": "…", "integer": 1, "number": 1, "boolean": True}
 EXAMPLE_TIME = "2026-11-22T23:53:06.123Z"
-BODIES = (bodies.OrderBody, bodies.BatchBody, bodies.TokenBody)
+BODIES = (decoding.OrderBody, decoding.BatchBody, decoding.TokenBody)
 ENUMS: Mapping[type[StrEnum], tuple[str, Mapping[Any, str]]] = {
     Side: ("The side of an order.", SIDES),
     Status: ("Where an order is in its life; the last three are final.", STATUSES),
@@ -383,7 +383,7 @@ def codes_of(operation: Json) -> list[ErrorCode]:
 
 
 def formats(settings: Settings) -> Mapping[str, Json]:
-    """What the formats of `api/fields.py` stand for in an exchange with these settings."""
+    """What the formats of `api/openapi/fields.py` stand for in an exchange with these settings."""
     card, low, high = settings.cards[0], settings.price_cents_min, settings.price_cents_max
     bid = min(max(EXAMPLE_CENTS, low), max(low, high - SPREAD_CENTS))
     ask = min(bid + SPREAD_CENTS, high)

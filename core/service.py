@@ -13,9 +13,9 @@ import orjson
 import structlog
 import uvloop
 
-from engine import streams
-from engine.errors import TcgxError
-from engine.settings import Settings, read
+from core import standard_streams
+from core.errors import TcgxError
+from core.settings import Settings, read
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def configure_logging(settings: Settings, service: str) -> None:
             serializer=lambda line, **_: orjson.dumps(line, default=str).decode()
         )
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=streams.wants_color(sys.stderr, os.environ))
+        renderer = structlog.dev.ConsoleRenderer(colors=standard_streams.wants_color(sys.stderr, os.environ))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -43,7 +43,7 @@ def configure_logging(settings: Settings, service: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast(Any, streams.LogStream())),
+        logger_factory=structlog.PrintLoggerFactory(cast(Any, standard_streams.LogStream())),
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.bind_contextvars(service=service)
@@ -65,7 +65,7 @@ def ending_signals() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *([] if ignores_hangup else [signal.SIGHUP])]
 
 
-async def unless_stopped(awaitable: Awaitable[T], stopping: asyncio.Event) -> T | None:
+async def until_stopped(awaitable: Awaitable[T], stopping: asyncio.Event) -> T | None:
     """The result, or None when the process is to stop first; the wait is then canceled."""
     work = asyncio.ensure_future(awaitable)
     stop = asyncio.ensure_future(stopping.wait())
@@ -73,10 +73,10 @@ async def unless_stopped(awaitable: Awaitable[T], stopping: asyncio.Event) -> T 
         await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
         return work.result() if work.done() else None
     finally:
-        await ended(work, stop)
+        await cancel_and_wait(work, stop)
 
 
-async def ended(*tasks: "asyncio.Future[Any]") -> None:
+async def cancel_and_wait(*tasks: "asyncio.Future[Any]") -> None:
     """Cancels tasks and returns when they have ended, however.
 
     Once is not enough: `asyncio.wait_for` of Python 3.11, through which redis-py sends, loses a cancellation that
@@ -92,7 +92,7 @@ async def ended(*tasks: "asyncio.Future[Any]") -> None:
             task.exception()
 
 
-class Retry:
+class Backoff:
     """The pause after a failure: doubling, bounded, cut short by the stop, and reset by a success."""
 
     def __init__(self, stopping: asyncio.Event) -> None:
@@ -103,7 +103,7 @@ class Retry:
         """The next failure pauses briefly again."""
         self._seconds = RETRY_SECONDS_MIN
 
-    async def pause(self) -> None:
+    async def wait(self) -> None:
         """Waits before the next try."""
         try:
             await asyncio.wait_for(self._stopping.wait(), self._seconds)
@@ -125,8 +125,8 @@ def run(service: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]
         settle()
         await work(settings, stop_on_signals())
 
-    streams.open_missing()
-    streams.replace_unencodable()
+    standard_streams.open_missing()
+    standard_streams.replace_unencodable()
     try:
         settings = read(environment)
         configure_logging(settings, service)

@@ -10,31 +10,31 @@ import re
 from collections.abc import Iterable, Sequence
 
 from api.problems import ApiError, not_found
-from api.reader import OrderReader, age, parsed
 from archiver.store import Archive
-from engine.books import Books
-from engine.errors import HistoryConflict, Overloaded, TcgxError, Unavailable
-from engine.log import Cancels, OrderLog
-from engine.matched import MatchedWatch
-from engine.model import (
+from core.errors import HistoryConflict, Overloaded, TcgxError, Unavailable
+from core.model import (
     CLIENT_ORDER_ID_PATTERN,
     CLIENT_ORDER_ID_RULE,
     COMPLETED,
+    Accepted,
     CancelOrder,
-    Entered,
     Fill,
     Order,
     PlaceOrder,
     order_id,
 )
-from engine.trust import Identity
+from engine.book_reader import BookReader
+from engine.match_notifications import MatchNotifier
+from engine.order_log import Cancels, OrderLog
+from exchange.order_reader import OrderReader, age, parsed
+from exchange.tokens import Identity
 
 CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
 SEQUENCE = re.compile(r"[1-9][0-9]{0,11}")
 CANCELED_MAX = 10_000
 """Of a card, so many orders that were canceled together are listed, the newest."""
 
-Placed = Entered | Order
+Placed = Accepted | Order
 """What became of an order that was entered: its place in the log, or, where it repeats one, that one as it is now."""
 
 
@@ -42,7 +42,7 @@ class Exchange:
     """The exchange as one trader's requests see it."""
 
     def __init__(
-        self, cards: Sequence[str], order_log: OrderLog, books: Books, watch: MatchedWatch, archive: Archive
+        self, cards: Sequence[str], order_log: OrderLog, books: BookReader, watch: MatchNotifier, archive: Archive
     ) -> None:
         self.cards = tuple(cards)
         self.books = books
@@ -74,7 +74,7 @@ class Exchange:
                     return await self._matched(command, entered)
         return entered if entered.accepted_at else await self._first(command, entered)
 
-    async def _matched(self, command: PlaceOrder, entered: Entered) -> tuple[Order, list[Fill]]:
+    async def _matched(self, command: PlaceOrder, entered: Accepted) -> tuple[Order, list[Fill]]:
         """An order that is matched, and its fills, read back."""
         order = await self.find(command.card, entered.sequence)
         if order is None:
@@ -89,7 +89,7 @@ class Exchange:
         """
         outcomes: list[Placed | TcgxError] = [*await self._log.append_all(commands)]
         for place, outcome in enumerate(outcomes):
-            if isinstance(outcome, Entered) and outcome.accepted_at is None:
+            if isinstance(outcome, Accepted) and outcome.accepted_at is None:
                 try:
                     outcomes[place] = await self._first(commands[place], outcome)
                 except TcgxError as error:
@@ -233,7 +233,7 @@ class Exchange:
             raise TimeoutError
         return await self.reader.canceled(card, cancels, CANCELED_MAX)
 
-    async def _first(self, command: PlaceOrder, entered: Entered) -> Order:
+    async def _first(self, command: PlaceOrder, entered: Accepted) -> Order:
         """The order that this one repeats."""
         first = await self.find(command.card, entered.sequence)
         if first is None:

@@ -1,8 +1,8 @@
 """The fields of bodies and answers, described once for the OpenAPI document.
 
-A description costs nothing when a struct is encoded or decoded. `format` names what `api/openapi.py` knows more about:
-the cards, bounds and examples of the exchange that runs. Bounds stand there and not here, so that a decoder leaves it
-to `api/bodies.py` to say which rule is broken.
+A description costs nothing when a struct is encoded or decoded. `format` names what `api/openapi/document.py` knows
+more about: the cards, bounds and examples of the exchange that runs. Bounds are not in the structs: `api/decoding.py`
+says which rule is broken, and a decoder with bounds would not.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from engine.model import Side, Status, TimeInForce
+from core.model import Side, Status, TimeInForce
 
 STATUSES: Mapping[Status, str] = {
     Status.ACCEPTED: "durable in the log, not matched yet",

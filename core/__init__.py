@@ -1,0 +1,1 @@
+"""What every part builds on, without I/O: model, rules, errors, settings, and how a service process lives."""
