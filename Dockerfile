@@ -3,7 +3,9 @@ FROM python:3.13-slim-bookworm AS build
 WORKDIR /build
 COPY requirements.lock pyproject.toml README.md LICENSE ./
 COPY tcgx tcgx
+COPY core core
 COPY engine engine
+COPY exchange exchange
 COPY api api
 COPY archiver archiver
 COPY cli cli

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
@@ -12,13 +11,13 @@ import uvicorn
 from litestar import Litestar
 
 from api.http_protocol import Protocol, Timeouts
+from api.listening import listen
 from core import service
 from core.errors import StartError, TcgxError
 from core.settings import Settings
 from engine import nodes
 
 log = structlog.get_logger()
-BACKLOG = 2_048
 
 
 class Server(uvicorn.Server):
@@ -28,29 +27,6 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leaves the signals alone."""
         yield
-
-
-def listen(host: str, port: int, *, shared: bool) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        StartError: the port is taken.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise StartError(
-            f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port or TCGX_PORT"
-        ) from error
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener
 
 
 @contextlib.asynccontextmanager

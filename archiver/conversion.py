@@ -4,7 +4,7 @@ Before, `{card}:trader:<id>` was a list of texts, a line for what happened to an
 all traders whose ids end alike) and the events for the newest; `{card}:older:<id>` had older open ones. Here each
 trader's list becomes the sequences of its open orders, of those that are not matched, and of its latest ones.
 
-A list is replaced as a whole, and what was replaced is redis_errors, too: a conversion that was killed is begun again.
+A list is replaced as a whole, and what was replaced is understood, too: a conversion that was killed is begun again.
 """
 
 from collections import defaultdict

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import asyncpg
 
-from archiver.store import redis_errors
+from archiver.store import postgres_errors
 from core.errors import StartError
 
 LOCK = 0x7463_6778_0001
@@ -29,7 +29,7 @@ def migrations() -> list[tuple[str, str]]:
 
 async def migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
     """Brings the database up to date. The names of the migrations that were run now."""
-    with redis_errors():
+    with postgres_errors():
         return await _migrate(connection, cards)
 
 
@@ -61,7 +61,7 @@ async def check(connection: asyncpg.Connection, cards: Sequence[str]) -> None:
         StartError: one is missing.
         Unavailable: PostgreSQL does not answer.
     """
-    with redis_errors():
+    with postgres_errors():
         await _check(connection, cards)
 
 

@@ -103,7 +103,7 @@ class TradesWith(NamedTuple):
 
 
 @contextlib.contextmanager
-def redis_errors() -> Iterator[None]:
+def postgres_errors() -> Iterator[None]:
     """Turns errors of asyncpg into `Unavailable`: whatever it is, the archive could not be read or written. Nothing but
     calls of asyncpg belongs inside."""
     try:
@@ -136,7 +136,7 @@ async def connect(url: str) -> asyncpg.Connection:
 
 
 async def _connect(url: str, **options: Any) -> asyncpg.Connection:
-    with redis_errors():
+    with postgres_errors():
         try:
             return await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, **options)
         except (
@@ -154,7 +154,7 @@ async def _check_session(connection: asyncpg.Connection, url: str) -> None:
     Raises:
         StartError: it does not.
     """
-    with redis_errors():
+    with postgres_errors():
         # A plain query: through a pooler, a prepared statement would stay behind in somebody else's session.
         own = await connection.execute(f"SELECT 1 WHERE pg_backend_pid() = {connection.get_server_pid()}")
     if own == "SELECT 1":
@@ -180,7 +180,7 @@ async def _session(connection: asyncpg.Connection) -> Any:
     """
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            with redis_errors():
+            with postgres_errors():
                 async with connection.transaction():
                     return await connection.fetchval("SELECT pg_backend_pid()")
     except Unavailable as error:
@@ -205,7 +205,7 @@ async def end_with_client(connection: asyncpg.Connection) -> None:
     settings = dict(LOST_CLIENT)
     if connection.get_server_version().major >= 14:
         settings["idle_session_timeout"] = IDLE_SECONDS * 1_000
-    with redis_errors():
+    with postgres_errors():
         await connection.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()))
 
 
@@ -215,19 +215,19 @@ async def beat(connection: asyncpg.Connection) -> None:
     Raises:
         Unavailable: it is not.
     """
-    with redis_errors():
+    with postgres_errors():
         await connection.execute("SELECT 1")
 
 
 async def lock_archiver(connection: asyncpg.Connection) -> bool:
     """Whether this connection is the one that archives now."""
-    with redis_errors():
+    with postgres_errors():
         return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", ARCHIVER_LOCK))
 
 
 async def cursors(connection: asyncpg.Connection | asyncpg.Pool) -> dict[str, Cursor]:
     """How far each card is archived; a card of which nothing is has none."""
-    with redis_errors():
+    with postgres_errors():
         rows = await connection.fetch("SELECT card, event_id, log_id FROM archive_cursor")
     return {row["card"]: Cursor(row["event_id"], row["log_id"]) for row in rows}
 
@@ -239,7 +239,7 @@ async def untraded(connection: asyncpg.Connection, cards: Sequence[str]) -> list
 
 async def registered(database: asyncpg.Connection | asyncpg.Pool, cards: Sequence[str]) -> dict[str, Registered]:
     """What the archive knows of each of these cards' histories."""
-    with redis_errors():
+    with postgres_errors():
         rows = await database.fetch(
             "SELECT wanted.card, h.history_id, h.base, h.given, c.event_id, c.log_id, "
             "c.history_id AS cursor_history_id "
@@ -265,7 +265,7 @@ async def register(
     database: asyncpg.Connection | asyncpg.Pool, card: str, history_id: str, *, base: int, given: int
 ) -> str:
     """Makes a history the card's, unless it has one. The id that it has then."""
-    with redis_errors():
+    with postgres_errors():
         await database.execute(
             "INSERT INTO histories (card, history_id, base, given) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
             card,
@@ -281,7 +281,7 @@ async def register(
 
 async def raise_given(database: asyncpg.Connection | asyncpg.Pool, news: Mapping[str, tuple[str, int]]) -> None:
     """Notes up to which sequence was given out: history id and sequence, by card."""
-    with redis_errors():
+    with postgres_errors():
         await database.execute(
             "UPDATE histories SET given = greatest(given, news.sequence) "
             "FROM unnest($1::text[], $2::text[], $3::bigint[]) AS news (card, history_id, sequence) "
@@ -294,7 +294,7 @@ async def raise_given(database: asyncpg.Connection | asyncpg.Pool, news: Mapping
 
 async def name_cursor(connection: asyncpg.Connection, card: str, history_id: str) -> None:
     """Says of which history a card's cursor is that was written before there were any."""
-    with redis_errors():
+    with postgres_errors():
         await connection.execute(
             "UPDATE archive_cursor SET history_id = $2 WHERE card = $1 AND history_id = ''", card, history_id
         )
@@ -304,7 +304,7 @@ async def follow(
     connection: asyncpg.Connection, card: str, history_id: str, *, base: int, given: int, cursor: Cursor
 ) -> None:
     """Ends a card's history in the archive and begins the one that follows it, at a position."""
-    with redis_errors():
+    with postgres_errors():
         async with connection.transaction():
             await connection.execute("UPDATE histories SET ended_at = now() WHERE card = $1 AND ended_at IS NULL", card)
             await connection.execute(
@@ -321,7 +321,7 @@ async def follow(
 
 async def completed_among(connection: asyncpg.Connection, card: str, sequences: Sequence[int]) -> set[int]:
     """Which of these orders are archived."""
-    with redis_errors():
+    with postgres_errors():
         rows = await connection.fetch(
             "SELECT sequence FROM orders WHERE card = $1 AND sequence = ANY($2)",
             card,
@@ -333,7 +333,7 @@ async def completed_among(connection: asyncpg.Connection, card: str, sequences: 
 
 async def filled_quantities(connection: asyncpg.Connection, card: str, after: int) -> dict[int, int]:
     """The quantity that the archive's trades filled of each order that is not archived itself, after a trade number."""
-    with redis_errors():
+    with postgres_errors():
         rows = await connection.fetch(
             "SELECT sequence, sum(quantity)::bigint AS filled FROM ("
             "SELECT maker_sequence AS sequence, quantity FROM trades WHERE card = $1 AND trade_number > $2 UNION ALL "
@@ -349,13 +349,13 @@ async def filled_quantities(connection: asyncpg.Connection, card: str, after: in
 
 async def trade_count(connection: asyncpg.Connection, card: str) -> int:
     """The number of a card's last archived trade."""
-    with redis_errors():
+    with postgres_errors():
         return int(await connection.fetchval("SELECT max(trade_number) FROM trades WHERE card = $1", card) or 0)
 
 
 async def orders_after(connection: asyncpg.Connection, card: str, sequence: int, limit: int) -> list[Order]:
     """The latest archived orders after a command, oldest first."""
-    with redis_errors():
+    with postgres_errors():
         rows = await connection.fetch(
             f"SELECT {_ORDER} FROM orders WHERE card = $1 AND sequence > $2 ORDER BY sequence DESC LIMIT $3",
             *(card, sequence, limit),
@@ -366,7 +366,7 @@ async def orders_after(connection: asyncpg.Connection, card: str, sequence: int,
 
 async def count_after(connection: asyncpg.Connection, card: str, sequence: int) -> int:
     """How many orders are archived after a command."""
-    with redis_errors():
+    with postgres_errors():
         return int(
             await connection.fetchval(
                 "SELECT count(*) FROM orders WHERE card = $1 AND sequence > $2",
@@ -382,7 +382,7 @@ async def insert(
     """Rows and cursors in one transaction: after it, all of these are archived, or none is. `histories`: the history
     that each card's rows are of."""
     of_card = histories or {}
-    with redis_errors():
+    with postgres_errors():
         async with connection.transaction():
             await _check_current(connection, of_card)
             for rows in archived:
@@ -601,7 +601,7 @@ class Archive:
         return bool(rows)
 
     async def _fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
-        with redis_errors():
+        with postgres_errors():
             return await self._pool.fetch(query, *arguments)
 
 

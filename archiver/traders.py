@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 
-from archiver.store import redis_errors
+from archiver.store import postgres_errors
 from core.errors import StartError
 from exchange.tokens import key_hash
 
@@ -25,7 +25,7 @@ async def seed(connection: asyncpg.Connection, count: int, out: Path | None) -> 
         StartError: the file is there already, or can't be written; then nothing is created.
     """
     async with connection.transaction():
-        with redis_errors():
+        with postgres_errors():
             await connection.execute("LOCK TABLE traders IN SHARE ROW EXCLUSIVE MODE")
             existing = {row["trader_id"] for row in await connection.fetch("SELECT trader_id FROM traders")}
         created = [
@@ -33,7 +33,7 @@ async def seed(connection: asyncpg.Connection, count: int, out: Path | None) -> 
             for trader_id in range(1, count + 1)
             if trader_id not in existing
         ]
-        with redis_errors():
+        with postgres_errors():
             await connection.copy_records_to_table(
                 "traders",
                 records=[(trader_id, key_hash(api_key)) for trader_id, api_key in created],
@@ -46,13 +46,13 @@ async def seed(connection: asyncpg.Connection, count: int, out: Path | None) -> 
 
 async def count(connection: asyncpg.Connection) -> int:
     """How many traders there are."""
-    with redis_errors():
+    with postgres_errors():
         return int(await connection.fetchval("SELECT count(*) FROM traders"))
 
 
 async def missing(connection: asyncpg.Connection, ids: Sequence[int]) -> list[int]:
     """Those of these traders that do not exist."""
-    with redis_errors():
+    with postgres_errors():
         rows = await connection.fetch("SELECT trader_id FROM traders WHERE trader_id = ANY($1)", list(ids))
     existing = {row["trader_id"] for row in rows}
     return [trader_id for trader_id in ids if trader_id not in existing]

@@ -18,13 +18,12 @@ from bench import matching
 from bench.machine import machine
 from bench.options import Options
 from bench.order_flow import FLOWS
-from bench.plot_style import BAR_INCHES, Bar, Head, Sheet, counted, micros
+from bench.plot_style import BAR_INCHES, Bar, Head, Sheet, counted, micros, rated
 from bench.progress import Board, Task
 from bench.result import Failed, Result, Row, common
-from bench.servers import empty_redis, long_client, redis_cpu_seconds, server_name
+from bench.servers import redis_cpu_seconds, server_name
 from core.errors import TcgxError
 from core.model import COMMANDS_MAX, Command
-from engine import library
 from engine.order_log import OrderLog
 
 BATCHES_AT_ONCE = 2
@@ -83,7 +82,7 @@ class AppendResult(Result, kw_only=True):
         rates.set_title("Accepted orders per second")
         sheet.bars(
             rates,
-            [[Bar(name, way.orders_per_second, "api", f"{way.orders_per_second:,.0f}")] for name, way in ways.items()],
+            [[rated(name, way.orders_per_second, "api")] for name, way in ways.items()],
         )
         cpu.set_title("CPU an order")
         most = max(max(way.client_cpu_us_per_order, way.redis_cpu_us_per_order) for way in ways.values())
@@ -112,9 +111,8 @@ async def run(options: Options, board: Board) -> AppendResult:
         board.step(f"round {number}: making {options.orders:,} orders, starting servers")
         commands = list(FLOWS[options.flow](options.seed + number, options.orders))
         few = commands[: single_orders(len(commands))]
-        async with empty_redis(options) as local, long_client(local.redis_url) as client:
+        async with matching.empty_exchange(options) as (_, client):
             server = await server_name(client)
-            await library.load(client)
             task = board.task(f"round {number}: batches accepted", len(commands))
             batches.append(await _measure(client, commands, task, size=COMMANDS_MAX, at_once=BATCHES_AT_ONCE))
             task = board.task(f"round {number}: single orders accepted", len(few))

@@ -19,7 +19,7 @@ from bench.result import Failed, Result, Row, common
 from bench.servers import Exchange, exchange, long_client, server_name
 
 LOOK_SECONDS = 0.05
-RETRY_CARD_SECONDS = 120.0
+STALLED_SECONDS = 120.0
 
 Point = tuple[float, int]
 """Seconds since the start, and commands whose rows are committed by then."""
@@ -124,7 +124,7 @@ async def _watch(running: Exchange, task: Task) -> list[Point]:
             now = time.monotonic()
             if points and done != points[-1][1]:
                 changed_at = now
-            if now - changed_at > RETRY_CARD_SECONDS:
+            if now - changed_at > STALLED_SECONDS:
                 raise Failed(f"archiving stands still at {done} of {task.total} commands")
             points.append((now - started, done))
             task.reach(done)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -18,20 +19,19 @@ import msgspec
 from archiver import store
 from bench import transactions
 from bench.http_client import Client, closed_loop_client
+from bench.load import WARM_SECONDS, load, rate
 from bench.machine import cpu_seconds, machine
 from bench.options import Options
 from bench.order_flow import CARDS, FLOWS
-from bench.plot_style import BAR_INCHES, Bar, Head, Sheet
+from bench.plot_style import BAR_INCHES, Head, Sheet, rated
 from bench.progress import Board, Task
 from bench.requests import REQUESTS, single_orders
 from bench.result import Result, Row, common
 from bench.servers import Exchange, exchange
-from cli import datadir
 from core.model import PlaceOrder
 
 POOLS = (4, 8)
 PROCESSES = (1, 2)
-WARM_SECONDS = 1
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -108,16 +108,13 @@ class BaselineResult(Result, kw_only=True):
         )
 
     def draw(self, sheet: Sheet) -> None:
-        pools = [
-            Bar(f"pool of {pool.connections:,}", pool.orders_per_second, "other", f"{pool.orders_per_second:,.0f}")
-            for pool in self.pools
-        ]
+        pools = [rated(f"pool of {pool.connections:,}", pool.orders_per_second, "other") for pool in self.pools]
         doors = [
-            Bar(
+            rated(
                 _processes(door),
                 door.orders_per_second,
                 "other",
-                f"{door.orders_per_second:,.0f}, p50 {door.p50_ms:,.1f} ms, p99 {door.p99_ms:,.1f} ms",
+                f", p50 {door.p50_ms:,.1f} ms, p99 {door.p99_ms:,.1f} ms",
             )
             for door in self.doors
         ]
@@ -199,19 +196,17 @@ async def _door(
         await running.start(*names, module="bench.baseline_app", api_workers=processes)
         try:
             task = board.task(f"HTTP, {processes} processes: seconds", options.seconds)
-            with datadir.ephemeral() as folder:
-                for seconds in (WARM_SECONDS, options.seconds):
-                    load = await client(
-                        running.api, requests, connections=options.connections, seconds=seconds, folder=folder
-                    )
+            loaded = partial(load, client, running.api, requests, connections=options.connections)
+            await loaded(seconds=WARM_SECONDS)
+            found = await loaded(seconds=options.seconds)
             task.reach(options.seconds)
         finally:
             await running.stop(*names)
         return Door(
             processes=processes,
-            orders_per_second=load.requests / load.seconds,
-            p50_ms=load.p50_ms,
-            p99_ms=load.p99_ms,
-            errors=load.errors,
+            orders_per_second=rate(found),
+            p50_ms=found.p50_ms,
+            p99_ms=found.p99_ms,
+            errors=found.errors,
             trades=await transactions.trades(opened),
         )

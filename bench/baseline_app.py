@@ -3,23 +3,18 @@
 It is served exactly as the API is, by `api.server`, as bench/noop.py is. Eight connections to PostgreSQL in all.
 """
 
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 import asyncpg
 import msgspec
 from litestar import Litestar, post
 from litestar.datastructures import State
 
-from api.fast_path import FastPath
-from api.server import serve
 from bench import transactions
-from bench.noop import without_logging
+from bench.noop import plain_app, run
 from bench.requests import OrderBody
-from core import service
 from core.model import PlaceOrder, Side
 from core.settings import Settings
 
@@ -59,14 +54,10 @@ def create_baseline_app(settings: Settings) -> Litestar:
             app.state.pool = pool
             yield
 
-    return Litestar(
-        route_handlers=[place_order],
-        state=State({"fast_path": FastPath({}, body_bytes_max=settings.body_bytes_max), "orders": 0}),
-        lifespan=[with_pool],
-        openapi_config=None,
-        on_app_init=[without_logging],
-    )
+    app = plain_app(settings, place_order, lifespan=[with_pool])
+    app.state.orders = 0
+    return app
 
 
 if __name__ == "__main__":
-    sys.exit(service.run("baseline", partial(serve, create_app=create_baseline_app), dict(os.environ)))
+    sys.exit(run("baseline", create_baseline_app))

@@ -12,20 +12,20 @@ from cli import paths
 from core import service
 from core.settings import Settings
 
-ORDER_OF_ALL = ("match", "append", "archive", "http", "latency", "million", "baseline", "scale", "trials")
+ORDER_OF_ALL = ("match", "append", "archive", "http", "latency", "million", "baseline", "scale")
 
 
 STOPPED = 130
 
 
-async def bench(arguments: argparse.Namespace, settings: Settings) -> int:
+async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """The exit code. A signal stops it, with its servers; nothing is left behind.
 
     Raises:
-        StartError: a package or a server is missing, a server holds an exchange, or a result can't be written.
+        StartError: a server is missing, a server holds an exchange, or a result can't be written.
         Failed: what was measured is not right; nothing is written.
     """
-    work = asyncio.ensure_future(_bench(arguments, settings))
+    work = asyncio.ensure_future(_chosen(arguments, settings))
     for number in service.ending_signals():
         asyncio.get_running_loop().add_signal_handler(number, work.cancel)
     try:
@@ -34,8 +34,7 @@ async def bench(arguments: argparse.Namespace, settings: Settings) -> int:
         return STOPPED
 
 
-async def _bench(arguments: argparse.Namespace, settings: Settings) -> int:
-    results.check_installed()
+async def _chosen(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.bench == "plots":
         from bench import plots  # noqa: PLC0415 - with it come all benchmarks
 
@@ -43,13 +42,13 @@ async def _bench(arguments: argparse.Namespace, settings: Settings) -> int:
     _check_writable(arguments.results, arguments.json)
     if arguments.bench != "all":
         options = options_of(arguments.bench, arguments, settings)
-        _write(options, results.encoded(await _run(options)))
+        _write(options, results.encoded(await _measured(options)))
         return 0
     found, failed = [], []
     options = options_of(ORDER_OF_ALL[0], arguments, settings)
     for name in ORDER_OF_ALL:
         try:
-            found.append(await _run(options_of(name, arguments, settings)))
+            found.append(await _measured(options_of(name, arguments, settings)))
         except Failed as error:
             failed.append((name, f"FAILED: {error}"))
     results.print_table("tcgx bench all", [(one.bench, one.headline()) for one in found] + failed)
@@ -57,7 +56,7 @@ async def _bench(arguments: argparse.Namespace, settings: Settings) -> int:
     return 1 if failed else 0
 
 
-async def _run(options: Options) -> Result:
+async def _measured(options: Options) -> Result:
     from bench.progress import Board  # noqa: PLC0415 - rich is in the extra of the bench
 
     module = importlib.import_module(f"bench.{options.name}")

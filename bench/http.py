@@ -9,21 +9,20 @@ encoded beforehand. Counted are orders that were answered: accepted and durable.
 import resource
 import statistics
 import time
+from functools import partial
 
 import msgspec
 
-from bench.http_client import Client, Load, closed_loop_client
+from bench.http_client import Load, closed_loop_client
+from bench.load import WARM_SECONDS, load, rate
 from bench.machine import machine
 from bench.options import Options
-from bench.plot_style import NAMES, Bar, Head, Sheet, micros, role_of
+from bench.plot_style import NAMES, Bar, Head, Sheet, micros, rated, role_of
 from bench.progress import Board
 from bench.requests import REQUESTS, single_orders
 from bench.result import Result, Row, common
 from bench.servers import Exchange, exchange, free_port, server_name
-from cli import datadir
 from engine import connection
-
-WARM_SECONDS = 1
 
 
 class HttpRound(msgspec.Struct, frozen=True):
@@ -88,8 +87,8 @@ class HttpResult(Result, kw_only=True):
         sheet.bars(
             rates,
             [
-                [Bar("tcgx,\nPOST /orders", ours, "tcgx", f"{ours:,.0f}")],
-                [Bar("handler that\ndoes nothing", other, "other", f"{other:,.0f}")],
+                [rated("tcgx,\nPOST /orders", ours, "tcgx")],
+                [rated("handler that\ndoes nothing", other, "other")],
             ],
         )
         cpu.set_title("CPU an order, by process")
@@ -119,48 +118,38 @@ async def run(options: Options, board: Board) -> HttpResult:
         for _ in range(options.rounds):
             loads = {}
             for target, port in ports.items():
-                await _load(client, port, requests, options, seconds=WARM_SECONDS)
+                loaded = partial(load, client, ("127.0.0.1", port), requests, connections=options.connections)
+                await loaded(seconds=WARM_SECONDS)
                 before = await _cpu(running)
-                loads[target] = await _load(client, port, requests, options, seconds=options.seconds)
+                loads[target] = await loaded(seconds=options.seconds)
                 task.advance(options.seconds + WARM_SECONDS)
                 for process, seconds in (await _cpu(running)).items():
                     cpu[f"{target} {process}"] = cpu.get(f"{target} {process}", 0.0) + seconds - before[process]
             rounds.append(HttpRound(loads["api"], loads["noop"]))
     orders, noops = [one.orders for one in rounds], [one.noop for one in rounds]
-    ours = sum(load.requests for load in orders)
+    ours = sum(one.requests for one in orders)
     return HttpResult(
         **common(options, here, server),
         client=name,
         connections=options.connections,
         seconds=options.seconds,
-        requests_per_second=statistics.median(_rate(load) for load in orders),
-        noop_requests_per_second=statistics.median(_rate(load) for load in noops),
-        ratio=statistics.median(_rate(one.orders) / _rate(one.noop) for one in rounds),
-        p50_ms=statistics.median(load.p50_ms for load in orders),
-        p99_ms=statistics.median(load.p99_ms for load in orders),
-        noop_p50_ms=statistics.median(load.p50_ms for load in noops),
-        noop_p99_ms=statistics.median(load.p99_ms for load in noops),
-        errors=sum(load.errors for load in orders),
-        noop_errors=sum(load.errors for load in noops),
+        requests_per_second=statistics.median(rate(one) for one in orders),
+        noop_requests_per_second=statistics.median(rate(one) for one in noops),
+        ratio=statistics.median(rate(one.orders) / rate(one.noop) for one in rounds),
+        p50_ms=statistics.median(one.p50_ms for one in orders),
+        p99_ms=statistics.median(one.p99_ms for one in orders),
+        noop_p50_ms=statistics.median(one.p50_ms for one in noops),
+        noop_p99_ms=statistics.median(one.p99_ms for one in noops),
+        errors=sum(one.errors for one in orders),
+        noop_errors=sum(one.errors for one in noops),
         cpu_us_per_order={
             process.removeprefix("api "): round(1e6 * seconds / max(1, ours), 1)
             for process, seconds in cpu.items()
             if process.startswith("api ") and process != "api noop"
         },
-        noop_cpu_us_per_request=1e6 * cpu["noop noop"] / max(1, sum(load.requests for load in noops)),
+        noop_cpu_us_per_request=1e6 * cpu["noop noop"] / max(1, sum(one.requests for one in noops)),
         rounds=rounds,
     )
-
-
-def _rate(load: Load) -> float:
-    return load.requests / load.seconds
-
-
-async def _load(client: Client, port: int, requests: list[bytes], options: Options, *, seconds: float) -> Load:
-    with datadir.ephemeral() as folder:
-        return await client(
-            ("127.0.0.1", port), requests, connections=options.connections, seconds=seconds, folder=folder
-        )
 
 
 async def _cpu(running: Exchange) -> dict[str, float]:

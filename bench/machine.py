@@ -29,10 +29,9 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """CPU seconds of a process and its descendants since their start; the peak of its own resident bytes; the bytes of
-    all of them now, what they share counted once."""
+    """The peak of a process's own resident bytes; the bytes of it and its descendants now, with what they share counted
+    once."""
 
-    cpu_seconds: float
     peak_bytes: int
     now_bytes: int
 
@@ -88,12 +87,10 @@ def _ticks(pid: int) -> int:
 
 
 def usage(pid: int) -> Usage:
-    """What a process and its descendants use."""
-    family = [pid, *descendants(pid)]
+    """The memory of a process and its descendants."""
     return Usage(
-        cpu_seconds=sum(_ticks(one) for one in family) / TICKS,
         peak_bytes=_field_sum([pid], "status", "VmHWM:"),
-        now_bytes=_field_sum(family, "smaps_rollup", "Pss:"),
+        now_bytes=_field_sum([pid, *descendants(pid)], "smaps_rollup", "Pss:"),
     )
 
 

@@ -20,14 +20,14 @@ from bench.http_client import percentile
 from bench.machine import machine, stolen_seconds
 from bench.options import Options
 from bench.order_flow import DEPTH_MAX, FLOWS, at_the_top, resting
-from bench.plot_style import BAR_INCHES, Bar, Head, Sheet, counted
+from bench.plot_style import BAR_INCHES, Head, Sheet, counted, rated
 from bench.progress import Board, Task
 from bench.result import Failed, Result, Row, common
 from bench.servers import empty_redis, long_client, redis_cpu_seconds, server_name
 from bench.yardstick import Yardstick
 from core import service
 from core.model import Command
-from engine import cpu_affinity, library
+from engine import cpu_affinity
 
 TURNS = 12
 TURN_SECONDS = 1.0
@@ -55,6 +55,10 @@ class Round(msgspec.Struct, frozen=True):
     baseline_cpu_us_per_order: float
     calls: Calls
     redis_memory_bytes: int
+
+    def ratio(self) -> float:
+        """How many times as many orders a second are matched as with one script call an order."""
+        return self.orders_per_second / self.baseline_orders_per_second
 
 
 class MatchResult(Result, kw_only=True):
@@ -113,17 +117,13 @@ class MatchResult(Result, kw_only=True):
             ax,
             [
                 (
-                    Bar("", one.orders_per_second, "engine", _with_ratio(one)),
-                    Bar("", one.baseline_orders_per_second, "other", f"{one.baseline_orders_per_second:,.0f}"),
+                    rated("", one.orders_per_second, "engine", f", {one.ratio():,.1f} times"),
+                    rated("", one.baseline_orders_per_second, "other"),
                 )
                 for one in self.rounds
             ],
             names=[f"round {number}" for number in range(1, len(self.rounds) + 1)],
         )
-
-
-def _with_ratio(one: Round) -> str:
-    return f"{one.orders_per_second:,.0f}, {one.orders_per_second / one.baseline_orders_per_second:,.1f} times"
 
 
 async def run(options: Options, board: Board) -> MatchResult:
@@ -138,12 +138,10 @@ async def run(options: Options, board: Board) -> MatchResult:
         commands = list(flow(seed, options.orders))
         async with AsyncExitStack() as stack:
             other = await stack.enter_async_context(empty_redis(options))
-            ours = await stack.enter_async_context(empty_redis(options))
-            client = await stack.enter_async_context(long_client(ours.redis_url))
+            ours, client = await stack.enter_async_context(matching.empty_exchange(options))
             yardstick = Yardstick(other.redis_url)
             stack.callback(yardstick.close)
             server = await server_name(client)
-            await library.load(client)
             filling = board.task(f"round {number}: to the logs", 2 * (len(prefix) + len(commands)))
             if prefix:
                 await matching.append(client, prefix, filling)
@@ -162,7 +160,7 @@ async def run(options: Options, board: Board) -> MatchResult:
         orders=options.orders,
         resting_orders_before=before,
         batch=options.batch,
-        ratio=statistics.median(one.orders_per_second / one.baseline_orders_per_second for one in rounds),
+        ratio=statistics.median(one.ratio() for one in rounds),
         cpu_ratio=statistics.median(one.baseline_cpu_us_per_order / one.cpu_us_per_order for one in rounds),
         longest_call_ms=max(one.calls.longest_ms for one in rounds),
         redis_memory_bytes=max(one.redis_memory_bytes for one in rounds),

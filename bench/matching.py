@@ -9,11 +9,15 @@ from itertools import islice
 
 from redis.asyncio import Redis
 
+from bench.options import Options
+from bench.order_flow import CARDS
 from bench.progress import Task
+from bench.servers import empty_redis, long_client
 from core.errors import TcgxError
 from core.model import Command
 from core.service import cancel_and_wait
 from core.settings import Settings
+from engine import library
 from engine.book_reader import BookReader
 from engine.matcher import Matcher
 from engine.nodes import Node
@@ -23,6 +27,14 @@ APPENDED_AT_ONCE = 20_000
 BACKLOG_MAX = 1_000_000_000
 SHOWN_SECONDS = 0.5
 HOLD_MS = Settings().match_hold_ms
+
+
+@asynccontextmanager
+async def empty_exchange(options: Options, cards: Sequence[str] = CARDS) -> AsyncIterator[tuple[Settings, Redis]]:
+    """An empty Redis with the library loaded: its settings, and a client for calls that may take long."""
+    async with empty_redis(options, cards) as local, long_client(local.redis_url) as client:
+        await library.load(client)
+        yield local, client
 
 
 @asynccontextmanager

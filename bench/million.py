@@ -40,7 +40,7 @@ STAGES: Mapping[str, Role] = {"accepted": "api", "matched": "engine", "archived"
 LOOK_SECONDS = 0.05
 SAMPLE_SECONDS = 0.25
 MEMORY_SECONDS = 1.0
-RETRY_CARD_SECONDS = 120.0
+STALLED_SECONDS = 120.0
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -268,10 +268,8 @@ class Watch:
                         self.samples.append(Sample(now, *done, memory))
                     for task, count in zip(self._tasks, done, strict=True):
                         task.reach(count)
-                    if now - changed_at > RETRY_CARD_SECONDS:
-                        raise Failed(
-                            f"nothing moved for {RETRY_CARD_SECONDS:.0f} s: accepted, matched, archived {done}"
-                        )
+                    if now - changed_at > STALLED_SECONDS:
+                        raise Failed(f"nothing moved for {STALLED_SECONDS:.0f} s: accepted, matched, archived {done}")
                     await asyncio.sleep(LOOK_SECONDS)
         finally:
             await opened.close()

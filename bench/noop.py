@@ -5,13 +5,14 @@ It is served exactly as the API is, by `api.server`, whatever HTTP server that u
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from litestar import Litestar, post
 from litestar.config.app import AppConfig
-from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
 
 from api.fast_path import FastPath
 from api.server import serve
@@ -35,21 +36,23 @@ async def noop(data: NoopOrder) -> None:
     """Nothing."""
 
 
-def create_noop_app(settings: Settings) -> Litestar:
+def plain_app(settings: Settings, handler: HTTPRouteHandler, **options: Any) -> Litestar:
     """As plain as Litestar gets: no OpenAPI document, no logging. No call is answered beside it."""
-    return Litestar(
-        route_handlers=[noop],
-        state=State({"fast_path": FastPath({}, body_bytes_max=settings.body_bytes_max)}),
-        openapi_config=None,
-        on_app_init=[without_logging],
-    )
+    app = Litestar(route_handlers=[handler], openapi_config=None, on_app_init=[_without_logging], **options)
+    app.state.fast_path = FastPath({}, body_bytes_max=settings.body_bytes_max)
+    return app
 
 
-def without_logging(config: AppConfig) -> AppConfig:
+def _without_logging(config: AppConfig) -> AppConfig:
     """Of Litestar, which would set up its own."""
     config.logging_config = None
     return config
 
 
+def run(name: str, create_app: Callable[[Settings], Litestar]) -> int:
+    """Serves an app as `python -m api` serves the API; the exit code."""
+    return service.run(name, partial(serve, create_app=create_app), dict(os.environ))
+
+
 if __name__ == "__main__":
-    sys.exit(service.run("noop", partial(serve, create_app=create_noop_app), dict(os.environ)))
+    sys.exit(run("noop", lambda settings: plain_app(settings, noop)))

@@ -23,7 +23,6 @@ RATE_MAX = 1_000_000
 CONNECTIONS_MAX = 10_000
 SEED_MAX = 2**63 - 1
 SCALES = ("depth", "through", "backlog", "cards", "workers", "engines", "nodes")
-TRIALS = ("parse", "resting", "levels", "traders", "entry", "event", "batch")
 PLACING_FLOWS = ("uniform", "deep")
 """Flows without cancels, for doors that take orders alone."""
 
@@ -105,13 +104,6 @@ BENCHES: Mapping[str, Defaults] = {
         summary="the usual design: a PostgreSQL transaction an order, the card's row locked",
         orders=4_000,
         seconds=5,
-    ),
-    "trials": Defaults(
-        summary="what else the matcher's data could look like, and what an order would cost then",
-        orders=100_000,
-        rounds=10,
-        parts=TRIALS,
-        database=False,
     ),
 }
 SUMMARY_OF_ALL = "all of them, one after the other"

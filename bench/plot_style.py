@@ -106,6 +106,11 @@ class Head(msgspec.Struct, frozen=True):
     key: Mapping[Role, str] = {}
 
 
+def rated(name: str, value: float, role: Role, more: str = "") -> Bar:
+    """A bar of a rate: its label is the number without fractions, and `more` after that."""
+    return Bar(name, value, role, f"{value:,.0f}{more}")
+
+
 def role_of(process: str) -> Role:
     """The role of a process, by the name that results have for it.
 

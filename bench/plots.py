@@ -19,10 +19,9 @@ from bench.http import HttpResult
 from bench.latency import LatencyResult
 from bench.match import MatchResult
 from bench.million import MillionResult
-from bench.plot_style import BAR_INCHES, Bar, Format, Head, Sheet
+from bench.plot_style import BAR_INCHES, Bar, Format, Head, Sheet, rated
 from bench.result import Result
 from bench.scale import ScaleResult
-from bench.trials import TrialsResult
 from core.errors import StartError
 from core.model import COMMANDS_MAX
 
@@ -38,7 +37,6 @@ KINDS: Mapping[str, type[Result]] = {
     "match": MatchResult,
     "million": MillionResult,
     "scale": ScaleResult,
-    "trials": TrialsResult,
 }
 HEADLINE = "headline"
 HEADLINE_OF = ("million", "baseline", "http")
@@ -84,8 +82,8 @@ def headline(million: MillionResult, baseline: BaselineResult, http: HttpResult)
         sheet.bars(
             lower,
             [
-                [Bar("tcgx, over HTTP", ours, "tcgx", f"{ours:,.0f}, {ours / other:,.1f} times")],
-                [Bar("usual design, over HTTP", other, "other", f"{other:,.0f}")],
+                [rated("tcgx, over HTTP", ours, "tcgx", f", {ours / other:,.1f} times")],
+                [rated("usual design, over HTTP", other, "other")],
             ],
         )
         return sheet.finish()

@@ -1,7 +1,6 @@
 """What every benchmark leaves: a table, a file of JSON, and a plot."""
 
 import hashlib
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,12 @@ from bench import plot_style
 from bench.machine import Machine
 from bench.options import Options
 from bench.plot_style import Head, Sheet
-from core.errors import StartError, TcgxError
+from core.errors import TcgxError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = tuple[str, ...]
-NEEDED = ("matplotlib", "rich")
 
 
 class Failed(TcgxError):
@@ -84,17 +82,6 @@ def common(options: Options, machine: Machine, server: str) -> dict[str, Any]:
         "server": server,
         "machine": machine,
     }
-
-
-def check_installed() -> None:
-    """That tables and plots can be made.
-
-    Raises:
-        StartError: a package is missing; the message says how to get it.
-    """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise StartError(f"`tcgx bench` needs {' and '.join(missing)}: pip install '.[bench]' in the checkout")
 
 
 def encoded(result: Result) -> bytes:

@@ -13,6 +13,7 @@ them than there are cannot show.
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 
 import msgspec
@@ -21,17 +22,16 @@ from redis.asyncio import Redis
 from bench import matching
 from bench.cluster import by_node, cluster, spread_cards
 from bench.http_client import closed_loop_client
+from bench.load import WARM_SECONDS, load, rate
 from bench.machine import machine
 from bench.options import Options
 from bench.order_flow import Flow, at_the_front, at_the_top, front, resting, uniform
-from bench.plot_style import BAR_INCHES, Bar, Head, Role, Sheet, micros
+from bench.plot_style import BAR_INCHES, Bar, Head, Role, Sheet, micros, rated
 from bench.progress import Board, Task
 from bench.requests import REQUESTS, single_orders
 from bench.result import Failed, Result, Row, common
-from bench.servers import Exchange, empty_redis, exchange, long_client, redis_cpu_seconds, server_name, until
-from cli import datadir
+from bench.servers import Exchange, exchange, long_client, redis_cpu_seconds, server_name, until
 from core.model import Command
-from engine import library
 
 DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
 FRONT = DEPTHS[0]
@@ -44,7 +44,6 @@ TIMES_ORDERS = 10
 BEFORE_ORDERS = 2
 """Of the flow at a depth, so many times the measured ones come before: what making the book has left to do (traders'
 lists are sorted later) is done then."""
-WARM_SECONDS = 1
 MATCH_SECONDS_MAX = 600
 
 
@@ -105,7 +104,7 @@ class ScaleResult(Result, kw_only=True):
         counts = [len(points) for points in self.parts.values()]
         inches = 0.45 + sum(0.33 + BAR_INCHES * 0.85 * count for count in counts)
         axes = sheet.panels(len(counts), 2, inches=inches, height_ratios=[count + 0.2 for count in counts])
-        for (cpu, rate), (name, points) in zip(axes, self.parts.items(), strict=True):
+        for (cpu, rates), (name, points) in zip(axes, self.parts.items(), strict=True):
             title, role = PANELS[name]
             cpu.set_title(title)
             most = max(point.cpu_us_per_order for point in points)
@@ -115,9 +114,7 @@ class ScaleResult(Result, kw_only=True):
                 cpu,
                 [[Bar(size, one.cpu_us_per_order, role, micros(one.cpu_us_per_order, most))] for size, one in pairs],
             )
-            sheet.bars(
-                rate, [[Bar("", one.orders_per_second, role, f"{one.orders_per_second:,.0f}/s")] for _, one in pairs]
-            )
+            sheet.bars(rates, [[rated("", one.orders_per_second, role, "/s")] for _, one in pairs])
 
 
 PANELS: Mapping[str, tuple[str, Role]] = {
@@ -135,7 +132,7 @@ async def run(options: Options, board: Board) -> ScaleResult:
     """The parts that were asked for."""
     here = machine()
     board.step("starting servers")
-    async with empty_redis(options) as local, long_client(local.redis_url) as client:
+    async with matching.empty_exchange(options) as (_, client):
         server = await server_name(client)
     parts = {name: await PARTS[name](options, board) for name in options.only}
     depth, through = parts.get("depth", []), parts.get("through", [])
@@ -172,8 +169,7 @@ async def _at_depths(
 ) -> list[Point]:
     points = []
     for depth in _sizes(options):
-        async with empty_redis(options) as local, long_client(local.redis_url) as client:
-            await library.load(client)
+        async with matching.empty_exchange(options) as (local, client):
             before = BEFORE_ORDERS * options.orders
             board.step(f"{depth:,} resting orders: making them")
             flow = list(trading(options.seed, before + options.orders))
@@ -191,8 +187,7 @@ async def _backlog(options: Options, board: Board) -> list[Point]:
     points = []
     for backlog in _sizes(options):
         count = max(options.orders, backlog)
-        async with empty_redis(options) as local, long_client(local.redis_url) as client:
-            await library.load(client)
+        async with matching.empty_exchange(options) as (local, client):
             task = board.task(f"backlog of {backlog:,}", count)
             commands, portions = uniform(options.seed, count), []
             while portion := list(islice(commands, backlog)):
@@ -213,8 +208,7 @@ async def _cards(options: Options, board: Board) -> list[Point]:
     points = []
     for count in CARDS:
         names = [f"card_{number}" for number in range(count)]
-        async with empty_redis(options, names) as local, long_client(local.redis_url) as client:
-            await library.load(client)
+        async with matching.empty_exchange(options, names) as (local, client):
             task = board.task(f"{count} cards", options.orders)
             await matching.append(client, list(uniform(options.seed, options.orders, names)), task)
             points.append(await _measure([client], [local.cards], options, size=count, count=options.orders))
@@ -244,16 +238,14 @@ async def _workers(options: Options, board: Board) -> list[Point]:
         async with exchange(options, "engine", "archiver", *names, api_workers=count) as running:
             task = board.task(f"{count} API processes: seconds", options.seconds)
             requests = single_orders(options, running.settings.jwt_secret, REQUESTS)
-            with datadir.ephemeral() as folder:
-                for seconds in (WARM_SECONDS, options.seconds):
-                    before = await running.cpu_seconds()
-                    load = await client(
-                        running.api, requests, connections=options.connections, seconds=seconds, folder=folder
-                    )
+            loaded = partial(load, client, running.api, requests, connections=options.connections)
+            await loaded(seconds=WARM_SECONDS)
+            before = await running.cpu_seconds()
+            found = await loaded(seconds=options.seconds)
             used = await running.cpu_seconds()
             cpu = sum(used[name] - before[name] for name in names)
             task.reach(options.seconds)
-            points.append(Point(count, load.requests / load.seconds, 1e6 * cpu / max(1, load.requests)))
+            points.append(Point(count, rate(found), 1e6 * cpu / max(1, found.requests)))
     return points
 
 

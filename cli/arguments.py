@@ -1,4 +1,7 @@
-"""What can be typed after `tcgx`. Only the command that is asked for is set up, and nothing of it is imported."""
+"""What can be typed after `tcgx`, and the module that does it.
+
+Only the command that is asked for is set up, and nothing of it is imported.
+"""
 
 import argparse
 import sys
@@ -14,6 +17,8 @@ BESIDE_NOTHING = ("up", "bench", *SERVICES)
 """Commands that take their settings from the environment alone, whatever runs in the data directory."""
 
 USAGE_ERROR = 2
+MISSING = 1
+"""The exit code where a package is not installed."""
 DEPTH_MAX = 1_000
 TRADERS_MAX = 1_000_000
 
@@ -22,7 +27,7 @@ class Parser(argparse.ArgumentParser):
     """Says what may have been meant instead of what is not there."""
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """What was typed. Ends the process when it can't be redis_errors, or asks for help."""
+        """What was typed. Ends the process when it can't be understood, or asks for help."""
         arguments, unknown = self.parse_known_args(words)
         if unknown:
             self.error(self._about_unknown(unknown, arguments))
@@ -156,41 +161,48 @@ def _help(parser: Parser) -> None:
 
 
 class Command(NamedTuple):
-    """A command: what it is for, and what adds its options to a parser."""
+    """A command: its purpose, the module whose `run` does it, and the function that adds its options to a parser.
+
+    `needs`: packages that are installed by the extra with the command's name alone.
+    """
 
     summary: str
+    module: str
     add_options: Callable[[Parser], None] = _nothing
+    needs: tuple[str, ...] = ()
 
 
 COMMANDS: Mapping[str, Command] = {
-    "up": Command("run the whole exchange on this machine until Ctrl-C", _up),
-    "urls": Command("where the running exchange is reached", _urls),
-    "book": Command("draw a card's order book", _book),
-    "traders": Command("create traders, or make access tokens for them", _traders),
-    "replay": Command("run a log through an empty server and compare the state hash", _replay),
-    "state-hash": Command("a hash over each card's books, open orders and cursor"),
-    "migrate": Command("bring the database, and data of earlier versions, up to date"),
-    "recover": Command("begin a new history where log and archive have parted", _recover),
-    "settings": Command("every setting with its value, default and source"),
-    "doctor": Command("check the servers, the database and how far everything is", _doctor),
-    "bench": Command("benchmarks, on throw-away servers", _bench),
-    "api": Command("run one API process, as in production", _add_port),
-    "engine": Command("run one engine process, as in production"),
-    "archiver": Command("run one archiver process, as in production"),
-    "version": Command("print the version"),
-    "help": Command("explain a command", _help),
+    "up": Command("run the whole exchange on this machine until Ctrl-C", "cli.up", _up),
+    "urls": Command("where the running exchange is reached", "cli.urls", _urls),
+    "book": Command("draw a card's order book", "cli.book", _book),
+    "traders": Command("create traders, or make access tokens for them", "cli.traders", _traders),
+    "replay": Command("run a log through an empty server and compare the state hash", "cli.replay", _replay),
+    "state-hash": Command("a hash over each card's books, open orders and cursor", "cli.state_hash"),
+    "migrate": Command("bring the database, and data of earlier versions, up to date", "cli.migrate"),
+    "recover": Command("begin a new history where log and archive have parted", "cli.recover", _recover),
+    "settings": Command("every setting with its value, default and source", "cli.settings"),
+    "doctor": Command("check the servers, the database and how far everything is", "cli.doctor", _doctor),
+    "bench": Command("benchmarks, on throw-away servers", "bench.command", _bench, needs=("matplotlib", "rich")),
+    "api": Command("run one API process, as in production", "api.__main__", _add_port),
+    "engine": Command("run one engine process, as in production", "engine.matcher"),
+    "archiver": Command("run one archiver process, as in production", "archiver.archiver"),
+    "version": Command("print the version", ""),
+    "help": Command("explain a command", "", _help),
 }
+"""The modules of SERVICES have `work` instead of `run`. `version` and `help` need no module."""
 
 
 def read(words: Sequence[str]) -> argparse.Namespace:
-    """The command (`name`) and its options. Ends the process when they can't be redis_errors, or ask for help."""
+    """The command (`name`) and its options. Ends the process when they can't be understood, or ask for help."""
     first = _top().parse(words)
     if first.version:
         return argparse.Namespace(name="version")
     if first.name is None:
         _top().print_help(sys.stderr)
         raise SystemExit(USAGE_ERROR)
-    arguments = _parser(_known(first.name)).parse(first.words)
+    _refuse_without_extra(_known(first.name), first.words)
+    arguments = _parser(first.name).parse(first.words)
     arguments.name = first.name
     if arguments.name == "help":
         return read([*arguments.words, "--help"])
@@ -206,6 +218,17 @@ def _known(name: str) -> str:
         suggestion = did_you_mean(name, COMMANDS) or ": `tcgx help` lists what there is"
         _top().error(f"there is no command {name}{suggestion}")
     return name
+
+
+def _refuse_without_extra(name: str, words: Sequence[str]) -> None:
+    """Ends the process where a package of the command's extra is missing. Help is given all the same."""
+    if not COMMANDS[name].needs or {"-h", "--help"} & set(words):
+        return
+    from importlib.util import find_spec  # noqa: PLC0415 - most commands have no extra
+
+    missing = [package for package in COMMANDS[name].needs if find_spec(package) is None]
+    if missing:
+        _top().exit(MISSING, f"tcgx: `tcgx {name}` needs {' and '.join(missing)}: pip install 'tcgx[{name}]'\n")
 
 
 def _top() -> Parser:

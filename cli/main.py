@@ -11,7 +11,7 @@ INTERRUPTED = 130
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs a command; the exit code is 1 for an error of ours, 2 for words that can't be redis_errors."""
+    """Runs a command; the exit code is 1 for an error of ours, 2 for words that can't be understood."""
     standard_streams.replace_unencodable()
     try:
         code = _run(words)

@@ -1,13 +1,15 @@
 """`tcgx recover`: what log and archive lack of each other, and another history after both."""
 
+import argparse
 import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from archiver import recovery, store
+from archiver import recovery
 from archiver.recovery import Lost, Plan
 from cli import paths
+from cli.database import connected
 from core.errors import StartError
 from core.model import price_text
 from core.settings import Settings
@@ -17,34 +19,31 @@ SHOWN_MAX = 20
 REPORT_COLUMNS = ("order_id", "trader_id", "card", "side", "price", "quantity", "filled_quantity", "accepted_at")
 
 
-async def recover(configured: Settings, *, yes: bool, report: Path | None) -> int:
+async def run(arguments: argparse.Namespace, configured: Settings) -> int:
     """Shows what there is to do, asks, and does it; the exit code is 1 where that was declined.
 
     Raises:
         StartError: a fault that this is no way out of, or nobody can be asked.
         Unavailable: a server does not answer.
     """
+    report: Path | None = arguments.report
     if report is not None:
         paths.check_file(report)
-    database = await store.connect(configured.database_url)
-    try:
-        async with connection.connect(configured.redis_url) as redis:
-            await library.load(redis)
-            plans = await recovery.plans(redis, database, configured.cards)
-            if not plans:
-                print("log and archive of every card belong together: there is nothing to recover")
-                return 0
-            print("\n\n".join(_described(plan) for plan in plans))
-            if report is not None:
-                _write(report, plans)
-            if not yes and not _is_agreed():
-                print("nothing was changed")
-                return 1
-            for plan in plans:
-                history_id = await recovery.recover(redis, database, plan)
-                print(f"{plan.card}: history {history_id[:8]} begins after command {plan.base}")
-    finally:
-        await database.close()
+    async with connected(configured) as database, connection.connect(configured.redis_url) as redis:
+        await library.load(redis)
+        plans = await recovery.plans(redis, database, configured.cards)
+        if not plans:
+            print("log and archive of every card belong together: there is nothing to recover")
+            return 0
+        print("\n\n".join(_described(plan) for plan in plans))
+        if report is not None:
+            _write(report, plans)
+        if not arguments.yes and not _is_agreed():
+            print("nothing was changed")
+            return 1
+        for plan in plans:
+            history_id = await recovery.recover(redis, database, plan)
+            print(f"{plan.card}: history {history_id[:8]} begins after command {plan.base}")
     return 0
 
 

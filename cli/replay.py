@@ -1,5 +1,6 @@
-"""Determinism to try: a card's log run again through an empty server must give the same state hash."""
+"""`tcgx replay`: a card's log, run again through an empty server, must give the same state hash."""
 
+import argparse
 import asyncio
 import sys
 import time
@@ -10,9 +11,11 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from cli.paths import unwritable
+from cli import datadir, paths
+from cli.embedded_redis import RedisServer
 from core.errors import StartError
-from engine import history, keys
+from core.settings import Settings
+from engine import connection, history, keys, library
 from engine.book_reader import BookReader
 from engine.connection import redis_errors
 from engine.matcher import Matcher
@@ -48,6 +51,43 @@ class _Position(msgspec.Struct, frozen=True):
     log_id: str
     part: int
     sequence: int
+
+
+async def run(arguments: argparse.Namespace, configured: Settings) -> int:
+    """Replays a file or the live server's log, or exports that; the exit code is 1 where a hash differs."""
+    if arguments.export:
+        paths.check_file(arguments.export)
+        async with connection.connect(configured.redis_url) as live:
+            count = await export(of_server(live, configured.cards), arguments.export)
+        print(f"wrote {count} lines to {arguments.export}")
+        return 0
+    outcome = await _replayed(arguments, configured)
+    for card, expected, found in outcome:
+        print(f"{card:<12} {found} {'same' if found == expected else f'DIFFERS from {expected}'}")
+    return 0 if outcome and all(expected == found for _, expected, found in outcome) else 1
+
+
+async def _replayed(arguments: argparse.Namespace, configured: Settings) -> list[tuple[str, str, str]]:
+    """What `replay` returns, on a throw-away server."""
+    batch = arguments.batch or configured.match_batch
+    with datadir.ephemeral() as data_dir:
+        local = msgspec.structs.replace(configured, data_dir=str(data_dir), durability="everysec", redis_core="any")
+        server = RedisServer(local, datadir.load_secrets(data_dir))
+        await server.start()
+        try:
+            async with connection.connect(server.socket_url) as empty:
+                await library.load(empty)
+                if arguments.file:
+                    return await replay(_as_async(of_file(arguments.file)), empty, batch=batch)
+                async with connection.connect(configured.redis_url) as live:
+                    return await replay(of_server(live, configured.cards), empty, batch=batch)
+        finally:
+            await server.stop()
+
+
+async def _as_async(lines: Iterator[Line]) -> AsyncIterator[Line]:
+    for line in lines:
+        yield line
 
 
 async def of_server(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
@@ -119,7 +159,7 @@ async def export(lines: AsyncIterator[Line], path: Path) -> int:
                 file.write(msgspec.json.encode(line) + b"\n")
                 count += 1
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise paths.unwritable(path, error) from error
     return count
 
 

@@ -65,7 +65,7 @@ def running(data_dir: str | Path) -> Running | None:
     except OSError as error:
         raise StartError(f"{path} can't be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StartError(f"{path} can't be redis_errors: {error}") from error
+        raise StartError(f"{path} can't be understood: {error}") from error
     # One that was killed with -9 could not take its announcement back.
     return announced if datadir.is_locked(Path(data_dir)) else None
 

@@ -2,13 +2,18 @@
 
 import argparse
 import asyncio
+import importlib
 import signal
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import uvloop
 
+from cli.arguments import COMMANDS
 from core import service
 from core.settings import Settings
+
+Work = Callable[[argparse.Namespace, Settings], Awaitable[int]]
+"""Gets what was typed, with the sources of the settings as `sources`; the exit code."""
 
 SIGNALLED = 128
 """The exit code after a signal, less its number."""
@@ -26,13 +31,9 @@ def run(given: argparse.Namespace, settings: Settings, sources: Mapping[str, str
 
 
 async def _begun(given: argparse.Namespace, settings: Settings) -> int:
-    if given.name == "bench":
-        from bench.command import bench  # noqa: PLC0415 - no other command needs the benchmarks
-
-        return await bench(given, settings)
-    from cli.commands import COMMANDS  # noqa: PLC0415
-
-    return await COMMANDS[given.name](given, settings)
+    """Imports the command's module alone: no other command needs the benchmarks, nor `settings` the archive."""
+    command: Work = importlib.import_module(COMMANDS[given.name].module).run
+    return await command(given, settings)
 
 
 async def _until_signal(command: Awaitable[int]) -> int:

@@ -1,9 +1,11 @@
 """`tcgx api`, `tcgx engine`, `tcgx archiver`: the services, as production runs them."""
 
 import asyncio
+import importlib
 import os
 from collections.abc import Awaitable, Callable
 
+from cli.arguments import COMMANDS
 from core import service
 from core.settings import Settings, variable
 
@@ -19,15 +21,6 @@ def run(name: str, *, port: int | None = None) -> int:
 
 
 def _work(name: str) -> Work:
-    """What the service does. Each imports what it needs alone."""
-    if name == "api":
-        from api.__main__ import work  # noqa: PLC0415
-
-        return work
-    if name == "engine":
-        from engine.matcher import work  # noqa: PLC0415
-
-        return work
-    from archiver.archiver import work  # noqa: PLC0415
-
+    """What the service does. A service imports its own module alone."""
+    work: Work = importlib.import_module(COMMANDS[name].module).work
     return work

@@ -1,5 +1,6 @@
 """`tcgx up`: the whole exchange on one machine."""
 
+import argparse
 import asyncio
 import http.client
 import os
@@ -14,7 +15,7 @@ import msgspec
 import structlog
 
 import tcgx.__main__
-from api.server import listen
+from api.listening import listen
 from archiver import recovery, schema, store, traders
 from cli import datadir, embedded, paths, run_file
 from cli.embedded_postgres import PostgresServer
@@ -37,7 +38,7 @@ SERVICES = ("engine", "archiver", "api")
 STOP_ORDER = ("api", "engine", "archiver")
 
 
-async def up(configured: Settings, *, ephemeral: bool) -> None:
+async def run(arguments: argparse.Namespace, configured: Settings) -> int:
     """Runs everything until SIGINT or SIGTERM.
 
     Raises:
@@ -45,12 +46,12 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
     """
     stopping = service.stop_on_signals()
     home = Path(configured.data_dir)
-    if not ephemeral:
+    if not arguments.ephemeral:
         _refuse_running(home)
     listen(configured.host, configured.port, shared=False).close()
     await connection.connect(configured.redis_url).aclose()  # connects to nothing: the URL is read
     with ExitStack() as stack:
-        data_dir, announced_in = _data_dirs(home, stack, ephemeral=ephemeral)
+        data_dir, announced_in = _data_dirs(home, stack, ephemeral=arguments.ephemeral)
         paths.check_file(run_file.path_in(announced_in))
         secrets = datadir.load_secrets(data_dir)
         local = msgspec.structs.replace(
@@ -60,11 +61,12 @@ async def up(configured: Settings, *, ephemeral: bool) -> None:
         try:
             await service.until_stopped(_start(servers), stopping)
             if stopping.is_set():
-                return
+                return 0
             await _serve(_pointed(local, servers), servers, stopping, announced_in=announced_in, stack=stack)
         finally:
             for server in reversed(servers):
                 await server.stop()
+    return 0
 
 
 def _refuse_running(home: Path) -> None:

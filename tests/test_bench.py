@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from bench.options import TRIALS, add_benches, options_of
+from bench.options import add_benches, options_of
 from bench.servers import exchange, listeners
 from core.settings import Settings
 from engine import keys
@@ -61,7 +61,6 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "archive": {"rows_per_second": NUMBER, "archived_rows": int, "cpu_us_per_row": dict},
     "scale": {"parts": dict, "depth_cpu_ratio": NUMBER, "through_cpu_ratio": NUMBER},
     "baseline": {"orders_per_second": NUMBER, "http_orders_per_second": NUMBER, "pools": list, "doors": list},
-    "trials": {"orders": int, "rounds": int, "trials": dict},
 }
 QUICK: Mapping[str, tuple[str, ...]] = {
     "match": ("--orders", "3000", "--rounds", "1"),
@@ -72,7 +71,6 @@ QUICK: Mapping[str, tuple[str, ...]] = {
     "archive": ("--orders", "3000"),
     "scale": ("--orders", "200", "--only", "depth,through,cards,nodes"),
     "baseline": ("--orders", "60", "--seconds", "1"),
-    "trials": ("--orders", "1000", "--rounds", "1", "--only", "parse,event"),
 }
 
 
@@ -140,21 +138,6 @@ def test_the_flow_with_cancels_is_matched_by_both(place: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert json.loads((place / "kept" / "match-market.json").read_text())["ratio"] > 0
-
-
-def test_all_variants_of_a_trial_do_the_same_and_are_compared_with_the_one_that_is_used(place: Path) -> None:
-    done = bench(place, "trials", "--orders", "1000", "--rounds", "2", "--results", "kept")
-
-    # A variant that does something else than the others ends the benchmark.
-    assert done.returncode == 0, done.stderr
-    found = json.loads((place / "kept" / "trials.json").read_text())
-    assert (found["orders"], tuple(found["trials"])) == (1000, TRIALS)
-    for outcomes in found["trials"].values():
-        assert [one["ratio"] for one in outcomes if one["chosen"]] == [1.0]
-        assert len(outcomes) > 1
-        assert all(one["cpu_us_per_order"] > 0 and one["us_per_order"] > 0 and one["ratio"] > 0 for one in outcomes)
-    assert all(one["aof_bytes_per_order"] == 0 for one in found["trials"]["parse"])
-    assert all(one["aof_bytes_per_order"] > 0 for one in found["trials"]["entry"])
 
 
 def test_the_usual_design_trades_without_a_door_and_behind_one(place: Path, others: Bystanders) -> None:

@@ -29,7 +29,6 @@ from bench.reference_book import ReferenceBook
 from bench.requests import batch_body, post, single_orders
 from bench.verification import Sent, expected_rows
 from bench.yardstick import Yardstick
-from core.errors import StartError
 from core.model import PlaceOrder, Side
 from core.settings import Settings
 from engine import keys
@@ -82,23 +81,6 @@ def test_servers_of_the_environment_are_not_used(name: str) -> None:
     assert options.redis_url == options.database_url == ""
     assert options.settings.redis_url == options.settings.database_url == options.settings.jwt_secret == ""
     assert options.durability == options.settings.durability == "always"
-
-
-def test_without_the_plotting_package_the_extra_is_named_before_anything_is_measured(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(result, "NEEDED", ("rich", "no_such_package"))
-
-    with pytest.raises(StartError, match=r"needs no_such_package: pip install '\.\[bench\]'"):
-        result.check_installed()
-
-
-def test_the_command_starts_without_the_packages_of_the_bench() -> None:
-    code = "import sys; sys.modules['matplotlib'] = sys.modules['rich'] = None; import cli.commands, bench.command"
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
-
-    assert done.returncode == 0, done.stderr
 
 
 # -- progress

@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import pty
+import re
+import resource
 import shutil
 import signal
 import stat
@@ -18,7 +20,7 @@ import msgspec
 import pytest
 
 from cli import datadir, run_file
-from cli.arguments import COMMANDS
+from cli.arguments import COMMANDS, SERVICES
 from cli.numbers import whole
 from core import standard_streams
 from tcgx.__main__ import PACKAGES
@@ -169,26 +171,143 @@ def test_the_version_is_printed(where: Path, words: str) -> None:
     assert tcgx(where, words).stdout == f"tcgx {project['version']}\n"
 
 
+HELP_CPU_SECONDS = 0.3
+HELP_MODULES = {
+    "cli.arguments",
+    "cli.main",
+    "cli.numbers",
+    "core.standard_streams",
+    "core.suggestions",
+    "tcgx.__main__",
+}
+BENCH = {"bench", "matplotlib"}
+HTTP = {"api", "litestar", "uvicorn"}
+ARCHIVE = {"archiver", "asyncpg"}
+
+
+def imported(where: Path, code: str) -> set[str]:
+    """The modules that code imports in a new process; those that the interpreter starts with do not count."""
+    lines = (
+        "import sys",
+        "started_with = {*sys.modules}",
+        code,
+        "print('IMPORTED', *{*sys.modules} - started_with, file=sys.stderr)",
+    )
+    done = tcgx(where, "-P", "-c", "\n".join(lines), program=Path(sys.executable))
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.rpartition("IMPORTED ")[2].split())
+
+
+def imported_by_command(where: Path, words: str) -> set[str]:
+    """The modules that a command imports until it has ended."""
+    arguments = ["tcgx", *words.split()]
+    return imported(where, f"import tcgx.__main__\nsys.argv = {arguments!r}\ntcgx.__main__.main()")
+
+
+def packages(modules: set[str]) -> set[str]:
+    """The packages of these modules, without those of Python itself."""
+    return {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("words", ["--help", "help", "help up", "book --help", "doctor --help", "engine --help"])
+def test_help_imports_the_parser_alone(where: Path, words: str) -> None:
+    modules = imported_by_command(where, words)
+
+    assert packages(modules) == {"tcgx", "cli", "core"}
+    assert {name for name in modules if name.partition(".")[0] in PACKAGES and "." in name} <= HELP_MODULES
+    assert not modules & {"asyncio", "inspect", "json", "logging", "pathlib", "socket", "subprocess"}
+
+
+def test_help_of_the_benchmarks_imports_their_options_and_none_of_their_packages(where: Path) -> None:
+    modules = imported_by_command(where, "help bench match")
+
+    assert packages(modules) <= {"tcgx", "cli", "core", "bench", "msgspec", "typing_extensions"}
+    assert "bench.match" not in modules
+
+
+def test_help_takes_little_of_a_processor(where: Path) -> None:
+    """The best of a few: what else the machine does takes caches away."""
+
+    def cpu_seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert tcgx(where, "--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(cpu_seconds() for _ in range(3)) < HELP_CPU_SECONDS
+
+
 @pytest.mark.parametrize(
-    ("words", "absent"),
+    ("name", "absent"),
     [
-        ("--help", {"msgspec", "uvloop", "structlog", "asyncio", "redis", "bench", "litestar"}),
-        ("settings", {"bench", "litestar", "uvicorn", "matplotlib"}),
-        ("help bench match", {"uvloop", "redis", "litestar", "rich"}),
+        ("up", BENCH),
+        ("urls", BENCH | HTTP | ARCHIVE | {"redis"}),
+        ("book", BENCH | HTTP | ARCHIVE),
+        ("traders", BENCH | HTTP | {"redis"}),
+        ("replay", BENCH | HTTP | ARCHIVE),
+        ("state-hash", BENCH | HTTP | ARCHIVE),
+        ("migrate", BENCH | HTTP),
+        ("recover", BENCH | HTTP),
+        ("settings", BENCH | HTTP | ARCHIVE | {"redis"}),
+        ("doctor", BENCH | HTTP),
+        ("bench", {"matplotlib"}),
+        ("api", BENCH),
+        ("engine", BENCH | HTTP | ARCHIVE),
+        ("archiver", BENCH | HTTP),
     ],
 )
-def test_a_command_imports_what_it_needs_alone(where: Path, words: str, absent: set[str]) -> None:
-    code = (
-        "import sys, tcgx.__main__\n"
-        f"sys.argv = {['tcgx', *words.split()]!r}\n"
-        "tcgx.__main__.main()\n"
-        "print(*sys.modules, file=sys.stderr)\n"
+def test_a_command_imports_what_it_needs_alone(where: Path, name: str, absent: set[str]) -> None:
+    starter = "cli.services" if name in SERVICES else "cli.runner"
+    work = "work" if name in SERVICES else "run"
+
+    modules = imported(
+        where,
+        f"import importlib, cli.main, cli.configuration, {starter}\n"
+        f"assert callable(importlib.import_module({COMMANDS[name].module!r}).{work})",
     )
 
-    result = tcgx(where, "-P", "-c", code, program=Path(sys.executable))
+    assert not packages(modules) & absent
 
-    assert result.returncode == 0
-    assert absent & set(result.stderr.split()) == set()
+
+def test_every_command_has_a_module_that_does_it() -> None:
+    assert {name for name, command in COMMANDS.items() if not command.module} == {"version", "help"}
+
+
+# -- the extra of the benchmarks
+
+
+def without(where: Path, package: str, words: str) -> subprocess.CompletedProcess[str]:
+    """A command where a package is not installed."""
+    code = (
+        f"import sys\nsys.modules[{package!r}] = None\n"
+        f"import tcgx.__main__\nsys.argv = {['tcgx', *words.split()]!r}\nsys.exit(tcgx.__main__.main())"
+    )
+    return tcgx(where, "-P", "-c", code, program=Path(sys.executable))
+
+
+@pytest.mark.parametrize("words", ["bench", "bench match", "bench plots .", "bench all --orders 1"])
+@pytest.mark.parametrize("package", ["matplotlib", "rich"])
+def test_without_the_extra_a_benchmark_says_which_one_to_install(where: Path, package: str, words: str) -> None:
+    done = without(where, package, words)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"tcgx: `tcgx bench` needs {package}: pip install 'tcgx[bench]'\n"
+
+
+@pytest.mark.parametrize("words", ["bench --help", "help bench million", "settings", "--help"])
+def test_without_the_extra_all_else_works(where: Path, words: str) -> None:
+    assert without(where, "matplotlib", words).returncode == 0
+    assert without(where, "rich", words).returncode == 0
+
+
+def test_the_extra_has_the_packages_that_the_benchmarks_need_and_nothing_else_has_them() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
+
+    assert names(project["optional-dependencies"]["bench"]) == set(COMMANDS["bench"].needs)
+    assert not names(project["dependencies"]) & set(COMMANDS["bench"].needs)
 
 
 @pytest.mark.parametrize(
@@ -430,7 +549,7 @@ def test_what_a_user_may_not_write_is_named_before_the_work(where: Path, words: 
         ("D/lock/", "up", "the data directory D cannot be used: D/lock is a folder"),
         ("D/run.json/", "up", "D/run.json can't be written: it is a folder"),
         ("D/run.json/", "book pikachu", "D/run.json can't be read: Is a directory"),
-        ("D/run.json", "book pikachu", "D/run.json can't be redis_errors"),
+        ("D/run.json", "book pikachu", "D/run.json can't be understood"),
         ("D/secrets.json/", "up", "D/secrets.json cannot be read"),
     ],
 )

@@ -22,7 +22,6 @@ from PIL import Image
 
 from bench import plots, result
 from bench.plot_style import COLORS, DPI, NAMES, Role, amount, apart, role_of
-from bench.trials import TITLES, TRIALS
 from core.errors import StartError
 from tests.running_exchange import folder, tcgx
 
@@ -110,7 +109,6 @@ PARTS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "match of the deep flow": ("match", lambda it: it | {"flow": "deep", "resting_orders_before": 1_000_000}),
     "scale of one part": ("scale", lambda it: it | {"parts": {"nodes": it["parts"]["nodes"]}, "depth_cpu_ratio": None}),
     "scale of one depth": ("scale", lambda it: it | {"parts": {"depth": it["parts"]["depth"][:1]}}),
-    "one trial": ("trials", lambda it: it | {"trials": {"batch": it["trials"]["batch"]}}),
     "a few orders": ("million", lambda it: it | {"samples": it["samples"][:1]}),
     "servers of others": (
         "million",
@@ -259,10 +257,6 @@ def test_lines_of_a_service_have_its_colour_in_every_panel() -> None:
 
     assert [line.get_color() for line in orders.lines] == [COLORS[role] for role in ("api", "engine", "archiver")]
     assert [line.get_color() for line in memory.lines] == [COLORS[role_of(name)] for name in services]
-
-
-def test_every_trial_has_a_title() -> None:
-    assert set(TITLES) >= {*TRIALS, *of_git("trials")["trials"]}
 
 
 # -- parts

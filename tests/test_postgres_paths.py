@@ -443,12 +443,12 @@ def test_a_read_that_is_given_up_ends_at_once_though_the_server_says_nothing(pai
     ],
 )
 def test_whatever_asyncpg_raises_is_unavailable_with_a_reason(error: Exception, said: str) -> None:
-    with pytest.raises(Unavailable) as raised, store.redis_errors():
+    with pytest.raises(Unavailable) as raised, store.postgres_errors():
         raise error
 
     assert said in str(raised.value)
 
 
 def test_errors_of_ours_pass() -> None:
-    with pytest.raises(StartError), store.redis_errors():
+    with pytest.raises(StartError), store.postgres_errors():
         raise StartError("no")

@@ -1,0 +1,31 @@
+"""The socket that an API process listens on."""
+
+import socket
+
+from core.errors import StartError
+
+BACKLOG = 2_048
+"""Connections that wait to be accepted, at most."""
+
+
+def listen(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        StartError: the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port or TCGX_PORT"
+        ) from error
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,22 @@
+"""The database of a command, for as long as the command needs it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from archiver import store
+from core.settings import Settings
+
+
+@asynccontextmanager
+async def connected(configured: Settings) -> AsyncIterator[Any]:
+    """A connection, closed at the end.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    opened = await store.connect(configured.database_url)
+    try:
+        yield opened
+    finally:
+        await opened.close()

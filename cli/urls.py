@@ -1,0 +1,23 @@
+"""`tcgx urls`: where the running exchange is reached."""
+
+import argparse
+import json
+
+from cli import configuration
+from cli.run_file import running
+from core.errors import StartError
+from core.settings import Settings
+
+
+async def run(arguments: argparse.Namespace, configured: Settings) -> int:
+    """Prints the addresses of the exchange that runs in the data directory."""
+    here = running(configured.data_dir)
+    if here is None:
+        raise StartError(configuration.nothing_runs(configured))
+    urls = {"api": here.api, "redis": here.redis, "database": here.database}
+    if arguments.json:
+        print(json.dumps(urls))
+    else:
+        for name, url in urls.items():
+            print(f"{name:<9} {url}")
+    return 0
