@@ -37,9 +37,9 @@ from api.openapi import document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, headers_of, of_error, of_unexpected
 from api.routes import cards, fills, health, history, orders
-from archiver import store
+from archiver import postgres
 from archiver.history import ArchivedHistory
-from archiver.store import Archive
+from archiver.queries import Archive
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.service import cancel_and_wait
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
@@ -132,7 +132,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
         async with (
             nodes.connect(settings) as servers,
             connection.connect(settings.redis_url) as writing,
-            store.pool(settings.database_url) as pool,
+            postgres.pool(settings.database_url) as pool,
         ):
             await servers.load_library()
             history = ArchivedHistory(servers.commands, pool, settings.cards)

@@ -15,9 +15,10 @@ import asyncpg
 import structlog
 from redis.asyncio import Redis
 
-from archiver import history, lag, schema, store
+from archiver import history, lag, postgres, queries, schema, writer
+from archiver.queries import Cursor
 from archiver.reader import RowBuffer, feed, read_rows
-from archiver.store import Cursor, RowBatch
+from archiver.writer import RowBatch
 from core.errors import HistoryConflict, StartError, TcgxError
 from core.service import Backoff, cancel_and_wait, until_stopped
 from core.settings import Settings
@@ -83,7 +84,7 @@ class Archiver:
             for card in self._archived
         ]
         tasks += [
-            asyncio.create_task(store.end_of(self._database), name="end of the connection"),
+            asyncio.create_task(postgres.end_of(self._database), name="end of the connection"),
             asyncio.create_task(lag.watch(self._redis, self._archived, self._lines), name="lag"),
             asyncio.create_task(self._watch_histories(), name="histories"),
         ]
@@ -93,7 +94,7 @@ class Archiver:
                 if batch:
                     await self._write(batch)
                 elif not stopping.is_set():
-                    await store.beat(self._database)
+                    await postgres.beat(self._database)
         finally:
             await cancel_and_wait(*tasks)
         await self.flush()
@@ -107,7 +108,7 @@ class Archiver:
         settings = self._settings
         cards = {rows.card for rows in batch}
         await self._check_histories(cards)
-        await store.insert(self._database, batch, {card: self._histories[card] for card in cards})
+        await writer.insert(self._database, batch, {card: self._histories[card] for card in cards})
         self._archived |= {rows.card: rows.cursor for rows in batch}
         for card in cards:
             reached = self._archived[card].sequence
@@ -173,7 +174,7 @@ class Archiver:
 
 
 async def _next(buffer: RowBuffer, others: Sequence["asyncio.Task[None]"]) -> list[RowBatch]:
-    """All rows of the buffer; nothing after `store.BEAT_SECONDS`; raises what one of the other tasks died of."""
+    """All rows of the buffer; nothing after `postgres.BEAT_SECONDS`; raises what one of the other tasks died of."""
     take = asyncio.ensure_future(buffer.take())
     try:
         while not take.done():
@@ -182,7 +183,7 @@ async def _next(buffer: RowBuffer, others: Sequence["asyncio.Task[None]"]) -> li
                     task.result()
             running = [task for task in others if not task.done()]
             done, _ = await asyncio.wait(
-                {take, *running}, timeout=store.BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                {take, *running}, timeout=postgres.BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
             )
             if not done:
                 return []
@@ -203,7 +204,7 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     now = asyncio.get_running_loop().time
     async with (
         nodes.connect(settings) as servers,
-        store.pool(settings.database_url) as pool,
+        postgres.pool(settings.database_url) as pool,
     ):
         while not stopping.is_set():
             began = now()
@@ -232,16 +233,16 @@ async def _archive(
     """One round. `told`: what stands still, as far as it was said; `untraded`: cards that were named already because
     they are not traded."""
     servers, pool = clients
-    database = await store.connect(settings.database_url)
+    database = await postgres.connect(settings.database_url)
     try:
         await schema.check(database, settings.cards)
-        others = set(await store.untraded(database, settings.cards)) - untraded
+        others = set(await queries.untraded(database, settings.cards)) - untraded
         if others:
             untraded |= others
             log.warning("cards with orders are not traded any more, see TCGX_CARDS", cards=sorted(others))
         await servers.refuse_replicas()
         await servers.load_library()
-        await store.end_with_client(database)
+        await postgres.end_with_client(database)
         lines = lag.LagLines(bound_seconds=settings.archive_lag_seconds)
         await until_stopped(_lock(settings, servers.commands, database, lines), stopping)
         if stopping.is_set():
@@ -269,12 +270,12 @@ async def _lock(settings: Settings, redis: Redis, database: asyncpg.Connection, 
     has the lock may be gone."""
     now = asyncio.get_running_loop().time
     looked = now()
-    if await store.lock_archiver(database):
+    if await writer.lock_archiver(database):
         return
     log.info("waiting to be the one that archives")
-    while not await store.lock_archiver(database):
+    while not await writer.lock_archiver(database):
         if now() - looked >= lag.LOOK_SECONDS:
             looked = now()
-            cursors = await store.cursors(database)
-            await lag.tell(redis, {card: cursors.get(card, store.START) for card in settings.cards}, lines)
+            cursors = await queries.cursors(database)
+            await lag.tell(redis, {card: cursors.get(card, queries.START) for card in settings.cards}, lines)
         await asyncio.sleep(LOCK_SECONDS)

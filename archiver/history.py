@@ -15,8 +15,8 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 
-from archiver import store
-from archiver.store import START, Cursor, Registered
+from archiver import queries, writer
+from archiver.queries import START, Cursor, Registered
 from core import service
 from core.errors import HistoryConflict, Overloaded, TcgxError, Unavailable
 from engine import history
@@ -176,7 +176,7 @@ async def _compare(
     redis: Redis, database: asyncpg.Connection | asyncpg.Pool, cards: Sequence[str]
 ) -> dict[str, Comparison]:
     # The archive first: whatever it knows, Redis must have by then.
-    archive = await store.registered(database, cards)
+    archive = await queries.registered(database, cards)
     compared = {}
     for card in cards:
         registered = archive[card]
@@ -197,10 +197,10 @@ async def settle(
     """
     verdict, found = compared.verdict, compared.found
     if verdict.begins:
-        history_id = await store.register(database, card, verdict.begins, base=0, given=0)
+        history_id = await writer.register(database, card, verdict.begins, base=0, given=0)
         await history.begin(redis, card, ended="", history_id=history_id)
     elif verdict.registers:
-        await store.register(database, card, found.history_id, base=found.base, given=found.sequence)
+        await writer.register(database, card, found.history_id, base=found.base, given=found.sequence)
     else:
         return compared
     return (await _compare(redis, database, [card]))[card]
@@ -356,7 +356,7 @@ class ArchivedHistory:
             if given > self._registered[card] and self._archived_as.get(card)
         }
         if news:
-            await store.raise_given(self._pool, news)
+            await writer.raise_given(self._pool, news)
             for card, (_, given) in news.items():
                 self._registered[card] = max(self._registered[card], given)
 

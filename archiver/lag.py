@@ -8,7 +8,7 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 
-from archiver.store import Cursor
+from archiver.queries import Cursor
 from engine import keys
 from engine.connection import redis_errors
 

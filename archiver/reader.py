@@ -4,7 +4,8 @@ import asyncio
 
 import structlog
 
-from archiver.store import Cursor, RowBatch
+from archiver.queries import Cursor
+from archiver.writer import RowBatch
 from engine.events import EventGap, EventReader
 
 log = structlog.get_logger()

@@ -22,9 +22,9 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 
-from archiver import conversion, store
+from archiver import conversion, queries, writer
 from archiver.history import JUMP, Comparison, Fault, compare
-from archiver.store import Archive, Cursor
+from archiver.queries import Archive, Cursor
 from core.errors import StartError
 from core.model import LATEST, Order, order_id
 from engine import codec, history, keys
@@ -98,7 +98,7 @@ async def recover(redis: Redis, database: asyncpg.Connection, plan: Plan) -> str
     card, found = plan.card, plan.compared.found
     new_id = history.new_id()
     given = max(plan.base, found.sequence)
-    await store.follow(database, card, new_id, base=plan.base, given=given, cursor=plan.cursor)
+    await writer.follow(database, card, new_id, base=plan.base, given=given, cursor=plan.cursor)
     ended = found.history_id
     if plan.fault in REBEGUN:
         await _set_aside(redis, card, f"lost:{(ended or new_id)[:8]}:")
@@ -135,8 +135,8 @@ async def mark_histories(redis: Redis, database: asyncpg.Connection, cards: Sequ
                 "older copy"
             )
         history_id = found.history_id or registered.history_id or history.new_id()
-        await store.register(database, card, history_id, base=found.base, given=found.sequence)
-        await store.name_cursor(database, card, history_id)
+        await writer.register(database, card, history_id, base=found.base, given=found.sequence)
+        await writer.name_cursor(database, card, history_id)
         await history.begin(redis, card, ended="", history_id=history_id)
         marked.append(card)
     return marked
@@ -160,7 +160,7 @@ async def _plan_for_redis(redis: Redis, database: asyncpg.Connection, card: str,
     base = (highest + JUMP) // ROUNDED_TO * ROUNDED_TO
     resting = await _resting(redis, card)
     by_sequence = {order.sequence: order for order in resting}
-    filled = await store.filled_quantities(database, card, 0)
+    filled = await queries.filled_quantities(database, card, 0)
     lost = [
         Lost(order_id=order_id(card, sequence), filled_quantity=quantity)
         for sequence, quantity in filled.items()
@@ -170,7 +170,7 @@ async def _plan_for_redis(redis: Redis, database: asyncpg.Connection, card: str,
     if fault in REBEGUN:
         lost += [Lost(order_id=order.order_id, filled_quantity=order.filled_quantity, order=order) for order in resting]
     else:
-        completed = await store.completed_among(database, card, list(by_sequence))
+        completed = await queries.completed_among(database, card, list(by_sequence))
     return Plan(
         card=card,
         fault=fault,
@@ -178,9 +178,9 @@ async def _plan_for_redis(redis: Redis, database: asyncpg.Connection, card: str,
         compared=compared,
         base=base,
         cursor=Cursor(f"{base}-0", f"0-{base}"),
-        trades=await store.trade_count(database, card),
+        trades=await queries.trade_count(database, card),
         log_lacks=(kept_to + 1, registered.last) if registered.last > kept_to else None,
-        archived_of_those=await store.count_after(database, card, kept_to),
+        archived_of_those=await queries.count_after(database, card, kept_to),
         archive_lacks=(1, found.sequence) if fault is Fault.OTHER and found.sequence else None,
         resting=len(resting),
         completed=sorted(completed),
@@ -201,7 +201,7 @@ async def _plan_for_archive(redis: Redis, database: asyncpg.Connection, card: st
         compared=compared,
         base=found.sequence,
         cursor=Cursor(f"{goes_on_after}-0", f"0-{goes_on_after}"),
-        trades=await store.trade_count(database, card),
+        trades=await queries.trade_count(database, card),
         archive_lacks=(archived + 1, goes_on_after),
         resting=len(resting),
     )
@@ -239,7 +239,7 @@ async def _bring_back(redis: Redis, database: asyncpg.Connection, plan: Plan, ke
     what Redis has lost."""
     client: Any = redis
     card = plan.card
-    archived = await store.orders_after(database, card, kept_to, BROUGHT_BACK_MAX)
+    archived = await queries.orders_after(database, card, kept_to, BROUGHT_BACK_MAX)
     completed = await _completed(database, card, plan.completed)
     commands = client.pipeline(transaction=True)
     for order in completed:
@@ -268,7 +268,7 @@ async def _completed(database: asyncpg.Connection, card: str, sequences: Sequenc
 async def _correct_fills(redis: Redis, database: asyncpg.Connection, plan: Plan, commands: Any) -> None:
     """Orders that stay have been filled further by trades that only the archive knows."""
     card, gone = plan.card, set(plan.completed)
-    filled = await store.filled_quantities(database, card, 0)
+    filled = await queries.filled_quantities(database, card, 0)
     for order in await _resting(redis, card):
         quantity = filled.get(order.sequence, 0)
         if order.sequence in gone or quantity <= order.filled_quantity:

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import asyncpg
 
-from archiver.store import postgres_errors
+from archiver.postgres import postgres_errors
 from core.errors import StartError
 
 LOCK = 0x7463_6778_0001

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 
-from archiver.store import postgres_errors
+from archiver.postgres import postgres_errors
 from core.errors import StartError
 from exchange.tokens import key_hash
 

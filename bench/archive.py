@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from archiver import store
+from archiver import postgres
 from bench import matching
 from bench.machine import machine, usage
 from bench.options import Options
@@ -88,7 +88,7 @@ async def run(options: Options, board: Board) -> ArchiveResult:
         points = await _watch(running, board.task("archived", len(commands)))
         cpu = {name: used - before[name] for name, used in (await running.cpu_seconds()).items()}
         peak = usage(running.processes["archiver"].pid).peak_bytes
-        opened = await store.connect(running.settings.database_url)
+        opened = await postgres.connect(running.settings.database_url)
         try:
             orders, trades = [int(await opened.fetchval(query)) for query in COUNTS]
         finally:
@@ -114,7 +114,7 @@ COUNTS: Sequence[str] = ("SELECT count(*) FROM orders", "SELECT count(*) FROM tr
 
 async def _watch(running: Exchange, task: Task) -> list[Point]:
     """Until all is archived."""
-    opened = await store.connect(running.settings.database_url)
+    opened = await postgres.connect(running.settings.database_url)
     started = changed_at = time.monotonic()
     points: list[Point] = []
     look: Callable[[str], Awaitable[int]] = opened.fetchval

@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from archiver import store
+from archiver import postgres
 from bench import transactions
 from bench.http_client import Client, closed_loop_client
 from bench.load import WARM_SECONDS, load, rate
@@ -138,7 +138,7 @@ async def run(options: Options, board: Board) -> BaselineResult:
     name, client = closed_loop_client()
     board.step("starting servers")
     async with exchange(options) as running, AsyncExitStack() as stack:
-        opened = await store.connect(running.settings.database_url)
+        opened = await postgres.connect(running.settings.database_url)
         stack.push_async_callback(opened.close)
         version = await opened.fetchval("SHOW server_version")
         pools = [await _pool(options, board, opened, running, connections=connections) for connections in POOLS]

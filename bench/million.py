@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from archiver import store
+from archiver import postgres
 from bench.batch_client import put
 from bench.machine import Usage, machine, usage
 from bench.options import Options
@@ -250,7 +250,7 @@ class Watch:
         """Until all is archived and the clients have ended."""
         settings = self._running.settings
         before, changed_at, next_memory = (0, 0, 0), time.monotonic(), 0.0
-        opened = await store.connect(settings.database_url)
+        opened = await postgres.connect(settings.database_url)
         try:
             async with connection.connect(settings.redis_url) as redis:
                 while not self.archived_at or not all(client.done() for client in clients):

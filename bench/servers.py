@@ -18,8 +18,8 @@ import msgspec
 import redis.exceptions
 from redis.asyncio import Redis
 
-from archiver import schema, store
-from archiver.store import Archive
+from archiver import postgres, schema
+from archiver.queries import Archive
 from bench.machine import cpu_seconds
 from bench.options import Options
 from bench.order_flow import CARDS
@@ -165,7 +165,7 @@ async def _has_engine(local: Settings) -> bool:
 
 
 async def _has_archiver(local: Settings) -> bool:
-    async with store.pool(local.database_url) as pool:
+    async with postgres.pool(local.database_url) as pool:
         return await Archive(pool).has_archiver()
 
 
@@ -249,7 +249,7 @@ async def _remove_keys(local: Settings) -> None:
 
 async def _refuse_used_database(local: Settings) -> None:
     try:
-        opened = await store.connect(local.database_url)
+        opened = await postgres.connect(local.database_url)
     except TcgxError as error:
         raise StartError(f"--database-url cannot be used: {error}") from error
     try:
@@ -266,7 +266,7 @@ async def _refuse_used_database(local: Settings) -> None:
 
 
 async def _migrate(local: Settings) -> None:
-    opened = await store.connect(local.database_url)
+    opened = await postgres.connect(local.database_url)
     try:
         await schema.migrate(opened, local.cards)
     finally:
@@ -274,7 +274,7 @@ async def _migrate(local: Settings) -> None:
 
 
 async def _remove_rows(local: Settings) -> None:
-    opened = await store.connect(local.database_url)
+    opened = await postgres.connect(local.database_url)
     try:
         await opened.execute("TRUNCATE orders, trades, archive_cursor, histories")
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from archiver import store
+from archiver import postgres
 from bench.batch_client import framed
 from bench.machine import machine
 from bench.progress import Task
@@ -171,7 +171,7 @@ def _sha256(lines: Iterable[str]) -> str:
 
 
 async def _rows_in_sql(database_url: str, card: str) -> Rows:
-    opened = await store.connect(database_url)
+    opened = await postgres.connect(database_url)
     try:
         orders = await _counted_and_hashed(opened, ORDERS, card)
         return Rows(*orders, *await _counted_and_hashed(opened, TRADES, card))

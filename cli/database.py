@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from archiver import store
+from archiver import postgres
 from core.settings import Settings
 
 
@@ -15,7 +15,7 @@ async def connected(configured: Settings) -> AsyncIterator[Any]:
     Raises:
         Unavailable: the database does not answer.
     """
-    opened = await store.connect(configured.database_url)
+    opened = await postgres.connect(configured.database_url)
     try:
         yield opened
     finally:

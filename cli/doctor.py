@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 
-from archiver import history, lag, schema, store
-from archiver.store import Archive
+from archiver import history, lag, postgres, queries, schema
+from archiver.queries import Archive
 from cli import configuration
 from cli.arguments import CHECKS
 from cli.database import connected
@@ -58,13 +58,13 @@ async def _engine(configured: Settings) -> str:
 async def _database(configured: Settings) -> str:
     async with connected(configured) as opened:
         await schema.check(opened, configured.cards)
-        others = await store.untraded(opened, configured.cards)
+        others = await queries.untraded(opened, configured.cards)
     lost = f"; orders of cards that are not traded (TCGX_CARDS): {', '.join(others)}" if others else ""
     return f"answers, every migration has been run{lost}"
 
 
 async def _archiver(configured: Settings) -> str:
-    async with store.pool(configured.database_url) as pool, connection.connect(configured.redis_url) as redis:
+    async with postgres.pool(configured.database_url) as pool, connection.connect(configured.redis_url) as redis:
         archive = Archive(pool)
         lags = await lag.lag(redis, await archive.cursors(configured.cards))
         behind = ", ".join(f"{one.card} {one.commands} ({one.seconds:.1f} s)" for one in lags)

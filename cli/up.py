@@ -16,7 +16,7 @@ import structlog
 
 import tcgx.__main__
 from api.listening import listen
-from archiver import recovery, schema, store, traders
+from archiver import postgres, recovery, schema, traders
 from cli import datadir, embedded, paths, run_file
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
@@ -184,7 +184,7 @@ def _services(local: Settings) -> list[Service]:
 
 
 async def _prepare_database(local: Settings) -> None:
-    database = await store.connect(local.database_url)
+    database = await postgres.connect(local.database_url)
     try:
         for name in await schema.migrate(database, local.cards):
             log.info("migrated", name=name)

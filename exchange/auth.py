@@ -3,7 +3,7 @@
 import hmac
 import time
 
-from archiver.store import Archive
+from archiver.queries import Archive
 from core.errors import Unauthenticated
 from core.settings import Settings
 from exchange import tokens

@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
 
-from archiver.store import Archive, Before
+from archiver.queries import Archive, Before
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, Unavailable, Violation
 from core.model import SEQUENCE_PATTERN, Fill, Order, Side, Status, Trade
 from core.settings import CARD_PATTERN

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 import msgspec
 
 from archiver import lag
-from archiver.store import Archive
+from archiver.queries import Archive
 from core.errors import TcgxError
 from engine.book_reader import BookReader
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from archiver.store import Archive
+from archiver.queries import Archive
 from core.errors import (
     VALUE_CHARACTERS_MAX,
     HistoryConflict,

@@ -23,7 +23,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from archiver import schema, store, traders
+from archiver import postgres, schema, traders
 from cli import datadir, embedded
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
@@ -231,7 +231,7 @@ class ExchangeServer:
         """Runs SQL; its rows."""
 
         async def fetch() -> list[Any]:
-            connection = await store.connect(self._settings.database_url)
+            connection = await postgres.connect(self._settings.database_url)
             try:
                 return list(await connection.fetch(query, *arguments))
             finally:
@@ -261,7 +261,7 @@ class ExchangeServer:
             return False
 
     async def _prepare(self) -> None:
-        connection = await store.connect(self._settings.database_url)
+        connection = await postgres.connect(self._settings.database_url)
         try:
             await schema.migrate(connection, self._settings.cards)
             await traders.seed(connection, TRADERS, self.data_dir / "traders.csv")

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from archiver import schema, store
-from archiver.store import Archive, Before, Cursor, RowBatch
+from archiver import postgres, schema, writer
+from archiver.queries import Archive, Before, Cursor
+from archiver.writer import RowBatch
 from bench.reference_book import ReferenceBook
 from core.model import Fill, PlaceOrder, Side, Trade
 from engine import codec, connection
@@ -58,14 +59,14 @@ def archived() -> Iterator[ServerPair]:
     """Servers whose archive has all trades of the books."""
 
     async def fill(pair: ServerPair) -> None:
-        database = await store.connect(pair.settings.database_url)
+        database = await postgres.connect(pair.settings.database_url)
         try:
             await schema.migrate(database, CARDS)
             rows = [
                 RowBatch(card, "".join(map(line, book.trades)).encode(), b"", Cursor(f"{book.sequence}-0", "1-1"))
                 for card, book in BOOKS.items()
             ]
-            await store.insert(database, rows)
+            await writer.insert(database, rows)
         finally:
             await database.close()
 
@@ -78,7 +79,10 @@ def run(pair: ServerPair, work: Callable[[Archive, OrderReader], Awaitable[Any]]
     """Runs something on the archive."""
 
     async def connected() -> Any:
-        async with connection.connect(pair.settings.redis_url) as redis, store.pool(pair.settings.database_url) as pool:
+        async with (
+            connection.connect(pair.settings.redis_url) as redis,
+            postgres.pool(pair.settings.database_url) as pool,
+        ):
             archive = Archive(pool)
             return await work(archive, OrderReader(BookReader(redis), archive))
 

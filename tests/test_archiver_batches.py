@@ -8,8 +8,9 @@ import asyncpg
 import pytest
 from redis import Redis
 
+from archiver.queries import START
 from archiver.reader import RowBuffer, read_rows
-from archiver.store import START, RowBatch
+from archiver.writer import RowBatch
 from core.model import Side
 from engine import connection
 from engine.events import ENTRIES_MAX, EventReader

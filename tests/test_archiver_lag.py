@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from archiver.lag import REPEAT_SECONDS, Lag, LagLines, lag
-from archiver.store import START, Cursor
+from archiver.queries import START, Cursor
 from engine import codec, connection
 from tests.conftest import RedisServer
 from tests.market import Market, many

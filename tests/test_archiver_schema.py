@@ -9,8 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from archiver import schema, store
-from archiver.store import Cursor, RowBatch
+from archiver import postgres, queries, schema, writer
+from archiver.queries import Cursor
+from archiver.writer import RowBatch
 from core.errors import Unavailable
 from engine.codec import ORDER_COLUMNS, TRADE_COLUMNS
 from tests.running_exchange import CARDS, ServerPair, server_pair
@@ -41,7 +42,7 @@ def empty_database(pair: ServerPair) -> Iterator[Callable[[Callable[[asyncpg.Con
 
     def run(work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
         async def connected() -> Any:
-            database = await store.connect(pair.settings.database_url)
+            database = await postgres.connect(pair.settings.database_url)
             try:
                 await database.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
                 return await work(database)
@@ -84,7 +85,7 @@ def test_an_archive_of_the_first_version_is_migrated_with_its_rows(pair: ServerP
         run = await schema.migrate(database, CARDS)
         again = await schema.migrate(database, CARDS)
         await schema.check(database, CARDS)
-        await store.insert(database, [rows(3, orders=LATER)])
+        await writer.insert(database, [rows(3, orders=LATER)])
         after = [await database.fetch(query) for query in EVERYTHING]
         return run, again, before, after, await database.fetch(LIMITS)
 
@@ -108,12 +109,12 @@ def test_an_archive_of_the_first_version_is_migrated_with_its_rows(pair: ServerP
 def test_a_row_is_not_archived_a_second_time_and_neither_is_anything_beside_it(pair: ServerPair) -> None:
     async def repeated(database: asyncpg.Connection) -> tuple[int, str]:
         await schema.migrate(database, CARDS)
-        await store.insert(database, [rows(2, orders=ORDERS, trades=TRADES)])
+        await writer.insert(database, [rows(2, orders=ORDERS, trades=TRADES)])
         for twice in (rows(4, orders=LATER, trades=TRADES), rows(4, orders=LATER + ORDERS)):
             with pytest.raises(Unavailable, match="duplicate key"):
-                await store.insert(database, [twice])
+                await writer.insert(database, [twice])
         count = await database.fetchval("SELECT count(*) FROM orders")
-        return count, (await store.cursors(database))["pikachu"].event_id
+        return count, (await queries.cursors(database))["pikachu"].event_id
 
     with empty_database(pair) as run_on:
         assert run_on(repeated) == (2, "2-0")

@@ -16,7 +16,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from archiver import recovery, schema, store
+from archiver import postgres, recovery, schema
 from archiver.archiver import Archiver
 from archiver.history import ArchivedHistory, compare
 from cli import datadir
@@ -101,7 +101,7 @@ class Exchange:
             shutil.rmtree(copy)
 
     async def _begin_empty(self) -> None:
-        database = await store.connect(self.settings.database_url)
+        database = await postgres.connect(self.settings.database_url)
         await database.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
         await schema.migrate(database, CARDS)
         await database.close()
@@ -112,8 +112,8 @@ class Exchange:
         self.redis = await self._stack.enter_async_context(connection.connect(self.settings.redis_url))
         blocking = await self._stack.enter_async_context(connection.connect_blocking(self.settings.redis_url))
         self.node = Node(self.redis, blocking, CARDS)
-        self.pool = await self._stack.enter_async_context(store.pool(self.settings.database_url))
-        self.database: asyncpg.Connection = await store.connect(self.settings.database_url)
+        self.pool = await self._stack.enter_async_context(postgres.pool(self.settings.database_url))
+        self.database: asyncpg.Connection = await postgres.connect(self.settings.database_url)
         self._stack.push_async_callback(self.database.close)
 
     # -- the API

@@ -19,8 +19,8 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from archiver import archiver, store
-from archiver.store import Archive
+from archiver import archiver, postgres, writer
+from archiver.queries import Archive
 from cli import embedded_postgres
 from core.errors import StartError, Unavailable
 from engine import connection, library
@@ -95,8 +95,8 @@ class Network:
     async def close(self) -> None:
         self.fall_silent()
         self._server.close()
-        for writer in self._writers:
-            writer.close()
+        for each in self._writers:
+            each.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_unix_connection(f"{self._socket}/.s.PGSQL.5432")
@@ -135,9 +135,9 @@ def events(lines: Any) -> list[str]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An archiver and a server that notice in seconds what takes them a minute."""
-    monkeypatch.setattr(store, "COMMAND_SECONDS", 1.5)
-    monkeypatch.setattr(store, "BEAT_SECONDS", 0.5)
-    monkeypatch.setattr(store, "IDLE_SECONDS", 4)
+    monkeypatch.setattr(postgres, "COMMAND_SECONDS", 1.5)
+    monkeypatch.setattr(postgres, "BEAT_SECONDS", 0.5)
+    monkeypatch.setattr(postgres, "IDLE_SECONDS", 4)
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_an_archiver_without_work_keeps_its_session(pair: ServerPair, market: Ma
         with capture_logs() as lines:
             async with archiving(pair):
                 await happened(lambda: "archiving" in events(lines), "the start")
-                await asyncio.sleep(store.IDLE_SECONDS + 1)  # nothing is to happen
+                await asyncio.sleep(postgres.IDLE_SECONDS + 1)  # nothing is to happen
                 market.append(many(1, count=2))
                 market.match()
                 await archived_up_to(pair, 2)
@@ -235,9 +235,9 @@ def test_an_archiver_without_work_keeps_its_session(pair: ServerPair, market: Ma
 @pytest.mark.server
 def test_the_server_is_told_to_look_for_the_archiver(pair: ServerPair) -> None:
     async def settings() -> dict[str, str]:
-        connection = await store.connect(over_tcp(pair, pair.address))  # type: ignore[attr-defined]
+        connection = await postgres.connect(over_tcp(pair, pair.address))  # type: ignore[attr-defined]
         try:
-            await store.end_with_client(connection)
+            await postgres.end_with_client(connection)
             rows = await connection.fetch("SELECT name, setting FROM pg_settings")
             return {row["name"]: row["setting"] for row in rows}
         finally:
@@ -245,9 +245,9 @@ def test_the_server_is_told_to_look_for_the_archiver(pair: ServerPair) -> None:
 
     found = asyncio.run(settings())
 
-    for name, value in store.LOST_CLIENT.items():
+    for name, value in postgres.LOST_CLIENT.items():
         assert found[name] == str(value), name
-    assert found["idle_session_timeout"] == str(store.IDLE_SECONDS * 1_000)
+    assert found["idle_session_timeout"] == str(postgres.IDLE_SECONDS * 1_000)
 
 
 @pytest.mark.server
@@ -255,8 +255,8 @@ def test_the_server_is_told_to_look_for_the_archiver(pair: ServerPair) -> None:
 def test_a_second_archiver_takes_over_at_once(pair: ServerPair) -> None:
     async def scenario() -> float:
         clock = asyncio.get_running_loop().time
-        database = await store.connect(pair.settings.database_url)
-        assert await store.lock_archiver(database)
+        database = await postgres.connect(pair.settings.database_url)
+        assert await writer.lock_archiver(database)
         with capture_logs() as lines:
             async with archiving(pair):
                 await happened(lambda: "waiting to be the one that archives" in events(lines), "the wait")
@@ -276,9 +276,9 @@ def test_an_archive_that_is_a_minute_behind_is_missed_though_somebody_has_the_lo
         assert exchange.stop_service("archiver") == 0
 
         async def locked() -> None:
-            orphan = await store.connect(exchange.settings.database_url)
+            orphan = await postgres.connect(exchange.settings.database_url)
             try:
-                assert await store.lock_archiver(orphan)
+                assert await writer.lock_archiver(orphan)
                 assert await asyncio.to_thread(missing) == []
                 backdated(Market(exchange.redis), 1)
                 await asyncio.to_thread(until, lambda: missing() == ["archiver"], why="nobody misses the archiver")
@@ -339,7 +339,7 @@ def test_a_pooler_that_lends_sessions_is_refused(pair: ServerPair, mode: str) ->
     with pgbouncer(pair, mode) as url:
         for _ in range(3):
             with pytest.raises(StartError, match="pool_mode=session"):
-                asyncio.run(store.connect(url))
+                asyncio.run(postgres.connect(url))
 
 
 @pytest.mark.server
@@ -360,7 +360,7 @@ def test_an_archiver_does_not_start_behind_a_pooler_that_lends_sessions(pair: Se
 def test_a_pooler_with_a_session_for_each_client_works(
     pair: ServerPair, market: Market, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(postgres, "CONNECT_SECONDS", 2)
     with pgbouncer(pair, "session", size=size) as url:
 
         async def scenario() -> None:
@@ -381,7 +381,7 @@ def test_a_pooler_with_a_session_for_each_client_works(
 @pytest.mark.server
 def test_reads_through_a_pooler_that_lends_sessions_are_unavailable_and_nothing_else(pair: ServerPair) -> None:
     async def scenario(url: str) -> list[Any]:
-        async with store.pool(url) as pool:
+        async with postgres.pool(url) as pool:
             archive = Archive(pool)
             reads = [
                 read
@@ -409,11 +409,11 @@ def test_a_read_that_is_given_up_ends_at_once_though_the_server_says_nothing(pai
     async def scenario() -> None:
         network = Network(socket_of(pair))
         port = await network.open()
-        async with store.pool(over_tcp(pair, f"127.0.0.1:{port}")) as pool:
+        async with postgres.pool(over_tcp(pair, f"127.0.0.1:{port}")) as pool:
             reads: dict[str, Callable[[], Awaitable[Any]]] = {
                 "fetch": lambda: Archive(pool).order("pikachu", 1),
                 "fetchval": lambda: pool.fetchval("SELECT 1"),
-                "execute": lambda: store.raise_given(pool, {"pikachu": ("none", 1)}),
+                "execute": lambda: writer.raise_given(pool, {"pikachu": ("none", 1)}),
             }
             for name, read in reads.items():
                 await read()
@@ -422,7 +422,7 @@ def test_a_read_that_is_given_up_ends_at_once_though_the_server_says_nothing(pai
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.2):
                         await read()
-                assert asyncio.get_running_loop().time() - started < store.CONNECT_SECONDS / 2, name
+                assert asyncio.get_running_loop().time() - started < postgres.CONNECT_SECONDS / 2, name
             await reads["fetch"]()  # on a new connection
         await network.close()
 
@@ -443,12 +443,12 @@ def test_a_read_that_is_given_up_ends_at_once_though_the_server_says_nothing(pai
     ],
 )
 def test_whatever_asyncpg_raises_is_unavailable_with_a_reason(error: Exception, said: str) -> None:
-    with pytest.raises(Unavailable) as raised, store.postgres_errors():
+    with pytest.raises(Unavailable) as raised, postgres.postgres_errors():
         raise error
 
     assert said in str(raised.value)
 
 
 def test_errors_of_ours_pass() -> None:
-    with pytest.raises(StartError), store.postgres_errors():
+    with pytest.raises(StartError), postgres.postgres_errors():
         raise StartError("no")

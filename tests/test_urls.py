@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from archiver import store
+from archiver import postgres
 from core import settings, urls
 from core.errors import SettingError
 from core.settings import Settings
@@ -101,7 +101,7 @@ def test_what_is_wrong_with_an_address_of_a_database_is_named_without_the_passwo
     assert named in str(refused.value)
     assert PASSWORD not in str(refused.value)
     with pytest.raises(SettingError):
-        asyncio.run(store.connect(url))
+        asyncio.run(postgres.connect(url))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import redis.exceptions
 from redis.asyncio import Redis
 
-from archiver.store import Archive
+from archiver.queries import Archive
 from core import service
 from core.errors import Kind, Overloaded, Unauthenticated, Unavailable
 from core.model import Accepted, PlaceOrder, Side, Status

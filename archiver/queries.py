@@ -1,43 +1,14 @@
-"""All SQL of the archive: bulk inserts by the archiver, queries by the API."""
+"""What is read of the archive."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
 
-from core import urls
-from core.errors import HistoryConflict, StartError, Unavailable, reason
+from archiver.postgres import ARCHIVER_LOCK, RECOVER_SECONDS, postgres_errors
 from core.model import Order, Side, Status, TimeInForce, Trade
-from engine.codec import ORDER_COLUMNS, TRADE_COLUMNS
 
-ARCHIVER_LOCK = 0x7463_6778_0002
-"""PostgreSQL advisory lock of the archiver that works; it goes with its connection."""
-
-BEAT_SECONDS = 10.0
-IDLE_SECONDS = 60
-LOST_CLIENT = {
-    "tcp_keepalives_idle": 10,
-    "tcp_keepalives_interval": 5,
-    "tcp_keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
-    "idle_in_transaction_session_timeout": IDLE_SECONDS * 1_000,
-}
-"""Settings of a session after which the server knows in half a minute that its client is gone, and in a minute where
-something between them still answers for it. On a unix socket the kernel tells at once, and those of TCP are ignored."""
-
-POOLER_PROBES = 10
-POOLER = (
-    "TCGX_DATABASE_URL leads to a connection pooler that lends a session for one transaction only (pgbouncer: "
-    "pool_mode=transaction), but the archiver's lock needs one of its own: use pool_mode=session, or the address of "
-    "PostgreSQL itself"
-)
-CONNECT_SECONDS = 5
-COMMAND_SECONDS = 30
-RECOVER_SECONDS = 3_600
-ROWS_BYTES = 500
 NUMBER_MAX = 2**62
 
 
@@ -73,20 +44,6 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
         return max(self.base, self.given, self.cursor.sequence if self.cursor else 0)
 
 
-class RowBatch(msgspec.Struct, frozen=True):
-    """What is archived together of a card: lines as in {card}:events, and the position after them."""
-
-    card: str
-    trades: bytes
-    orders: bytes
-    cursor: Cursor
-
-    @property
-    def bytes(self) -> int:
-        """What it takes in memory, about."""
-        return len(self.trades) + len(self.orders) + ROWS_BYTES
-
-
 class Before(NamedTuple):
     """A moment between two trades: before all trades of this time, card and number, and later ones."""
 
@@ -100,129 +57,6 @@ class TradesWith(NamedTuple):
 
     trades: list[Trade]
     reached: Trade | None
-
-
-@contextlib.contextmanager
-def postgres_errors() -> Iterator[None]:
-    """Turns errors of asyncpg into `Unavailable`: whatever it is, the archive could not be read or written. Nothing but
-    calls of asyncpg belongs inside."""
-    try:
-        yield
-    except asyncpg.DiskFullError as error:
-        raise Unavailable(f"The disk of PostgreSQL is full: {reason(error)}") from error
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError) as error:
-        raise Unavailable(f"PostgreSQL did not answer: {reason(error)}") from error
-    except (AssertionError, BufferError, ValueError, LookupError) as error:
-        # asyncpg ends so where what decodes the replies gets those to another statement, as through a pooler.
-        raise Unavailable(f"PostgreSQL's reply can't be read: {type(error).__name__} {error}") from error
-
-
-async def connect(url: str) -> asyncpg.Connection:
-    """One connection, with a session of its own.
-
-    Raises:
-        StartError: the url is none, the server refuses the password or the database, or a pooler gives every
-            transaction another session.
-        Unavailable: it does not answer.
-    """
-    urls.check_database(url)
-    connection = await _connect(url)
-    try:
-        await _check_session(connection, url)
-    except BaseException:
-        connection.terminate()
-        raise
-    return connection
-
-
-async def _connect(url: str, **options: Any) -> asyncpg.Connection:
-    with postgres_errors():
-        try:
-            return await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, **options)
-        except (
-            asyncpg.InvalidAuthorizationSpecificationError,
-            asyncpg.InvalidCatalogNameError,
-            asyncpg.ClientConfigurationError,
-            ValueError,  # a port that is no number
-        ) as error:
-            raise StartError(f"PostgreSQL refuses TCGX_DATABASE_URL: {reason(error)}") from error
-
-
-async def _check_session(connection: asyncpg.Connection, url: str) -> None:
-    """That one session does all that a connection asks for: locks and prepared statements belong to a session.
-
-    Raises:
-        StartError: it does not.
-    """
-    with postgres_errors():
-        # A plain query: through a pooler, a prepared statement would stay behind in somebody else's session.
-        own = await connection.execute(f"SELECT 1 WHERE pg_backend_pid() = {connection.get_server_pid()}")
-    if own == "SELECT 1":
-        return
-    # There is a pooler between. If it lends a session for a transaction, the one that was given back last is lent next.
-    others = [await _connect(url, statement_cache_size=0) for _ in range(2)]
-    try:
-        used = [await _session(other) for _ in range(POOLER_PROBES) for other in others]
-    except TimeoutError:
-        return  # no session is free for the second: each connection has its own
-    finally:
-        for other in others:
-            other.terminate()
-    if used[0::2].count(used[0]) < POOLER_PROBES or used[0] in used[1::2]:
-        raise StartError(POOLER)
-
-
-async def _session(connection: asyncpg.Connection) -> Any:
-    """The process that does a transaction.
-
-    Raises:
-        TimeoutError: none is free.
-    """
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            with postgres_errors():
-                async with connection.transaction():
-                    return await connection.fetchval("SELECT pg_backend_pid()")
-    except Unavailable as error:
-        if "transaction blocks not allowed" in str(error):  # a pooler that lends it for a statement only
-            raise StartError(POOLER) from error
-        raise
-
-
-async def end_of(connection: asyncpg.Connection) -> None:
-    """Raises `Unavailable` when the connection ends, which an idle one would not notice by itself."""
-    ended = asyncio.Event()
-    connection.add_termination_listener(lambda _: ended.set())
-    if not connection.is_closed():
-        await ended.wait()
-    raise Unavailable("PostgreSQL closed the connection")
-
-
-async def end_with_client(connection: asyncpg.Connection) -> None:
-    """Lets the server end this connection, and what is locked with it, soon after its client is gone, however: a path
-    through the network that breaks tells nobody, and the server would wait for two hours. Such a client asks for
-    something at least every `BEAT_SECONDS`."""
-    settings = dict(LOST_CLIENT)
-    if connection.get_server_version().major >= 14:
-        settings["idle_session_timeout"] = IDLE_SECONDS * 1_000
-    with postgres_errors():
-        await connection.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()))
-
-
-async def beat(connection: asyncpg.Connection) -> None:
-    """Asks for nothing, so that the server knows that this client is there, and the client that the server is.
-
-    Raises:
-        Unavailable: it is not.
-    """
-    with postgres_errors():
-        await connection.execute("SELECT 1")
-
-
-async def lock_archiver(connection: asyncpg.Connection) -> bool:
-    """Whether this connection is the one that archives now."""
-    with postgres_errors():
-        return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", ARCHIVER_LOCK))
 
 
 async def cursors(connection: asyncpg.Connection | asyncpg.Pool) -> dict[str, Cursor]:
@@ -259,64 +93,6 @@ async def registered(database: asyncpg.Connection | asyncpg.Pool, cards: Sequenc
         for row in rows
     }
     return {card: found.get(card, Registered()) for card in cards}
-
-
-async def register(
-    database: asyncpg.Connection | asyncpg.Pool, card: str, history_id: str, *, base: int, given: int
-) -> str:
-    """Makes a history the card's, unless it has one. The id that it has then."""
-    with postgres_errors():
-        await database.execute(
-            "INSERT INTO histories (card, history_id, base, given) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-            card,
-            history_id,
-            base,
-            given,
-        )
-        found = await database.fetchval("SELECT history_id FROM histories WHERE card = $1 AND ended_at IS NULL", card)
-    if found is None:
-        raise Unavailable(f"the archive has no history of {card}: it was ended meanwhile")
-    return str(found)
-
-
-async def raise_given(database: asyncpg.Connection | asyncpg.Pool, news: Mapping[str, tuple[str, int]]) -> None:
-    """Notes up to which sequence was given out: history id and sequence, by card."""
-    with postgres_errors():
-        await database.execute(
-            "UPDATE histories SET given = greatest(given, news.sequence) "
-            "FROM unnest($1::text[], $2::text[], $3::bigint[]) AS news (card, history_id, sequence) "
-            "WHERE histories.card = news.card AND histories.history_id = news.history_id",
-            list(news),
-            [history_id for history_id, _ in news.values()],
-            [sequence for _, sequence in news.values()],
-        )
-
-
-async def name_cursor(connection: asyncpg.Connection, card: str, history_id: str) -> None:
-    """Says of which history a card's cursor is that was written before there were any."""
-    with postgres_errors():
-        await connection.execute(
-            "UPDATE archive_cursor SET history_id = $2 WHERE card = $1 AND history_id = ''", card, history_id
-        )
-
-
-async def follow(
-    connection: asyncpg.Connection, card: str, history_id: str, *, base: int, given: int, cursor: Cursor
-) -> None:
-    """Ends a card's history in the archive and begins the one that follows it, at a position."""
-    with postgres_errors():
-        async with connection.transaction():
-            await connection.execute("UPDATE histories SET ended_at = now() WHERE card = $1 AND ended_at IS NULL", card)
-            await connection.execute(
-                "INSERT INTO histories (card, history_id, base, given) VALUES ($1, $2, $3, $4)",
-                *(card, history_id, base, given),
-            )
-            await connection.execute(
-                "INSERT INTO archive_cursor (card, event_id, sequence, log_id, history_id, archived_at) "
-                "VALUES ($1, $2, $3, $4, $5, now()) ON CONFLICT (card) DO UPDATE "
-                "SET event_id = $2, sequence = $3, log_id = $4, history_id = $5, archived_at = now()",
-                *(card, cursor.event_id, cursor.sequence, cursor.log_id, history_id),
-            )
 
 
 async def completed_among(connection: asyncpg.Connection, card: str, sequences: Sequence[int]) -> set[int]:
@@ -374,51 +150,6 @@ async def count_after(connection: asyncpg.Connection, card: str, sequence: int) 
                 timeout=RECOVER_SECONDS,
             )
         )
-
-
-async def insert(
-    connection: asyncpg.Connection, archived: Sequence[RowBatch], histories: Mapping[str, str] | None = None
-) -> None:
-    """Rows and cursors in one transaction: after it, all of these are archived, or none is. `histories`: the history
-    that each card's rows are of."""
-    of_card = histories or {}
-    with postgres_errors():
-        async with connection.transaction():
-            await _check_current(connection, of_card)
-            for rows in archived:
-                await _copy(connection, f"trades_{rows.card}", TRADE_COLUMNS, rows.trades)
-                await _copy(connection, f"orders_{rows.card}", ORDER_COLUMNS, rows.orders)
-            await connection.executemany(
-                "INSERT INTO archive_cursor (card, event_id, sequence, log_id, history_id, archived_at) "
-                "VALUES ($1, $2, $3, $4, $5, now()) ON CONFLICT (card) DO UPDATE "
-                "SET event_id = $2, sequence = $3, log_id = $4, history_id = $5, archived_at = now()",
-                [
-                    (card, cursor.event_id, cursor.sequence, cursor.log_id, of_card.get(card, ""))
-                    for card, cursor in {rows.card: rows.cursor for rows in archived}.items()
-                ],
-            )
-
-
-async def _check_current(connection: asyncpg.Connection, histories: Mapping[str, str]) -> None:
-    """That these are the cards' histories, and stay so until the transaction ends."""
-    rows = await connection.fetch(
-        "SELECT card, history_id FROM histories WHERE card = ANY($1) AND ended_at IS NULL FOR SHARE", list(histories)
-    )
-    current = {row["card"]: row["history_id"] for row in rows}
-    for card, history_id in histories.items():
-        if current.get(card) != history_id:
-            raise HistoryConflict(f"the archive has another history of {card} than when the archiver began")
-
-
-async def _copy(connection: asyncpg.Connection, table: str, columns: Sequence[str], lines: bytes) -> None:
-    if not lines:
-        return
-
-    async def source() -> AsyncIterator[bytes]:
-        yield lines
-
-    # The lines are in the text format of COPY already; their values hold no character that needs an escape.
-    await connection.copy_to_table(table, source=source(), columns=columns, delimiter=",", null="")
 
 
 class Archive:
@@ -605,59 +336,6 @@ class Archive:
             return await self._pool.fetch(query, *arguments)
 
 
-def pool(url: str) -> asyncpg.Pool:
-    """Connections for the API; they are opened when first needed, so that orders flow without PostgreSQL.
-
-    Raises:
-        SettingError: the url is none.
-    """
-    urls.check_database(url)
-
-    async def check(connection: asyncpg.Connection) -> None:
-        try:
-            await _check_session(connection, url)
-        except StartError as error:
-            raise Unavailable(f"PostgreSQL can't be read through this pooler: {error}") from error
-
-    return asyncpg.create_pool(
-        url,
-        min_size=0,
-        max_size=4,
-        timeout=CONNECT_SECONDS,
-        command_timeout=CONNECT_SECONDS,
-        init=check,
-        connection_class=_Connection,
-    )
-
-
-class _Connection(asyncpg.Connection):
-    """A connection that is closed where a query is given up. Otherwise it goes back to the pool only once the server
-    has taken the query back, and whoever gave it up waits for that: up to `CONNECT_SECONDS` if the server hangs."""
-
-    async def fetch(self, *arguments: Any, **options: Any) -> Any:
-        """As asyncpg has it."""
-        with self._closed_if_given_up():
-            return await super().fetch(*arguments, **options)
-
-    async def fetchval(self, *arguments: Any, **options: Any) -> Any:
-        """As asyncpg has it."""
-        with self._closed_if_given_up():
-            return await super().fetchval(*arguments, **options)
-
-    async def execute(self, *arguments: Any, **options: Any) -> Any:
-        """As asyncpg has it."""
-        with self._closed_if_given_up():
-            return await super().execute(*arguments, **options)
-
-    @contextlib.contextmanager
-    def _closed_if_given_up(self) -> Iterator[None]:
-        try:
-            yield
-        except (asyncio.CancelledError, TimeoutError):
-            self.terminate()
-            raise
-
-
 _RFC3339 = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
 _ORDER = (
     "card, sequence, trader_id, side::text, price_cents, quantity, filled_quantity, status::text, "
@@ -665,6 +343,7 @@ _ORDER = (
     f"to_char(accepted_at AT TIME ZONE 'UTC', '{_RFC3339}') AS accepted_text, "
     f"to_char(closed_at AT TIME ZONE 'UTC', '{_RFC3339}') AS closed_text"
 )
+
 _TRADE = (
     "card, trade_number, taker_sequence, maker_sequence, taker_trader_id, maker_trader_id, price_cents, quantity, "
     f"taker_side::text, to_char(executed_at AT TIME ZONE 'UTC', '{_RFC3339}') AS executed_text"
