@@ -722,7 +722,8 @@ def test_an_order_whose_list_cannot_be_written_is_in_the_log_and_not_acknowledge
 def test_what_may_be_open_is_listed_newest_first_below_a_sequence(market: Market) -> None:
     market.append(many(1, count=70))
     market.append(many(1, count=5, trader=11))
-    market.append(many(1, count=1_100))
+    market.append(many(1, count=1_000))
+    market.append(many(1, count=100))
 
     def unfinished(limit: int, *before: int) -> list[int]:
         reply = market.redis.fcall_ro("trader_orders", 1, market.tag, 1, limit, "unfinished", *before)
