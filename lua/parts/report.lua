@@ -6,18 +6,18 @@ local integer, concat = text.integer, table.concat
 -- A notification of at most this many commands has their trades and completed orders.
 local NOTIFIED_COMMANDS_MAX = 100
 
--- Joins the lines of a call, once for event and notification.
-function report.join(call)
+-- Makes the texts that event and notification share, after the cursor has moved.
+function report.prepare(call)
+  call.first, call.last = integer[call.base + 1], integer[call.position.sequence]
   call.trade_lines = text.join(call.trades, call.trade_count)
   call.order_lines = text.join(call.orders, call.orders_count)
 end
 
--- The id and the fields of the event, after the cursor has moved. The largest field comes last: making room for a
--- field, Redis copies what stands before it.
+-- Returns the id and the fields of the event. The largest field comes last: making room for a field, Redis copies what
+-- stands before it.
 function report.event(call)
   local position, rejected = call.position, call.batch.rejected
-  local event = { 'first', integer[call.base + 1], 'log', position.log_id }
-  local size = 4
+  local event, size = { 'first', call.first, 'log', position.log_id }, 4
   if call.trade_count > 0 then
     event[size + 1], event[size + 2] = 'trades', call.trade_lines
     size = size + 2
@@ -29,12 +29,12 @@ function report.event(call)
   if #rejected > 0 then
     event[size + 1], event[size + 2] = 'rejected', concat(rejected, '\n') .. '\n'
   end
-  return integer[position.sequence] .. '-' .. integer[position.rejected], event
+  return call.last .. '-' .. integer[position.rejected], event
 end
 
 -- The message to {card}:matched.
 function report.notification(call)
-  local range = integer[call.base + 1] .. ' ' .. integer[call.position.sequence]
+  local range = call.first .. ' ' .. call.last
   if call.batch.count > NOTIFIED_COMMANDS_MAX then return range end
   return range .. ' ' .. integer[call.trade_count] .. '\n' .. call.trade_lines .. call.order_lines
 end

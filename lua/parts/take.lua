@@ -15,6 +15,8 @@
 --   trades, orders      lines of trades and of completed orders, with trade_count and orders_count of them
 --   removed             fields that leave {card}:open
 --   work                fills, and orders that were only looked at
+-- Later phases add first and last (sequences as text), trade_lines and order_lines (report.lua), and scanned_traders
+-- (cancel.lua).
 local take = {}
 
 local CANCEL = text.CANCEL
