@@ -7,8 +7,8 @@
 --   deadline            second at which the call ends (budget.lua), or nil
 --   asks, bids          both sides of the book (side.lua)
 --   tracked             the card's price levels (levels.lua), or nil
---   canceled            of command i of the batch, a cancel: the record of the resting order that it names, `true` where it
---                       names all orders of its trader, nil where it names an order of the batch or an unknown one
+--   canceled            of command i of the batch, a cancel: the record of the resting order that it names; `true`
+--                       where it names all orders of its trader; nil where it names an order of the batch or none
 --   left                unfilled quantity of order i of the batch; 0 of a cancel and of a completed order
 --   fields              sequence of order i of the batch as text
 --   line                writes the line of order i of the batch (order_line.lua)
