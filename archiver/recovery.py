@@ -26,7 +26,7 @@ from archiver import conversion, queries, writer
 from archiver.history import JUMP, Comparison, Fault, compare
 from archiver.queries import Archive, Cursor
 from core.errors import StartError
-from core.model import LATEST, Order, order_id
+from core.model import CLIENT_ORDER_ID_SECONDS, LATEST, Order, order_id
 from engine import codec, history, keys
 from engine.connection import redis_errors
 
@@ -39,7 +39,6 @@ BROUGHT_BACK_MAX = 20_000
 """So many archived orders of a card go back into traders' lists."""
 
 SCAN_COUNT = 1_000
-CLIENT_ID_SECONDS = 2 * 86_400
 SECONDS_A_DAY = 86_400
 REBEGUN = (Fault.EMPTY, Fault.OTHER, Fault.DIVERGED)
 CURABLE = (*REBEGUN, Fault.OLDER, Fault.ARCHIVE_OLDER)
@@ -293,8 +292,8 @@ def _remember_client_ids(commands: Any, card: str, orders: Sequence[Order]) -> N
     now = time.time()
     for order in orders:
         accepted = datetime.fromisoformat(order.accepted_at).timestamp()
-        if not order.client_order_id or accepted < now - CLIENT_ID_SECONDS:
+        if not order.client_order_id or accepted < now - CLIENT_ORDER_ID_SECONDS:
             continue
         key = keys.key(card, f"client_ids:{int(accepted // SECONDS_A_DAY)}")
         commands.hset(key, f"{order.trader_id}:{order.client_order_id}", f"{order.sequence} {codec.order_terms(order)}")
-        commands.expire(key, CLIENT_ID_SECONDS)
+        commands.expire(key, CLIENT_ORDER_ID_SECONDS)

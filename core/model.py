@@ -18,8 +18,17 @@ SEQUENCE_MAX = 999_999_999_999
 SEQUENCE_PATTERN = r"[1-9][0-9]{0,11}"
 """A sequence as it stands in an order_id."""
 
-TRADER_ID_MAX = 2**31 - 1
-"""What the log and the archive can hold."""
+TRADER_ID_MAX = 2_147_483_647
+"""The largest `integer` of PostgreSQL."""
+
+QUANTITY_MAX = 2_147_483_647
+"""The largest `integer` of PostgreSQL. Settings bound new orders lower."""
+
+PRICE_CENTS_MAX = 1_000_000
+"""The highest price that settings allow."""
+
+CLIENT_ORDER_ID_SECONDS = 2 * 86_400
+"""How long the client_order_ids of a day are kept: for that day and the next one."""
 
 CLIENT_ORDER_ID_PATTERN = r"(?!\.+$)[A-Za-z0-9._:-]{1,64}"
 CLIENT_ORDER_ID_RULE = "must be 1 to 64 letters, digits or . _ : -, and not dots alone"

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
 
 from core import urls
 from core.errors import SettingError
+from core.model import PRICE_CENTS_MAX
 from core.suggestions import did_you_mean
 
 PREFIX = "TCGX_"
@@ -16,107 +17,121 @@ JWT_SECRET_BYTES_MIN = 32
 CARD_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 
+class Setting(NamedTuple):
+    """What a setting does, and from where to where its number goes."""
+
+    description: str
+    low: int | None = None
+    high: int | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Field `x_y` is the environment variable `TCGX_X_Y`; `DESCRIPTIONS` says what each one does."""
+    """Field `x_y` is the environment variable `TCGX_X_Y`; its line says what it does and what it admits."""
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
-    database_url: str = "postgresql://tcgx@127.0.0.1:5432/tcgx"
-    cards: tuple[str, ...] = ("pikachu", "bulbasaur", "charmander", "squirtle")
-    price_cents_min: int = 100
-    price_cents_max: int = 1_000
-    max_quantity: int = 10_000
-    self_trade: Literal["allow", "cancel_taker"] = "allow"
-    durability: Literal["always", "everysec"] = "always"
+    redis_url: Annotated[str, Setting("the Redis (7.0 or newer) or Valkey server that holds logs and books")] = (
+        "redis://127.0.0.1:6379/0"
+    )
+    database_url: Annotated[str, Setting("the PostgreSQL database of the archive")] = (
+        "postgresql://tcgx@127.0.0.1:5432/tcgx"
+    )
+    cards: Annotated[tuple[str, ...], Setting("the cards that are traded, separated by commas")] = (
+        "pikachu",
+        "bulbasaur",
+        "charmander",
+        "squirtle",
+    )
+    price_cents_min: Annotated[int, Setting("the lowest price of an order, in cents", 1, PRICE_CENTS_MAX)] = 100
+    price_cents_max: Annotated[int, Setting("the highest price of an order, in cents", 1, PRICE_CENTS_MAX)] = 1_000
+    max_quantity: Annotated[int, Setting("the largest quantity of an order", 1, 1_000_000)] = 10_000
+    self_trade: Annotated[
+        Literal["allow", "cancel_taker"],
+        Setting("allow, or cancel_taker: the incoming order's rest is canceled when it meets its own trader"),
+    ] = "allow"
+    durability: Annotated[
+        Literal["always", "everysec"],
+        Setting("always: an order is on disk before it is acknowledged; everysec: within a second after"),
+    ] = "always"
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    api_workers: int = 1
-    jwt_secret: str = ""
-    token_seconds: int = 3_600
-    body_bytes_max: int = 1_000_000
-    head_seconds: int = 10
-    body_seconds: int = 30
-    keep_alive_seconds: int = 75
+    host: Annotated[str, Setting("the address the API listens on")] = "127.0.0.1"
+    port: Annotated[int, Setting("the port the API listens on", 1, 65535)] = 8000
+    api_workers: Annotated[int, Setting("how many API processes share the port", 1, 64)] = 1
+    jwt_secret: Annotated[str, Setting(f"the key that signs access tokens, at least {JWT_SECRET_BYTES_MIN} bytes")] = ""
+    token_seconds: Annotated[int, Setting("how long an access token is valid", 1, 31_536_000)] = 3_600
+    body_bytes_max: Annotated[
+        int, Setting("the largest request body; a larger one is answered with 413", 1_000, 100_000_000)
+    ] = 1_000_000
+    head_seconds: Annotated[
+        int,
+        Setting(
+            "how long a request line and headers may take; then 408, or a plain close where nothing was sent", 1, 3_600
+        ),
+    ] = 10
+    body_seconds: Annotated[int, Setting("how long a request body may take; then 408", 1, 3_600)] = 30
+    keep_alive_seconds: Annotated[
+        int, Setting("how long a connection stays open between an answer and the next request", 1, 86_400)
+    ] = 75
 
-    match_batch: int = 1_000
-    match_hold_ms: int = 5
-    backlog_max: int = 1_000_000
-    append_pending_max: int = 20_000
-    archive_batch_bytes: int = 4_000_000
-    archive_batch_ms: int = 50
-    archive_lag_seconds: int = 5
-    event_retention: int = 10_000
-    log_retention: int = 250_000
+    match_batch: Annotated[int, Setting("how many commands one match call takes at most", 1, 10_000)] = 1_000
+    match_hold_ms: Annotated[
+        int,
+        Setting(
+            "for how many milliseconds one match call may hold Redis; it ends early, after a whole command", 1, 1_000
+        ),
+    ] = 5
+    backlog_max: Annotated[
+        int,
+        Setting(
+            "how many commands of a card may wait to be matched before orders are answered with 503",
+            1_000,
+            1_000_000_000,
+        ),
+    ] = 1_000_000
+    append_pending_max: Annotated[
+        int, Setting("how many commands of a card may wait in one API process before 503", 1, 1_000_000)
+    ] = 20_000
+    archive_batch_bytes: Annotated[
+        int, Setting("about how many bytes of rows one archive transaction takes at most", 1, 100_000_000)
+    ] = 4_000_000
+    archive_batch_ms: Annotated[
+        int, Setting("how long rows gather for a transaction; what comes alone is archived at once", 0, 10_000)
+    ] = 50
+    archive_lag_seconds: Annotated[
+        int, Setting("how far the archive may be behind the matcher before the log says so", 1, 86_400)
+    ] = 5
+    event_retention: Annotated[
+        int, Setting("how many archived commands of a card stay in its events", 1, 1_000_000_000)
+    ] = 10_000
+    log_retention: Annotated[int, Setting("how many archived commands of a card stay in its log", 0, 1_000_000_000)] = (
+        250_000
+    )
 
-    data_dir: str = "./.tcgx"
-    traders: int = 10_000
-    redis_bin: str = ""
-    redis_core: Literal["own", "any"] = "own"
-    pg_bin: str = ""
-    stop_seconds: int = 10
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
+    data_dir: Annotated[str, Setting("where `tcgx up` keeps its servers' data")] = "./.tcgx"
+    traders: Annotated[int, Setting("how many traders `tcgx up` creates at its first start", 0, 1_000_000)] = 10_000
+    redis_bin: Annotated[
+        str, Setting("the redis-server or valkey-server program that `tcgx up` starts, instead of the packaged one")
+    ] = ""
+    redis_core: Annotated[
+        Literal["own", "any"],
+        Setting("own: the server of `tcgx up` has a core that the engine does not use; any: it shares them all"),
+    ] = "own"
+    pg_bin: Annotated[
+        str, Setting("the folder with initdb and postgres that `tcgx up` uses, instead of the packaged one")
+    ] = ""
+    stop_seconds: Annotated[int, Setting("how long a service may take to stop before it is killed", 1, 600)] = 10
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Setting("the least important log lines that are written")
+    ] = "info"
+    log_format: Annotated[Literal["console", "json"], Setting("console or json")] = "console"
 
 
-DESCRIPTIONS: Mapping[str, str] = {
-    "redis_url": "the Redis (7.0 or newer) or Valkey server that holds logs and books",
-    "database_url": "the PostgreSQL database of the archive",
-    "cards": "the cards that are traded, separated by commas",
-    "price_cents_min": "the lowest price of an order, in cents",
-    "price_cents_max": "the highest price of an order, in cents",
-    "max_quantity": "the largest quantity of an order",
-    "self_trade": "allow, or cancel_taker: the incoming order's rest is canceled when it meets its own trader",
-    "durability": "always: an order is on disk before it is acknowledged; everysec: within a second after",
-    "host": "the address the API listens on",
-    "port": "the port the API listens on",
-    "api_workers": "how many API processes share the port",
-    "jwt_secret": f"the key that signs access tokens, at least {JWT_SECRET_BYTES_MIN} bytes",
-    "token_seconds": "how long an access token is valid",
-    "body_bytes_max": "the largest request body; a larger one is answered with 413",
-    "head_seconds": "how long a request line and headers may take; then 408, or a plain close where nothing was sent",
-    "body_seconds": "how long a request body may take; then 408",
-    "keep_alive_seconds": "how long a connection stays open between an answer and the next request",
-    "match_batch": "how many commands one match call takes at most",
-    "match_hold_ms": "for how many milliseconds one match call may hold Redis; it ends early, after a whole command",
-    "backlog_max": "how many commands of a card may wait to be matched before orders are answered with 503",
-    "append_pending_max": "how many commands of a card may wait in one API process before 503",
-    "archive_batch_bytes": "about how many bytes of rows one archive transaction takes at most",
-    "archive_batch_ms": "how long rows gather for a transaction; what comes alone is archived at once",
-    "archive_lag_seconds": "how far the archive may be behind the matcher before the log says so",
-    "event_retention": "how many archived commands of a card stay in its events",
-    "log_retention": "how many archived commands of a card stay in its log",
-    "data_dir": "where `tcgx up` keeps its servers' data",
-    "traders": "how many traders `tcgx up` creates at its first start",
-    "redis_bin": "the redis-server or valkey-server program that `tcgx up` starts, instead of the packaged one",
-    "redis_core": "own: the server of `tcgx up` has a core that the engine does not use; any: it shares them all",
-    "pg_bin": "the folder with initdb and postgres that `tcgx up` uses, instead of the packaged one",
-    "stop_seconds": "how long a service may take to stop before it is killed",
-    "log_level": "the least important log lines that are written",
-    "log_format": "console or json",
+_ABOUT: Mapping[str, Setting] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Settings, include_extras=True).items()
 }
+_TYPES = get_type_hints(Settings)
 
+DESCRIPTIONS: Mapping[str, str] = {name: about.description for name, about in _ABOUT.items()}
 BOUNDS: Mapping[str, tuple[int, int]] = {
-    "price_cents_min": (1, 1_000_000),
-    "price_cents_max": (1, 1_000_000),
-    "max_quantity": (1, 1_000_000),
-    "port": (1, 65_535),
-    "api_workers": (1, 64),
-    "token_seconds": (1, 31_536_000),
-    "body_bytes_max": (1_000, 100_000_000),
-    "head_seconds": (1, 3_600),
-    "body_seconds": (1, 3_600),
-    "keep_alive_seconds": (1, 86_400),
-    "match_batch": (1, 10_000),
-    "match_hold_ms": (1, 1_000),
-    "backlog_max": (1_000, 1_000_000_000),
-    "append_pending_max": (1, 1_000_000),
-    "archive_batch_bytes": (1, 100_000_000),
-    "archive_batch_ms": (0, 10_000),
-    "archive_lag_seconds": (1, 86_400),
-    "event_retention": (1, 1_000_000_000),
-    "log_retention": (0, 1_000_000_000),
-    "traders": (0, 1_000_000),
-    "stop_seconds": (1, 600),
+    name: (about.low, about.high) for name, about in _ABOUT.items() if about.low is not None and about.high is not None
 }
 
 
@@ -140,7 +155,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         if field is None or name != variable(field.name):
             suggestion = did_you_mean(name, map(variable, fields)) or "; `tcgx settings` lists them all"
             raise SettingError(f"{name} is not a setting{suggestion}")
-        values[field.name] = _parse(name, text, field.type)
+        values[field.name] = _parse(name, text, _TYPES[field.name])
     settings = Settings(**values)
     check(settings)
     return settings

@@ -1,7 +1,7 @@
 """Bytes in and out: commands for the log, records and lines that the Lua library writes.
 
-The formats are described where they are made: commands in lua/parts/log.lua, records, order lines and
-trade lines in lua/match.lua.
+The formats are described where they are made: commands in lua/parts/log.lua, records and order lines in
+lua/parts/order_line.lua, trade lines in lua/match.lua.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from core.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
+from core.model import SEQUENCE_MAX, CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
 
 KIND = {
     (side, time_in_force): letter.lower() if side is Side.SELL else letter
@@ -51,12 +51,12 @@ TRADE_COLUMNS = (
 """The values of a line of trades, as `COPY` takes them."""
 
 
-SEQUENCE_DIGITS = 12
+SEQUENCE_DIGITS = len(str(SEQUENCE_MAX))
 
 
 def sequence_text(sequence: int) -> str:
     """A sequence as it stands in books, hashes, lists and lines: 12 digits."""
-    return f"{sequence:012d}"
+    return str(sequence).zfill(SEQUENCE_DIGITS)
 
 
 def command_code(command: PlaceOrder | Order) -> str:

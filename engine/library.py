@@ -7,14 +7,40 @@ from typing import Any
 import redis.exceptions
 import structlog
 
+from core.model import (
+    CLIENT_ORDER_ID_SECONDS,
+    COMMANDS_MAX,
+    LATEST,
+    PRICE_CENTS_MAX,
+    QUANTITY_MAX,
+    SEQUENCE_MAX,
+    TRADER_ID_MAX,
+)
+from engine import codec
 from engine.connection import redis_errors
 
 log = structlog.get_logger()
 
 NAME = "tcgx"
 
-# Parts are local tables that later parts and the functions use, so their order matters.
-PARTS = ("text", "bulk", "cursor", "history", "log", "side", "levels", "trader")
+LIMITS = {
+    "commands_max": COMMANDS_MAX,
+    "latest": LATEST,
+    "sequence_digits": codec.SEQUENCE_DIGITS,
+    "sequence_max": SEQUENCE_MAX,
+    "trader_id_max": TRADER_ID_MAX,
+    "price_cents_max": PRICE_CENTS_MAX,
+    "quantity_max": QUANTITY_MAX,
+    "client_order_id_seconds": CLIENT_ORDER_ID_SECONDS,
+}
+"""Bounds that Lua and Python both know. The library has them as the local table `limits`."""
+
+# Parts are local tables that later parts and the functions use, so their order matters: those that several functions
+# use, then the phases of match.
+PARTS = (
+    *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "trader"),
+    *("budget", "take", "cancel", "report", "write"),
+)
 WRITING = ("append", "cancel_all", "begin", "match", "trim")
 FREEING = ("trim",)  # allowed where memory is full: else nothing would ever make room
 READING = ("history", "order", "trader_orders", "client_order", "depth", "state_hash")
@@ -47,9 +73,9 @@ def source() -> str:
 
 
 def parts() -> list[str]:
-    """Lines of Lua that make the parts, as local tables."""
+    """Lines of Lua that make the limits and the parts, as local tables."""
     folder = files("lua") / "parts"
-    lines = []
+    lines = [f"local limits = {{ {', '.join(f'{name} = {value}' for name, value in LIMITS.items())} }}"]
     for name in PARTS:
         lines += [f"local {name} = (function()", (folder / f"{name}.lua").read_text(), f"return {name}", "end)()"]
     return lines

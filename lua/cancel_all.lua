@@ -1,15 +1,31 @@
--- cancel_all: puts a cancel for each order of a trader that may be open at the end of a card's log.
+-- cancel_all: appends to a card's log a cancel for each order of a trader that may be open.
 --
--- Guarantee: none is missed that was accepted before, matched or not. All cancels of a call are in the log, in order and
---   without a gap, or none is.
--- KEYS  {card}
--- ARGS  the trader's id, the mark of the history, how many commands may wait to be matched, the least time to be given (as
---       in append), and, to go on with what a call before has left: the last order that it canceled, and the sequence that
---       all are below; 0 and 0 at first
--- Reply {first sequence of the cancels (0 where there is nothing to cancel), their time, its milliseconds, 1 if there are
---       more, the sequence that all are below, the sequences of the orders, oldest first}
--- Error HISTORY where the mark is another one; BACKLOG when the matcher is too far behind
-local ENTRIES_MAX = 5 -- of a call
+-- Guarantee: no order that was accepted earlier is missed, matched or not. All cancels of a call are in the log, in
+--   order and without a gap, or none is.
+-- KEYS   {card}
+-- ARGS   1 trader id
+--        2 mark of the history
+--        3 most commands that may wait to be matched
+--        4 least time of the append, as in append
+--        5 last order that the previous call canceled; 0 in a first call
+--        6 sequence below which all orders are, as the previous call replied; 0 in a first call
+-- Reply  {first sequence of the cancels (0 where there is nothing to cancel), their time, its milliseconds, 1 if more
+--        orders may be open else 0, the sequence below which all orders are, the sequences of the orders, oldest first}
+-- Errors HISTORY where the mark is another one; BACKLOG where too many commands wait before a first call
+local COMMANDS_MAX = limits.commands_max
+local CANCELS_MAX = 5 * COMMANDS_MAX -- of a call
+
+-- The fields and values of a log entry that cancels orders `from` to `to`, with room for its id and time.
+local function entry_of(id, targets, from, to)
+  local count, sequences = to - from + 1, {}
+  for i = from, to do sequences[i - from + 1] = text.integer[targets[i]] end
+  return {
+    'entry', '', 'at', '', 'kinds', string.rep('C', count),
+    'traders', '[' .. string.rep('"' .. id .. '",', count - 1) .. '"' .. id .. '"]',
+    'prices', '[' .. table.concat(sequences, ',') .. ']',
+    'quantities', '[' .. string.rep('0,', count - 1) .. '0]',
+  }
+end
 
 local function cancel_all(keys, args)
   local tag, id, waiting_max, time_ms_min = keys[1], args[1], tonumber(args[3]), tonumber(args[4])
@@ -17,29 +33,20 @@ local function cancel_all(keys, args)
   if not id or not string.find(id, '^[1-9]%d*$') or not (waiting_max and time_ms_min and after and before) then
     return redis.error_reply('ERR cancel_all takes a trader, a mark, a bound, a time, and two sequences')
   end
-  if args[2] ~= history.mark(tag) then return redis.error_reply('HISTORY the mark is ' .. history.mark(tag)) end
+  local refusal = history.refuse(tag, args[2])
+  if refusal then return refusal end
   local sequence, matched = log.last_sequence(tag), log.last_matched(tag)
   if before == 0 then before = sequence + 1 end
-  local targets, more = trader.unfinished(
-    tag, trader.between(tag, id, after, before), matched, ENTRIES_MAX * log.COMMANDS_MAX
-  )
+  local targets, more = trader.unfinished(tag, trader.between(tag, id, after, before), matched, CANCELS_MAX)
   if #targets == 0 then return { 0, '', 0, 0, before, targets } end
-  -- What a call before began is finished, whatever waits: a trader has only so many orders.
+  -- What a previous call began is finished, whatever waits: a trader has only so many orders.
   if after == 0 and sequence - matched >= waiting_max then return log.backlog(tag, sequence - matched) end
-  local time_ms = log.at_least(time_ms_min, log.now_ms())
-  local first, at = sequence + 1, nil
+  local time_ms, first, at = log.append_time(time_ms_min, log.now_ms()), sequence + 1, nil
   -- first write
-  for from = 1, #targets, log.COMMANDS_MAX do
-    local to = math.min(from + log.COMMANDS_MAX - 1, #targets)
-    local count, sequences = to - from + 1, {}
-    for i = from, to do sequences[i - from + 1] = text.integer[targets[i]] end
-    local entry = {
-      'entry', '', 'at', '', 'kinds', string.rep('C', count),
-      'traders', '[' .. string.rep('"' .. id .. '",', count - 1) .. '"' .. id .. '"]',
-      'prices', '[' .. table.concat(sequences, ',') .. ']',
-      'quantities', '[' .. string.rep('0,', count - 1) .. '0]',
-    }
-    time_ms, at = log.append(tag, sequence, count, time_ms, entry)
+  for from = 1, #targets, COMMANDS_MAX do
+    local to = math.min(from + COMMANDS_MAX - 1, #targets)
+    local count = to - from + 1
+    time_ms, at = log.append(tag, sequence, count, time_ms, entry_of(id, targets, from, to))
     sequence = sequence + count
   end
   return { first, at, time_ms, more and 1 or 0, before, targets }

@@ -1,17 +1,16 @@
--- client_order: the order that a trader entered on this card under its own id, in the last 24 hours.
+-- client_order: finds the order that a trader entered on this card under its own id, in the last 24 hours.
 --
--- KEYS  {card}
--- ARGS  "<trader>:<client_order_id>"
--- Reply the sequence, or nil
-local MS_PER_DAY = 86400000
-
+-- KEYS   {card}
+-- ARGS   "<trader id>:<client_order_id>"
+-- Reply  the order's sequence, or nil
 local function client_order(keys, args)
   local ids_key = keys[1] .. ':client_ids:'
-  local day = math.floor(redis.call('TIME')[1] * 1000 / MS_PER_DAY)
-  local remembered = redis.call('HGET', ids_key .. text.integer[day], args[1])
+  local day = math.floor(log.now_ms() / text.MS_PER_DAY)
+  -- append.lua stores ids by day. Tomorrow's key exists where a clock went back over midnight.
+  local stored = redis.call('HGET', ids_key .. text.integer[day], args[1])
     or redis.call('HGET', ids_key .. text.integer[day - 1], args[1])
     or redis.call('HGET', ids_key .. text.integer[day + 1], args[1])
-  return remembered and tonumber(string.match(remembered, '^%d+')) or nil
+  return stored and tonumber(string.match(stored, '^%d+')) or nil
 end
 
 return client_order

@@ -1,8 +1,10 @@
 -- depth: the best price levels of a card's book.
 --
--- KEYS  {card}
--- ARGS  how many levels a side
--- Reply {sequence, {bid price_cents, quantity, …}, {ask price_cents, quantity, …}}, best first
+-- KEYS   {card}
+-- ARGS   the most levels of each side
+-- Reply  {sequence, {bid price_cents, quantity, …}, {ask price_cents, quantity, …}}, best first. `sequence` is the last
+--        command that is in the book
+-- Errors ERR where the argument is no positive integer
 local function depth(keys, args)
   local tag, limit = keys[1], tonumber(args[1])
   if not limit or limit < 1 or limit % 1 ~= 0 then

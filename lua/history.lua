@@ -1,10 +1,14 @@
--- history: what tells a card's keys from those of another history, of another time, or of another format.
+-- history: describes which history a card's keys belong to, and how far it has come. A service compares this with the
+-- archive (engine/history.py), to find keys of another history, of an earlier time, or of another format.
 --
--- KEYS  {card}
--- ARGS  optionally the id of an event, as the archive has it
--- Reply what an append must name, the history's id (empty where there is none), its format, its base, the last sequence
---       given out, the last one matched, the log id of that event (empty where there is none), the first sequence of
---       the event after it (0 where there is none), and 1 if the newest log entry is written as this library writes it
+-- KEYS   {card}
+-- ARGS   optionally the id of an event, as the archive has it
+-- Reply  {mark that an append must name, the history's id ('' where there is none), its format, its base, the last
+--        sequence given out, the last one matched, the log id of that event ('' where it is missing), the first
+--        sequence of the event after it (0 where there is none), 1 if the newest log entry has this library's format
+--        else 0}
+
+-- Whether a log entry has the format of this library; so has a missing one.
 local function is_known(entry)
   local fields = entry and entry[2]
   return not entry or fields[1] == 'entry' and fields[3] == 'at' and fields[5] == 'kinds' and fields[7] == 'traders'
@@ -27,7 +31,7 @@ local function describe(keys, args)
   local after = redis.call('XRANGE', events, '(' .. event_id, '+', 'COUNT', 1)[1]
   return {
     history.mark(tag), stored[1] or '', tonumber(stored[2] or 0), tonumber(stored[3] or 0),
-    tonumber(redis.call('GET', tag .. ':sequence') or 0), cursor.read(tag).sequence,
+    log.last_sequence(tag), cursor.read(tag).sequence,
     field(event, 'log') or '', tonumber(field(after, 'first') or 0),
     is_known(redis.call('XREVRANGE', tag .. ':orders', '+', '-', 'COUNT', 1)[1]) and 1 or 0,
   }

@@ -1,254 +1,122 @@
 -- match: takes the next commands of a card's log and applies them to its book, in one atomic step.
 --
--- Guarantee: the cursor moves in the same step as everything the commands produced, so a call may be
---   made by anyone, any number of times; the result depends on the log alone, not on how it is cut into
---   calls.
--- KEYS  {card}
--- ARGS  how many commands at most, and optionally for how many milliseconds the call may hold the server: it ends
---       early when it has used them up, but never before its first command is done
--- Reply commands done, sequence and log id now reached, trades made, entries rejected,
---       1 if more commands may wait
--- Event {card}:events <sequence>-<entries rejected so far>: `first`, the first sequence of this call (the last
---       is in the id), `log`, the log id reached, and one line each of `trades`, `orders` (those completed) and `rejected`
--- Told to {card}:matched: `<first> <last sequence>`, of a small call followed by how many trades there are and, a line
---       each, trades and orders as in the event: who waits for one of them needs not read it
+-- Guarantee: the cursor moves in the same step as everything that the commands produce. So any client may call this
+--   function, any number of times. The result depends on the log alone, not on how calls divide it.
+-- KEYS   {card}
+-- ARGS   the most commands to take; optionally hold_ms, the milliseconds that the call may hold the server. With
+--        hold_ms a call ends early when its time is used up, but never before its first command is done
+-- Reply  commands done, sequence and log id reached, trades made, entries rejected, 1 if more commands may wait else 0
+-- Errors GAP where acknowledged commands are missing from the log; nothing is changed then
+-- Event  {card}:events <sequence>-<entries rejected so far>. Fields: `first`, the first sequence of this call (the last
+--        is in the id); `log`, the log id reached; and where there are any, `trades`, `orders` (completed ones) and
+--        `rejected`, a line each
+-- Notification on {card}:matched: `<first> <last sequence>`. Of a call with few commands the number of trades follows,
+--        then the lines of trades and orders as in the event, so that a waiting client need not read the event
+-- Trade  a line: trade number (12 digits), sequences of taker and maker, trader ids of taker and maker, price_cents,
+--        quantity, side of the taker, executed_at. For the line of an order see parts/order_line.lua
 --
--- Hot and flat on purpose: one call for 500 orders costs a third of 500 calls, or less (`tcgx bench match`).
-local integer, comma, sequence_text, thousands = text.integer, text.comma, text.sequence, text.thousands
-local side_text, force, one_and_force = text.side, text.force, text.one_and_force
-local ONE_GTC = one_and_force[string.byte('G')] -- as what rests is
-local CANCEL, SELL, GTC, FOK = text.CANCEL, text.SELL, text.GTC, text.FOK -- the kinds of sells are from SELL on
-local concat, min, clock = table.concat, math.min, text.clock
-local advance, push, pop = side.advance, side.push, side.pop
-local LATEST = 50
-local TOLD_MAX = 100 -- commands of a call whose outcome is published
+-- A call has phases, all but the second in a file of parts/ each: take, match with cancel, report, write. The loop over
+-- commands is flat and inline, because the rate of the whole exchange depends on it (`tcgx bench match`).
+local integer, comma, leading_digits, last_digits = text.integer, text.comma, text.leading_digits, text.last_digits
+local side_text, one_and_force = text.side, text.one_and_force
+local GTC_ONE = one_and_force[string.byte('G')] -- terms of a resting order of one card
+local CANCEL, SELL, GTC, FOK = text.CANCEL, text.SELL, text.GTC, text.FOK -- kinds of sells are SELL and above
+local min, clock = math.min, text.clock
+local next_maker, push, pop = side.next_maker, side.push, side.pop
+local change_level, fillable = side.change_level, side.fillable
+local apply_cancel, is_spent, CHECK_INTERVAL = cancel.apply, budget.is_spent, budget.CHECK_INTERVAL
 
--- What a call leaves in Lua's memory is collected step by step, in a heap that stays small: the processor has it at
--- hand.
-local GARBAGE_PERCENT = 200
-collectgarbage('setpause', GARBAGE_PERCENT)
+-- Lua collects garbage step by step, at twice the size of what is in use: a heap that stays small stays in the
+-- processor's cache.
+collectgarbage('setpause', 200)
 
--- A call ends early once it has made, or looked at, this many fills: a command may cost as much as it has quantity.
-local WORK_MAX = 2000
--- How many commands and fills lie between two looks at the clock.
-local LOOK = 32
--- Of the time that a call has, how much it plans to use.
-local PLANNED = 0.65
--- What a command or fill costs until it is found out, and after that: to write, and to collect. Learned from the calls
--- of so many, the newest one counting a fifth.
-local LEARNED_FROM = 2 * LOOK
-local seconds_before, seconds_after = 2 / 1000000, 3 / 1000000
--- Of the call under way: when everything was found out, and how much that was.
-local found_at, found
-
--- Notes for levels.lua that the quantity at a key of a book has changed.
-local function moved(book, key, change) book.moved[key] = (book.moved[key] or 0) + change end
-
--- The records in {card}:open of the orders that this batch cancels one by one, by sequence.
-local function records_to_cancel(tag, batch, base)
-  local fields, records = {}, {}
-  for i = 1, batch.count do
-    local target = batch.prices[i]
-    if batch.kinds[i] == CANCEL and target > 0 and target <= base then fields[#fields + 1] = sequence_text(target) end
-  end
-  local values = bulk.read(tag .. ':open', fields)
-  for i = 1, #fields do records[fields[i]] = values[i] or nil end
-  return records
-end
-
--- Fields and records of a trader's orders in the book, oldest first, and how many orders that took a look at. For a cancel
--- of all of a trader's orders, as logs of before have them (lua/cancel_all.lua appends one an order): the whole book.
-local PAGE = 1000
-local function resting_of(tag, owner)
-  local at, found, looked_at = '0', {}, 0
-  repeat
-    local reply = redis.call('HSCAN', tag .. ':open', at, 'COUNT', PAGE)
-    at = reply[1]
-    for i = 1, #reply[2], 2 do
-      local _, _, trader_id = side.parse(reply[2][i + 1])
-      if trader_id == owner then found[reply[2][i]] = reply[2][i + 1] end
-    end
-    looked_at = looked_at + #reply[2] / 2
-  until at == '0'
-  local fields, pairs_found = {}, {}
-  for field in pairs(found) do fields[#fields + 1] = field end
-  table.sort(fields)
-  for i = 1, #fields do pairs_found[2 * i - 1], pairs_found[2 * i] = fields[i], found[fields[i]] end
-  return pairs_found, looked_at
-end
-
--- How many commands a call can do in its time at the most, so that not much more is read.
-local function at_most(hold_ms)
-  return math.ceil(LOOK + 1.5 * PLANNED * hold_ms / 1000 / (seconds_before + seconds_after))
-end
-
-local function apply(keys, args, started)
-  local tag = keys[1]
-  local position = cursor.read(tag)
-  local hold_ms, limit = tonumber(args[2]), tonumber(args[1])
-  if hold_ms then limit = min(limit, at_most(hold_ms)) end
-  local batch, fault = log.read(tag, position, limit)
-  if not batch then return redis.error_reply('GAP ' .. fault) end
-  local count = batch.count
-  local rejected = batch.rejected
-  if count == 0 and #rejected == 0 then
-    return { 0, position.sequence, position.log_id, 0, 0, 0 }
-  end
-  local look_at_clock = LOOK
-  local deadline = hold_ms and started + hold_ms * PLANNED / 1000
-
-  local base = position.sequence
+-- Applies the commands of the batch in order, until the batch or the budget ends.
+-- Sequences and trade numbers rise by one, so mostly only their last three digits change. Commands of one entry share
+-- their time, and with it the ends of lines: of any completed order, and of a filled one of quantity 1.
+local function match_commands(call)
+  local batch, base, trades_before = call.batch, call.base, call.position.trades
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
   local clients, times, rules = batch.clients, batch.times, batch.rules
-  local asks, bids = side.new(tag, 1), side.new(tag, -1)
-  local known = levels.known(tag, position)
-  if known then asks.moved, bids.moved = {}, {} end
-  local to_cancel = batch.cancels and records_to_cancel(tag, batch, base)
-
-  local left, fields = {}, {} -- of order i of the batch: what is unfilled, its sequence as text
-  -- Sequences and trade numbers in 12 digits: what stands before the last three changes once in a thousand times.
-  local endings, sequence_start, number_start = text.endings, thousands(base), thousands(position.trades)
-  local sequence_ending, number_ending = base % 1000, position.trades % 1000
-  local trades, trade_count = {}, 0
-  local orders, orders_count = {}, 0 -- the lines of those that are completed
-  local removed = {} -- fields of {card}:open that go
-
-  local function close(value)
-    orders_count = orders_count + 1
-    orders[orders_count] = value
-  end
-
-  -- The line of order i of the batch: up to accepted_at, and what comes after that. Of most orders it is written out
-  -- where it is needed, from what is at hand there: those of one card, without a client_order_id.
-  local function line(i, after)
-    local kind, quantity = kinds[i], quantities[i]
-    local client = clients and clients[i] or 0
-    if quantity == 1 and client == 0 then
-      return fields[i] .. ',' .. traders[i] .. side_text[kind] .. integer[prices[i]] .. one_and_force[kind] .. times[i]
-        .. after
-    end
-    return fields[i] .. ',' .. traders[i] .. side_text[kind] .. integer[prices[i]] .. comma[quantity] .. force[kind]
-      .. (client == 0 and '' or client) .. times[i] .. after
-  end
-
-  -- Order i of the batch is completed with this status.
-  local function close_own(i, status, closing)
-    close(line(i, comma[quantities[i] - left[i]] .. status .. closing))
-    left[i] = 0
-  end
-
-  -- Cancels an order of the book by its field, if it is still there and the trader's.
-  local function cancel_resting(field, record, owner, closing)
-    local before, filled, owned_by, price, quantity = side.parse(record)
-    if owned_by ~= owner then return end
-    local book = string.find(before, ',buy,', 1, true) and bids or asks
-    if book.gone[field] then return end
-    if book.sequence == field then filled = book.filled end
-    book.gone[field] = true
-    if known then moved(book, book.sign * price, filled - quantity) end
-    book.canceled[#book.canceled + 1] = field
-    removed[#removed + 1] = field
-    close(before .. comma[filled] .. ',canceled' .. closing)
-    if book.sequence == field then advance(book) end
-  end
-
-  local work = 0
-  local canceled_all = {} -- traders whose resting orders are all canceled
-  local time_now, closing, filled_1 -- of the commands of an entry: their time; how a line ends, and of a filled order of 1
-  for i = 1, count do
+  local asks, bids, tracked, left, fields = call.asks, call.bids, call.tracked, call.left, call.fields
+  local trades, orders, removed, line, canceled = call.trades, call.orders, call.removed, call.line, call.canceled
+  local trade_count, orders_count, work, check_at = 0, 0, 0, CHECK_INTERVAL
+  local sequence_start, number_start = leading_digits(base), leading_digits(trades_before)
+  local sequence_end, number_end = base % 1000, trades_before % 1000
+  local time_now, closed_suffix, filled_one_suffix
+  for i = 1, batch.count do
     local kind, trader_id, at = kinds[i], traders[i], times[i]
-    sequence_ending = sequence_ending + 1
-    if sequence_ending == 1000 then sequence_start, sequence_ending = thousands(base + i), 0 end
-    if at ~= time_now then time_now, closing, filled_1 = at, at .. '\n', ',1,filled' .. at .. '\n' end
+    sequence_end = sequence_end + 1
+    if sequence_end == 1000 then sequence_start, sequence_end = leading_digits(base + i), 0 end
+    if at ~= time_now then time_now, closed_suffix, filled_one_suffix = at, at .. '\n', ',1,filled' .. at .. '\n' end
     if kind == CANCEL then
       left[i] = 0
-      local target, owner = prices[i], trader_id
-      if target > base then
-        local j = target - base
+      local j = prices[i] - base -- an order of this batch, or not above 0
+      if j > 0 then
         if j < i and left[j] > 0 and traders[j] == trader_id then
-          close_own(j, ',canceled', closing)
+          orders_count = orders_count + 1
+          orders[orders_count] = line(j, comma[quantities[j] - left[j]] .. ',canceled' .. closed_suffix)
+          left[j] = 0
         end
-      elseif target > 0 then
-        local field = sequence_text(target)
-        if to_cancel[field] then cancel_resting(field, to_cancel[field], owner, closing) end
-      else
-        if not canceled_all[owner] then
-          local resting, looked_at = resting_of(tag, owner)
-          for r = 1, #resting, 2 do cancel_resting(resting[r], resting[r + 1], owner, closing) end
-          canceled_all[owner] = true
-          work = work + looked_at + LOOK
-        end
-        for j = 1, i - 1 do
-          if left[j] > 0 and traders[j] == trader_id then close_own(j, ',canceled', closing) end
-        end
+      elseif canceled[i] then
+        orders_count, work = apply_cancel(call, i, orders_count, work, closed_suffix)
       end
     else
-      local price, quantity = prices[i], quantities[i]
-      local field = sequence_start .. endings[sequence_ending]
+      local price, quantity, field = prices[i], quantities[i], sequence_start .. last_digits[sequence_end]
       fields[i] = field
-      local book, own, limit_key, taker_side
-      if kind < SELL then
-        book, own, limit_key, taker_side = asks, bids, price, ',buy'
-      else
-        book, own, limit_key, taker_side = bids, asks, -price, ',sell'
-      end
-      local remaining = quantity
-      local status = nil
+      local book, own, limit_key, taker_side = asks, bids, price, ',buy'
+      if kind >= SELL then book, own, limit_key, taker_side = bids, asks, -price, ',sell' end
+      local remaining, status = quantity, nil
       if book.top <= limit_key then
-        if not book.key then advance(book) end
-        local taker = trader_id
+        if not book.key then next_maker(book) end
         local cancel_taker = rules[i]
         if FOK[kind] then
-          local found, walked = side.available(book, limit_key, quantity, left, traders, cancel_taker and taker)
-          work = work + walked
+          local found, looked_at = fillable(book, limit_key, quantity, left, traders, cancel_taker and trader_id)
+          work = work + looked_at
           if found < quantity then status = ',expired' end
         end
         while remaining > 0 and not status do
           local key = book.top
           if key > limit_key then break end
-          local maker, maker_field, fill
-          if book.key == key then
+          local maker, maker_field, fill = nil, nil, 0
+          if book.key == key then -- the maker rested before this batch
             maker, maker_field = book.trader, book.sequence
-            if cancel_taker and maker == taker then
+            if cancel_taker and maker == trader_id then
               status = ',canceled'
               break
             end
             fill = min(remaining, book.left)
-            book.left = book.left - fill
-            book.filled = book.filled + fill
-            if known then moved(book, key, -fill) end
+            book.left, book.filled = book.left - fill, book.filled + fill
+            if tracked then change_level(book, key, -fill) end
             if book.left == 0 then
               orders_count = orders_count + 1
-              orders[orders_count] =
-                book.line .. (book.filled == 1 and filled_1 or comma[book.filled] .. ',filled' .. closing)
-              book.gone[maker_field] = true
-              removed[#removed + 1] = maker_field
-              book.consumed = book.consumed + 1
-              advance(book)
+              orders[orders_count] = book.line
+                .. (book.filled == 1 and filled_one_suffix or comma[book.filled] .. ',filled' .. closed_suffix)
+              book.removed[maker_field], removed[#removed + 1] = true, maker_field
+              book.prefix_removed = book.prefix_removed + 1
+              next_maker(book)
             else
-              book.touched = true
+              book.head_changed = true
             end
-          else
+          else -- the maker is order j of this batch
             local j = book.first[key]
-            local own_left = left[j]
-            if own_left == 0 then
+            local maker_left = left[j]
+            if maker_left == 0 then -- canceled meanwhile
               pop(book)
-              fill = 0
             else
               maker, maker_field = traders[j], fields[j]
-              if cancel_taker and maker == taker then
+              if cancel_taker and maker == trader_id then
                 status = ',canceled'
                 break
               end
-              fill = min(remaining, own_left)
-              left[j] = own_left - fill
-              if own_left == fill then
+              fill = min(remaining, maker_left)
+              left[j] = maker_left - fill
+              if maker_left == fill then
                 orders_count = orders_count + 1
                 if quantities[j] == 1 and not clients then
-                  orders[orders_count] = maker_field .. ',' .. maker .. book.side_text .. integer[prices[j]] .. ONE_GTC
-                    .. times[j] .. filled_1
+                  orders[orders_count] = maker_field .. ',' .. maker .. book.side_text .. integer[prices[j]] .. GTC_ONE
+                    .. times[j] .. filled_one_suffix
                 else
-                  orders[orders_count] = line(j, comma[quantities[j]] .. ',filled' .. closing)
+                  orders[orders_count] = line(j, comma[quantities[j]] .. ',filled' .. closed_suffix)
                 end
                 pop(book)
               end
@@ -258,12 +126,11 @@ local function apply(keys, args, started)
             remaining = remaining - fill
             work = work + 1
             trade_count = trade_count + 1
-            number_ending = number_ending + 1
-            if number_ending == 1000 then
-              number_start, number_ending = thousands(position.trades + trade_count), 0
-            end
-            trades[trade_count] = number_start .. endings[number_ending] .. ',' .. field .. ',' .. maker_field
-              .. ',' .. taker .. ',' .. maker .. ',' .. integer[key < 0 and -key or key] .. comma[fill] .. taker_side .. closing
+            number_end = number_end + 1
+            if number_end == 1000 then number_start, number_end = leading_digits(trades_before + trade_count), 0 end
+            trades[trade_count] = number_start .. last_digits[number_end] .. ',' .. field .. ',' .. maker_field .. ','
+              .. trader_id .. ',' .. maker .. ',' .. integer[key < 0 and -key or key] .. comma[fill] .. taker_side
+              .. closed_suffix
           end
         end
       end
@@ -272,111 +139,44 @@ local function apply(keys, args, started)
         orders_count = orders_count + 1
         if quantity == 1 and not clients then
           orders[orders_count] = field .. ',' .. trader_id .. side_text[kind] .. integer[price] .. one_and_force[kind]
-            .. at .. filled_1
+            .. at .. filled_one_suffix
         else
-          orders[orders_count] = line(i, comma[quantity] .. ',filled' .. closing)
+          orders[orders_count] = line(i, comma[quantity] .. ',filled' .. closed_suffix)
         end
       elseif status or not GTC[kind] then
-        close_own(i, status or ',expired', closing)
+        orders_count = orders_count + 1
+        orders[orders_count] = line(i, comma[quantity - remaining] .. (status or ',expired') .. closed_suffix)
+        left[i] = 0
       else
         push(own, i, -limit_key)
       end
     end
-    if i + work >= look_at_clock then
-      look_at_clock = i + work + LOOK
-      if i < count and (work > WORK_MAX or hold_ms and clock() + (i + work) * seconds_after > deadline) then
-        log.cut(batch, position, i)
-        count = i
+    if i + work >= check_at then
+      check_at = i + work + CHECK_INTERVAL
+      if i < batch.count and is_spent(call.deadline, work, i + work) then
+        log.truncate(batch, call.position, i)
         break
       end
     end
   end
-
-  if hold_ms then found_at, found = clock(), count + work end
-
-  local opened, opened_count = {}, 0 -- field, line, … for {card}:open
-  for _, book in ipairs({ asks, bids }) do
-    if book.touched and book.sequence then
-      opened[opened_count + 1], opened[opened_count + 2] = book.sequence, book.line .. comma[book.filled]
-      opened_count = opened_count + 2
-    end
-  end
-  local trade_lines, order_lines = text.join(trades, trade_count), text.join(orders, orders_count)
-  local entered_asks, entered_bids, asks_count, bids_count = asks.entered, bids.entered, 0, 0
-  for i = 1, count do
-    local remaining = left[i]
-    if remaining > 0 then
-      local field, trader_id, price, quantity = fields[i], traders[i], prices[i], quantities[i]
-      local book = asks
-      if kinds[i] < SELL then
-        book = bids
-        entered_bids[bids_count + 1], entered_bids[bids_count + 2] = integer[-price], field
-        bids_count = bids_count + 2
-      else
-        entered_asks[asks_count + 1], entered_asks[asks_count + 2] = integer[price], field
-        asks_count = asks_count + 2
-      end
-      if known then moved(book, book.sign * price, remaining) end
-      opened[opened_count + 1] = field
-      if quantity == 1 and not clients then
-        opened[opened_count + 2] = field .. ',' .. trader_id .. book.side_text .. integer[price] .. ONE_GTC .. times[i]
-      else
-        opened[opened_count + 2] = line(i, remaining == quantity and '' or comma[quantity - remaining])
-      end
-      opened_count = opened_count + 2
-    end
-  end
-
-  log.forget(tag, batch)
-  position.log_id, position.part, position.sequence = batch.log_id, batch.part, batch.sequence
-  position.trades = position.trades + trade_count
-  position.rejected = position.rejected + #rejected
-  -- The largest field comes last: Redis copies what is before it when it makes room.
-  local event = { 'first', integer[base + 1], 'log', position.log_id }
-  if trade_count > 0 then
-    event[#event + 1] = 'trades'
-    event[#event + 1] = trade_lines
-  end
-  if orders_count > 0 then
-    event[#event + 1] = 'orders'
-    event[#event + 1] = order_lines
-  end
-  if #rejected > 0 then
-    event[#event + 1] = 'rejected'
-    event[#event + 1] = concat(rejected, '\n') .. '\n'
-  end
-
-  -- first write: fails, with nothing changed, if {card}:events has a later id that no match wrote
-  redis.call('XADD', tag .. ':events', integer[position.sequence] .. '-' .. integer[position.rejected], unpack(event))
-  for _, book in ipairs({ asks, bids }) do
-    bulk.call('ZREM', book.index, book.canceled)
-    if book.consumed > 0 then redis.call('ZREMRANGEBYRANK', book.index, 0, book.consumed - 1) end
-    bulk.call('ZADD', book.index, book.entered)
-  end
-  bulk.call('HDEL', asks.open, removed)
-  bulk.call('HSET', asks.open, opened)
-  if trade_count > 0 then
-    local latest = {}
-    for t = math.max(1, trade_count - LATEST + 1), trade_count do latest[#latest + 1] = string.sub(trades[t], 1, -2) end
-    redis.call('LPUSH', tag .. ':trades', unpack(latest))
-    redis.call('LTRIM', tag .. ':trades', 0, LATEST - 1)
-  end
-  cursor.write(tag, position)
-  if known then levels.move(known, position, asks.moved, bids.moved) end
-  local told = integer[base + 1] .. ' ' .. integer[position.sequence]
-  if count <= TOLD_MAX then told = told .. ' ' .. integer[trade_count] .. '\n' .. trade_lines .. order_lines end
-  redis.call('PUBLISH', tag .. ':matched', told)
-  return { count, position.sequence, position.log_id, trade_count, #rejected, batch.more and 1 or 0 }
+  call.trade_count, call.orders_count, call.work = trade_count, orders_count, work
 end
 
 local function match(keys, args)
-  found = 0
-  local started = args[2] and clock()
-  local reply = apply(keys, args, started)
-  if found >= LEARNED_FROM then
-    seconds_before = 0.8 * seconds_before + 0.2 * (found_at - started) / found
-    seconds_after = 0.8 * seconds_after + 0.2 * (clock() - found_at) / found
-  end
+  local tag, commands_max, hold_ms = keys[1], tonumber(args[1]), tonumber(args[2])
+  local started = hold_ms and clock()
+  local call, reply = take.call(tag, commands_max, hold_ms, started)
+  if not call then return reply end
+  match_commands(call)
+  local matched_at = started and clock()
+  local opened = write.prepare(call)
+  log.release(tag, call.batch)
+  cursor.advance(call.position, call.batch, call.trade_count)
+  report.prepare(call)
+  write.store(call, opened, report.event(call))
+  redis.call('PUBLISH', tag .. ':matched', report.notification(call))
+  reply = report.reply(call)
+  if started then budget.learn(started, matched_at, call.batch.count + call.work) end
   return reply
 end
 

@@ -1,17 +1,18 @@
--- order: one order by its sequence, wherever it is in Redis.
+-- order: finds one order by its sequence, wherever it is in Redis.
 --
--- KEYS  {card}
--- ARGS  sequence
--- Reply names and values in turn: state, sequence, trader_id, side, price_cents, quantity, time_in_force,
---        client_order_id, accepted_at, filled_quantity if anything is filled, and of a completed order status and
---        closed_at. The state is "accepted" (in the log, not matched yet), "open" or "closed". Nil if Redis does
---        not hold the order (unknown, or only in the archive); also if it was completed long after it was accepted:
---        of the events behind the one that took it, some hundred kilobytes are looked through.
+-- KEYS   {card}
+-- ARGS   sequence
+-- Reply  names and values in turn: state, sequence, trader_id, side, price_cents, quantity, time_in_force,
+--        client_order_id, accepted_at; then filled_quantity, where anything is filled; of a completed order also status
+--        and closed_at. The state is "accepted" (in the log, not matched yet), "open" or "closed". Nil where Redis does
+--        not hold the order (unknown, or only in the archive), or where the order was completed long after it was
+--        accepted: the search ends EVENTS_BYTES_MAX behind the event that has the order's command
+-- Errors ERR where the argument is no positive integer
 local NAMES = {
   'sequence', 'trader_id', 'side', 'price_cents', 'quantity', 'time_in_force', 'client_order_id', 'accepted_at',
   'filled_quantity', 'status', 'closed_at',
 }
-local INNER, LAST = 2, -2 -- what is between the commas of text.side and text.force
+local INNER, LAST = 2, -2 -- first and last letter between the commas of text.side and text.force
 
 local function named(state, values)
   local reply = { 'state', state }
@@ -28,8 +29,8 @@ local function split(line, sequence)
   return values
 end
 
--- So much is looked through; an event counts for at least so much.
-local EVENTS_BYTES, EVENT_BYTES = 200000, 1000
+-- Bytes of events that a search reads; each event counts EVENT_BYTES more than its lines, which bounds their number.
+local EVENTS_BYTES_MAX, EVENT_BYTES = 200000, 1000
 
 local function field_of(event, name)
   for f = 1, #event[2], 2 do
@@ -38,17 +39,18 @@ local function field_of(event, name)
   return ''
 end
 
--- The line of a completed order in the events from the one on that took it, if that is still there.
-local function completed(tag, sequence)
-  local begins, key, from = text.sequence(sequence) .. ',', tag .. ':events', text.integer[sequence] .. '-0'
-  local bytes, is_own = 0, true
-  while bytes < EVENTS_BYTES do
+-- Searches the line of a completed order in the event that has its command, and in those behind it. Nil where that
+-- first event is trimmed, since then the archive has the order.
+local function completed_line(tag, sequence)
+  local prefix, key, from = text.sequence(sequence) .. ',', tag .. ':events', text.integer[sequence] .. '-0'
+  local bytes, is_first = 0, true
+  while bytes < EVENTS_BYTES_MAX do
     local event = redis.call('XRANGE', key, from, '+', 'COUNT', 1)[1]
-    if not event or is_own and (tonumber(field_of(event, 'first')) or 0) > sequence then return nil end
+    if not event or is_first and (tonumber(field_of(event, 'first')) or 0) > sequence then return nil end
     local lines = field_of(event, 'orders')
-    local at = string.sub(lines, 1, #begins) == begins and 1 or string.find(lines, '\n' .. begins, 1, true)
+    local at = string.sub(lines, 1, #prefix) == prefix and 1 or string.find(lines, '\n' .. prefix, 1, true)
     if at then return string.match(lines, '[^\n]+', at) end
-    bytes, from, is_own = bytes + EVENT_BYTES + #lines + #field_of(event, 'trades'), '(' .. event[1], false
+    bytes, from, is_first = bytes + EVENT_BYTES + #lines + #field_of(event, 'trades'), '(' .. event[1], false
   end
   return nil
 end
@@ -71,7 +73,7 @@ local function order(keys, args)
   local field = text.sequence(sequence)
   local line = redis.call('HGET', tag .. ':open', field)
   if line then return named('open', split(line, sequence)) end
-  line = completed(tag, sequence)
+  line = completed_line(tag, sequence)
   return line and named('closed', split(line, sequence)) or nil
 end
 

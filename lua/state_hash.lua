@@ -1,11 +1,12 @@
--- state_hash: SHA-1 over what matching has made of a card's log: both books in price-time order with all
--- of each resting order but its times, the sequence reached, the number of trades and of rejected entries.
--- Times are left out, so that the same commands appended again give the same hash.
+-- state_hash: SHA-1 of the state that matching has reached: both sides of the book in price-time order, the sequence
+-- reached, the number of resting orders, of trades and of rejected entries.
 --
--- KEYS  {card}
--- ARGS  none
--- Reply 40 hex digits
-local PAGE = 1000
+-- Guarantee: equal commands give equal hashes, also when they are appended again later: the lines of resting orders
+--   count without accepted_at.
+-- KEYS   {card}
+-- ARGS   none
+-- Reply  40 hex digits
+local PAGE = 1000 -- orders of a read
 
 local function hash_of_book(tag, name, so_far)
   local from = 0

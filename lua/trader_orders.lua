@@ -1,13 +1,15 @@
 -- trader_orders: the orders of a trader on this card, newest first.
 --
--- KEYS  {card}
--- ARGS  trader id, how many at most, and which: "all" (the latest, 50 at most), "open" (those that rest in the book),
---       "accepted" (those that are not matched yet), or "unfinished": sequences of those that may be open, which costs a
---       tenth; optionally a sequence that all of them are below
--- Reply the orders' lines: of open ones as in {card}:open; of accepted ones with a filled quantity of 0 and "accepted"
---       behind that; of completed ones the sequence alone, since these are in the events and the archive. Of "unfinished"
---       sequences of 12 digits: they are open where {card}:open has them
-local LATEST = 50
+-- KEYS   {card}
+-- ARGS   1 trader id
+--        2 the most orders
+--        3 which: "all" (the latest ones, limits.latest at most), "open" (resting in the book), "accepted" (not matched
+--        yet), or "unfinished" (sequences of orders that may be open; costs a tenth of their lines)
+--        4 optionally a sequence; only orders below it are replied
+-- Reply  a line of each order (parts/order_line.lua): of an open one as in {card}:open; of an accepted one with a
+--        filled quantity of 0 and "accepted" at the end; of a completed one the sequence alone, since events and
+--        archive have the rest. Of "unfinished" the sequence alone; such an order is open where {card}:open has it
+-- Errors ERR where an argument is missing
 local EVERYTHING = math.huge
 
 -- The line of an order that is in the log and not matched.
@@ -17,7 +19,7 @@ local function accepted_line(sequence, command)
     .. command.at .. ',0,accepted'
 end
 
--- Lines of accepted and open orders by sequence.
+-- The lines of accepted and open orders, by sequence.
 local function lines_of(tag, sequences, matched)
   local fields, lines, entry, command = {}, {}, nil, nil
   for i = 1, #sequences do
@@ -49,7 +51,7 @@ local function trader_orders(keys, args)
   if which == 'open' then
     sequences = filtered(trader.newest(tag, id, EVERYTHING, before), 0, matched)
   elseif which == 'all' then
-    sequences = trader.newest(tag, id, math.min(limit, LATEST), before)
+    sequences = trader.newest(tag, id, math.min(limit, limits.latest), before)
   else
     sequences = trader.newest(tag, id, limit, before)
     if which == 'accepted' then sequences = filtered(sequences, matched, EVERYTHING) end

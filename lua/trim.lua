@@ -1,9 +1,9 @@
--- trim: drops what is archived from a card's streams, but for the newest commands.
+-- trim: drops archived entries from a card's streams, except those of the newest commands.
 --
--- Guarantee: nothing beyond the archived sequence is dropped, whatever is asked to be kept.
--- KEYS  {card}
--- ARGS  the archived sequence, how many archived commands to keep in {card}:events, and in {card}:orders
--- Reply {entries dropped from {card}:events, entries dropped from {card}:orders}
+-- Guarantee: nothing beyond the archived sequence, or beyond the cursor of matching, is dropped.
+-- KEYS   {card}
+-- ARGS   the archived sequence; the archived commands to keep in {card}:events; the same in {card}:orders
+-- Reply  {entries dropped from {card}:events, entries dropped from {card}:orders}
 local function trim(keys, args)
   local tag = keys[1]
   local archived = math.min(tonumber(args[1]), cursor.read(tag).sequence)

@@ -12,7 +12,7 @@ import msgspec
 from api.http_protocol import HEAD_BYTES_MAX
 from api.problems import Problem, of_error
 from core.errors import InvalidRequest, Violation
-from core.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX
+from core.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX, TRADER_ID_MAX
 from exchange.auth import TOKEN_MISSING
 
 
@@ -222,7 +222,7 @@ _TABLE = (
         "invalid_trader_id",
         "trader_id",
         "The trader_id is no whole number, or out of its bounds.",
-        "must be a whole number from 1 to 2147483647",
+        f"must be a whole number from 1 to {TRADER_ID_MAX}",
         0,
     ),
     _of_field(

@@ -1,19 +1,18 @@
--- bulk: one call for many members of a collection, in slices that fit Lua's stack.
+-- bulk: one Redis command for many members of a collection, cut into slices that fit Lua's stack.
 local bulk = {}
 
--- Lua 5.1 refuses to unpack about 8,000 values; even, so that pairs stay together.
+-- Lua 5.1 cannot unpack more than about 8,000 values. Even, so that a slice never cuts a pair.
 local SLICE = 4000
 
--- redis.call(command, key, ...arguments), a slice at a time; nothing for no arguments. Returns the last reply.
+-- Calls the command with all arguments, slice by slice; does nothing without arguments.
 function bulk.call(command, key, arguments)
-  local count, reply = #arguments, nil
+  local count = #arguments
   for from = 1, count, SLICE do
-    reply = redis.call(command, key, unpack(arguments, from, math.min(from + SLICE - 1, count)))
+    redis.call(command, key, unpack(arguments, from, math.min(from + SLICE - 1, count)))
   end
-  return reply
 end
 
--- The values of these fields of a hash, in order, false where there is none.
+-- Reads fields of a hash: their values in order, false for a field that is missing.
 function bulk.read(key, fields)
   local count = #fields
   if count > 0 and count <= SLICE then return redis.call('HMGET', key, unpack(fields)) end

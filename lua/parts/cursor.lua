@@ -1,10 +1,12 @@
--- cursor: where matching stands in a card's log; a hash, written by the call that moves it.
---   log_id    the last entry of {card}:orders that is wholly done
---   part      how many commands of the entry after that one are done
---   sequence  the last command that is done
---   trades    how many trades there have been
---   rejected  how many malformed entries were passed over
+-- cursor: the position of matching in a card's log. The hash {card}:cursor, written by the call that moves it:
+--   log_id    the last entry of {card}:orders whose commands are all matched
+--   part      number of matched commands of the entry after that one
+--   sequence  the last matched command
+--   trades    number of trades so far
+--   rejected  number of malformed entries so far
 local cursor = {}
+
+local integer = text.integer
 
 function cursor.read(tag)
   local stored = redis.call('HMGET', tag .. ':cursor', 'log_id', 'part', 'sequence', 'trades', 'rejected')
@@ -17,8 +19,15 @@ function cursor.read(tag)
   }
 end
 
+-- Moves a position to the end of a batch.
+function cursor.advance(position, batch, trade_count)
+  position.log_id, position.part, position.sequence = batch.log_id, batch.part, batch.sequence
+  position.trades = position.trades + trade_count
+  position.rejected = position.rejected + #batch.rejected
+end
+
 function cursor.write(tag, position)
-  redis.call('HSET', tag .. ':cursor', 'log_id', position.log_id, 'part', text.integer[position.part],
-    'sequence', text.integer[position.sequence], 'trades', text.integer[position.trades],
-    'rejected', text.integer[position.rejected])
+  redis.call('HSET', tag .. ':cursor', 'log_id', position.log_id, 'part', integer[position.part],
+    'sequence', integer[position.sequence], 'trades', integer[position.trades],
+    'rejected', integer[position.rejected])
 end

@@ -1,10 +1,10 @@
--- history: which history of the exchange a card's keys belong to. A hash, {card}:history, written with the first append:
---   id        random, made once; the archive keeps it too, and whoever appends must name it
---   format    of the keys and entries (FORMAT)
---   base      the sequence before its first command: above all that were given out before it
+-- history: the history of the exchange that a card's keys belong to. The hash {card}:history, written by begin.lua:
+--   id        random, made once. The archive keeps it, too, and each append must name it
+--   format    of keys and entries (FORMAT)
+--   base      the sequence before the first command of this history: above all that were given out earlier
 --   began_at  RFC 3339
--- A server that was emptied, restored from a copy, or replaced begins another run of this library. Whoever appends names
--- the run too, so that nothing is appended to a server that nobody has compared with the archive.
+-- Each append must also name the run of this library. A server that was emptied, restored from a copy, or replaced has
+-- another run, so it takes no orders until a service has compared it with the archive.
 local history = {}
 
 history.FORMAT = 2
@@ -12,6 +12,11 @@ history.FORMAT = 2
 local now = redis.call('TIME')
 local run = now[1] .. '.' .. now[2]
 
--- What an append must name: the history and the run; the history is empty where there is none.
+-- What an append must name: the history's id, empty where there is none, and the run.
 function history.mark(tag) return (redis.call('HGET', tag .. ':history', 'id') or '') .. ' ' .. run end
 
+-- The reply to an append that names another mark; nil where the mark is right.
+function history.refuse(tag, mark)
+  local current = history.mark(tag)
+  return mark ~= current and redis.error_reply('HISTORY the mark is ' .. current) or nil
+end

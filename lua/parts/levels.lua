@@ -1,51 +1,54 @@
--- levels: the quantity at each of the best prices of a book, once somebody has asked for it.
+-- levels: the quantity at each of the best prices of a card's book, tracked once a client has asked for it.
 --
--- A price may have thousands of orders: they are walked when a level is first asked for. From then on match says what
--- has moved, so that looking at a book costs what it shows, however deep it is. It is kept in Lua's memory alone, with the
--- position that it belongs to: a server that was started again, or another one, walks again.
+-- A price level may have thousands of orders. The first look at a level reads them all; from then on match reports how
+-- quantities change, so that a look at a book costs what it shows, however deep the book is. Levels are kept in Lua's
+-- memory alone, with the position that they belong to: a restarted or other server reads the orders again.
 local levels = {}
 
--- A card that nobody has looked at for so many match calls is forgotten: match need not say what moves.
-local UNREAD_MAX = 1000
+-- After this many match calls without a look, a card is no longer tracked, and match need not report changes.
+local UNREAD_CALLS_MAX = 1000
+
+-- Orders of a read.
 local PAGE = 250
-local EVERYTHING = math.huge
--- Levels beyond what was asked for are kept up to so many times that, and some more.
+
+-- Levels are kept up to this many times the levels of a look, and some more; those behind are dropped.
 local KEPT_TIMES, KEPT_MORE = 4, 100
 
-local books = {} -- of each card: position, calls since the last look, and its two sides
+local EVERYTHING = math.huge
 
-local function stamp(position) return position.log_id .. '+' .. text.integer[position.part] end
+local tracked_cards = {} -- by tag: `position` as text, `unread_calls` since the last look, and the sides `asks`, `bids`
 
--- Of a side: quantities by key (a price; of bids its negative, so that the lowest is the best), and up to which key they
--- are all there.
-local function new_side(index) return { index = index, quantities = {}, reach = -EVERYTHING } end
+local function position_text(position) return position.log_id .. '+' .. text.integer[position.part] end
 
--- What is known of a card at a position; nil where that is nothing.
-function levels.known(tag, position)
-  local book = books[tag]
-  if not book then return nil end
-  book.unread = book.unread + 1
-  if book.unread > UNREAD_MAX or book.stamp ~= stamp(position) then
-    books[tag] = nil
+-- Of a side: quantities by key (side.lua). They are complete up to the key `complete_to`.
+local function new_side(index) return { index = index, quantities = {}, complete_to = -EVERYTHING } end
+
+-- Returns what is tracked of a card at a position, or nil.
+function levels.tracked(tag, position)
+  local tracked = tracked_cards[tag]
+  if not tracked then return nil end
+  tracked.unread_calls = tracked.unread_calls + 1
+  if tracked.unread_calls > UNREAD_CALLS_MAX or tracked.position ~= position_text(position) then
+    tracked_cards[tag] = nil
     return nil
   end
-  return book
+  return tracked
 end
 
-local function move(known, moved)
-  for key, change in pairs(moved) do
-    if key <= known.reach then
+local function apply(known, changes)
+  for key, change in pairs(changes) do
+    if key <= known.complete_to then
       local quantity = (known.quantities[key] or 0) + change
       known.quantities[key] = quantity ~= 0 and quantity or nil
     end
   end
 end
 
--- Moves what is known to a later position: by how much each key's quantity has changed since.
-function levels.move(book, position, asks_moved, bids_moved)
-  move(book.asks, asks_moved)
-  move(book.bids, bids_moved)
-  book.stamp = stamp(position)
+-- Moves what is tracked to a later position. Changes: by key, the difference of its quantity since.
+function levels.advance(tracked, position, asks_changes, bids_changes)
+  apply(tracked.asks, asks_changes)
+  apply(tracked.bids, bids_changes)
+  tracked.position = position_text(position)
 end
 
 local function sorted_keys(known)
@@ -55,9 +58,9 @@ local function sorted_keys(known)
   return keys
 end
 
--- Walks the orders behind the levels that are known, until so many more are.
-local function walk(tag, known, more)
-  local from = known.reach == -EVERYTHING and 0 or redis.call('ZCOUNT', known.index, '-inf', known.reach)
+-- Reads orders behind the levels that are known, until `more` levels are added.
+local function read_levels(tag, known, more)
+  local from = known.complete_to == -EVERYTHING and 0 or redis.call('ZCOUNT', known.index, '-inf', known.complete_to)
   local quantities, key = known.quantities, nil
   while true do
     local members = redis.call('ZRANGE', known.index, from, from + PAGE - 1, 'WITHSCORES')
@@ -68,18 +71,18 @@ local function walk(tag, known, more)
       local next_key = tonumber(members[2 * i])
       if next_key ~= key then
         if more == 0 then
-          known.reach = key
+          known.complete_to = key
           return
         end
         key, more = next_key, more - 1
       end
       if records[i] then
-        local _, filled, _, _, quantity = side.parse(records[i])
+        local _, filled, _, _, quantity = order_line.parse(records[i])
         quantities[key] = (quantities[key] or 0) + quantity - filled
       end
     end
     if #fields < PAGE then
-      known.reach = EVERYTHING
+      known.complete_to = EVERYTHING
       return
     end
     from = from + PAGE
@@ -88,12 +91,12 @@ end
 
 local function best(tag, known, limit)
   local keys = sorted_keys(known)
-  if #keys < limit and known.reach < EVERYTHING then
-    walk(tag, known, limit - #keys)
+  if #keys < limit and known.complete_to < EVERYTHING then
+    read_levels(tag, known, limit - #keys)
     keys = sorted_keys(known)
   end
   if #keys > KEPT_TIMES * limit + KEPT_MORE then
-    known.reach = keys[limit]
+    known.complete_to = keys[limit]
     for i = limit + 1, #keys do known.quantities[keys[i]] = nil end
   end
   local reply = {}
@@ -103,13 +106,13 @@ local function best(tag, known, limit)
   return reply
 end
 
--- The best levels of a card's bids and asks at its position: price_cents, quantity, …, best first.
+-- Returns the best levels of a card's bids and asks at its position: prices and quantities in turn, best first.
 function levels.best(tag, position, limit)
-  local book = levels.known(tag, position)
-  if not book then
-    book = { stamp = stamp(position), asks = new_side(tag .. ':asks'), bids = new_side(tag .. ':bids') }
-    books[tag] = book
+  local tracked = levels.tracked(tag, position)
+  if not tracked then
+    tracked = { position = position_text(position), asks = new_side(tag .. ':asks'), bids = new_side(tag .. ':bids') }
+    tracked_cards[tag] = tracked
   end
-  book.unread = 0
-  return best(tag, book.bids, limit), best(tag, book.asks, limit)
+  tracked.unread_calls = 0
+  return best(tag, tracked.bids, limit), best(tag, tracked.asks, limit)
 end

@@ -1,34 +1,42 @@
--- side: one side of a book while a batch is matched, read from two sources:
---   the resting orders of {card}:bids or {card}:asks, paged in best first and parsed only when reached;
---   the orders that came to rest in this very batch, queues by price level linked through `next`.
--- Both sides run through the same code: a `key` is the price in cents of an ask and its negative for a
--- bid, so the lowest key is the best, and an order crosses what lies at or below its own limit key.
+-- side: one side of a card's book while a batch is matched. It has two sources:
+--   the index {card}:bids or {card}:asks with the orders that rested before, read by pages, best first, each parsed
+--     only when it becomes the head;
+--   orders of the batch that came to rest: for each price level a queue, linked through `next`.
+-- Both sides run through the same code: a `key` is the price in cents of an ask and the negative price of a bid. So the
+-- lowest key is the best, and an order crosses what lies at or below its own limit key.
 --
--- Hot: fields are read and written directly by the matcher; see `make bench`.
+-- match_commands (match.lua) reads and writes these fields directly, because a call for each costs too much.
 local side = {}
 
--- How many orders are read at once: a small batch reaches few, a large one hundreds.
+-- Orders of a page. A small batch reaches few orders, a large one hundreds, so pages double.
 local PAGE_MIN, PAGE_MAX = 4, 64
 local NONE = math.huge
-local match, byte = string.match, string.byte
+local parse = order_line.parse
 
--- sign: 1 for asks, -1 for bids.
+-- `sign`: 1 for asks, -1 for bids.
 function side.new(tag, sign)
   return {
     sign = sign,
     side_text = sign == 1 and ',sell,' or ',buy,',
     index = tag .. (sign == 1 and ':asks' or ':bids'),
     open = tag .. ':open',
-    -- The book's own orders. `key` is that of the head, NONE when there is none, nil before the first look.
-    key = nil, page = PAGE_MIN, loaded = 0, at = 0, exhausted = false, fields = {}, records = {}, gone = {},
-    sequence = nil, left = 0, filled = 0, trader = nil, line = nil, touched = false,
-    consumed = 0, -- how many of them, from the best on, are filled
-    canceled = {}, -- members that go from anywhere
-    entered = {}, -- score, member, … that come
-    -- The batch's own orders.
-    best = NONE, first = {}, last = {}, next = {}, small = {}, middle = {}, large = {}, larges = 0,
-    top = -NONE, -- the better of `key` and `best`; before the first look nothing is too far away
+    -- Orders of the index: `loaded` of them are in `fields` and `records`, `head` is the place of the head. `key` is
+    -- the head's, NONE where no order is left, nil before the first look. `sequence` to `line` are the head's, too.
+    key = nil, page = PAGE_MIN, loaded = 0, head = 0, exhausted = false, fields = {}, records = {}, removed = {},
+    sequence = nil, left = 0, filled = 0, trader = nil, line = nil, head_changed = false,
+    prefix_removed = 0, -- members that leave the best end of the index: filled ones, and any without a record
+    canceled = {}, -- members that leave from anywhere
+    added = {}, -- scores and members in turn that enter
+    -- Orders of the batch: `first` and `last` of the queue by key, and keys that are in use (side.push).
+    best = NONE, first = {}, last = {}, next = {}, small = {}, middle = {}, large = {}, large_count = 0,
+    top = -NONE, -- the better of `key` and `best`; before the first look anything may cross
   }
+end
+
+-- Notes for levels.lua that the quantity at a key has changed; only where the card's levels are tracked.
+function side.change_level(book, key, change)
+  local changes = book.level_changes
+  changes[key] = (changes[key] or 0) + change
 end
 
 local function load_page(book)
@@ -44,50 +52,38 @@ local function load_page(book)
   book.loaded = loaded + count
 end
 
--- An order is one line wherever it is stored: sequence, trader, side, price_cents, quantity, time in force,
--- client_order_id, accepted_at; then, if anything is filled, filled_quantity; and once it is completed
--- filled_quantity, status and closed_at.
--- Of an order that rests: the line up to accepted_at, what is filled, trader, price and quantity.
-local Z, TRADER_AT = 90, 14
-local number = text.number
-function side.parse(record)
-  local trader, price, quantity = match(record, '(%d+),%a+,(%d+),(%d+)', TRADER_AT)
-  if byte(record, -1) == Z then return record, 0, trader, number[price], number[quantity] end
-  local line, filled = match(record, '^(.*),(%d+)$')
-  return line, number[filled], trader, number[price], number[quantity]
-end
-
--- Moves the head to the next of the book's own orders that is still there.
-function side.advance(book)
-  local at = book.at
+-- Makes the next order of the index the head. Orders that this batch has canceled are passed over.
+function side.next_maker(book)
+  local head = book.head
   while true do
-    at = at + 1
-    if at > book.loaded then
+    head = head + 1
+    if head > book.loaded then
       if not book.exhausted then load_page(book) end
-      if at > book.loaded then
-        book.at, book.key, book.sequence, book.top = at - 1, NONE, nil, book.best
+      if head > book.loaded then
+        book.head, book.key, book.sequence, book.top = head - 1, NONE, nil, book.best
         return
       end
     end
-    local record, field = book.records[at], book.fields[at]
+    local record, field = book.records[head], book.fields[head]
     if not record then
-      book.consumed = book.consumed + 1
-    elseif not book.gone[field] then
-      local line, filled, trader, price, quantity = side.parse(record)
+      book.prefix_removed = book.prefix_removed + 1
+    elseif not book.removed[field] then
+      local line, filled, trader, price, quantity = parse(record)
       local key, best = book.sign * price, book.best
-      book.at, book.key, book.sequence = at, key, field
+      book.head, book.key, book.sequence = head, key, field
       book.top = key < best and key or best
       book.filled, book.left = filled, quantity - filled
-      book.trader, book.line, book.touched = trader, line, false
+      book.trader, book.line, book.head_changed = trader, line, false
       return
     end
   end
 end
 
--- Adds order i of the batch, which comes to rest at this key. The next best of its keys is found by stepping, a cent
--- at a time within a small span, and over spans that hold none: `small` counts the keys in each small span, `middle` the
--- small spans in each middle one, and so on, where there are any. At most 16 + 32 + 32 + 62 steps, of all allowed prices;
--- mostly a few. A binary heap of the keys took 43 of a match call's 204 Lua instructions an order.
+-- Queues order i of the batch, which comes to rest at this key.
+-- The best key after the current one is found by steps: a cent at a time within a small span, and over spans without
+-- keys. `small` counts keys by small span, `middle` small spans by middle span, `large` middle spans by large span. All
+-- allowed prices together are at most 16 + 32 + 32 + 62 steps; a search takes a few. docs/decisions.md compares this
+-- with binary heaps, which were slower.
 local SMALL, MIDDLE, LARGE = 16, 512, 16384
 function side.push(book, i, key)
   local last = book.last[key]
@@ -115,10 +111,10 @@ function side.push(book, i, key)
   spans, span = book.large, key - key % LARGE
   held = spans[span]
   spans[span] = held and held + 1 or 1
-  if not held then book.larges = book.larges + 1 end
+  if not held then book.large_count = book.large_count + 1 end
 end
 
--- The first key of the small span that comes next, where the one of this key has just lost its last key; or nil.
+-- Removes the small span of this key, which has lost its last key. Returns the next small span; nil where none is left.
 local function next_span(book, key)
   local small, middle, large = book.small, book.middle, book.large
   local span = key - key % SMALL
@@ -131,8 +127,8 @@ local function next_span(book, key)
     held = large[widest]
     if held == 1 then
       large[widest] = nil
-      book.larges = book.larges - 1
-      if book.larges == 0 then return nil end
+      book.large_count = book.large_count - 1
+      if book.large_count == 0 then return nil end
       repeat widest = widest + LARGE until large[widest]
       wider = widest - MIDDLE
     else
@@ -147,7 +143,7 @@ local function next_span(book, key)
   return span
 end
 
--- Removes the oldest of the batch's orders at the best key.
+-- Removes the oldest order of the batch at the best key.
 function side.pop(book)
   local best, first = book.best, book.first
   local following = book.next[first[best]]
@@ -171,25 +167,25 @@ function side.pop(book)
   book.top = best < book.key and best or book.key
 end
 
--- Iterates over the book's own orders without changing anything: key, left, trader; NONE at the end.
-local function walk_book(book)
-  local at = book.at
+-- Iterates over orders of the index from the head on, without moving it: key, unfilled quantity, trader; at last NONE.
+local function walk_index(book)
+  local place = book.head
   return function(started)
     if not started then return book.key, book.left, book.trader end
     while true do
-      at = at + 1
-      if at > book.loaded and not book.exhausted then load_page(book) end
-      if at > book.loaded then return NONE end
-      local record = book.records[at]
-      if record and not book.gone[book.fields[at]] then
-        local _, filled, trader, price, quantity = side.parse(record)
+      place = place + 1
+      if place > book.loaded and not book.exhausted then load_page(book) end
+      if place > book.loaded then return NONE end
+      local record = book.records[place]
+      if record and not book.removed[book.fields[place]] then
+        local _, filled, trader, price, quantity = parse(record)
         return book.sign * price, quantity - filled, trader
       end
     end
   end
 end
 
--- The same over the batch's own orders.
+-- The same over orders of the batch.
 local function walk_batch(book, left, traders)
   local keys = {}
   for key in pairs(book.last) do keys[#keys + 1] = key end
@@ -209,25 +205,25 @@ local function walk_batch(book, left, traders)
   end
 end
 
--- How much an order with this limit key could trade at once, counted up to `wanted`; with `trader`, up
--- to the first order of that trader. And how many orders were looked at.
-function side.available(book, limit_key, wanted, left, traders, trader)
-  local next_old, next_new = walk_book(book), walk_batch(book, left, traders)
-  local old_key, old_left, old_trader = next_old(false)
-  local new_key, new_left, new_trader = NONE, 0, nil
-  if book.best ~= NONE then new_key, new_left, new_trader = next_new(false) end
-  local found, walked = 0, 0
-  while found < wanted and math.min(old_key, new_key) <= limit_key do
-    walked = walked + 1
-    if old_key <= new_key then
-      if old_trader == trader then break end
-      found = found + old_left
-      old_key, old_left, old_trader = next_old(true)
+-- Returns the quantity that an order with this limit key could trade at once, and how many orders were looked at.
+-- Stops at `wanted`; and where `trader` is given, at the first order of that trader.
+function side.fillable(book, limit_key, wanted, left, traders, trader)
+  local next_of_index, next_of_batch = walk_index(book), walk_batch(book, left, traders)
+  local index_key, index_left, index_trader = next_of_index(false)
+  local batch_key, batch_left, batch_trader = NONE, 0, nil
+  if book.best ~= NONE then batch_key, batch_left, batch_trader = next_of_batch(false) end
+  local found, looked_at = 0, 0
+  while found < wanted and math.min(index_key, batch_key) <= limit_key do
+    looked_at = looked_at + 1
+    if index_key <= batch_key then
+      if index_trader == trader then break end
+      found = found + index_left
+      index_key, index_left, index_trader = next_of_index(true)
     else
-      if new_trader == trader then break end
-      found = found + new_left
-      new_key, new_left, new_trader = next_new(true)
+      if batch_trader == trader then break end
+      found = found + batch_left
+      batch_key, batch_left, batch_trader = next_of_batch(true)
     end
   end
-  return found, walked
+  return found, looked_at
 end

@@ -1,50 +1,48 @@
--- text: integers, sequences, terms and times as the text that is stored.
+-- text: integers, sequences, terms of orders, and times as the text that is stored.
 --
--- Printing an integer costs 0.25 µs in Lua 5.1, looking its text up 0.02 µs, so small ones (prices,
--- quantities, traders) are remembered between calls. The memory is bounded; what is remembered never
--- changes a result. Every byte of a string that is made costs 1.5 ns (Lua hashes it), so pieces are joined once.
+-- In Lua 5.1 printing an integer costs ten times as much as looking up its text, so texts of small integers (prices,
+-- quantities, traders) are cached between calls. Lua hashes each string that it makes, byte by byte, so pieces are
+-- joined once. Caches are bounded, and never change a result.
 local text = {}
 
--- Above that are sequences, which are never asked for again: 20,000 of them were half of what Lua holds, and each
--- collection of garbage walks through all of that.
-local REMEMBERED_MAX = 2000
+-- Integers above are sequences and trade numbers: each is needed once, and a large cache makes every garbage collection
+-- slower, since Lua walks through all of it.
+local CACHED_MAX = 2000
 local format, floor, concat, min = string.format, math.floor, table.concat, math.min
 
--- A table whose values are made when they are first asked for; those of small integers are kept.
-local function remembering(make)
+-- Returns a table that makes a value at its first use, and caches values of small integers.
+local function cached(make)
   return setmetatable({}, {
-    __index = function(remembered, n)
+    __index = function(values, n)
       local made = make(n)
-      if n >= -REMEMBERED_MAX and n <= REMEMBERED_MAX then rawset(remembered, n, made) end
+      if n >= -CACHED_MAX and n <= CACHED_MAX then rawset(values, n, made) end
       return made
     end,
   })
 end
 
--- text.integer[n]: n as decimal digits; text.comma[n]: the same after a comma, for quantities. Not for prices and
--- traders: a second text of all of them is memory that the processor has to fetch, and that every collection of garbage
--- walks through.
-text.integer = remembering(function(n) return format('%d', n) end)
-text.comma = remembering(function(n) return format(',%d', n) end)
+-- text.integer[n]: n in decimal digits. text.comma[n]: the same behind a comma, for quantities alone: a second cached
+-- text of each price and trader would displace more useful data from the processor's cache.
+text.integer = cached(function(n) return format('%d', n) end)
+text.comma = cached(function(n) return format(',%d', n) end)
 
--- text.number['123']: the other way round, which is four times as dear where it is not remembered.
-local NUMBER_DIGITS = 4
+-- text.number['123']: the integer of these digits; a cached one costs a quarter of tonumber.
+local CACHED_DIGITS_MAX = 4
 text.number = setmetatable({}, {
-  __index = function(remembered, digits)
+  __index = function(numbers, digits)
     local made = tonumber(digits)
-    if #digits <= NUMBER_DIGITS then rawset(remembered, digits, made) end
+    if #digits <= CACHED_DIGITS_MAX then rawset(numbers, digits, made) end
     return made
   end,
 })
 
--- The kind of a command is a letter, kept as its byte: G gtc, I ioc, F fok; capital of a buy, small of a sell. C is a
--- cancel.
+-- The kind of a command is a letter, in batches its byte: G gtc, I ioc, F fok; a capital buys, a small letter sells. C
+-- is a cancel. Small letters have the higher bytes, so SELL and above are sells.
 local byte = string.byte
 text.CANCEL, text.SELL, text.GTC = byte('C'), byte('a'), { [byte('G')] = true, [byte('g')] = true }
 text.FOK = { [byte('F')] = true, [byte('f')] = true }
 
--- By the kind of an order: its side and time in force as they stand in a line before and after its numbers, and the
--- latter behind a quantity of 1.
+-- By the kind of an order, pieces of its line: side, time in force, and the latter behind a quantity of 1.
 text.side, text.force, text.one_and_force = {}, {}, {}
 for letter, name in pairs({ G = 'gtc', I = 'ioc', F = 'fok' }) do
   for side, kind in pairs({ [',buy,'] = byte(letter), [',sell,'] = byte(string.lower(letter)) }) do
@@ -53,29 +51,29 @@ for letter, name in pairs({ G = 'gtc', I = 'ioc', F = 'fok' }) do
   end
 end
 
--- Numbers that grow by one are too many to be remembered, but one and the next share all but their last three
--- digits: those are remembered, and what stands before them is printed once in a thousand times.
+-- Sequences and trade numbers have a fixed number of digits. A number and the next one share all but their last three
+-- digits, so texts of those are cached, and the leading digits are printed once in a thousand numbers.
 local THOUSAND = 1000
-local endings = {}
-for ending = 0, THOUSAND - 1 do endings[ending] = format('%03d', ending) end
+local last_digits = {}
+for number = 0, THOUSAND - 1 do last_digits[number] = format('%03d', number) end
+text.last_digits = last_digits
 
-text.endings = endings
+local LEADING_DIGITS = '%0' .. limits.sequence_digits - 3 .. 'd'
+function text.leading_digits(number) return format(LEADING_DIGITS, (number - number % THOUSAND) / THOUSAND) end
 
--- What stands before the last three digits of a number in 12 digits.
-function text.thousands(number) return format('%09d', (number - number % THOUSAND) / THOUSAND) end
+local latest_thousand, latest_leading_digits = -1, ''
 
-local known, start = -1, ''
-
--- A sequence as it stands in books, hashes, lists and lines: 12 digits, so that members of a book with equal
--- scores sort by age, and one text serves everywhere.
+-- A sequence as it stands in books, hashes, lists and lines. Its fixed length sorts members of equal score by age.
 function text.sequence(number)
-  local ending = number % THOUSAND
-  if number - ending ~= known then known, start = number - ending, text.thousands(number) end
-  return start .. endings[ending]
+  local rest = number % THOUSAND
+  if number - rest ~= latest_thousand then
+    latest_thousand, latest_leading_digits = number - rest, text.leading_digits(number)
+  end
+  return latest_leading_digits .. last_digits[rest]
 end
 
--- One text of many that are about 100 bytes long. table.concat alone joins what is longer than 8 KB pair by pair, and Lua
--- copies and hashes each of these texts: three times as much as when groups of that size are joined at once.
+-- Joins `count` parts of about 100 bytes each. table.concat joins results above 8 KB pair by pair, and Lua copies and
+-- hashes each intermediate text. So groups are joined first, then 16 groups at a time: a third of the bytes are copied.
 local GROUP = 64
 function text.join(parts, count)
   local groups, joined = {}, 0
@@ -97,10 +95,11 @@ function text.join(parts, count)
   return groups[1] or ''
 end
 
-local MS_PER_DAY = 86400000
-local remembered_day, remembered_date = -1, ''
+text.MS_PER_DAY = 86400000
+local MS_PER_DAY = text.MS_PER_DAY
+local latest_day, latest_date = -1, ''
 
--- Days since 1970-01-01 as YYYY-MM-DD (H. Hinnant, "chrono-compatible low-level date algorithms").
+-- A day, counted from 1970-01-01, as YYYY-MM-DD (H. Hinnant, "chrono-compatible low-level date algorithms").
 local function date(day)
   local z = day + 719468
   local era = floor(z / 146097)
@@ -118,18 +117,18 @@ end
 -- Milliseconds since 1970 as RFC 3339 in UTC, e.g. 2026-11-22T23:53:06.123Z.
 function text.time(time_ms)
   local day = floor(time_ms / MS_PER_DAY)
-  if day ~= remembered_day then
-    remembered_day, remembered_date = day, date(day)
+  if day ~= latest_day then
+    latest_day, latest_date = day, date(day)
   end
   local ms = time_ms - day * MS_PER_DAY
-  return format('%sT%02d:%02d:%02d.%03dZ', remembered_date, floor(ms / 3600000),
+  return format('%sT%02d:%02d:%02d.%03dZ', latest_date, floor(ms / 3600000),
     floor(ms / 60000) % 60, floor(ms / 1000) % 60, ms % 1000)
 end
 
--- Seconds, to tell how long something took. Redis 7.0 has no `os` for functions, later servers a TIME that stands still
--- while a function runs.
+-- Seconds, to measure durations. Functions of Redis 7.0 have no `os`; on later servers TIME stands still while a
+-- function runs.
 local has_os, os_clock = pcall(function() return os.clock end)
 text.clock = has_os and os_clock or function()
   local now = redis.call('TIME')
-  return now[1] + now[2] / 1000000
+  return now[1] + now[2] / 1e6
 end

@@ -1,26 +1,27 @@
--- trader: which orders each trader has on this card.
---   {card}:trader:<id>  a list, oldest first: the sequences of the trader's orders, an item for each run of consecutive
---                       ones, 1001 or 1001-2000. It has all orders that are accepted and not completed, and the latest
---                       50. Completed orders before these are dropped when the list is compacted
---   {card}:compacted    a hash, of traders with many open orders: how many items and orders the last compaction left
--- Append writes both, in the call that writes the log. What the orders are is in the log, in {card}:open, and of completed
--- ones in the events and the archive.
+-- trader: the index of each trader's orders on this card.
+--   {card}:trader:<id>  a list, oldest first: sequences of the trader's orders, an item for each run of consecutive
+--                       ones, 1001 or 1001-2000. It has every order that is not completed, and the limits.latest
+--                       newest ones. Compaction drops older completed orders
+--   {card}:compacted    a hash by trader id, for traders with many open orders: items and orders that the last
+--                       compaction left
+-- Append writes both keys, in the call that writes the log. The orders themselves are in the log, in {card}:open, and
+-- once completed in the events and the archive.
 local trader = {}
 
 local integer = text.integer
 local find, sub, max, min = string.find, string.sub, math.max, math.min
-local LATEST = 50
-local PAGE = 1000 -- items of a read
--- A list's size is looked at when it has so many items more, or with a run of so many orders.
-local LOOK = 64
--- A list is compacted when it has so many orders more than the last time, and at least twice as many.
-local UNCHECKED_MIN = 512
+local LATEST = limits.latest
+local PAGE = 1000 -- items or orders of a read
+-- The size of a list is checked once in this many items, and at each run of this many orders.
+local CHECK_INTERVAL = 64
+-- A list is compacted when this many orders were added since the last compaction, and as many as that one left.
+local ADDED_MIN = 512
 
 local function list_key(tag, id) return tag .. ':trader:' .. id end
 local function compacted_key(tag) return tag .. ':compacted' end
 
--- The first and the last sequence of an item.
-local function run(item)
+-- Returns the first and the last sequence of an item.
+local function parse_item(item)
   local dash = find(item, '-', 1, true)
   if not dash then
     local sequence = tonumber(item)
@@ -33,7 +34,7 @@ local function item_of(first, last)
   return first == last and integer[first] or integer[first] .. '-' .. integer[last]
 end
 
--- Ascending sequences as items.
+-- Returns ascending sequences as items.
 local function items_of(sequences)
   local items, first = {}, sequences[1]
   for i = 1, #sequences do
@@ -46,11 +47,11 @@ local function items_of(sequences)
   return items
 end
 
--- The sequences of a trader's list after one and before another, oldest first.
+-- Sequences of a trader's list between `after` and `before`, oldest first.
 function trader.between(tag, id, after, before)
   local items, sequences, count = redis.call('LRANGE', list_key(tag, id), 0, -1), {}, 0
   for i = 1, #items do
-    local first, last = run(items[i])
+    local first, last = parse_item(items[i])
     for sequence = max(first, after + 1), min(last, before - 1) do
       count = count + 1
       sequences[count] = sequence
@@ -59,14 +60,14 @@ function trader.between(tag, id, after, before)
   return sequences
 end
 
--- The newest sequences of a trader's list, newest first, at most so many; those before one, if it is given.
+-- Sequences of a trader's list, newest first, up to `limit`. Where `before` is given, only those below it.
 function trader.newest(tag, id, limit, before)
   local key, found, count, last = list_key(tag, id), {}, 0, -1
   local page = min(limit, PAGE)
   while count < limit do
     local items = redis.call('LRANGE', key, last - page + 1, last)
     for i = #items, 1, -1 do
-      local first, newest = run(items[i])
+      local first, newest = parse_item(items[i])
       if before then newest = min(newest, before - 1) end
       for sequence = newest, max(first, newest - limit + count + 1), -1 do
         count = count + 1
@@ -79,8 +80,8 @@ function trader.newest(tag, id, limit, before)
   return found
 end
 
--- Which of these sequences, all of a trader's list, are of orders that may be open: {card}:open has them, or they are not
--- matched yet. At most so many, and the last one that was looked at.
+-- Selects, of sequences in a trader's list, those of orders that may be open: {card}:open has them, or they are not
+-- matched yet. Returns up to `limit` of them, and whether there are more.
 function trader.unfinished(tag, sequences, matched, limit)
   local found, count = {}, 0
   for from = 1, #sequences, PAGE do
@@ -98,6 +99,7 @@ function trader.unfinished(tag, sequences, matched, limit)
   return found, false
 end
 
+-- Writes a trader's list anew, without completed orders before the latest ones.
 local function compact(tag, id, matched)
   local key, sequences = list_key(tag, id), trader.between(tag, id, 0, math.huge)
   local older, count = {}, #sequences
@@ -107,20 +109,20 @@ local function compact(tag, id, matched)
   local items = items_of(kept)
   redis.call('DEL', key)
   bulk.call('RPUSH', key, items)
-  if #kept > UNCHECKED_MIN / 2 then
+  if #kept > ADDED_MIN / 2 then
     redis.call('HSET', compacted_key(tag), id, integer[#items] .. ' ' .. integer[#kept])
   else
     redis.call('HDEL', compacted_key(tag), id)
   end
 end
 
--- Adds a run of orders to a trader's list. `matched`: the last sequence that is. Returns what Redis refused, if it did.
+-- Adds a run of orders to a trader's list. `matched`: the last matched sequence. Returns the error where Redis refuses.
 function trader.add(tag, id, first, last, matched)
   local items = redis.pcall('RPUSH', list_key(tag, id), item_of(first, last))
   if type(items) == 'table' then return items.err end
   local orders = last - first + 1
-  if items % LOOK ~= 0 and orders < LOOK then return nil end
+  if items % CHECK_INTERVAL ~= 0 and orders < CHECK_INTERVAL then return nil end
   local items_left, orders_left = string.match(redis.call('HGET', compacted_key(tag), id) or '0 0', '^(%d+) (%d+)$')
-  if (items - items_left) * orders >= max(UNCHECKED_MIN, tonumber(orders_left)) then compact(tag, id, matched) end
+  if (items - items_left) * orders >= max(ADDED_MIN, tonumber(orders_left)) then compact(tag, id, matched) end
   return nil
 end

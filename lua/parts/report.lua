@@ -1,0 +1,45 @@
+-- report: phase of a match call, after its commands are matched. Makes event, notification and reply; writes nothing.
+local report = {}
+
+local integer, concat = text.integer, table.concat
+
+-- A notification of at most this many commands has their trades and completed orders.
+local NOTIFIED_COMMANDS_MAX = 100
+
+-- Makes the texts that event and notification share, after the cursor has moved.
+function report.prepare(call)
+  call.first, call.last = integer[call.base + 1], integer[call.position.sequence]
+  call.trade_lines = text.join(call.trades, call.trade_count)
+  call.order_lines = text.join(call.orders, call.orders_count)
+end
+
+-- Returns the id and the fields of the event. The largest field comes last: making room for a field, Redis copies what
+-- stands before it.
+function report.event(call)
+  local position, rejected = call.position, call.batch.rejected
+  local event, size = { 'first', call.first, 'log', position.log_id }, 4
+  if call.trade_count > 0 then
+    event[size + 1], event[size + 2] = 'trades', call.trade_lines
+    size = size + 2
+  end
+  if call.orders_count > 0 then
+    event[size + 1], event[size + 2] = 'orders', call.order_lines
+    size = size + 2
+  end
+  if #rejected > 0 then
+    event[size + 1], event[size + 2] = 'rejected', concat(rejected, '\n') .. '\n'
+  end
+  return call.last .. '-' .. integer[position.rejected], event
+end
+
+-- The message to {card}:matched.
+function report.notification(call)
+  local range = call.first .. ' ' .. call.last
+  if call.batch.count > NOTIFIED_COMMANDS_MAX then return range end
+  return range .. ' ' .. integer[call.trade_count] .. '\n' .. call.trade_lines .. call.order_lines
+end
+
+function report.reply(call)
+  local position, batch = call.position, call.batch
+  return { batch.count, position.sequence, position.log_id, call.trade_count, #batch.rejected, batch.more and 1 or 0 }
+end
