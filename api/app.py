@@ -1,6 +1,5 @@
 """The application: all wiring of the API is in `create_app`."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,19 +36,9 @@ from api.openapi import document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, headers_of, of_error, of_unexpected
 from api.routes import cards, fills, health, history, orders
-from archiver import postgres
-from archiver.history import ArchivedHistory
-from archiver.queries import Archive
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
-from core.service import cancel_and_wait
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
-from engine import connection, nodes
-from engine.book_reader import BookReader
-from engine.match_notifications import MatchNotifier
-from engine.order_log import OrderLog
-from exchange.auth import Authenticator
-from exchange.readiness import Readiness
-from exchange.service import Exchange
+from exchange import wiring
 
 SCHEMA = "/schema"
 ASSETS = f"{SCHEMA}/assets"
@@ -129,45 +118,19 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
 
     @asynccontextmanager
     async def services(app: Litestar) -> AsyncIterator[None]:
-        async with (
-            nodes.connect(settings) as servers,
-            connection.connect(settings.redis_url) as writing,
-            postgres.pool(settings.database_url) as pool,
-        ):
-            await servers.load_library()
-            history = ArchivedHistory(servers.commands, pool, settings.cards)
-            order_log = OrderLog(
-                writing,
-                backlog_max=settings.backlog_max,
-                pending_max=settings.append_pending_max,
-                self_trade=settings.self_trade,
-                history=history,
-            )
-            notifier = MatchNotifier(servers)
-            archive, books = Archive(pool), BookReader(servers.commands)
-            exchange = Exchange(settings, order_log, books, notifier, archive)
-            authenticator = Authenticator(settings, archive)
+        async with wiring.connect(settings) as connected:
             context = Context(
                 settings=settings,
-                exchange=exchange,
-                authenticator=authenticator,
-                gate=Gate(authenticator, limit=limit, observer=observer),
+                exchange=connected.exchange,
+                authenticator=connected.authenticator,
+                gate=Gate(connected.authenticator, limit=limit, observer=observer),
                 decoder=OrderDecoder(settings),
-                readiness=Readiness(settings.cards, books, archive, history.faults),
+                readiness=connected.readiness,
             )
             app.state.context = context
+            app.state.background = connected.background
             fast_path.open(context)
-            stopping = asyncio.Event()
-            listening = asyncio.create_task(notifier.run(stopping), name="match notifications")
-            comparing = asyncio.create_task(history.run(stopping), name="history")
-            app.state.background = (listening, comparing)
-            try:
-                yield
-            finally:
-                await exchange.close()
-                stopping.set()
-                await comparing
-                await cancel_and_wait(listening)
+            yield
 
     return Api(
         route_handlers=[

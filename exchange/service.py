@@ -320,10 +320,6 @@ class Exchange:
             raise _wrong_before(before, f"a trade_id of {card}")
         return await self._archive.trades(card, before=start[1] if start else None, limit=limit)
 
-    async def close(self) -> None:
-        """Waits until every order that was placed is appended."""
-        await self._log.close()
-
     # -- within
 
     def _traded(self, card: str) -> str:

@@ -1,0 +1,70 @@
+"""The parts of an exchange in one process of a door, connected to Redis and PostgreSQL."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from archiver import postgres
+from archiver.history import ArchivedHistory
+from archiver.queries import Archive
+from core.service import cancel_and_wait
+from core.settings import Settings
+from engine import connection, nodes
+from engine.book_reader import BookReader
+from engine.match_notifications import MatchNotifier
+from engine.order_log import OrderLog
+from exchange.auth import Authenticator
+from exchange.readiness import Readiness
+from exchange.service import Exchange
+
+
+class Services(msgspec.Struct, frozen=True):
+    """What a door needs. A task of `background` that ends by an error leaves the others half alive: the process of the
+    door should end then."""
+
+    exchange: Exchange
+    authenticator: Authenticator
+    readiness: Readiness
+    background: "Sequence[asyncio.Task[None]]"
+
+
+@asynccontextmanager
+async def connect(settings: Settings) -> AsyncIterator[Services]:
+    """An exchange until the end of the context; every order that was placed is appended before that.
+
+    Raises:
+        Unavailable: a server does not answer.
+    """
+    async with (
+        nodes.connect(settings) as servers,
+        connection.connect(settings.redis_url) as writing,
+        postgres.pool(settings.database_url) as pool,
+    ):
+        await servers.load_library()
+        history = ArchivedHistory(servers.commands, pool, settings.cards)
+        order_log = OrderLog(
+            writing,
+            backlog_max=settings.backlog_max,
+            pending_max=settings.append_pending_max,
+            self_trade=settings.self_trade,
+            history=history,
+        )
+        notifier = MatchNotifier(servers)
+        archive, books = Archive(pool), BookReader(servers.commands)
+        stopping = asyncio.Event()
+        listening = asyncio.create_task(notifier.run(stopping), name="match notifications")
+        comparing = asyncio.create_task(history.run(stopping), name="history")
+        try:
+            yield Services(
+                exchange=Exchange(settings, order_log, books, notifier, archive),
+                authenticator=Authenticator(settings, archive),
+                readiness=Readiness(settings.cards, books, archive, history.faults),
+                background=(listening, comparing),
+            )
+        finally:
+            await order_log.close()
+            stopping.set()
+            await asyncio.wait({comparing})  # it tells the archive which sequences were given out
+            await cancel_and_wait(listening, comparing)
