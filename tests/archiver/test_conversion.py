@@ -1,4 +1,4 @@
-"""Data of earlier versions: tests/format_1.json is what one of them had written, and what it listed.
+"""Data of earlier versions: tests/archiver/format_1.json is what one of them had written, and what it listed.
 
 Of trader 17, 5 orders rest that are older than 240 which are completed: they stood in a list of their own. What the
 trader did then is partly in its list, in the bucket of its number, and in events that were not filed; an order of its

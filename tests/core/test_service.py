@@ -1,9 +1,13 @@
 """What services share, without a server."""
 
+import asyncio
+import contextlib
 import subprocess
 import sys
 
 import pytest
+
+from core import service
 
 SERVICE = """
 import gc
@@ -32,3 +36,18 @@ def test_a_closed_terminal_ends_a_service_unless_nohup_has_it_ignored(dispositio
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
 
     assert process.stdout.strip() == str(ends)
+
+
+def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
+    async def loses_the_first() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async def run() -> bool:
+        task = asyncio.create_task(loses_the_first())
+        await asyncio.sleep(0)
+        await asyncio.wait_for(service.cancel_and_wait(task), 5)
+        return task.cancelled()
+
+    assert asyncio.run(run())

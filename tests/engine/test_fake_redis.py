@@ -1,4 +1,4 @@
-"""The Lua library on fakeredis: the same comparison as tests/test_oracle.py in a few seconds, without a server.
+"""The Lua library on fakeredis: the same comparison as tests/engine/test_oracle.py in a few seconds, without a server.
 
 fakeredis lets Lua write global variables, which a real server refuses; tests on the real server decide.
 """

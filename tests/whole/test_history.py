@@ -1,7 +1,8 @@
 """Log and archive that do not belong together: nothing is mixed, no order id is given twice, and there is a way out.
 
 Random sequences of what happens to servers run on a real Redis and a real PostgreSQL, with log, matcher and archiver in
-this process: `pytest tests/test_history.py --rounds 100` runs as many as one likes, and prints the seed of a failure.
+this process: `pytest tests/whole/test_history.py --rounds 100` runs as many as one likes, and prints the seed of a
+failure.
 """
 
 import asyncio
