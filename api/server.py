@@ -80,8 +80,8 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
             server.should_exit = True
             stop.cancel()
             await serving
-            for task in failed:
-                await task  # whatever ended it ends the process, which is then started again
+        for task in failed:
+            task.result()  # an error of it ends the process, which the supervisor starts again
         if not server.started:
             raise StartError("the API did not start; the lines above say why")
     log.info("stopped")
