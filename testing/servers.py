@@ -4,6 +4,7 @@ Several runs may use one machine at once: each server has a folder of its own an
 """
 
 import asyncio
+import os
 import atexit
 import random
 import secrets
@@ -122,6 +123,8 @@ class LoadedRedis:
     """A Redis that has the Lua library, and the clients that were made for it."""
 
     def __init__(self, data_dir: Path, **changes: Any) -> None:
+        program = os.environ.get("TCGX_REDIS_BIN", "")
+        changes = {"redis_bin": program} | changes
         local = Settings(data_dir=str(data_dir), redis_core="any", durability="everysec", **changes)
         self._server = RedisServer(local, datadir.load_secrets(data_dir))
         self._clients: list[Redis] = []

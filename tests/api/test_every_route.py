@@ -237,7 +237,7 @@ def test_a_client_that_sends_nothing_more_gets_its_answer(exchange: ExchangeServ
 
 
 def test_an_order_that_was_entered_is_said_to_be(exchange: ExchangeServer, client: httpx.Client) -> None:
-    token = exchange.bearer(TRADER_ID)["authorization"].encode()
+    token = client.headers["authorization"].encode()
     body = ORDER[:-1] + b',"client_order_id":"before-garbage"}'
     head = b"POST /orders HTTP/1.1\r\nhost: x\r\nauthorization: %b\r\ncontent-length: %d\r\n\r\n" % (token, len(body))
 
