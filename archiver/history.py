@@ -1,8 +1,8 @@
 """Compares the log of a card in Redis with its archive in PostgreSQL: do both have the same history?
 
-The comparison runs when a process starts, every two seconds, with each batch of the archiver, and if the run of the
-server's library changes (after a restart, a restored copy, a promoted replica). If the histories differ, the API
-refuses orders and the archiver waits. `tcgx recover` then repairs the card.
+The comparison runs when a process starts, every two seconds, and with each batch of the archiver. It also runs if the
+run of the server's library changes: after a restart, a restored copy, or a promoted replica. If the histories differ,
+the API refuses orders and the archiver waits. `tcgx recover` then repairs the card.
 """
 
 import asyncio
@@ -215,8 +215,8 @@ async def reconcile(
 class ArchivedHistory:
     """Supplies marks to an order log after log and archive have been compared.
 
-    If PostgreSQL does not answer, a process that has compared before continues with its own records: the history of
-    each card and the given sequences.
+    If PostgreSQL does not answer, a process that has compared before continues with its own records. They have the
+    history of each card and the given sequences.
     """
 
     def __init__(self, redis: Redis, pool: asyncpg.Pool, cards: Sequence[str]) -> None:

@@ -79,7 +79,7 @@ class TcgxError(Exception):
 
 
 class SettingError(TcgxError):
-    """A setting has a value that cannot work; the message names it."""
+    """A setting has an invalid value. The message names the setting."""
 
 
 class StartError(TcgxError):

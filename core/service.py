@@ -114,8 +114,8 @@ class Backoff:
 def freeze_garbage() -> None:
     """Excludes all objects that exist now from later garbage collections.
 
-    The objects of a started service live until it ends. A full collection over them took 50 ms, during which no
-    request is answered, and collections took a fifth of the API's time.
+    The objects of a started service live until it ends. A full collection over them takes about 50 ms, and no
+    request is answered meanwhile.
     """
     gc.collect()
     gc.freeze()

@@ -141,8 +141,8 @@ async def check(client: Redis, *, durability: str) -> None:
     assumed to be right.
 
     Raises:
-        StartError: the server does not answer, refuses the password, is too old, is a replica or a part of a cluster,
-            or may lose or evict orders.
+        StartError: the server does not answer, refuses the password, is too old, may lose or evict orders, or is a
+            replica or a part of a cluster.
     """
     info, configuration = await _query(client)
     _check_role(info)

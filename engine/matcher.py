@@ -37,8 +37,7 @@ CALLS_PER_PIPELINE = 4
 class Matcher:
     """Matches the cards of one server up to the end of their logs.
 
-    One loop serves all cards, because a round trip with a match call per card costs little more than one with a single
-    call.
+    One loop serves all cards: a round trip with a match call per card costs little more than one with a single call.
     """
 
     def __init__(self, node: Node, *, batch: int, hold_ms: int | None = None) -> None:

@@ -124,15 +124,15 @@ class OrderLog:
     async def _cancel(self, card: str, trader_id: int, after: int, before: int) -> Any:
         """Calls lua/cancel_all.lua. A call that was refused because of its mark is repeated once with a new mark."""
         for is_last in (False, True):
-            mark, least_ms = await self._history.mark(card), self._history.last_ms
-            arguments: list[str | int] = [trader_id, mark, self._backlog_max, least_ms, after, before]
+            mark, time_ms_min = await self._history.mark(card), self._history.last_ms
+            arguments: list[str | int] = [trader_id, mark, self._backlog_max, time_ms_min, after, before]
             try:
                 return await library.call(self._redis, "cancel_all", keys.tag(card), *arguments)
             except (redis.exceptions.RedisError, OSError) as error:
                 if is_last or not _is_mark_refused(error):
                     raise _mapped(error) from error
             self._history.forget(card)
-        raise AssertionError  # the second round returns or raises
+        raise AssertionError  # the second attempt returns or raises
 
     async def close(self) -> None:
         """Waits until all submitted commands are appended."""
@@ -265,9 +265,8 @@ class _CardAppend:
         self._submissions = submissions
         self._commands = [command for commands, _ in submissions for command in commands]
         self._outcomes: list[Outcome | None] = [None] * len(self._commands)
-        self._calls: list[Sequence[int]] = [
-            range(len(self._commands))
-        ]  # the places of the commands of each pending call, last call first
+        # The places of the commands of each pending call; the next call is the last item.
+        self._calls: list[Sequence[int]] = [range(len(self._commands))]
 
     @property
     def is_open(self) -> bool:
