@@ -11,6 +11,8 @@ COPY archiver archiver
 COPY cli cli
 COPY lua lua
 COPY bench bench
+COPY testing testing
+COPY testing testing
 RUN python -m venv /opt/tcgx \
     && /opt/tcgx/bin/pip install --no-cache-dir --require-hashes --requirement requirements.lock \
     && /opt/tcgx/bin/pip install --no-cache-dir --no-deps .

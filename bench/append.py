@@ -17,7 +17,6 @@ from redis.asyncio import Redis
 from bench import matching
 from bench.machine import machine
 from bench.options import Options
-from bench.order_flow import FLOWS
 from bench.plot_style import BAR_INCHES, Bar, Head, Sheet, counted, micros, rated
 from bench.progress import Board, Task
 from bench.result import Failed, Result, Row, common
@@ -25,6 +24,7 @@ from bench.servers import redis_cpu_seconds, server_name
 from core.errors import TcgxError
 from core.model import COMMANDS_MAX, Command
 from engine.order_log import OrderLog
+from testing.flows import FLOWS
 
 BATCHES_AT_ONCE = 2
 CALLERS = 64

@@ -12,11 +12,11 @@ from archiver import postgres
 from bench import matching
 from bench.machine import machine, usage
 from bench.options import Options
-from bench.order_flow import FLOWS
 from bench.plot_style import COLORS, NAMES, Bar, Head, Sheet, curves, micros, role_of
 from bench.progress import Board, Task
 from bench.result import Failed, Result, Row, common
 from bench.servers import Exchange, exchange, long_client, server_name
+from testing.flows import FLOWS
 
 LOOK_SECONDS = 0.05
 STALLED_SECONDS = 120.0
@@ -87,7 +87,7 @@ async def run(options: Options, board: Board) -> ArchiveResult:
         before = await running.cpu_seconds()
         points = await _watch(running, board.task("archived", len(commands)))
         cpu = {name: used - before[name] for name, used in (await running.cpu_seconds()).items()}
-        peak = usage(running.processes["archiver"].pid).peak_bytes
+        peak = usage(running.services["archiver"].pid).peak_bytes
         opened = await postgres.connect(running.settings.database_url)
         try:
             orders, trades = [int(await opened.fetchval(query)) for query in COUNTS]

@@ -18,17 +18,18 @@ import msgspec
 
 from archiver import postgres
 from bench import transactions
-from bench.http_client import Client, closed_loop_client
 from bench.load import WARM_SECONDS, load, rate
 from bench.machine import cpu_seconds, machine
 from bench.options import Options
-from bench.order_flow import CARDS, FLOWS
 from bench.plot_style import BAR_INCHES, Head, Sheet, rated
 from bench.progress import Board, Task
 from bench.requests import REQUESTS, single_orders
 from bench.result import Result, Row, common
 from bench.servers import Exchange, exchange
+from bench.wrk import closed_loop_client
 from core.model import PlaceOrder
+from testing.clients.closed_loop import Client
+from testing.flows import CARDS, FLOWS
 
 POOLS = (4, 8)
 PROCESSES = (1, 2)

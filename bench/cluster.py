@@ -10,50 +10,39 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from bench.options import Options
-from bench.servers import free_port, long_client, until
-from cli import datadir
-from cli.embedded_redis import RedisServer
+from bench.servers import long_client
 from engine import keys, library
+from testing.servers import free_port, throwaway_redis
+from testing.waiting import until_async
 
 SLOTS = 16_384
 READY_SECONDS = 30
-
-
-class Node(RedisServer):
-    """An embedded server that is a node of a cluster. The bus has a port of its own choice: the usual one, 10,000
-    above, may be no port."""
-
-    def _configuration(self) -> str:
-        self.bus_port = free_port()
-        return super()._configuration() + f"cluster-enabled yes\ncluster-port {self.bus_port}\n"
 
 
 @asynccontextmanager
 async def cluster(options: Options, size: int) -> AsyncIterator[list[Redis]]:
     """A client of each node, with the library loaded; node n has the n-th part of the slots."""
     async with AsyncExitStack() as stack:
-        nodes: list[Node] = []
+        nodes: list[tuple[str, int]] = []
         clients: list[Any] = []  # redis-py has no types for CLUSTER
         for _ in range(size):
-            data_dir = stack.enter_context(datadir.ephemeral())
-            local = msgspec.structs.replace(options.settings, data_dir=str(data_dir), redis_core="any")
-            node = Node(local, datadir.load_secrets(data_dir))
-            stack.push_async_callback(node.stop)
-            await node.start()
-            nodes.append(node)
+            bus_port = free_port()  # the usual one, 10,000 above the other, may be no port
+            local = msgspec.structs.replace(options.settings, redis_core="any")
+            node = await stack.enter_async_context(
+                throwaway_redis(local, "cluster-enabled yes", f"cluster-port {bus_port}")
+            )
+            nodes.append((node.url.rpartition(":")[2].partition("/")[0], bus_port))
             clients.append(await stack.enter_async_context(long_client(node.socket_url)))
         for place, client in enumerate(clients):
             await client.execute_command("CLUSTER", "ADDSLOTSRANGE", _first(place, size), _first(place + 1, size) - 1)
-            other = nodes[0]
             if place:
-                port = int(other.url.rpartition(":")[2].partition("/")[0])
-                await client.execute_command("CLUSTER", "MEET", "127.0.0.1", port, other.bus_port)
+                await client.execute_command("CLUSTER", "MEET", "127.0.0.1", *nodes[0])
 
         async def agreed() -> bool:
             states = [str(await client.execute_command("CLUSTER", "INFO")) for client in clients]
             return all("cluster_state:ok" in one and f"cluster_known_nodes:{size}" in one for one in states)
 
-        await until(agreed, READY_SECONDS, "the nodes of the cluster do not agree on its slots")
+        await until_async(agreed, "the nodes of the cluster do not agree on its slots", seconds=READY_SECONDS)
         for client in clients:
             await library.load(client)
         yield clients

@@ -13,7 +13,6 @@ from functools import partial
 
 import msgspec
 
-from bench.http_client import Load, closed_loop_client
 from bench.load import WARM_SECONDS, load, rate
 from bench.machine import machine
 from bench.options import Options
@@ -21,8 +20,11 @@ from bench.plot_style import NAMES, Bar, Head, Sheet, micros, rated, role_of
 from bench.progress import Board
 from bench.requests import REQUESTS, single_orders
 from bench.result import Result, Row, common
-from bench.servers import Exchange, exchange, free_port, server_name
+from bench.servers import Exchange, exchange, server_name
+from bench.wrk import closed_loop_client
 from engine import connection
+from testing.clients.closed_loop import Load
+from testing.servers import free_port
 
 
 class HttpRound(msgspec.Struct, frozen=True):
@@ -111,7 +113,7 @@ async def run(options: Options, board: Board) -> HttpResult:
         async with connection.connect(running.settings.redis_url) as redis:
             server = await server_name(redis)
         requests = single_orders(options, running.settings.jwt_secret, REQUESTS)
-        ports = {"api": running.settings.port, "noop": running.ports["noop"]}
+        ports = {"api": running.settings.port, "noop": running.services["noop"].settings.port}
         task = board.task("seconds of load", options.rounds * 2 * (options.seconds + WARM_SECONDS))
         rounds: list[HttpRound] = []
         cpu: dict[str, float] = {}

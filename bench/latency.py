@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bench.http_client import Connection, open_connections, percentile
 from bench.machine import machine
 from bench.options import Options
 from bench.plot_style import COLORS, INK, Head, Sheet, curves
@@ -23,6 +22,7 @@ from bench.requests import single_orders
 from bench.result import Failed, Result, Row, common
 from bench.servers import exchange, server_name
 from engine import connection
+from testing.clients.closed_loop import Connection, open_connections, percentile
 
 CONNECTIONS = 256
 WAIT_SECONDS = 5

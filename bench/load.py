@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from bench.http_client import Client, Load
 from cli import datadir
+from testing.clients.closed_loop import Client, Load
 
 WARM_SECONDS = 1
 """Before each measurement; nothing of it is counted."""

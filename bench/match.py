@@ -16,10 +16,8 @@ import msgspec
 from redis.asyncio import Redis
 
 from bench import matching
-from bench.http_client import percentile
 from bench.machine import machine, stolen_seconds
 from bench.options import Options
-from bench.order_flow import DEPTH_MAX, FLOWS, at_the_top, resting
 from bench.plot_style import BAR_INCHES, Head, Sheet, counted, rated
 from bench.progress import Board, Task
 from bench.result import Failed, Result, Row, common
@@ -28,6 +26,8 @@ from bench.yardstick import Yardstick
 from core import service
 from core.model import Command
 from engine import cpu_affinity
+from testing.clients.closed_loop import percentile
+from testing.flows import DEPTH_MAX, FLOWS, at_the_top, resting
 
 TURNS = 12
 TURN_SECONDS = 1.0

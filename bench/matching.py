@@ -10,7 +10,6 @@ from itertools import islice
 from redis.asyncio import Redis
 
 from bench.options import Options
-from bench.order_flow import CARDS
 from bench.progress import Task
 from bench.servers import empty_redis, long_client
 from core.errors import TcgxError
@@ -22,6 +21,7 @@ from engine.book_reader import BookReader
 from engine.matcher import Matcher
 from engine.nodes import Node
 from engine.order_log import OrderLog
+from testing.flows import CARDS
 
 APPENDED_AT_ONCE = 20_000
 BACKLOG_MAX = 1_000_000_000

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from archiver import postgres
-from bench.batch_client import put
 from bench.machine import Usage, machine, usage
 from bench.options import Options
-from bench.order_flow import FLOWS
 from bench.plot_style import COLORS, NAMES, Head, Role, Sheet, curves, role_of
 from bench.progress import Board
 from bench.requests import TOKENS, access_tokens, batch_body, post
@@ -30,6 +28,8 @@ from bench.verification import Sent, verify
 from cli import datadir
 from core.model import COMMANDS_MAX
 from engine import connection, keys
+from testing.clients.batch import put
+from testing.flows import FLOWS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -210,7 +210,16 @@ async def _client(running: Exchange, files: Sent, watch: "Watch") -> Told:
     """One client's process, which starts to send when all are ready."""
     host, port = running.api
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "bench.batch_client", host, str(port), str(files.requests), str(files.answers)),
+        *(
+            sys.executable,
+            "-P",
+            "-m",
+            "testing.clients.batch",
+            host,
+            str(port),
+            str(files.requests),
+            str(files.answers),
+        ),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -276,7 +285,7 @@ class Watch:
 
     async def peaks(self) -> dict[str, int]:
         """The most memory of each process: its own peak; for PostgreSQL the largest sample of all its processes."""
-        own = {name: usage(process.pid).peak_bytes for name, process in self._running.processes.items()}
+        own = {name: usage(service.pid).peak_bytes for name, service in self._running.services.items()}
         async with connection.connect(self._running.settings.redis_url) as redis:
             memory: dict[str, Any] = await redis.info("memory")
         postgres = {"postgres": self._peaks["postgres"]} if "postgres" in self._peaks else {}
@@ -299,7 +308,7 @@ class Watch:
         return accepted, matched, archived
 
     async def _memory(self, redis: Any) -> dict[str, int]:
-        found: dict[str, Usage] = {name: usage(process.pid) for name, process in self._running.processes.items()}
+        found: dict[str, Usage] = {name: usage(service.pid) for name, service in self._running.services.items()}
         if self._running.postgres_pid:
             found["postgres"] = usage(self._running.postgres_pid)
         memory = {name: used.now_bytes for name, used in found.items()}

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from bench.order_flow import CARDS
 from cli.numbers import whole
 from core.settings import BOUNDS, Settings
+from testing.flows import CARDS
 
 Durability = Literal["always", "everysec"]
 

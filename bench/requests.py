@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from bench.options import Options
-from bench.order_flow import FLOWS
 from core.model import Command, PlaceOrder, price_text
 from exchange import tokens
+from testing.flows import FLOWS
 
 TOKEN_SECONDS = 86_400
 REQUESTS = 20_000

@@ -21,17 +21,18 @@ from redis.asyncio import Redis
 
 from bench import matching
 from bench.cluster import by_node, cluster, spread_cards
-from bench.http_client import closed_loop_client
 from bench.load import WARM_SECONDS, load, rate
 from bench.machine import machine
 from bench.options import Options
-from bench.order_flow import Flow, at_the_front, at_the_top, front, resting, uniform
 from bench.plot_style import BAR_INCHES, Bar, Head, Role, Sheet, micros, rated
 from bench.progress import Board, Task
 from bench.requests import REQUESTS, single_orders
 from bench.result import Failed, Result, Row, common
-from bench.servers import Exchange, exchange, long_client, redis_cpu_seconds, server_name, until
+from bench.servers import Exchange, exchange, long_client, redis_cpu_seconds, server_name
+from bench.wrk import closed_loop_client
 from core.model import Command
+from testing.flows import Flow, at_the_front, at_the_top, front, resting, uniform
+from testing.waiting import until_async
 
 DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
 FRONT = DEPTHS[0]
@@ -275,7 +276,7 @@ async def _by_engines(running: Exchange, client: Redis, count: int, task: Task) 
         return done >= task.total
 
     starting = asyncio.gather(*(running.start(name) for name in names))
-    await until(look, MATCH_SECONDS_MAX, "the engines do not match everything")
+    await until_async(look, "the engines do not match everything", seconds=MATCH_SECONDS_MAX)
     await starting
     (first_at, first, first_cpu), (last_at, last, last_cpu) = looks[0], looks[-1]
     if last == first:

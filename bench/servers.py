@@ -4,11 +4,7 @@ Others are left as they were found: what a benchmark wrote there it removes, and
 lies, so nothing else can be removed.
 """
 
-import asyncio
-import os
 import secrets
-import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -22,20 +18,19 @@ from archiver import postgres, schema
 from archiver.queries import Archive
 from bench.machine import cpu_seconds
 from bench.options import Options
-from bench.order_flow import CARDS
 from cli import datadir
-from cli.embedded_postgres import PostgresServer
-from cli.embedded_redis import RedisServer
-from cli.supervisor import Process
-from core import settings
 from core.errors import StartError, TcgxError
 from core.settings import Settings
-from engine import connection, keys, library
+from engine import connection, keys
 from engine.book_reader import BookReader
+from testing.flows import CARDS
+from testing.servers import free_port, load_library, throwaway_postgres, throwaway_redis
+from testing.services import Service
+from testing.waiting import NotInTime, until_async
 
 START_SECONDS = 60
-POLL_SECONDS = 0.02
 LONG_SECONDS = 600.0
+ARCHIVE = ("orders", "trades", "archive_cursor", "histories")
 KEYS_A_SCAN = 1_000
 YARDSTICK = "yardstick_"
 """Before a card's name, so that the yardstick's keys lie beside the exchange's on one server."""
@@ -63,14 +58,9 @@ async def empty_redis(options: Options, cards: Sequence[str] = CARDS) -> AsyncIt
         finally:
             await _remove_keys(local)
         return
-    with datadir.ephemeral() as data_dir:
-        local = msgspec.structs.replace(options.settings, data_dir=str(data_dir), cards=tuple(cards))
-        server = RedisServer(local, datadir.load_secrets(data_dir))
-        await server.start()
-        try:
-            yield msgspec.structs.replace(local, redis_url=server.socket_url)
-        finally:
-            await server.stop()
+    local = msgspec.structs.replace(options.settings, cards=tuple(cards))
+    async with throwaway_redis(local) as server:
+        yield msgspec.structs.replace(local, redis_url=server.socket_url)
 
 
 @asynccontextmanager
@@ -85,15 +75,10 @@ async def empty_database(options: Options, local: Settings) -> AsyncIterator[tup
         finally:
             await _remove_rows(local)
         return
-    with datadir.ephemeral() as data_dir:
-        server = PostgresServer(msgspec.structs.replace(local, data_dir=str(data_dir)), datadir.load_secrets(data_dir))
-        await server.start()
-        try:
-            local = msgspec.structs.replace(local, database_url=server.url)
-            await _migrate(local)
-            yield local, server.pid
-        finally:
-            await server.stop()
+    async with throwaway_postgres(local) as server:
+        local = msgspec.structs.replace(local, database_url=server.url)
+        await _migrate(local)
+        yield local, server.pid
 
 
 class Exchange:
@@ -102,8 +87,7 @@ class Exchange:
     def __init__(self, local: Settings, postgres_pid: int | None, folder: Path) -> None:
         self.settings = local
         self.postgres_pid = postgres_pid
-        self.processes: dict[str, Process] = {}
-        self.ports: dict[str, int] = {}
+        self.services: dict[str, Service] = {}
         self._folder = folder
 
     @property
@@ -119,44 +103,38 @@ class Exchange:
         """
         for name in names:
             local = msgspec.structs.replace(self.settings, **changes)
-            self.ports[name] = local.port
-            environment = {key: value for key, value in os.environ.items() if not key.startswith(settings.PREFIX)}
-            with self._output(name).open("ab") as output:
-                self.processes[name] = Process(
-                    [sys.executable, "-P", "-m", module or name.partition("-")[0]],
-                    environment=environment | settings.environment_of(local),
-                    output=output,
-                )
-            await self._works(name, local)
+            self.services[name] = Service(name, local, self._folder / f"{name}.output", module=module)
+            await self._works(self.services[name])
 
     async def stop(self, *names: str) -> None:
         """Stops these services; all of them without names."""
-        for name in names or [*reversed(self.processes)]:
-            await self.processes.pop(name).stop(seconds=self.settings.stop_seconds)
+        for name in names or [*reversed(self.services)]:
+            await self.services.pop(name).process.stop(seconds=self.settings.stop_seconds)
 
     async def cpu_seconds(self) -> dict[str, float]:
         """Of every process since its start, by name; of Redis as it tells, so also of one elsewhere."""
-        used = {name: cpu_seconds(process.pid) for name, process in self.processes.items()}
+        used = {name: cpu_seconds(service.pid) for name, service in self.services.items()}
         async with connection.connect(self.settings.redis_url) as client:
             used["redis"] = await redis_cpu_seconds(client)
         if self.postgres_pid:
             used["postgres"] = cpu_seconds(self.postgres_pid)
         return used
 
-    def _output(self, name: str) -> Path:
-        return self._folder / f"{name}.output"
-
-    async def _works(self, name: str, local: Settings) -> None:
-        serving = [other for other in self.processes if other.partition("-")[0] not in READY]
-        sharing = sum(self.ports[other] == local.port for other in serving)
+    async def _works(self, service: Service) -> None:
+        port = service.settings.port
+        serving = [other for name, other in self.services.items() if name.partition("-")[0] not in READY]
+        sharing = sum(other.settings.port == port for other in serving)
 
         async def ready() -> bool:
-            if self.processes[name].ended():
-                raise StartError(f"{name} ended while starting:\n{self._output(name).read_text()[-2_000:]}")
-            check = READY.get(name.partition("-")[0])
-            return await check(local) if check else listeners(local.port) >= sharing
+            if service.process.ended():
+                raise StartError(f"{service.name} ended while starting:\n{service.output()[-2_000:]}")
+            check = READY.get(service.name.partition("-")[0])
+            return await check(service.settings) if check else listeners(port) >= sharing
 
-        await until(ready, START_SECONDS, f"{name} does not work:\n{self._output(name).read_text()[-2_000:]}")
+        try:
+            await until_async(ready, f"{service.name} does not work", seconds=START_SECONDS)
+        except NotInTime as error:
+            raise StartError(f"{error}:\n{service.output()[-2_000:]}") from error
 
 
 async def _has_engine(local: Settings) -> bool:
@@ -178,19 +156,6 @@ def listeners(port: int) -> int:
 READY: dict[str, Callable[[Settings], Awaitable[bool]]] = {"engine": _has_engine, "archiver": _has_archiver}
 
 
-async def until(holds: Callable[[], Awaitable[bool]], seconds: float, otherwise: str) -> None:
-    """Returns when it holds. Other processes tell nobody: it asks.
-
-    Raises:
-        StartError: not in time, in these words.
-    """
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not await holds():
-        if asyncio.get_running_loop().time() > deadline:
-            raise StartError(otherwise)
-        await asyncio.sleep(POLL_SECONDS)
-
-
 @asynccontextmanager
 async def exchange(options: Options, *services: str, **changes: Any) -> AsyncIterator[Exchange]:
     """An exchange on empty servers, with these services; `changes` are settings by their field's name."""
@@ -200,18 +165,10 @@ async def exchange(options: Options, *services: str, **changes: Any) -> AsyncIte
         folder = stack.enter_context(datadir.ephemeral())
         changes = {"port": free_port(), "jwt_secret": secrets.token_hex(32)} | changes
         running = Exchange(msgspec.structs.replace(local, **changes), postgres_pid, folder)
-        async with connection.connect(local.redis_url) as client:
-            await library.load(client)
+        await load_library(local.redis_url)
         stack.push_async_callback(running.stop)
         await running.start(*services)
         yield running
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def server_name(client: Redis) -> str:
@@ -253,10 +210,10 @@ async def _refuse_used_database(local: Settings) -> None:
     except TcgxError as error:
         raise StartError(f"--database-url cannot be used: {error}") from error
     try:
-        for table in ("orders", "trades", "archive_cursor", "histories"):
+        for table in ARCHIVE:
             if await opened.fetchval("SELECT to_regclass($1) IS NULL", table):
                 continue
-            if await opened.fetchval(f"SELECT EXISTS (SELECT 1 FROM {table})"):  # noqa: S608 - one of four names
+            if await opened.fetchval(f"SELECT EXISTS (SELECT 1 FROM {table})"):  # noqa: S608 - our own names
                 raise StartError(
                     f"--database-url has rows in {table}: a benchmark needs a database of its own, and touches nothing "
                     "in this one"
@@ -276,6 +233,6 @@ async def _migrate(local: Settings) -> None:
 async def _remove_rows(local: Settings) -> None:
     opened = await postgres.connect(local.database_url)
     try:
-        await opened.execute("TRUNCATE orders, trades, archive_cursor, histories")
+        await opened.execute(f"TRUNCATE {', '.join(ARCHIVE)}")
     finally:
         await opened.close()

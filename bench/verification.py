@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 
 from archiver import postgres
-from bench.batch_client import framed
 from bench.machine import machine
 from bench.progress import Task
-from bench.reference_book import ReferenceBook
 from bench.requests import OrderBody
 from core.model import Order, PlaceOrder, Side, TimeInForce, Trade
+from testing.clients.batch import framed
+from testing.oracle.reference_book import ReferenceBook
 
 QUERY_SECONDS = 600
 ORDERS = """

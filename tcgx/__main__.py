@@ -6,7 +6,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from os.path import abspath, dirname
 
 FOLDER = dirname(dirname(abspath(__file__)))  # noqa: PTH100, PTH120 - pathlib takes 10 ms to import
-PACKAGES = frozenset({"api", "archiver", "bench", "cli", "core", "engine", "exchange", "lua", "tcgx"})
+PACKAGES = frozenset({"api", "archiver", "bench", "cli", "core", "engine", "exchange", "lua", "tcgx", "testing"})
 
 
 class OurPackages:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testing.exchange import ExchangeServer
 
 from exchange import tokens, wiring
+from testing.exchange import ExchangeServer
 from tests.exchange import toy_door
 from tests.exchange.toy_door import ToyDoor
 

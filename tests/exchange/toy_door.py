@@ -7,6 +7,8 @@ blank. Answers are `ok` or the code of what is wrong, and a line for each order.
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
+
 from core.errors import TcgxError
 from core.model import Accepted, Order, order_id
 from exchange.service import Exchange, OrderFilter
@@ -45,7 +47,8 @@ class ToyDoor:
         return f"ok {_text(order)}"
 
     async def _list(self, caller: Caller, words: list[str]) -> str:
-        orders, _ = await self._exchange.orders(caller, OrderFilter(**dict(word.split("=") for word in words)))
+        which = msgspec.convert(dict(_field(word) for word in words), OrderFilter)
+        orders, _ = await self._exchange.orders(caller, which)
         return "\n".join(["ok", *map(_text, orders)])
 
 
@@ -55,4 +58,5 @@ def _field(word: str) -> tuple[str, Any]:
 
 
 def _text(order: Order) -> str:
-    return f"{order.order_id} {order.side.value} {order.price_cents} {order.filled_quantity}/{order.quantity} {order.status}"
+    filled = f"{order.filled_quantity}/{order.quantity}"
+    return f"{order.order_id} {order.side.value} {order.price_cents} {filled} {order.status}"

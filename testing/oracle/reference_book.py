@@ -1,0 +1,230 @@
+"""The oracle of the tests and of `tcgx bench million`: one card's order book, as naive and as obviously right as it can
+be where a million orders have to be judged in seconds.
+
+Every rule is written as it is said in the design: resting orders lie by price and, within a price, in order of arrival;
+the best price is searched among all of them each time, nothing is batched or remembered. It shares no code with lua/,
+only the names of engine.model.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from core.model import COMPLETED, LATEST, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
+
+SelfTrade = Literal["allow", "cancel_taker"]
+
+
+class BookOrder(msgspec.Struct, kw_only=True):
+    """An order of the reference book; changes as it fills."""
+
+    sequence: int
+    placed: PlaceOrder
+    accepted_at: str
+    filled: int = 0
+    status: Status = Status.OPEN
+    closed_at: str | None = None
+
+    @property
+    def remaining(self) -> int:
+        """What is not filled."""
+        return self.placed.quantity - self.filled
+
+    def snapshot(self) -> Order:
+        """The order as the platform shows it."""
+        return Order(
+            card=self.placed.card,
+            sequence=self.sequence,
+            trader_id=self.placed.trader_id,
+            side=self.placed.side,
+            price_cents=self.placed.price_cents,
+            quantity=self.placed.quantity,
+            filled_quantity=self.filled,
+            status=self.status,
+            time_in_force=self.placed.time_in_force,
+            client_order_id=self.placed.client_order_id,
+            accepted_at=self.accepted_at,
+            closed_at=self.closed_at,
+        )
+
+
+class BookSide:
+    """The resting orders of one side: by price, and within a price the oldest first."""
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self._levels: dict[int, dict[int, BookOrder]] = {}
+
+    def add(self, order: BookOrder) -> None:
+        """The order rests from now on."""
+        self._levels.setdefault(order.placed.price_cents, {})[order.sequence] = order
+
+    def remove(self, order: BookOrder) -> None:
+        """It rests no more."""
+        level = self._levels[order.placed.price_cents]
+        del level[order.sequence]
+        if not level:
+            del self._levels[order.placed.price_cents]
+
+    def best(self) -> BookOrder | None:
+        """The order with the best price, of these the earliest."""
+        if not self._levels:
+            return None
+        price_cents = max(self._levels) if self._side is Side.BUY else min(self._levels)
+        return next(iter(self._levels[price_cents].values()))
+
+    def in_priority(self) -> Iterator[BookOrder]:
+        """All, the best price first, at one price the earliest."""
+        for price_cents in sorted(self._levels, reverse=self._side is Side.BUY):
+            yield from self._levels[price_cents].values()
+
+
+class ReferenceBook:
+    """Takes a card's commands one by one, in the order of their sequences."""
+
+    def __init__(self, card: str, *, self_trade: SelfTrade = "allow") -> None:
+        self.card = card
+        self.trades: list[Trade] = []
+        self.completed: list[Order] = []
+        self.sequence = 0
+        self._self_trade = self_trade
+        self._orders: dict[int, BookOrder] = {}
+        self._by_trader: dict[int, list[BookOrder]] = {}
+        self._bids = BookSide(Side.BUY)
+        self._asks = BookSide(Side.SELL)
+
+    def apply(self, sequence: int, at: str, command: Command) -> None:
+        """Applies the next command of the log, which was appended at this time."""
+        if sequence != self.sequence + 1:
+            raise ValueError(f"command {sequence} of {self.card} does not follow {self.sequence}")
+        self.sequence = sequence
+        if isinstance(command, PlaceOrder):
+            self._place(sequence, at, command)
+        elif command.sequence == 0:
+            for order in self._resting():
+                if order.placed.trader_id == command.trader_id:
+                    self._cancel(order, at)
+        else:
+            target = self._orders.get(command.sequence)
+            if target and target.status not in COMPLETED and target.placed.trader_id == command.trader_id:
+                self._cancel(target, at)
+
+    def order(self, sequence: int) -> Order | None:
+        """The order with this sequence; None for a cancel or a sequence not reached."""
+        order = self._orders.get(sequence)
+        return order.snapshot() if order else None
+
+    def orders(self) -> list[Order]:
+        """All orders there have been, oldest first."""
+        return [order.snapshot() for order in self._orders.values()]
+
+    def bids(self) -> list[Order]:
+        """Resting buys in priority order: the highest price first, at one price the earliest."""
+        return [order.snapshot() for order in self._bids.in_priority()]
+
+    def asks(self) -> list[Order]:
+        """Resting sells in priority order: the lowest price first, at one price the earliest."""
+        return [order.snapshot() for order in self._asks.in_priority()]
+
+    def latest_orders(self, trader_id: int) -> list[Order]:
+        """The trader's latest 50 orders, newest first."""
+        return [order.snapshot() for order in reversed(self._by_trader.get(trader_id, [])[-LATEST:])]
+
+    def open_orders(self, trader_id: int) -> list[Order]:
+        """All of the trader's resting orders, newest first."""
+        own = reversed(self._by_trader.get(trader_id, []))
+        return [order.snapshot() for order in own if order.status not in COMPLETED]
+
+    def traders(self) -> list[int]:
+        """Everybody who has placed an order."""
+        return list(self._by_trader)
+
+    def latest_trades(self) -> list[Trade]:
+        """The latest 50 trades, newest first."""
+        return self.trades[-LATEST:][::-1]
+
+    def _place(self, sequence: int, at: str, placed: PlaceOrder) -> None:
+        taker = BookOrder(sequence=sequence, placed=placed, accepted_at=at)
+        self._orders[sequence] = taker
+        self._by_trader.setdefault(placed.trader_id, []).append(taker)
+        if placed.time_in_force is TimeInForce.FOK and self._available(placed) < placed.quantity:
+            self._complete(taker, Status.EXPIRED, at)
+            return
+        while taker.remaining > 0:
+            maker = self._other_side(placed.side).best()
+            if maker is None or not _crosses(placed, maker):
+                break
+            if self._meets_itself(placed, maker):
+                self._complete(taker, Status.CANCELED, at)
+                return
+            self._trade(taker, maker, at)
+        if taker.remaining == 0:
+            self._complete(taker, Status.FILLED, at)
+        elif placed.time_in_force is TimeInForce.GTC:
+            self._own_side(placed.side).add(taker)
+        else:
+            self._complete(taker, Status.EXPIRED, at)
+
+    def _trade(self, taker: BookOrder, maker: BookOrder, at: str) -> None:
+        quantity = min(taker.remaining, maker.remaining)
+        taker.filled += quantity
+        maker.filled += quantity
+        taker.status = maker.status = Status.PARTIALLY_FILLED
+        self.trades.append(
+            Trade(
+                card=self.card,
+                number=len(self.trades) + 1,
+                taker_sequence=taker.sequence,
+                maker_sequence=maker.sequence,
+                taker_trader_id=taker.placed.trader_id,
+                maker_trader_id=maker.placed.trader_id,
+                price_cents=maker.placed.price_cents,
+                quantity=quantity,
+                taker_side=taker.placed.side,
+                executed_at=at,
+            )
+        )
+        if maker.remaining == 0:
+            self._other_side(taker.placed.side).remove(maker)
+            self._complete(maker, Status.FILLED, at)
+
+    def _cancel(self, order: BookOrder, at: str) -> None:
+        self._own_side(order.placed.side).remove(order)
+        self._complete(order, Status.CANCELED, at)
+
+    def _complete(self, order: BookOrder, status: Status, at: str) -> None:
+        order.status = status
+        order.closed_at = at
+        self.completed.append(order.snapshot())
+
+    def _available(self, placed: PlaceOrder) -> int:
+        """What an order could trade at once, best price first, up to the first order it must not meet."""
+        found = 0
+        for maker in self._other_side(placed.side).in_priority():
+            if found >= placed.quantity or not _crosses(placed, maker) or self._meets_itself(placed, maker):
+                break
+            found += maker.remaining
+        return found
+
+    def _meets_itself(self, placed: PlaceOrder, maker: BookOrder) -> bool:
+        return self._self_trade == "cancel_taker" and maker.placed.trader_id == placed.trader_id
+
+    def _own_side(self, side: Side) -> BookSide:
+        """Where an order of this side rests."""
+        return self._bids if side is Side.BUY else self._asks
+
+    def _other_side(self, side: Side) -> BookSide:
+        """The resting orders that an order of this side may trade with."""
+        return self._asks if side is Side.BUY else self._bids
+
+    def _resting(self) -> list[BookOrder]:
+        both = [*self._bids.in_priority(), *self._asks.in_priority()]
+        return sorted(both, key=lambda order: order.sequence)
+
+
+def _crosses(placed: PlaceOrder, maker: BookOrder) -> bool:
+    """Whether the prices allow a trade: a buy pays its price or less, a sell gets its price or more."""
+    if placed.side is Side.BUY:
+        return maker.placed.price_cents <= placed.price_cents
+    return maker.placed.price_cents >= placed.price_cents
