@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from api.openapi.fields import described
-from core.errors import VALUE_CHARACTERS_MAX, Kind, Refused
+from core.errors import VALUE_CHARACTERS_MAX, Kind, RequestError
 from core.model import COMMANDS_MAX, TRADER_ID_MAX, PlaceOrder, Side, TimeInForce, price_text
 from core.rules import (
     API_KEY_CHARACTERS_MAX,
@@ -21,7 +21,7 @@ from core.rules import (
     OrderRules,
     RuleViolation,
     check_credentials,
-    checked,
+    check_fields,
 )
 from core.settings import Settings
 
@@ -80,7 +80,7 @@ class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
     api_key: Annotated[str, described("The trader's API key.", "hYk2…", minLength=1, maxLength=API_KEY_CHARACTERS_MAX)]
 
 
-class InvalidBody(Refused):
+class InvalidBody(RequestError):
     """A body that is no draft at all."""
 
     kind = Kind.INVALID
@@ -126,7 +126,7 @@ class OrderDecoder:
         async with self._explaining:
             return await asyncio.to_thread(decode, body, *arguments)
 
-    async def place_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | Refused]:
+    async def place_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | RequestError]:
         """The orders that the body of `POST /orders/batch` asks for, or what is wrong with each: as many as it has.
 
         A batch that is wrong takes long to look at: others are served in between, and one such batch waits for another.
@@ -211,9 +211,9 @@ class OrderDecoder:
 
     async def _one_by_one(
         self, orders: Sequence[msgspec.Raw] | Sequence[Any], trader_id: int
-    ) -> list[PlaceOrder | Refused]:
+    ) -> list[PlaceOrder | RequestError]:
         """The slow way for a batch: each order on its own."""
-        outcomes: list[PlaceOrder | Refused] = []
+        outcomes: list[PlaceOrder | RequestError] = []
         errors_left = BATCH_ERRORS_MAX
         until = time.perf_counter() + SLICE_SECONDS
         for order in orders:
@@ -227,7 +227,7 @@ class OrderDecoder:
                         outcomes.append(await asyncio.to_thread(self.place_order, body, trader_id, errors_max))
                 else:
                     outcomes.append(self._rules.check(_object(order), trader_id, errors_max=errors_max))
-            except Refused as error:
+            except RequestError as error:
                 errors_left -= len(error.violations)
                 outcomes.append(error.with_traceback(None))  # which would keep all that was decoded
             if time.perf_counter() > until:
@@ -260,7 +260,7 @@ def _orders_of(body: bytes, raws: list[msgspec.Raw]) -> Sequence[msgspec.Raw] | 
             raise RuleViolation("invalid_orders", f"must be a list of 1 to {COMMANDS_MAX} orders")
         return value
 
-    found: list[Any] = checked(draft_of(body), {"orders": orders}, required=("orders",))["orders"]
+    found: list[Any] = check_fields(draft_of(body), {"orders": orders}, required=("orders",))["orders"]
     return raws if len(raws) == len(found) else found
 
 

@@ -53,7 +53,7 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
         StartError: the port is taken, or Redis cannot be trusted with orders.
     """
     app = create_app(settings)
-    service.settle()
+    service.freeze_garbage()
     async with nodes.connect(settings) as servers:
         await servers.check(durability=settings.durability)
     with contextlib.closing(listen(settings.host, settings.port, shared=settings.api_workers > 1)) as listener:

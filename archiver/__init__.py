@@ -1,1 +1,1 @@
-"""The relational side: completed orders and trades in PostgreSQL, in order, exactly once."""
+"""All code that speaks PostgreSQL: the archiver, which stores each order and trade exactly once, and reads."""

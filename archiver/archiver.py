@@ -1,15 +1,15 @@
-"""The archiver process: moves what {card}:events tells into PostgreSQL, then trims what is archived.
+"""The archiver process: it copies rows from {card}:events into PostgreSQL, then trims archived commands in Redis.
 
-Delivery contract: rows and cursor are committed in one transaction, on the connection that holds the lock.
-Killed before the commit, nothing of it is there and the next run reads the same events again; killed after it,
-the cursor says so. A second archiver waits for the lock; a first one that lost its connection lost the lock
-with it and cannot write.
+Delivery contract: rows and cursor are committed in one transaction, on the connection that holds the lock. If the
+archiver is killed before the commit, the next run reads the same events again. If it is killed after the commit, the
+cursor is already behind them. A second archiver waits for the lock. An archiver that loses its connection also loses
+the lock, so it cannot write.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import structlog
@@ -30,17 +30,17 @@ from engine.nodes import Nodes
 log = structlog.get_logger()
 
 TRIM_COMMANDS = 1_000
-"""A card is trimmed when that many more of its commands are archived."""
+"""A card is trimmed after this many further archived commands."""
 
 LOCK_SECONDS = 0.2
-"""How often an archiver that waits for the lock asks for it."""
+"""The interval at which a waiting archiver tries to take the lock."""
 
 STEADY_SECONDS = 5.0
-"""After a round of so long the next failure pauses briefly again. A shorter one may have connected and read nothing."""
+"""A round of at least this length resets the backoff. A shorter one may have done no work."""
 
 
 class Archiver:
-    """Writes what the readers gather, one transaction at a time, and trims."""
+    """Writes the rows of all cards, one transaction at a time, and trims Redis."""
 
     def __init__(
         self,
@@ -49,16 +49,18 @@ class Archiver:
         database: asyncpg.Connection,
         *,
         pool: asyncpg.Pool,
-        lines: lag.LagLines | None = None,
+        lag_reporter: lag.LagReporter | None = None,
     ) -> None:
-        """`database` is the connection that has the lock, and writes; `pool` reads beside it. `lines`: what was said of
-        the lag before, while this one waited for the lock."""
+        """`database`: the connection that holds the lock and writes. `pool`: connections for reads.
+
+        `lag_reporter`: the reporter that was used while this archiver waited for the lock.
+        """
         self._settings = settings
         self._nodes = nodes
         self._redis = nodes.commands
         self._database = database
         self._pool = pool
-        self._lines = lines or lag.LagLines(bound_seconds=settings.archive_lag_seconds)
+        self._lag_reporter = lag_reporter or lag.LagReporter(bound_seconds=settings.archive_lag_seconds)
         self._archived: dict[str, Cursor] = {}
         self._histories: dict[str, str] = {}
         self._faults: dict[str, str] = {}
@@ -66,15 +68,15 @@ class Archiver:
 
     @property
     def cards(self) -> Iterable[str]:
-        """Those that are archived."""
+        """The cards that are archived, without those that have a fault."""
         return self._archived
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Archives until told to stop, and then what is there at that moment. Call `compare` before.
+        """Archives until the stop, and then the rows that exist at that moment. `compare` must be called before.
 
         Raises:
-            HistoryConflict: Redis has another history than it had.
-            Unavailable: a server went away; starting again from the stored cursors is safe.
+            HistoryConflict: the history of a card in Redis has changed.
+            Unavailable: a server does not answer; a new run continues at the stored cursors.
         """
         settings = self._settings
         buffer = RowBuffer(bytes_max=settings.archive_batch_bytes)
@@ -84,17 +86,17 @@ class Archiver:
             for card in self._archived
         ]
         tasks += [
-            asyncio.create_task(postgres.end_of(self._database), name="end of the connection"),
-            asyncio.create_task(lag.watch(self._redis, self._archived, self._lines), name="lag"),
+            asyncio.create_task(postgres.watch_termination(self._database), name="end of the connection"),
+            asyncio.create_task(lag.report_continuously(self._redis, self._archived, self._lag_reporter), name="lag"),
             asyncio.create_task(self._watch_histories(), name="histories"),
         ]
         try:
             while not stopping.is_set():
-                batch = await until_stopped(_next(buffer, tasks), stopping)
+                batch = await until_stopped(_next_batch(buffer, tasks), stopping)
                 if batch:
                     await self._write(batch)
                 elif not stopping.is_set():
-                    await postgres.beat(self._database)
+                    await postgres.send_heartbeat(self._database)
         finally:
             await cancel_and_wait(*tasks)
         await self.flush()
@@ -104,25 +106,28 @@ class Archiver:
         return EventReader(self._nodes.of(card).blocking, card, after=after, batch_bytes=batch_bytes)
 
     async def _write(self, batch: Sequence[RowBatch]) -> None:
-        """One transaction; then drops from Redis what need not be kept."""
-        settings = self._settings
+        """Writes a batch in one transaction, then trims cards in Redis."""
         cards = {rows.card for rows in batch}
         await self._check_histories(cards)
         await writer.insert(self._database, batch, {card: self._histories[card] for card in cards})
         self._archived |= {rows.card: rows.cursor for rows in batch}
         for card in cards:
-            reached = self._archived[card].sequence
-            if reached - self._trimmed.get(card, 0) < TRIM_COMMANDS:
-                continue
-            with redis_errors():
-                await library.call(
-                    self._redis, "trim", keys.tag(card), reached, settings.event_retention, settings.log_retention
-                )
-            self._trimmed[card] = reached
+            await self._trim(card, self._archived[card].sequence)
+
+    async def _trim(self, card: str, archived: int) -> None:
+        """Trims events and log of a card, once `TRIM_COMMANDS` further commands are archived."""
+        if archived - self._trimmed.get(card, 0) < TRIM_COMMANDS:
+            return
+        retentions = self._settings.event_retention, self._settings.log_retention
+        with redis_errors():
+            await library.call(self._redis, "trim", keys.tag(card), archived, *retentions)
+        self._trimmed[card] = archived
 
     async def flush(self) -> None:
-        """Archives what is still there when the service stops, for half of the time that it may take to stop. What
-        was read and not committed is read again."""
+        """Archives remaining rows when the service stops, for at most half of `stop_seconds`.
+
+        Rows that were read and not committed are read again.
+        """
         now = asyncio.get_running_loop().time
         deadline = now() + self._settings.stop_seconds / 2
         for card in self._archived:
@@ -134,47 +139,56 @@ class Archiver:
                 log.warning("not archived before the stop", card=card, reason=str(error))
 
     async def compare(self) -> dict[str, str]:
-        """Learns where the archive of each card stands. What is wrong, by card; of those nothing is archived.
+        """Compares log and archive of each card, and reads the cursors.
+
+        Returns a sentence for each card with a fault. Such a card is not archived.
 
         Raises:
-            HistoryConflict: something is wrong with every card.
+            HistoryConflict: every card has a fault.
+            Unavailable: a server does not answer.
         """
-        compared_cards = await history.compare(self._redis, self._database, self._settings.cards)
-        for card, compared in compared_cards.items():
-            settled = await history.settle(self._redis, self._database, card, compared)
-            if settled.verdict.fault:
-                self._faults[card] = settled.verdict.sentence
+        comparisons = await history.compare(self._redis, self._database, self._settings.cards)
+        for card, comparison in comparisons.items():
+            reconciled = await history.reconcile(self._redis, self._database, card, comparison)
+            if reconciled.verdict.fault:
+                self._faults[card] = reconciled.verdict.sentence
                 continue
-            self._archived[card] = history.start(settled.found, settled.registered)
-            self._histories[card] = settled.found.history_id
+            self._archived[card] = history.start_cursor(reconciled.log_state, reconciled.archive_state)
+            self._histories[card] = reconciled.log_state.history_id
         if not self._archived:
             raise HistoryConflict("; ".join(self._faults.values()))
         return self._faults
 
     async def _watch_histories(self) -> None:
-        """Ends, with a `HistoryConflict`, as soon as a card has another history than at the comparison, or one that had
-        a fault has none any more: all is compared again then."""
+        """Watches the histories of all cards, so that changes lead to a new comparison.
+
+        Raises:
+            HistoryConflict: a history has changed, or a card with a fault has none any more.
+        """
         while True:
-            await asyncio.sleep(history.LOOK_SECONDS)
+            await asyncio.sleep(history.COMPARE_SECONDS)
             await self._check_histories(self._histories)
             if self._faults:
-                compared = await history.compare(self._redis, self._pool, list(self._faults))
-                settled = [card for card, comparison in compared.items() if not comparison.verdict.fault]
-                if settled:
-                    raise HistoryConflict(f"log and archive of {', '.join(settled)} belong together again")
+                comparisons = await history.compare(self._redis, self._pool, list(self._faults))
+                consistent = [card for card, comparison in comparisons.items() if not comparison.verdict.fault]
+                if consistent:
+                    raise HistoryConflict(f"log and archive of {', '.join(consistent)} belong together again")
 
     async def _check_histories(self, cards: Iterable[str]) -> None:
-        """That these cards have the history that the archive has."""
+        """Checks that these cards still have the history that the archive has."""
         redis: Any = self._redis
         for card in cards:
             with redis_errors():
-                found = await redis.hget(keys.key(card, "history"), "id")
-            if (found or b"").decode() != self._histories[card]:
+                history_id = await redis.hget(keys.key(card, "history"), "id")
+            if (history_id or b"").decode() != self._histories[card]:
                 raise HistoryConflict(f"Redis has another history of {card} than when the archiver began")
 
 
-async def _next(buffer: RowBuffer, others: Sequence["asyncio.Task[None]"]) -> list[RowBatch]:
-    """All rows of the buffer; nothing after `postgres.BEAT_SECONDS`; raises what one of the other tasks died of."""
+async def _next_batch(buffer: RowBuffer, others: Sequence["asyncio.Task[None]"]) -> list[RowBatch]:
+    """Waits for rows and takes all of them. Empty after `postgres.HEARTBEAT_SECONDS`.
+
+    An error that ended one of the other tasks is raised here.
+    """
     take = asyncio.ensure_future(buffer.take())
     try:
         while not take.done():
@@ -183,7 +197,7 @@ async def _next(buffer: RowBuffer, others: Sequence["asyncio.Task[None]"]) -> li
                     task.result()
             running = [task for task in others if not task.done()]
             done, _ = await asyncio.wait(
-                {take, *running}, timeout=postgres.BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                {take, *running}, timeout=postgres.HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
             )
             if not done:
                 return []
@@ -196,11 +210,10 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """The archiver service.
 
     Raises:
-        StartError: a server is not fit for it, or migrations are missing.
+        StartError: a server fails a check, or migrations are missing.
     """
     backoff = Backoff(stopping)
-    told: dict[str, str] = {}
-    untraded: set[str] = set()
+    reported = _Reported({}, set())
     now = asyncio.get_running_loop().time
     async with (
         nodes.connect(settings) as servers,
@@ -209,11 +222,11 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             began = now()
             try:
-                await _archive(settings, (servers, pool), stopping, told, untraded)
+                await _archive(settings, (servers, pool), stopping, reported)
             except StartError:
                 raise
             except HistoryConflict as error:
-                _tell(told, {"all": str(error)})
+                _report_faults(reported.faults, {"all": str(error)})
                 await backoff.wait()
             except TcgxError as error:
                 log.warning("archiving will be tried again", reason=str(error))
@@ -223,32 +236,31 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     log.info("stopped")
 
 
+class _Reported(NamedTuple):
+    """Log lines that must not be repeated: the reported fault of each card, and the reported untraded cards."""
+
+    faults: dict[str, str]
+    untraded_cards: set[str]
+
+
 async def _archive(
-    settings: Settings,
-    clients: tuple[Nodes, asyncpg.Pool],
-    stopping: asyncio.Event,
-    told: dict[str, str],
-    untraded: set[str],
+    settings: Settings, clients: tuple[Nodes, asyncpg.Pool], stopping: asyncio.Event, reported: _Reported
 ) -> None:
-    """One round. `told`: what stands still, as far as it was said; `untraded`: cards that were named already because
-    they are not traded."""
+    """One round: connects, waits for the lock, and archives until the stop or an error."""
     servers, pool = clients
     database = await postgres.connect(settings.database_url)
     try:
         await schema.check(database, settings.cards)
-        others = set(await queries.untraded(database, settings.cards)) - untraded
-        if others:
-            untraded |= others
-            log.warning("cards with orders are not traded any more, see TCGX_CARDS", cards=sorted(others))
+        await _report_untraded_cards(settings, database, reported.untraded_cards)
         await servers.refuse_replicas()
         await servers.load_library()
-        await postgres.end_with_client(database)
-        lines = lag.LagLines(bound_seconds=settings.archive_lag_seconds)
-        await until_stopped(_lock(settings, servers.commands, database, lines), stopping)
+        await postgres.set_session_timeouts(database)
+        reporter = lag.LagReporter(bound_seconds=settings.archive_lag_seconds)
+        await until_stopped(_lock(settings, servers.commands, database, reporter), stopping)
         if stopping.is_set():
             return
-        archiver = Archiver(settings, servers, database, pool=pool, lines=lines)
-        _tell(told, await archiver.compare())
+        archiver = Archiver(settings, servers, database, pool=pool, lag_reporter=reporter)
+        _report_faults(reported.faults, await archiver.compare())
         log.info("archiving", cards=list(archiver.cards))
         await archiver.run(stopping)
     finally:
@@ -256,26 +268,34 @@ async def _archive(
             await database.close(timeout=1)
 
 
-def _tell(told: dict[str, str], faults: Mapping[str, str]) -> None:
-    """Says what stands still, once each."""
+async def _report_untraded_cards(settings: Settings, database: asyncpg.Connection, reported: set[str]) -> None:
+    """Logs cards that have archived orders and are not traded, each once."""
+    new = set(await queries.untraded_cards(database, settings.cards)) - reported
+    if new:
+        reported |= new
+        log.warning("cards with orders are not traded any more, see TCGX_CARDS", cards=sorted(new))
+
+
+def _report_faults(reported: dict[str, str], faults: Mapping[str, str]) -> None:
+    """Logs faults that are not in `reported`, which then has the current ones."""
     for card, reason in faults.items():
-        if told.get(card) != reason:
+        if reported.get(card) != reason:
             log.error("archiving stands still", card=card, reason=reason)
-    told.clear()
-    told.update(faults)
+    reported.clear()
+    reported.update(faults)
 
 
-async def _lock(settings: Settings, redis: Redis, database: asyncpg.Connection, lines: lag.LagLines) -> None:
-    """Waits until this connection is the one that archives. How far the archive is behind is told meanwhile: whoever
-    has the lock may be gone."""
+async def _lock(settings: Settings, redis: Redis, database: asyncpg.Connection, reporter: lag.LagReporter) -> None:
+    """Waits until this connection holds the lock. Reports the lag meanwhile, since the holder of the lock may hang."""
     now = asyncio.get_running_loop().time
-    looked = now()
+    measured_at = now()
     if await writer.lock_archiver(database):
         return
     log.info("waiting to be the one that archives")
     while not await writer.lock_archiver(database):
-        if now() - looked >= lag.LOOK_SECONDS:
-            looked = now()
+        if now() - measured_at >= lag.MEASURE_SECONDS:
+            measured_at = now()
             cursors = await queries.cursors(database)
-            await lag.tell(redis, {card: cursors.get(card, queries.START) for card in settings.cards}, lines)
+            archived = {card: cursors.get(card, queries.START) for card in settings.cards}
+            await lag.report_once(redis, archived, reporter)
         await asyncio.sleep(LOCK_SECONDS)

@@ -1,10 +1,13 @@
-"""Makes what earlier versions kept of traders' orders what this one keeps (lua/parts/trader.lua).
+"""Converts traders' order lists from format 1 to format 2 (lua/parts/trader.lua).
 
-Before, `{card}:trader:<id>` was a list of texts, a line for what happened to an order, behind `{card}:recent` (lines of
-all traders whose ids end alike) and the events for the newest; `{card}:older:<id>` had older open ones. Here each
-trader's list becomes the sequences of its open orders, of those that are not matched, and of its latest ones.
+Format 1 kept order lines in three places. `{card}:trader:<id>` was a list of texts, each with several lines of one
+trader. `{card}:recent` had newer lines, in buckets of traders whose ids end alike. The newest lines were in the events.
+`{card}:older:<id>` had older open orders.
 
-A list is replaced as a whole, and what was replaced is understood, too: a conversion that was killed is begun again.
+In format 2 the list of a trader has sequences: of its open and unmatched orders, and of its latest orders.
+
+Each list is replaced as a whole. The conversion also reads lists that are already converted, so it can be repeated
+after an interruption.
 """
 
 from collections import defaultdict
@@ -19,27 +22,28 @@ from engine import codec, history, keys
 from engine.connection import redis_errors
 
 PAGE = 500
-"""Keys, fields, entries or lists of a call."""
+"""The number of keys, fields, entries or lists per call."""
 
-EVENTS_A_READ = 16
-LINES_OF = (b"rested", b"orders")
+EVENTS_PER_READ = 16
+ORDER_LINE_FIELDS = (b"rested", b"orders")
 
 
 async def convert(redis: Redis, card: str) -> None:
-    """Converts a card's data. Nothing may be appended or matched meanwhile, and nothing is: orders and match calls of
-    this version are refused for data of another format.
+    """Converts the data of a card.
+
+    Nothing may be appended or matched meanwhile. This version ensures that, since it refuses data of another format.
 
     Raises:
-        Unavailable: Redis does not answer; it can be done again.
+        Unavailable: Redis does not answer; the conversion can be repeated.
     """
     client: Any = redis
     with redis_errors():
-        kept = await _unfinished(client, card)
+        unfinished = await _unfinished(client, card)
         latest = await _latest(client, card)
-        for trader in latest.keys() | kept.keys():
-            newest = sorted(latest[trader] | kept[trader])[-LATEST:]
-            kept[trader].update(newest)
-        await _write(client, card, kept)
+        for trader in latest.keys() | unfinished.keys():
+            newest = sorted(latest[trader] | unfinished[trader])[-LATEST:]
+            unfinished[trader].update(newest)
+        await _write(client, card, unfinished)
         await client.unlink(keys.key(card, "recent"))
         async for names in _pages(client.scan_iter(match=f"{keys.key(card, 'older:')}*", count=PAGE)):
             await client.unlink(*names)
@@ -48,7 +52,7 @@ async def convert(redis: Redis, card: str) -> None:
 
 
 def items(sequences: Iterable[int]) -> list[str]:
-    """Ascending sequences as the items of a trader's list: an item for each run."""
+    """Ascending sequences as items of a trader's list: `first-last` for a run, else a single sequence."""
     runs: list[list[int]] = []
     for sequence in sequences:
         if runs and sequence == runs[-1][1] + 1:
@@ -60,29 +64,29 @@ def items(sequences: Iterable[int]) -> list[str]:
 
 async def _unfinished(client: Any, card: str) -> defaultdict[bytes, set[int]]:
     """The sequences of each trader's orders that are open, or not matched yet."""
-    found: defaultdict[bytes, set[int]] = defaultdict(set)
+    sequences_of: defaultdict[bytes, set[int]] = defaultdict(set)
     async for _, line in client.hscan_iter(keys.key(card, "open"), count=PAGE):
-        _note(found, line)
+        _add_line(sequences_of, line)
     log_id, matched = await client.hmget(keys.key(card, "cursor"), "log_id", "sequence")
     after, last = log_id or b"0-0", int(matched or 0)
     while entries := await client.xrange(keys.key(card, "orders"), min=b"(" + after, count=PAGE):
         after = entries[-1][0]
         for entry_id, fields in entries:
-            if fields.get(b"entry") != entry_id:  # made by hand: match passes it over
+            if fields.get(b"entry") != entry_id:  # not written by append; match rejects it
                 continue
             try:
                 commands = codec.decode(card, fields)
-            except (ValueError, KeyError, TypeError):  # and this, too
+            except (ValueError, KeyError, TypeError):  # malformed; match rejects it
                 continue
             for sequence, command in enumerate(commands, int(entry_id.partition(b"-")[2])):
                 if isinstance(command, PlaceOrder) and sequence > last:
-                    found[b"%d" % command.trader_id].add(sequence)
-    return found
+                    sequences_of[b"%d" % command.trader_id].add(sequence)
+    return sequences_of
 
 
 async def _latest(client: Any, card: str) -> defaultdict[bytes, set[int]]:
-    """The sequences of each trader's orders that lists, buckets, and events that were not filed, know of."""
-    found: defaultdict[bytes, set[int]] = defaultdict(set)
+    """The sequences of each trader's orders in lists, in buckets, and in events that are in no bucket yet."""
+    sequences_of: defaultdict[bytes, set[int]] = defaultdict(set)
     prefix = keys.key(card, "trader:")
     async for names in _pages(client.scan_iter(match=f"{prefix}*", count=PAGE)):
         pipeline = client.pipeline(transaction=False)
@@ -90,33 +94,33 @@ async def _latest(client: Any, card: str) -> defaultdict[bytes, set[int]]:
             pipeline.lrange(name, 0, -1)
         for name, texts in zip(names, await pipeline.execute(), strict=True):
             for text in texts:
-                _take(found, name.removeprefix(prefix.encode()), text)
+                _add_item(sequences_of, name.removeprefix(prefix.encode()), text)
     async for name, text in client.hscan_iter(keys.key(card, "recent"), count=PAGE):
         for line in text.splitlines() if b":" in name else ():
-            _note(found, line)
-    filed: bytes | None = await client.hget(keys.key(card, "recent"), "filed")
-    after = filed.split()[0] if filed else b"0-0"
-    while events := await client.xrange(keys.key(card, "events"), min=b"(" + after, count=EVENTS_A_READ):
+            _add_line(sequences_of, line)
+    checkpoint: bytes | None = await client.hget(keys.key(card, "recent"), "filed")
+    after = checkpoint.split()[0] if checkpoint else b"0-0"
+    while events := await client.xrange(keys.key(card, "events"), min=b"(" + after, count=EVENTS_PER_READ):
         after = events[-1][0]
         for _, fields in events:
-            for line in b"".join(fields.get(name, b"") for name in LINES_OF).splitlines():
-                _note(found, line)
-    return found
+            for line in b"".join(fields.get(name, b"") for name in ORDER_LINE_FIELDS).splitlines():
+                _add_line(sequences_of, line)
+    return sequences_of
 
 
-def _take(found: Mapping[bytes, set[int]], trader: bytes, text: bytes) -> None:
-    """Notes a text of a list of before, or an item of one that is converted."""
+def _add_item(sequences_of: Mapping[bytes, set[int]], trader: bytes, text: bytes) -> None:
+    """Adds the sequences of a list item of either format."""
     if b"," not in text:
         first, _, last = text.partition(b"-")
-        found[trader].update(range(int(first), int(last or first) + 1))
+        sequences_of[trader].update(range(int(first), int(last or first) + 1))
         return
     for line in text.splitlines():
-        found[trader].add(int(line[: codec.SEQUENCE_DIGITS]))
+        sequences_of[trader].add(int(line[: codec.SEQUENCE_DIGITS]))
 
 
-def _note(found: Mapping[bytes, set[int]], line: bytes) -> None:
+def _add_line(sequences_of: Mapping[bytes, set[int]], line: bytes) -> None:
     sequence, trader, _ = line.split(b",", 2)
-    found[trader].add(int(sequence))
+    sequences_of[trader].add(int(sequence))
 
 
 async def _write(client: Any, card: str, lists: Mapping[bytes, set[int]]) -> None:

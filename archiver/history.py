@@ -1,8 +1,8 @@
-"""Whether a card's log in Redis and its archive in PostgreSQL belong together.
+"""Compares the log of a card in Redis with its archive in PostgreSQL: do both have the same history?
 
-They are compared wherever they meet: when a process starts, whenever the server's library is another run than before
-(a restart, a restored copy, a promoted replica), every two seconds, and with each batch of the archiver. Where they do
-not belong together nothing is mixed: orders are refused, the archiver waits, and `tcgx recover` is the way out.
+The comparison runs when a process starts, every two seconds, and with each batch of the archiver. It also runs if the
+run of the server's library changes: after a restart, a restored copy, or a promoted replica. If the histories differ,
+the API refuses orders and the archiver waits. `tcgx recover` then repairs the card.
 """
 
 import asyncio
@@ -16,31 +16,32 @@ import structlog
 from redis.asyncio import Redis
 
 from archiver import queries, writer
-from archiver.queries import START, Cursor, Registered
+from archiver.queries import START, ArchiveState, Cursor
 from core import service
 from core.errors import HistoryConflict, Overloaded, TcgxError, Unavailable
 from engine import history
-from engine.history import Found
+from engine.history import LogState
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 2.0
-FAULTY_LOOK_SECONDS = 0.5
+COMPARE_SECONDS = 2.0
+COMPARE_SECONDS_AFTER_FAULT = 0.5
 REGISTER_SECONDS = 0.2
-"""How often an API process tells the archive which sequences were given out, at most."""
+"""The shortest interval at which an API process registers given sequences in the archive."""
 
 UNREGISTERED_MAX = 1_000_000
-"""So many sequences may be given out that the archive does not know of: `tcgx recover` goes on above them."""
+"""The largest number of sequences that are given out and not registered. `tcgx recover` continues above them."""
 
 JUMP = 100 * UNREGISTERED_MAX
-"""How far above all that is known a history begins that follows a loss: the archive may be an old copy, too."""
+"""The distance from the highest known sequence to the start of a history after a loss. It is large, since the archive
+may be an old copy as well."""
 
 ANSWER_SECONDS = 1.0
-"""How long orders wait for PostgreSQL before its answer is done without."""
+"""The longest time that orders wait for PostgreSQL. Then the comparison continues without the archive."""
 
 
 class Fault(StrEnum):
-    """What is wrong between a card's log and its archive."""
+    """The kinds of conflict between the log and the archive of a card."""
 
     FORMAT = "format"
     UNMARKED = "unmarked"
@@ -52,8 +53,11 @@ class Fault(StrEnum):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a comparison has found. Without a fault they belong together, as soon as what is named here is done:
-    `begins` a history in Redis with this id, `registers` the one of Redis in the archive."""
+    """The result of a comparison. Without a fault, log and archive match after the actions that the verdict requests.
+
+    `begins`: the id of a history to begin in Redis.
+    `registers`: whether to register the history of Redis in the archive.
+    """
 
     fault: Fault | None = None
     sentence: str = ""
@@ -61,88 +65,90 @@ class Verdict(msgspec.Struct, frozen=True):
     registers: bool = False
 
 
-def start(found: Found, registered: Registered) -> Cursor:
-    """Where the archive of a card stands: at its cursor, or before the history's first command."""
-    if registered.cursor is not None and registered.cursor_history_id == found.history_id:
-        return registered.cursor
-    return Cursor(f"{found.base}-0", START.log_id) if found.base else START
+def start_cursor(log_state: LogState, archive_state: ArchiveState) -> Cursor:
+    """The position after which a card is to be archived: the archive cursor, or the base of the history."""
+    if archive_state.cursor is not None and archive_state.cursor_history_id == log_state.history_id:
+        return archive_state.cursor
+    return Cursor(f"{log_state.base}-0", START.log_id) if log_state.base else START
 
 
-def judge(card: str, found: Found, registered: Registered) -> Verdict:
-    """Compares a card's log with its archive, of which the archive was read first.
+def judge(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdict:
+    """Compares log and archive of a card.
 
-    `registered`: what the archive has; `found`: what Redis has, asked for the event that the archive's cursor names.
+    The archive state must be read before the log state. The log state must be read with the event of the archive
+    cursor.
     """
-    fault = history.fault_of_format(card, found)
+    fault = history.fault_of_format(card, log_state)
     if fault:
         return Verdict(Fault.FORMAT, fault)
-    if not found.history_id:
-        return _judge_unmarked(card, found, registered)
-    if not registered.history_id:
-        return _judge_unregistered(card, found, registered)
-    if registered.history_id != found.history_id:
+    if not log_state.history_id:
+        return _judge_unmarked(card, log_state, archive_state)
+    if not archive_state.history_id:
+        return _judge_unregistered(card, log_state, archive_state)
+    if archive_state.history_id != log_state.history_id:
         return Verdict(
             Fault.OTHER,
-            f"Redis has another history of {card} than the archive ({_short(found.history_id)} with {found.sequence} "
-            f"commands, and {_short(registered.history_id)} with {registered.last}): TCGX_REDIS_URL or "
-            "TCGX_DATABASE_URL names a server of another exchange, or one of them was set up anew; correct it, or run "
-            "`tcgx recover`",
+            f"Redis has another history of {card} than the archive ({_short(log_state.history_id)} with "
+            f"{log_state.sequence} commands, and {_short(archive_state.history_id)} with {archive_state.last}): "
+            "TCGX_REDIS_URL or TCGX_DATABASE_URL names a server of another exchange, or one of them was set up anew; "
+            "correct it, or run `tcgx recover`",
         )
-    if found.sequence < registered.last:
-        return _older(card, found, registered.last)
-    return _judge_events(card, found, registered)
+    if log_state.sequence < archive_state.last:
+        return _older(card, log_state, archive_state.last)
+    return _judge_events(card, log_state, archive_state)
 
 
-def _judge_unmarked(card: str, found: Found, registered: Registered) -> Verdict:
-    """Redis names no history: it is new, emptied, or from before there were any."""
-    if found.sequence:
+def _judge_unmarked(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdict:
+    """Redis has no history: it is new or emptied, or its data is older than histories."""
+    if log_state.sequence:
         return Verdict(
             Fault.UNMARKED,
             f"the data of {card} in Redis was written before histories were kept: `tcgx migrate` gives it one",
         )
-    if not registered.last:
-        return Verdict(begins=registered.history_id or history.new_id())
+    if not archive_state.last:
+        return Verdict(begins=archive_state.history_id or history.new_id())
     return Verdict(
         Fault.EMPTY,
-        f"Redis has nothing of {card}, and the archive knows of {registered.last} commands: TCGX_REDIS_URL names "
+        f"Redis has nothing of {card}, and the archive knows of {archive_state.last} commands: TCGX_REDIS_URL names "
         "another server, or its data was lost; restore it, or run `tcgx recover`",
     )
 
 
-def _judge_unregistered(card: str, found: Found, registered: Registered) -> Verdict:
-    """The archive names no history: it is new, or from before there were any."""
-    if registered.cursor is not None:
+def _judge_unregistered(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdict:
+    """The archive has no history: it is new, or older than histories."""
+    if archive_state.cursor is not None:
         return Verdict(
             Fault.UNMARKED, f"the archive of {card} was written before histories were kept: run `tcgx migrate`"
         )
-    if _is_complete(found, found.base):
+    if _is_complete(log_state, log_state.base):
         return Verdict(registers=True)
-    return _archive_older(card, found, found.base)
+    return _archive_older(card, log_state, log_state.base)
 
 
-def _judge_events(card: str, found: Found, registered: Registered) -> Verdict:
-    reached = start(found, registered)
-    if reached.sequence > found.base and found.event_log_id and found.event_log_id != reached.log_id:
+def _judge_events(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdict:
+    reached = start_cursor(log_state, archive_state)
+    if reached.sequence > log_state.base and log_state.event_log_id and log_state.event_log_id != reached.log_id:
         return Verdict(
             Fault.DIVERGED,
             f"the archive of {card} ends with event {reached.event_id} of log entry {reached.log_id}, which Redis made "
-            f"of another one ({found.event_log_id}): they parted before; run `tcgx recover`",
+            f"of another one ({log_state.event_log_id}): they parted before; run `tcgx recover`",
         )
-    if _is_complete(found, reached.sequence):
+    if _is_complete(log_state, reached.sequence):
         return Verdict()
-    return _archive_older(card, found, reached.sequence)
+    return _archive_older(card, log_state, reached.sequence)
 
 
-def _is_complete(found: Found, archived: int) -> bool:
-    """Whether Redis still has all events after the archived command."""
-    return found.next_first == archived + 1 if found.next_first else found.matched == archived
+def _is_complete(log_state: LogState, archived: int) -> bool:
+    """Whether Redis still has all events after the last archived command."""
+    return log_state.next_first == archived + 1 if log_state.next_first else log_state.matched == archived
 
 
-def _archive_older(card: str, found: Found, archived: int) -> Verdict:
+def _archive_older(card: str, log_state: LogState, archived: int) -> Verdict:
+    first_kept = log_state.next_first or log_state.matched + 1
     return Verdict(
         Fault.ARCHIVE_OLDER,
         f"the archive of {card} ends with command {archived}, and Redis has no longer what comes next (only from "
-        f"{found.next_first or found.matched + 1} on): the archive is older than the log; restore a newer copy of "
+        f"{first_kept} on): the archive is older than the log; restore a newer copy of "
         "PostgreSQL, or run `tcgx recover`",
     )
 
@@ -152,65 +158,65 @@ def _short(history_id: str) -> str:
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """A card's log and archive as they were seen, and what that means."""
+    """The states of log and archive of a card, and the verdict on them."""
 
-    found: Found
-    registered: Registered
+    log_state: LogState
+    archive_state: ArchiveState
     verdict: Verdict
 
 
 async def compare(
     redis: Redis, database: asyncpg.Connection | asyncpg.Pool, cards: Sequence[str]
 ) -> dict[str, Comparison]:
-    """Compares log and archive of these cards. A fault is looked at twice: what lies between the two reads is none.
+    """Compares log and archive of cards. A fault is checked twice, since states may change between two reads.
 
     Raises:
         Unavailable: a server does not answer.
     """
-    compared = await _compare(redis, database, cards)
-    faulty = [card for card, comparison in compared.items() if comparison.verdict.fault]
-    return compared | await _compare(redis, database, faulty) if faulty else compared
+    comparisons = await _compare(redis, database, cards)
+    faulty = [card for card, comparison in comparisons.items() if comparison.verdict.fault]
+    return comparisons | await _compare(redis, database, faulty) if faulty else comparisons
 
 
 async def _compare(
     redis: Redis, database: asyncpg.Connection | asyncpg.Pool, cards: Sequence[str]
 ) -> dict[str, Comparison]:
-    # The archive first: whatever it knows, Redis must have by then.
-    archive = await queries.registered(database, cards)
-    compared = {}
+    # The archive is read first: Redis must then have everything that the archive has.
+    states = await queries.archive_states(database, cards)
+    comparisons = {}
     for card in cards:
-        registered = archive[card]
-        event_id = registered.cursor.event_id if registered.cursor else ""
-        found = await history.find(redis, card, event_id or "0-0")
-        if not registered.cursor and found.base:
-            found = await history.find(redis, card, f"{found.base}-0")
-        compared[card] = Comparison(found, registered, judge(card, found, registered))
-    return compared
+        archive_state = states[card]
+        event_id = archive_state.cursor.event_id if archive_state.cursor else ""
+        log_state = await history.read_log_state(redis, card, event_id or "0-0")
+        if not archive_state.cursor and log_state.base:
+            log_state = await history.read_log_state(redis, card, f"{log_state.base}-0")
+        comparisons[card] = Comparison(log_state, archive_state, judge(card, log_state, archive_state))
+    return comparisons
 
 
-async def settle(
-    redis: Redis, database: asyncpg.Connection | asyncpg.Pool, card: str, compared: Comparison
+async def reconcile(
+    redis: Redis, database: asyncpg.Connection | asyncpg.Pool, card: str, comparison: Comparison
 ) -> Comparison:
-    """Does what a comparison without a fault has named: begins a history, or registers one. How they stand then.
+    """Begins or registers a history, as a verdict without a fault requests. Returns the comparison after that.
 
-    The archive is told first: a process that is killed in between is followed by one that begins what is registered.
+    The archive is written first. If the process is killed in between, the next one begins the registered history.
     """
-    verdict, found = compared.verdict, compared.found
+    verdict, log_state = comparison.verdict, comparison.log_state
     if verdict.begins:
         history_id = await writer.register(database, card, verdict.begins, base=0, given=0)
         await history.begin(redis, card, ended="", history_id=history_id)
     elif verdict.registers:
-        await writer.register(database, card, found.history_id, base=found.base, given=found.sequence)
+        await writer.register(database, card, log_state.history_id, base=log_state.base, given=log_state.sequence)
     else:
-        return compared
+        return comparison
     return (await _compare(redis, database, [card]))[card]
 
 
 class ArchivedHistory:
-    """The history of an exchange, for its order log: no mark is given before log and archive were compared.
+    """Supplies marks to an order log after log and archive have been compared.
 
-    Without an answer from PostgreSQL a process that has compared before goes on by what it knows itself: which history
-    it was, and which sequences it has seen given out.
+    If PostgreSQL does not answer, a process that has compared before continues with its own records. They have the
+    history of each card and the given sequences.
     """
 
     def __init__(self, redis: Redis, pool: asyncpg.Pool, cards: Sequence[str]) -> None:
@@ -218,43 +224,49 @@ class ArchivedHistory:
         self._pool = pool
         self._cards = tuple(cards)
         self._marks: dict[str, str] = {}
-        self._known: dict[str, Found] = {}  # as it was when it was compared last
+        self._last_states: dict[str, LogState] = {}  # of the last comparison
         self._given = dict.fromkeys(cards, 0)
         self._registered = dict.fromkeys(cards, 0)
-        self._archived_as: dict[str, str] = {}  # the history that the archive has
-        self._looking = asyncio.Lock()
-        self._blind_until = 0.0
+        self._archive_history_ids: dict[str, str] = {}
+        self._compare_lock = asyncio.Lock()
+        self._without_archive_until = 0.0
         self._to_register = asyncio.Event()
         self.last_ms = 0
         self.faults: dict[str, str] = {}
-        """What is wrong, by card; a sentence."""
+        """A sentence for each card with a fault."""
 
     async def mark(self, card: str) -> str:
-        """What an append to this card must name."""
-        known = self._marks.get(card)
-        if known is None and card not in self.faults:
-            await self._look(card)
-            known = self._marks.get(card)
-        if known is None:
+        """The mark for an append to a card; compares the card first if there is no mark.
+
+        Raises:
+            HistoryConflict: log and archive have different histories.
+            Overloaded: too many sequences are not registered in the archive.
+            Unavailable: Redis does not answer, or PostgreSQL has never answered.
+        """
+        mark = self._marks.get(card)
+        if mark is None and card not in self.faults:
+            await self._compare_card(card)
+            mark = self._marks.get(card)
+        if mark is None:
             raise HistoryConflict(self.faults.get(card, f"the history of {card} is not known yet"))
         if self._given[card] - self._registered[card] > UNREGISTERED_MAX:
             raise Overloaded(
                 f"PostgreSQL has not heard of the last {UNREGISTERED_MAX} commands of {card}, and must answer first"
             )
-        return known
+        return mark
 
     def forget(self, card: str) -> None:
-        """The server is another one, or was restarted: it is compared again."""
+        """Discards the mark of a card, since the server was restarted or replaced."""
         self._marks.pop(card, None)
 
-    def given(self, card: str, sequence: int) -> None:
-        """Notes what the archive is to be told."""
+    def record_sequence(self, card: str, sequence: int) -> None:
+        """Records a given sequence, to be registered in the archive."""
         if sequence > self._given[card]:
             self._given[card] = sequence
             self._to_register.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Compares every two seconds, and tells the archive what was given out, until told to stop."""
+        """Compares all cards every two seconds and registers given sequences, until the stop."""
         await asyncio.gather(self._compare_always(stopping), self._register_always(stopping))
         with contextlib.suppress(TcgxError, TimeoutError):
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -263,56 +275,56 @@ class ArchivedHistory:
     async def _compare_always(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             try:
-                async with self._looking:
-                    await self._look_at_both(self._cards)
+                async with self._compare_lock:
+                    await self._compare_with_archive(self._cards)
             except TcgxError as error:
                 log.debug("log and archive could not be compared", reason=str(error))
-            pause_seconds = FAULTY_LOOK_SECONDS if self.faults else LOOK_SECONDS
+            pause_seconds = COMPARE_SECONDS_AFTER_FAULT if self.faults else COMPARE_SECONDS
             await service.until_stopped(asyncio.sleep(pause_seconds), stopping)
 
-    async def _look(self, card: str) -> None:
-        """Compares a card, and keeps what follows. An order waits for this: without PostgreSQL it is done alone.
+    async def _compare_card(self, card: str) -> None:
+        """Compares a card and records the result. An order waits for it, so it may continue without PostgreSQL.
 
         Raises:
-            Unavailable: Redis does not answer, or PostgreSQL does not and has never.
+            Unavailable: Redis does not answer, or PostgreSQL has never answered.
         """
         now = asyncio.get_running_loop().time
-        if now() >= self._blind_until:
+        if now() >= self._without_archive_until:
             try:
-                async with asyncio.timeout(ANSWER_SECONDS), self._looking:
-                    await self._look_at_both([card])
+                async with asyncio.timeout(ANSWER_SECONDS), self._compare_lock:
+                    await self._compare_with_archive([card])
                     return
             except (Unavailable, TimeoutError):
-                await history.find(self._redis, card)  # if it is Redis that does not answer, that is the reason
-                self._blind_until = now() + ANSWER_SECONDS
-        await self._look_alone(card)
+                await history.read_log_state(self._redis, card)  # raises if Redis is the server that does not answer
+                self._without_archive_until = now() + ANSWER_SECONDS
+        await self._compare_without_archive(card)
 
-    async def _look_at_both(self, cards: Sequence[str]) -> None:
-        given = dict(self._given)  # before Redis is asked: what is given out meanwhile, it need not have said
-        for card, compared in (await compare(self._redis, self._pool, cards)).items():
-            self._keep(card, await settle(self._redis, self._pool, card, compared), given[card])
+    async def _compare_with_archive(self, cards: Sequence[str]) -> None:
+        given = dict(self._given)  # read before Redis, whose reply need not include later sequences
+        for card, comparison in (await compare(self._redis, self._pool, cards)).items():
+            self._record(card, await reconcile(self._redis, self._pool, card, comparison), given[card])
 
-    def _keep(self, card: str, compared: Comparison, given: int) -> None:
-        found, verdict = compared.found, compared.verdict
-        self._archived_as[card] = compared.registered.history_id
-        self._registered[card] = compared.registered.last
-        if self._given[card] > compared.registered.last:
-            self._to_register.set()  # an older archive does not know what it was told
-        if not verdict.fault and found.sequence < given:
-            verdict = _older(card, found, given)
+    def _record(self, card: str, comparison: Comparison, given: int) -> None:
+        log_state, verdict = comparison.log_state, comparison.verdict
+        self._archive_history_ids[card] = comparison.archive_state.history_id
+        self._registered[card] = comparison.archive_state.last
+        if self._given[card] > comparison.archive_state.last:
+            self._to_register.set()  # an older copy of the archive lacks registered sequences
+        if not verdict.fault and log_state.sequence < given:
+            verdict = _older(card, log_state, given)
         if verdict.fault:
             self._refuse(card, verdict)
             return
         if self.faults.pop(card, None):
             log.info("orders are taken again", card=card)
-        self._known[card] = found
-        self._given[card] = max(self._given[card], found.sequence)
-        self._marks[card] = found.mark
+        self._last_states[card] = log_state
+        self._given[card] = max(self._given[card], log_state.sequence)
+        self._marks[card] = log_state.mark
 
-    async def _look_alone(self, card: str) -> None:
-        """What can be said without the archive."""
-        known = self._known.get(card)
-        if known is None:
+    async def _compare_without_archive(self, card: str) -> None:
+        """Compares the log with the records of this process, without the archive."""
+        last_state = self._last_states.get(card)
+        if last_state is None:
             raise Unavailable(
                 f"PostgreSQL has not answered since this process started, and it alone knows which order ids of {card} "
                 "were given out"
@@ -320,11 +332,11 @@ class ArchivedHistory:
         if card in self.faults:
             return
         given = self._given[card]
-        found = await history.find(self._redis, card)
-        if found.history_id == known.history_id and found.sequence >= given:
-            self._marks[card] = found.mark
+        log_state = await history.read_log_state(self._redis, card)
+        if log_state.history_id == last_state.history_id and log_state.sequence >= given:
+            self._marks[card] = log_state.mark
         else:
-            self._refuse(card, _older(card, found, given))
+            self._refuse(card, _older(card, log_state, given))
 
     def _refuse(self, card: str, verdict: Verdict) -> None:
         self._marks.pop(card, None)
@@ -341,29 +353,29 @@ class ArchivedHistory:
             except TcgxError as error:
                 log.debug("PostgreSQL was not told what was given out", reason=str(error))
                 self._to_register.set()
-                await service.until_stopped(asyncio.sleep(LOOK_SECONDS), stopping)
+                await service.until_stopped(asyncio.sleep(COMPARE_SECONDS), stopping)
             await service.until_stopped(asyncio.sleep(REGISTER_SECONDS), stopping)
 
     async def register(self) -> None:
-        """Tells the archive which sequences were given out, as far as it does not know.
+        """Registers given sequences in the archive.
 
         Raises:
             Unavailable: PostgreSQL does not answer.
         """
         news = {
-            card: (self._archived_as[card], given)
+            card: (self._archive_history_ids[card], given)
             for card, given in self._given.items()
-            if given > self._registered[card] and self._archived_as.get(card)
+            if given > self._registered[card] and self._archive_history_ids.get(card)
         }
         if news:
-            await writer.raise_given(self._pool, news)
+            await writer.record_given(self._pool, news)
             for card, (_, given) in news.items():
                 self._registered[card] = max(self._registered[card], given)
 
 
-def _older(card: str, found: Found, given: int) -> Verdict:
+def _older(card: str, log_state: LogState, given: int) -> Verdict:
     return Verdict(
         Fault.OLDER,
-        f"Redis has lost the end of the log of {card}: it ends with command {found.sequence}, and {given} were given "
-        "out; restore a newer copy of Redis, or run `tcgx recover`",
+        f"Redis has lost the end of the log of {card}: it ends with command {log_state.sequence}, and {given} were "
+        "given out; restore a newer copy of Redis, or run `tcgx recover`",
     )

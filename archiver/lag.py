@@ -1,4 +1,4 @@
-"""How far the archive is behind the matcher: measured for whoever asks, and told in the archiver's log lines."""
+"""The lag of the archive behind the matcher: its measurement, and log lines about it."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,17 @@ from engine.connection import redis_errors
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 1.0
+MEASURE_SECONDS = 1.0
 REPEAT_SECONDS = 10.0
 
 
 class Lag(msgspec.Struct, frozen=True):
-    """How far a card's archive is behind. `commands` are matched and not archived. `seconds` is how much older the
-    oldest of them is than the oldest command that is not matched (than now, where all are), by the times of their
-    appends: what waits for the matcher is not the archive's lag."""
+    """The lag of the archive of a card.
+
+    `commands`: the number of matched commands that are not archived.
+    `seconds`: from the append of the oldest of them to the append of the oldest unmatched command. If all commands are
+    matched, the interval ends now. So the delay of the matcher does not count.
+    """
 
     card: str
     commands: int
@@ -29,7 +32,7 @@ class Lag(msgspec.Struct, frozen=True):
 
 
 async def lag(redis: Redis, archived: Mapping[str, Cursor]) -> list[Lag]:
-    """The lag of every card, given where its archive stands (`store.cursors`; `store.START` where it has none).
+    """The lag of every card. `archived`: the archive cursor of each card (`queries.cursors`, or `queries.START`).
 
     Raises:
         Unavailable: Redis does not answer.
@@ -54,37 +57,39 @@ async def _lag(redis: Any, card: str, archived: Cursor) -> Lag:
 
 
 async def _appended_ms(redis: Any, card: str, log_id: str) -> int | None:
-    """When the first log entry that is not wholly behind a position was appended; None if there is none."""
+    """The time of the first log entry after a position, in milliseconds since 1970. None if there is none."""
     entries = await redis.xrange(keys.key(card, "orders"), min=f"({log_id}", count=1)
     return int(entries[0][0].partition(b"-")[0]) if entries else None
 
 
-class LagLines:
-    """Decides what is said of the lag: a line when it passes its bound, one every `REPEAT_SECONDS` while it lasts, and
-    one when the archive has caught up."""
+class LagReporter:
+    """Logs the lag of the archive.
+
+    A line is written if the lag exceeds its bound, every `REPEAT_SECONDS` while this lasts, and once it is over.
+    """
 
     def __init__(self, *, bound_seconds: float) -> None:
         self._bound_seconds = bound_seconds
-        self._since: float | None = None
-        self._told = 0.0
+        self._exceeded_at: float | None = None
+        self._reported_at = 0.0
         self._before: tuple[float, int, int] | None = None
 
-    def look(self, lags: Sequence[Lag], *, archived: int, now: float) -> None:
-        """Says what there is to say at a moment: `archived` commands in all, `now` in seconds of a steady clock."""
+    def report(self, lags: Sequence[Lag], *, archived: int, now: float) -> None:
+        """Logs a line if one is due. `archived`: all archived commands; `now`: seconds of a monotonic clock."""
         worst = max(lags, key=lambda one: one.seconds)
         commands = sum(one.commands for one in lags)
         before, self._before = self._before, (now, archived, commands)
-        if self._since is None:
+        if self._exceeded_at is None:
             if worst.seconds < self._bound_seconds:
                 return
-            self._since = now
+            self._exceeded_at = now
         elif commands == 0 or worst.seconds < self._bound_seconds / 2:
-            log.info("the archive has caught up", lagged_seconds=round(now - self._since, 1), commands=commands)
-            self._since = None
+            log.info("the archive has caught up", lagged_seconds=round(now - self._exceeded_at, 1), commands=commands)
+            self._exceeded_at = None
             return
-        elif now - self._told < REPEAT_SECONDS:
+        elif now - self._reported_at < REPEAT_SECONDS:
             return
-        self._told = now
+        self._reported_at = now
         log.warning(
             "the archive lags",
             commands=commands,
@@ -95,7 +100,7 @@ class LagLines:
 
 
 def _pace(before: tuple[float, int, int] | None, now: tuple[float, int, int]) -> dict[str, int | str]:
-    """Commands archived a second since the look before, and in how many seconds the lag will be gone at this pace."""
+    """The archived commands per second since the last report, and the seconds until the lag is gone at this rate."""
     if before is None:
         return {}
     seconds, archived, less = now[0] - before[0], now[1] - before[1], before[2] - now[2]
@@ -103,23 +108,23 @@ def _pace(before: tuple[float, int, int] | None, now: tuple[float, int, int]) ->
     return {"commands_per_second": round(archived / seconds), "caught_up_in_seconds": until}
 
 
-async def tell(redis: Redis, archived: Mapping[str, Cursor], lines: LagLines) -> None:
-    """Looks once, and says what there is to say.
+async def report_once(redis: Redis, archived: Mapping[str, Cursor], reporter: LagReporter) -> None:
+    """Measures the lag once, and logs a line if one is due.
 
     Raises:
         Unavailable: Redis does not answer.
     """
     lags = await lag(redis, archived)
     now = asyncio.get_running_loop().time()
-    lines.look(lags, archived=sum(cursor.sequence for cursor in archived.values()), now=now)
+    reporter.report(lags, archived=sum(cursor.sequence for cursor in archived.values()), now=now)
 
 
-async def watch(redis: Redis, archived: Mapping[str, Cursor], lines: LagLines) -> None:
-    """Looks again and again until canceled; `archived` is what the archiver keeps up to date.
+async def report_continuously(redis: Redis, archived: Mapping[str, Cursor], reporter: LagReporter) -> None:
+    """Measures and reports the lag until canceled. The archiver updates the cursors in `archived`.
 
     Raises:
         Unavailable: Redis does not answer.
     """
     while True:
-        await tell(redis, archived, lines)
-        await asyncio.sleep(LOOK_SECONDS)
+        await report_once(redis, archived, reporter)
+        await asyncio.sleep(MEASURE_SECONDS)

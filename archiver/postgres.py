@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and what its errors mean to a caller."""
+"""Connections to PostgreSQL, and the mapping of its errors."""
 
 import asyncio
 import contextlib
@@ -11,23 +11,26 @@ from core import urls
 from core.errors import StartError, Unavailable, reason
 
 ARCHIVER_LOCK = 0x7463_6778_0002
-"""PostgreSQL advisory lock of the archiver that works; it goes with its connection."""
+"""The advisory lock of the active archiver. It ends with the connection."""
 
 RECOVER_SECONDS = 3_600
 
-BEAT_SECONDS = 10.0
+HEARTBEAT_SECONDS = 10.0
 
 IDLE_SECONDS = 60
 
-LOST_CLIENT = {
+SESSION_TIMEOUTS = {
     "tcp_keepalives_idle": 10,
     "tcp_keepalives_interval": 5,
     "tcp_keepalives_count": 3,
     "tcp_user_timeout": 25_000,
     "idle_in_transaction_session_timeout": IDLE_SECONDS * 1_000,
 }
-"""Settings of a session after which the server knows in half a minute that its client is gone, and in a minute where
-something between them still answers for it. On a unix socket the kernel tells at once, and those of TCP are ignored."""
+"""Session settings by which the server detects a lost client within 30 s.
+
+If a device in between still answers for the client, detection takes a minute. On a unix socket the kernel reports it at
+once, and settings of TCP have no effect.
+"""
 
 POOLER_PROBES = 10
 
@@ -44,8 +47,11 @@ COMMAND_SECONDS = 30
 
 @contextlib.contextmanager
 def postgres_errors() -> Iterator[None]:
-    """Turns errors of asyncpg into `Unavailable`: whatever it is, the archive could not be read or written. Nothing but
-    calls of asyncpg belongs inside."""
+    """Maps errors of asyncpg to `Unavailable`. The context must contain only calls of asyncpg.
+
+    Raises:
+        Unavailable: the archive could not be read or written.
+    """
     try:
         yield
     except asyncpg.DiskFullError as error:
@@ -53,7 +59,7 @@ def postgres_errors() -> Iterator[None]:
     except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError) as error:
         raise Unavailable(f"PostgreSQL did not answer: {reason(error)}") from error
     except (AssertionError, BufferError, ValueError, LookupError) as error:
-        # asyncpg ends so where what decodes the replies gets those to another statement, as through a pooler.
+        # asyncpg fails so if its decoder gets the reply to another statement, for example through a pooler.
         raise Unavailable(f"PostgreSQL's reply can't be read: {type(error).__name__} {error}") from error
 
 
@@ -61,9 +67,9 @@ async def connect(url: str) -> asyncpg.Connection:
     """One connection, with a session of its own.
 
     Raises:
-        StartError: the url is none, the server refuses the password or the database, or a pooler gives every
+        StartError: the url is invalid, the server refuses the password or the database, or a pooler gives every
             transaction another session.
-        Unavailable: it does not answer.
+        Unavailable: PostgreSQL does not answer.
     """
     urls.check_database(url)
     connection = await _connect(url)
@@ -83,28 +89,28 @@ async def _connect(url: str, **options: Any) -> asyncpg.Connection:
             asyncpg.InvalidAuthorizationSpecificationError,
             asyncpg.InvalidCatalogNameError,
             asyncpg.ClientConfigurationError,
-            ValueError,  # a port that is no number
+            ValueError,  # the port is not a number
         ) as error:
             raise StartError(f"PostgreSQL refuses TCGX_DATABASE_URL: {reason(error)}") from error
 
 
 async def _check_session(connection: asyncpg.Connection, url: str) -> None:
-    """That one session does all that a connection asks for: locks and prepared statements belong to a session.
+    """Checks that a connection keeps its session, since locks and prepared statements belong to a session.
 
     Raises:
-        StartError: it does not.
+        StartError: a pooler gives every transaction another session.
     """
     with postgres_errors():
-        # A plain query: through a pooler, a prepared statement would stay behind in somebody else's session.
+        # A simple query, since a prepared statement would stay in a session of the pooler that other clients get.
         own = await connection.execute(f"SELECT 1 WHERE pg_backend_pid() = {connection.get_server_pid()}")
     if own == "SELECT 1":
         return
-    # There is a pooler between. If it lends a session for a transaction, the one that was given back last is lent next.
+    # There is a pooler. One with a session per transaction reuses the session that was returned last.
     others = [await _connect(url, statement_cache_size=0) for _ in range(2)]
     try:
         used = [await _session(other) for _ in range(POOLER_PROBES) for other in others]
     except TimeoutError:
-        return  # no session is free for the second: each connection has its own
+        return  # no session is free for the second connection, so each connection keeps its own
     finally:
         for other in others:
             other.terminate()
@@ -113,10 +119,10 @@ async def _check_session(connection: asyncpg.Connection, url: str) -> None:
 
 
 async def _session(connection: asyncpg.Connection) -> Any:
-    """The process that does a transaction.
+    """The process id of the session that runs a transaction.
 
     Raises:
-        TimeoutError: none is free.
+        TimeoutError: no session is free.
     """
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
@@ -124,13 +130,17 @@ async def _session(connection: asyncpg.Connection) -> Any:
                 async with connection.transaction():
                     return await connection.fetchval("SELECT pg_backend_pid()")
     except Unavailable as error:
-        if "transaction blocks not allowed" in str(error):  # a pooler that lends it for a statement only
+        if "transaction blocks not allowed" in str(error):  # a pooler with a session per statement
             raise StartError(POOLER) from error
         raise
 
 
-async def end_of(connection: asyncpg.Connection) -> None:
-    """Raises `Unavailable` when the connection ends, which an idle one would not notice by itself."""
+async def watch_termination(connection: asyncpg.Connection) -> None:
+    """Waits until the connection ends. Without this, an idle client would not notice it.
+
+    Raises:
+        Unavailable: the connection has ended.
+    """
     ended = asyncio.Event()
     connection.add_termination_listener(lambda _: ended.set())
     if not connection.is_closed():
@@ -138,48 +148,53 @@ async def end_of(connection: asyncpg.Connection) -> None:
     raise Unavailable("PostgreSQL closed the connection")
 
 
-async def end_with_client(connection: asyncpg.Connection) -> None:
-    """Lets the server end this connection, and what is locked with it, soon after its client is gone, however: a path
-    through the network that breaks tells nobody, and the server would wait for two hours. Such a client asks for
-    something at least every `BEAT_SECONDS`."""
-    settings = dict(LOST_CLIENT)
+async def set_session_timeouts(connection: asyncpg.Connection) -> None:
+    """Makes the server end this connection, with its locks, soon after it has lost the client.
+
+    By default a server detects a broken network path after two hours only. The client must send a query at least every
+    `HEARTBEAT_SECONDS`.
+    """
+    settings = dict(SESSION_TIMEOUTS)
     if connection.get_server_version().major >= 14:
         settings["idle_session_timeout"] = IDLE_SECONDS * 1_000
     with postgres_errors():
         await connection.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()))
 
 
-async def beat(connection: asyncpg.Connection) -> None:
-    """Asks for nothing, so that the server knows that this client is there, and the client that the server is.
+async def send_heartbeat(connection: asyncpg.Connection) -> None:
+    """Sends an empty query, by which server and client see that the other side is alive.
 
     Raises:
-        Unavailable: it is not.
+        Unavailable: PostgreSQL does not answer.
     """
     with postgres_errors():
         await connection.execute("SELECT 1")
 
 
-class _Connection(asyncpg.Connection):
-    """A connection that is closed where a query is given up. Otherwise it goes back to the pool only once the server
-    has taken the query back, and whoever gave it up waits for that: up to `CONNECT_SECONDS` if the server hangs."""
+class _PoolConnection(asyncpg.Connection):
+    """A connection that closes if a query is canceled or times out.
+
+    A connection of asyncpg would first wait until the server has canceled the query. If the server hangs, the caller
+    would wait for up to `CONNECT_SECONDS`.
+    """
 
     async def fetch(self, *arguments: Any, **options: Any) -> Any:
-        """As asyncpg has it."""
-        with self._closed_if_given_up():
+        """Runs a query, as in asyncpg."""
+        with self._close_on_cancellation():
             return await super().fetch(*arguments, **options)
 
     async def fetchval(self, *arguments: Any, **options: Any) -> Any:
-        """As asyncpg has it."""
-        with self._closed_if_given_up():
+        """Runs a query, as in asyncpg."""
+        with self._close_on_cancellation():
             return await super().fetchval(*arguments, **options)
 
     async def execute(self, *arguments: Any, **options: Any) -> Any:
-        """As asyncpg has it."""
-        with self._closed_if_given_up():
+        """Runs a query, as in asyncpg."""
+        with self._close_on_cancellation():
             return await super().execute(*arguments, **options)
 
     @contextlib.contextmanager
-    def _closed_if_given_up(self) -> Iterator[None]:
+    def _close_on_cancellation(self) -> Iterator[None]:
         try:
             yield
         except (asyncio.CancelledError, TimeoutError):
@@ -187,14 +202,11 @@ class _Connection(asyncpg.Connection):
             raise
 
 
-_RFC3339 = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
-
-
 def pool(url: str) -> asyncpg.Pool:
-    """Connections for the API; they are opened when first needed, so that orders flow without PostgreSQL.
+    """Creates a pool for the API. Connections open on first use, so orders are accepted without PostgreSQL.
 
     Raises:
-        SettingError: the url is none.
+        SettingError: the url is invalid.
     """
     urls.check_database(url)
 
@@ -211,5 +223,5 @@ def pool(url: str) -> asyncpg.Pool:
         timeout=CONNECT_SECONDS,
         command_timeout=CONNECT_SECONDS,
         init=check,
-        connection_class=_Connection,
+        connection_class=_PoolConnection,
     )

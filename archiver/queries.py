@@ -1,4 +1,4 @@
-"""What is read of the archive."""
+"""Reads from the archive. All functions and methods raise `Unavailable` if PostgreSQL does not answer."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ NUMBER_MAX = 2**62
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """The last archived event of a card, and the log entry it was made of."""
+    """The last archived event of a card, and the log entry that the event ends with."""
 
     event_id: str
     log_id: str
@@ -25,12 +25,14 @@ class Cursor(msgspec.Struct, frozen=True):
 
 
 START = Cursor("0-0", "0-0")
-"""Where a card stands of which nothing is archived."""
+"""The cursor of a card of which nothing is archived."""
 
 
-class Registered(msgspec.Struct, frozen=True, kw_only=True):
-    """What the archive knows of a card: its history, the sequence before that one's first command, and the highest one
-    that was given out; its cursor, and the history that the cursor is of. Empty, 0 and None where it knows nothing."""
+class ArchiveState(msgspec.Struct, frozen=True, kw_only=True):
+    """The history of a card in the archive, and the archive cursor. Unknown values are empty, 0 or None.
+
+    `base`: the sequence before the first command of the history. `given`: the highest sequence that was given out.
+    """
 
     history_id: str = ""
     base: int = 0
@@ -40,39 +42,39 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def last(self) -> int:
-        """The highest sequence that the archive knows of."""
+        """The highest sequence that the archive has recorded."""
         return max(self.base, self.given, self.cursor.sequence if self.cursor else 0)
 
 
-class Before(NamedTuple):
-    """A moment between two trades: before all trades of this time, card and number, and later ones."""
+class TradeBoundary(NamedTuple):
+    """A boundary in the order of trades by time, card and number. The trade with these values is behind it."""
 
     executed_at: str
     card: str
     number: int
 
 
-class TradesWith(NamedTuple):
-    """Trades of a trader, newest first, and the oldest trade that was looked at; None where it is the card's first."""
+class TradePage(NamedTuple):
+    """Trades of a trader, newest first, and the oldest scanned trade; None if that is the first of the card."""
 
     trades: list[Trade]
     reached: Trade | None
 
 
 async def cursors(connection: asyncpg.Connection | asyncpg.Pool) -> dict[str, Cursor]:
-    """How far each card is archived; a card of which nothing is has none."""
+    """The cursor of each card that has archived commands."""
     with postgres_errors():
         rows = await connection.fetch("SELECT card, event_id, log_id FROM archive_cursor")
     return {row["card"]: Cursor(row["event_id"], row["log_id"]) for row in rows}
 
 
-async def untraded(connection: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
-    """Cards that have orders, but are not among these: nobody sees or cancels what is open of them."""
+async def untraded_cards(connection: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
+    """Cards in the archive that are not in `cards`. Their open orders are invisible and cannot be canceled."""
     return sorted(set(await cursors(connection)) - set(cards))
 
 
-async def registered(database: asyncpg.Connection | asyncpg.Pool, cards: Sequence[str]) -> dict[str, Registered]:
-    """What the archive knows of each of these cards' histories."""
+async def archive_states(database: asyncpg.Connection | asyncpg.Pool, cards: Sequence[str]) -> dict[str, ArchiveState]:
+    """The archive state of each card."""
     with postgres_errors():
         rows = await database.fetch(
             "SELECT wanted.card, h.history_id, h.base, h.given, c.event_id, c.log_id, "
@@ -82,8 +84,8 @@ async def registered(database: asyncpg.Connection | asyncpg.Pool, cards: Sequenc
             "LEFT JOIN archive_cursor c ON c.card = wanted.card",
             list(cards),
         )
-    found = {
-        row["card"]: Registered(
+    states = {
+        row["card"]: ArchiveState(
             history_id=row["history_id"] or "",
             base=row["base"] or 0,
             given=row["given"] or 0,
@@ -92,11 +94,11 @@ async def registered(database: asyncpg.Connection | asyncpg.Pool, cards: Sequenc
         )
         for row in rows
     }
-    return {card: found.get(card, Registered()) for card in cards}
+    return {card: states.get(card, ArchiveState()) for card in cards}
 
 
-async def completed_among(connection: asyncpg.Connection, card: str, sequences: Sequence[int]) -> set[int]:
-    """Which of these orders are archived."""
+async def completed_sequences(connection: asyncpg.Connection, card: str, sequences: Sequence[int]) -> set[int]:
+    """Those of these sequences whose orders are archived."""
     with postgres_errors():
         rows = await connection.fetch(
             "SELECT sequence FROM orders WHERE card = $1 AND sequence = ANY($2)",
@@ -108,7 +110,7 @@ async def completed_among(connection: asyncpg.Connection, card: str, sequences: 
 
 
 async def filled_quantities(connection: asyncpg.Connection, card: str, after: int) -> dict[int, int]:
-    """The quantity that the archive's trades filled of each order that is not archived itself, after a trade number."""
+    """The quantity that archived trades after a trade number filled, by sequence, of orders that are not archived."""
     with postgres_errors():
         rows = await connection.fetch(
             "SELECT sequence, sum(quantity)::bigint AS filled FROM ("
@@ -124,13 +126,13 @@ async def filled_quantities(connection: asyncpg.Connection, card: str, after: in
 
 
 async def trade_count(connection: asyncpg.Connection, card: str) -> int:
-    """The number of a card's last archived trade."""
+    """The number of the last archived trade of a card."""
     with postgres_errors():
         return int(await connection.fetchval("SELECT max(trade_number) FROM trades WHERE card = $1", card) or 0)
 
 
 async def orders_after(connection: asyncpg.Connection, card: str, sequence: int, limit: int) -> list[Order]:
-    """The latest archived orders after a command, oldest first."""
+    """The latest `limit` archived orders after a sequence, oldest first."""
     with postgres_errors():
         rows = await connection.fetch(
             f"SELECT {_ORDER} FROM orders WHERE card = $1 AND sequence > $2 ORDER BY sequence DESC LIMIT $3",
@@ -141,7 +143,7 @@ async def orders_after(connection: asyncpg.Connection, card: str, sequence: int,
 
 
 async def count_after(connection: asyncpg.Connection, card: str, sequence: int) -> int:
-    """How many orders are archived after a command."""
+    """The number of archived orders after a sequence."""
     with postgres_errors():
         return int(
             await connection.fetchval(
@@ -153,7 +155,7 @@ async def count_after(connection: asyncpg.Connection, card: str, sequence: int) 
 
 
 class Archive:
-    """What the API reads from PostgreSQL."""
+    """The queries of the API."""
 
     def __init__(self, pool: asyncpg.Pool | asyncpg.Connection) -> None:
         self._pool = pool
@@ -164,7 +166,7 @@ class Archive:
         return _order(rows[0]) if rows else None
 
     async def client_order(self, trader_id: int, client_order_id: str) -> Order | None:
-        """The latest completed order that a trader entered under its own id."""
+        """The latest completed order of a trader with this client_order_id."""
         rows = await self._fetch(
             f"SELECT {_ORDER} FROM orders WHERE trader_id = $1 AND client_order_id = $2 "
             "ORDER BY accepted_at DESC, sequence DESC LIMIT 1",
@@ -173,8 +175,8 @@ class Archive:
         )
         return _order(rows[0]) if rows else None
 
-    async def orders_with(self, card: str, sequences: Sequence[int]) -> list[Order]:
-        """The completed ones of these orders, newest first."""
+    async def orders_by_sequence(self, card: str, sequences: Sequence[int]) -> list[Order]:
+        """The completed orders among these sequences, newest first."""
         rows = await self._fetch(
             f"SELECT {_ORDER} FROM orders WHERE card = $1 AND sequence = ANY($2::bigint[]) ORDER BY sequence DESC",
             card,
@@ -185,10 +187,10 @@ class Archive:
     async def orders(
         self, trader_id: int, *, card: str | None, before: tuple[str, int] | None, limit: int
     ) -> list[Order]:
-        """A trader's completed orders, by acceptance, newest first; those before an order, if one is given.
+        """A trader's completed orders by acceptance, newest first. `before`: only orders before this card and sequence.
 
         Raises:
-            LookupError: the order to continue before is not in the archive.
+            LookupError: the order `before` is not in the archive.
         """
         start = None
         if before is not None:
@@ -203,8 +205,10 @@ class Archive:
     async def orders_before(
         self, trader_id: int, *, cards: Sequence[str] | None, before: tuple[str, str, int] | None, limit: int
     ) -> list[Order]:
-        """A trader's completed orders, by acceptance, newest first; those before an accepted_at, card and sequence, if
-        they are given. `cards`: only these."""
+        """A trader's completed orders by acceptance, newest first.
+
+        `before`: only orders before this accepted_at, card and sequence. `cards`: only orders of these cards.
+        """
         where, values = ["trader_id = $1"], [trader_id]  # type: tuple[list[str], list[Any]]
         if cards is not None:
             values.append(cards)
@@ -222,7 +226,7 @@ class Archive:
         return [_order(row) for row in rows]
 
     async def trades(self, card: str, *, before: int | None, limit: int) -> list[Trade]:
-        """A card's trades, newest first; those before a trade number, if one is given."""
+        """A card's trades, newest first. `before`: only trades with a lower number."""
         rows = await self._fetch(
             f"SELECT {_TRADE} FROM trades WHERE card = $1 AND trade_number < $2 ORDER BY trade_number DESC LIMIT $3",
             card,
@@ -231,12 +235,15 @@ class Archive:
         )
         return [_trade(row) for row in rows]
 
-    async def trades_of(
+    async def trades_of_order(
         self, card: str, sequence: int, *, quantity: int, before: int | None, limit: int
     ) -> list[Trade]:
-        """The trades of an order of this quantity, newest first; those before a trade number, if one is given."""
-        # As taker it had one after the other, at most as many as its quantity.
-        last = await self._last_before(card, "taker_sequence", sequence)
+        """The trades of an order, newest first. `before`: only trades with a lower number.
+
+        `quantity` is the quantity of the order.
+        """
+        # The trades of a taker have successive numbers, and there are at most `quantity` of them.
+        last = await self._last_number_before(card, "taker_sequence", sequence)
         rows = await self._fetch(
             f"SELECT {_TRADE} FROM trades WHERE card = $1 AND trade_number < $6 AND (maker_sequence = $2 "
             "OR trade_number > $3 AND trade_number <= $4 AND taker_sequence = $2) ORDER BY trade_number DESC LIMIT $5",
@@ -249,13 +256,16 @@ class Archive:
         )
         return [_trade(row) for row in rows]
 
-    async def trades_with(
-        self, trader_id: int, card: str, *, before: Before | None, looked_at: int, limit: int
-    ) -> TradesWith:
-        """A trader's trades among the newest of a card, or the newest before a moment: so many are looked at, without
-        an index, which would cost every row as much as a third of what it costs (docs/measurements/archive.md)."""
-        last = await self._last(card, before)
-        first = max(1, last - looked_at + 1)
+    async def trades_of_trader(
+        self, trader_id: int, card: str, *, before: TradeBoundary | None, scan_max: int, limit: int
+    ) -> TradePage:
+        """A trader's trades among the newest `scan_max` trades of a card, or the newest before a boundary.
+
+        The trades are scanned without an index, which would make each row a third more expensive to write
+        (docs/measurements/archive.md).
+        """
+        last = await self._last_before_boundary(card, before)
+        first = max(1, last - scan_max + 1)
         rows = await self._fetch(
             f"SELECT {_TRADE} FROM trades WHERE card = $1 AND trade_number >= $2 AND trade_number <= $3 "
             "AND (maker_trader_id = $4 OR taker_trader_id = $4) ORDER BY trade_number DESC LIMIT $5",
@@ -267,24 +277,27 @@ class Archive:
         )
         trades = [_trade(row) for row in rows]
         if len(trades) == limit:
-            return TradesWith(trades, trades[-1])
+            return TradePage(trades, trades[-1])
         if first == 1:
-            return TradesWith(trades, None)
+            return TradePage(trades, None)
         rows = await self._fetch(f"SELECT {_TRADE} FROM trades WHERE card = $1 AND trade_number = $2", card, first)
-        return TradesWith(trades, _trade(rows[0]))
+        return TradePage(trades, _trade(rows[0]))
 
-    async def _last(self, card: str, before: Before | None) -> int:
-        """The number of a card's last trade, or of the last one before a moment."""
+    async def _last_before_boundary(self, card: str, before: TradeBoundary | None) -> int:
+        """The number of the last trade of a card, or of the last one before a boundary."""
         if before is None:
-            return await self._last_before(card, "trade_number", NUMBER_MAX)
+            return await self._last_number_before(card, "trade_number", NUMBER_MAX)
         if before.card == card:
-            return await self._last_before(card, "trade_number", before.number)
-        # Trades of one moment are in the order of their cards.
-        return await self._last_before(card, "executed_at", before.executed_at, inclusive=card < before.card)
+            return await self._last_number_before(card, "trade_number", before.number)
+        # Trades of the same time are in the order of their cards.
+        return await self._last_number_before(card, "executed_at", before.executed_at, inclusive=card < before.card)
 
-    async def _last_before(self, card: str, column: str, value: int | str, *, inclusive: bool = False) -> int:
-        """The number of a card's last trade whose value in this column, which never falls from one trade to the next,
-        is below (or at) this one; 0 if there is none. The numbers have no gaps, so the search halves them."""
+    async def _last_number_before(self, card: str, column: str, value: int | str, *, inclusive: bool = False) -> int:
+        """The number of the last trade of a card whose value in `column` is below (or equals) `value`; 0 if none is.
+
+        The values of the column never decrease from trade to trade, and numbers have no gaps. So this is a binary
+        search.
+        """
         kind = "text::timestamptz" if isinstance(value, str) else "bigint"
         rows = await self._fetch(
             f"""
@@ -297,7 +310,7 @@ class Archive:
                 CROSS JOIN LATERAL (
                     SELECT {column} {"<=" if inclusive else "<"} $1::{kind} AS is_before
                     FROM trades_{card} WHERE trade_number = middle
-                ) AS looked_at
+                ) AS probe
                 WHERE low < high
             )
             SELECT low FROM search WHERE low = high
@@ -307,17 +320,21 @@ class Archive:
         return int(rows[0]["low"])
 
     async def cursors(self, cards: Sequence[str]) -> dict[str, Cursor]:
-        """How far each of these cards is archived, for `archiver.lag.lag`."""
-        found = await cursors(self._pool)
-        return {card: found.get(card, START) for card in cards}
+        """The cursor of each card, or `START`, for `archiver.lag.lag`."""
+        known = await cursors(self._pool)
+        return {card: known.get(card, START) for card in cards}
 
     async def api_key(self, trader_id: int) -> tuple[bytes, str] | None:
-        """SHA-256 of a trader's API key, and the trader's role."""
+        """The SHA-256 of a trader's API key, and the role of the trader. None if there is no such trader."""
         rows = await self._fetch("SELECT api_key_sha256, role FROM traders WHERE trader_id = $1", trader_id)
         return (rows[0]["api_key_sha256"], rows[0]["role"]) if rows else None
 
     async def answers(self) -> bool:
-        """True, or raises `Unavailable`, also while no migration has been run."""
+        """True if the archive can be read.
+
+        Raises:
+            Unavailable: PostgreSQL does not answer, or no migration has been run.
+        """
         await self._fetch("SELECT 1 FROM schema_migrations LIMIT 1")
         return True
 

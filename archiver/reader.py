@@ -1,4 +1,4 @@
-"""Reading events ahead of the writer, as rows that COPY takes as they are."""
+"""Reads events ahead of the writer. Their lines are rows in the text format of COPY."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ log = structlog.get_logger()
 
 
 class RowBuffer:
-    """Rows that are read and not yet taken by a transaction: about one transaction's worth; then readers wait."""
+    """A bounded buffer for about the rows of one transaction. Readers wait while it is full."""
 
     def __init__(self, *, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -22,7 +22,7 @@ class RowBuffer:
         self._taken = asyncio.Event()
 
     async def put(self, rows: RowBatch) -> None:
-        """Adds rows, once there is room."""
+        """Adds rows as soon as there is room."""
         while self._bytes >= self._bytes_max:
             self._taken.clear()
             await self._taken.wait()
@@ -31,7 +31,7 @@ class RowBuffer:
         self._arrived.set()
 
     async def take(self) -> list[RowBatch]:
-        """All rows that are there, at least one batch."""
+        """Waits for rows, and takes all of them."""
         await self._arrived.wait()
         rows, self._rows, self._bytes = self._rows, [], 0
         self._arrived.clear()
@@ -40,27 +40,27 @@ class RowBuffer:
 
 
 async def read_rows(events: EventReader, *, wait: bool) -> RowBatch | None:
-    """The rows of the next events; None where there is none, if wanted after waiting for one.
+    """The rows of the next events. None if there is no event. `wait`: waits for one first.
 
     Raises:
-        EventGap, Unavailable: as `EventReader.read`.
+        EventGap, Unavailable: as in `EventReader.read`.
     """
-    found = await events.read(wait=wait)
-    if not found:
+    batch = await events.read(wait=wait)
+    if not batch:
         return None
     return RowBatch(
         card=events.card,
-        trades=b"".join(event.trade_lines for event in found),
-        orders=b"".join(event.order_lines for event in found),
-        cursor=Cursor(found[-1].id, found[-1].log_id),
+        trades=b"".join(event.trade_lines for event in batch),
+        orders=b"".join(event.order_lines for event in batch),
+        cursor=Cursor(batch[-1].id, batch[-1].log_id),
     )
 
 
 async def feed(buffer: RowBuffer, events: EventReader, *, pause_seconds: float) -> None:
-    """Fills the buffer with a card's rows, until events are missing: then this card stands still, the others go on.
+    """Puts the rows of a card into the buffer until events are missing. Other cards are not affected.
 
-    After the reader has read all events, it lets more come for a while: an event that comes alone is read at once, and
-    many small ones do not make a transaction each.
+    The reader pauses for `pause_seconds` after it has read all events. So a single event is archived at once, and many
+    small events share a transaction.
     """
     while True:
         try:

@@ -1,15 +1,15 @@
-"""The way out where a card's log and archive do not belong together: another history, above everything given out.
+"""Recovery of a card whose log and archive have different histories.
 
-What is done about each fault:
+A new history begins, with sequences above all that were given out:
 
 | fault | Redis | the archive |
 |---|---|---|
-| empty | begins anew, above all that was given out | goes on above it |
-| older | keeps its books, less what the archive knows to be completed, and jumps | goes on above it |
-| other, diverged | its keys are set aside (`lost:…`), and it begins anew | goes on above it |
-| archive_older | goes on | lacks what was trimmed in between, and goes on after it |
+| empty | starts with an empty book | continues above the gap |
+| older | keeps its book, without orders that the archive has as completed | continues above the gap |
+| other, diverged | its keys are renamed (`lost:…`), and it starts with an empty book | continues above the gap |
+| archive_older | continues | lacks the events that were trimmed, and continues after them |
 
-An order that rested in what was lost cannot be brought back; those that are known are listed.
+Resting orders of lost data cannot be restored. The plan lists those that are known.
 """
 
 import time
@@ -33,32 +33,37 @@ from engine.connection import redis_errors
 log = structlog.get_logger()
 
 ROUNDED_TO = 1_000_000
-"""Histories that follow a loss begin at a multiple of this, so that people see it in an order id."""
+"""A history after a loss begins at a multiple of this, which makes the jump visible in order ids."""
 
-BROUGHT_BACK_MAX = 20_000
-"""So many archived orders of a card go back into traders' lists."""
+RESTORED_ORDERS_MAX = 20_000
+"""The largest number of archived orders of a card that are added to traders' lists."""
 
 SCAN_COUNT = 1_000
 SECONDS_A_DAY = 86_400
-REBEGUN = (Fault.EMPTY, Fault.OTHER, Fault.DIVERGED)
-CURABLE = (*REBEGUN, Fault.OLDER, Fault.ARCHIVE_OLDER)
+RESTARTING_FAULTS = (Fault.EMPTY, Fault.OTHER, Fault.DIVERGED)
+RECOVERABLE_FAULTS = (*RESTARTING_FAULTS, Fault.OLDER, Fault.ARCHIVE_OLDER)
 
 
-class Lost(msgspec.Struct, frozen=True, kw_only=True):
-    """An order that rested and is gone: what is known of it. Without its line only what its trades say."""
+class LostOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A resting order that is lost. `order` is None if only its trades are known."""
 
     order_id: str
     filled_quantity: int
     order: Order | None = None
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What recovering a card means: which commands either side lacks, and which orders are lost with that."""
+class RecoveryPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The recovery of a card: the commands that Redis or the archive lacks, and the lost orders.
+
+    Ranges are first and last sequence. `base` and `trades`: the last sequence and the last trade number before the new
+    history. `archived_of_those`: the archived orders in the range that the log lacks.
+    `completed`: orders of the book that the archive has as completed.
+    """
 
     card: str
     fault: Fault
     sentence: str
-    compared: Comparison
+    comparison: Comparison
     base: int
     cursor: Cursor
     trades: int
@@ -67,147 +72,165 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     archive_lacks: tuple[int, int] | None = None
     resting: int = 0
     completed: Sequence[int] = ()
-    lost: Sequence[Lost] = ()
+    lost: Sequence[LostOrder] = ()
 
 
-async def plans(redis: Redis, database: asyncpg.Connection, cards: Sequence[str]) -> list[Plan]:
-    """What there is to do; nothing is changed but that commands which wait are matched.
+async def plans(redis: Redis, database: asyncpg.Connection, cards: Sequence[str]) -> list[RecoveryPlan]:
+    """The recovery plans of all cards that have a fault. Only matching of waiting commands changes the data.
 
     Raises:
-        StartError: a fault that this is no way out of.
+        StartError: recovery cannot repair the fault of a card.
         Unavailable: a server does not answer.
     """
-    made = []
-    for card, compared in (await compare(redis, database, cards)).items():
-        fault = compared.verdict.fault
+    recovery_plans = []
+    for card, comparison in (await compare(redis, database, cards)).items():
+        fault = comparison.verdict.fault
         if fault is None:
             continue
-        if fault not in CURABLE:
-            raise StartError(compared.verdict.sentence)
+        if fault not in RECOVERABLE_FAULTS:
+            raise StartError(comparison.verdict.sentence)
         if fault is Fault.OLDER:
             await _match(redis, card)
         make = _plan_for_archive if fault is Fault.ARCHIVE_OLDER else _plan_for_redis
-        made.append(await make(redis, database, card, compared))
-    return made
+        recovery_plans.append(await make(redis, database, card, comparison))
+    return recovery_plans
 
 
-async def recover(redis: Redis, database: asyncpg.Connection, plan: Plan) -> str:
-    """Does it: the archive first, so that a process which is killed in between leaves a fault that can be recovered
-    again. The id of the history that begins."""
-    card, found = plan.card, plan.compared.found
+async def recover(redis: Redis, database: asyncpg.Connection, plan: RecoveryPlan) -> str:
+    """Carries out a plan and returns the id of the new history.
+
+    The archive is changed first. A process that is killed in between then leaves a fault that can be recovered again.
+
+    Raises:
+        StartError: another process began a history meanwhile.
+        Unavailable: a server does not answer.
+    """
+    card, log_state = plan.card, plan.comparison.log_state
     new_id = history.new_id()
-    given = max(plan.base, found.sequence)
-    await writer.follow(database, card, new_id, base=plan.base, given=given, cursor=plan.cursor)
-    ended = found.history_id
-    if plan.fault in REBEGUN:
-        await _set_aside(redis, card, f"lost:{(ended or new_id)[:8]}:")
+    given = max(plan.base, log_state.sequence)
+    await writer.succeed_history(database, card, new_id, base=plan.base, given=given, cursor=plan.cursor)
+    ended = log_state.history_id
+    if plan.fault in RESTARTING_FAULTS:
+        await _rename_keys(redis, card, f"lost:{(ended or new_id)[:8]}:")
         ended = ""
     if plan.fault is not Fault.ARCHIVE_OLDER:
-        kept_to = 0 if plan.fault in REBEGUN else found.sequence
-        await _bring_back(redis, database, plan, kept_to)
-    begun = await history.begin(redis, card, ended=ended, history_id=new_id, base=plan.base, trades=plan.trades)
-    if begun != new_id:
+        kept_to = 0 if plan.fault in RESTARTING_FAULTS else log_state.sequence
+        await _restore(redis, database, plan, kept_to)
+    current_id = await history.begin(redis, card, ended=ended, history_id=new_id, base=plan.base, trades=plan.trades)
+    if current_id != new_id:
         raise StartError(f"another history of {card} was begun meanwhile: run `tcgx recover` again")
     return new_id
 
 
 async def mark_histories(redis: Redis, database: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
-    """Gives a history to data from before there were any. The cards that have one since. Data of the format of before
-    is converted first.
+    """Gives a history to data of versions without histories. Returns the cards that got one.
+
+    Data of the previous format is converted first.
 
     Raises:
-        StartError: Redis and the archive do not belong together, or Redis has a format that cannot be read.
+        StartError: Redis and the archive have different data, or Redis has a format that cannot be read.
+        Unavailable: a server does not answer.
     """
     await _convert(redis, database, cards)
     marked = []
-    for card, compared in (await compare(redis, database, cards)).items():
-        found, registered = compared.found, compared.registered
-        if compared.verdict.fault is Fault.FORMAT:
-            raise StartError(compared.verdict.sentence)
-        if compared.verdict.fault is not Fault.UNMARKED:
+    for card, comparison in (await compare(redis, database, cards)).items():
+        log_state, archive_state = comparison.log_state, comparison.archive_state
+        if comparison.verdict.fault is Fault.FORMAT:
+            raise StartError(comparison.verdict.sentence)
+        if comparison.verdict.fault is not Fault.UNMARKED:
             continue
-        archived = registered.cursor
-        if archived is not None and found.event_log_id != archived.log_id and found.next_first != archived.sequence + 1:
+        archived = archive_state.cursor
+        if (
+            archived is not None
+            and log_state.event_log_id != archived.log_id
+            and log_state.next_first != archived.sequence + 1
+        ):
             raise StartError(
                 f"the archive of {card} ends with event {archived.event_id} of log entry {archived.log_id}, which "
                 "Redis does not have: TCGX_REDIS_URL or TCGX_DATABASE_URL names a server of another exchange, or an "
                 "older copy"
             )
-        history_id = found.history_id or registered.history_id or history.new_id()
-        await writer.register(database, card, history_id, base=found.base, given=found.sequence)
-        await writer.name_cursor(database, card, history_id)
+        history_id = log_state.history_id or archive_state.history_id or history.new_id()
+        await writer.register(database, card, history_id, base=log_state.base, given=log_state.sequence)
+        await writer.set_cursor_history(database, card, history_id)
         await history.begin(redis, card, ended="", history_id=history_id)
         marked.append(card)
     return marked
 
 
 async def _convert(redis: Redis, database: asyncpg.Connection, cards: Sequence[str]) -> None:
-    for card, compared in (await compare(redis, database, cards)).items():
-        found = compared.found
-        is_unmarked = not found.history_id and found.sequence > 0 and found.is_known_format
-        if is_unmarked or (found.history_id and found.format == history.CONVERTED_FORMAT):
+    for card, comparison in (await compare(redis, database, cards)).items():
+        log_state = comparison.log_state
+        is_unmarked = not log_state.history_id and log_state.sequence > 0 and log_state.is_known_format
+        if is_unmarked or (log_state.history_id and log_state.format == history.CONVERTED_FORMAT):
             log.info("the data in Redis is converted", card=card)
             await conversion.convert(redis, card)
 
 
-async def _plan_for_redis(redis: Redis, database: asyncpg.Connection, card: str, compared: Comparison) -> Plan:
-    """Redis lacks commands, or has those of another history."""
-    fault, found, registered = compared.verdict.fault, compared.found, compared.registered
-    assert fault is not None  # noqa: S101 - there is no plan without one
-    kept_to = 0 if fault in REBEGUN else found.sequence
-    highest = max(found.sequence, registered.last)
+async def _plan_for_redis(
+    redis: Redis, database: asyncpg.Connection, card: str, comparison: Comparison
+) -> RecoveryPlan:
+    """The plan for a log that lacks commands or has another history."""
+    fault, log_state, archive_state = comparison.verdict.fault, comparison.log_state, comparison.archive_state
+    assert fault is not None  # noqa: S101 - only cards with a fault get a plan
+    kept_to = 0 if fault in RESTARTING_FAULTS else log_state.sequence
+    highest = max(log_state.sequence, archive_state.last)
     base = (highest + JUMP) // ROUNDED_TO * ROUNDED_TO
     resting = await _resting(redis, card)
     by_sequence = {order.sequence: order for order in resting}
     filled = await queries.filled_quantities(database, card, 0)
     lost = [
-        Lost(order_id=order_id(card, sequence), filled_quantity=quantity)
+        LostOrder(order_id=order_id(card, sequence), filled_quantity=quantity)
         for sequence, quantity in filled.items()
-        if sequence not in by_sequence or fault in REBEGUN
+        if sequence not in by_sequence or fault in RESTARTING_FAULTS
     ]
     completed: set[int] = set()
-    if fault in REBEGUN:
-        lost += [Lost(order_id=order.order_id, filled_quantity=order.filled_quantity, order=order) for order in resting]
+    if fault in RESTARTING_FAULTS:
+        lost += [
+            LostOrder(order_id=order.order_id, filled_quantity=order.filled_quantity, order=order) for order in resting
+        ]
     else:
-        completed = await queries.completed_among(database, card, list(by_sequence))
-    return Plan(
+        completed = await queries.completed_sequences(database, card, list(by_sequence))
+    return RecoveryPlan(
         card=card,
         fault=fault,
-        sentence=compared.verdict.sentence,
-        compared=compared,
+        sentence=comparison.verdict.sentence,
+        comparison=comparison,
         base=base,
         cursor=Cursor(f"{base}-0", f"0-{base}"),
         trades=await queries.trade_count(database, card),
-        log_lacks=(kept_to + 1, registered.last) if registered.last > kept_to else None,
+        log_lacks=(kept_to + 1, archive_state.last) if archive_state.last > kept_to else None,
         archived_of_those=await queries.count_after(database, card, kept_to),
-        archive_lacks=(1, found.sequence) if fault is Fault.OTHER and found.sequence else None,
+        archive_lacks=(1, log_state.sequence) if fault is Fault.OTHER and log_state.sequence else None,
         resting=len(resting),
         completed=sorted(completed),
         lost=lost,
     )
 
 
-async def _plan_for_archive(redis: Redis, database: asyncpg.Connection, card: str, compared: Comparison) -> Plan:
-    """The archive lacks events that Redis no longer has."""
-    found, registered = compared.found, compared.registered
-    archived = registered.cursor.sequence if registered.cursor else registered.base
-    goes_on_after = found.next_first - 1 if found.next_first else found.matched
+async def _plan_for_archive(
+    redis: Redis, database: asyncpg.Connection, card: str, comparison: Comparison
+) -> RecoveryPlan:
+    """The plan for an archive that lacks events which Redis has trimmed."""
+    log_state, archive_state = comparison.log_state, comparison.archive_state
+    archived = archive_state.cursor.sequence if archive_state.cursor else archive_state.base
+    continues_after = log_state.next_first - 1 if log_state.next_first else log_state.matched
     resting = await _resting(redis, card)
-    return Plan(
+    return RecoveryPlan(
         card=card,
         fault=Fault.ARCHIVE_OLDER,
-        sentence=compared.verdict.sentence,
-        compared=compared,
-        base=found.sequence,
-        cursor=Cursor(f"{goes_on_after}-0", f"0-{goes_on_after}"),
+        sentence=comparison.verdict.sentence,
+        comparison=comparison,
+        base=log_state.sequence,
+        cursor=Cursor(f"{continues_after}-0", f"0-{continues_after}"),
         trades=await queries.trade_count(database, card),
-        archive_lacks=(archived + 1, goes_on_after),
+        archive_lacks=(archived + 1, continues_after),
         resting=len(resting),
     )
 
 
 async def _match(redis: Redis, card: str) -> None:
-    """Matches what waits: the same log gives the same books, so nothing is made that was not there before."""
+    """Matches waiting commands. This is safe, since the same log always gives the same books."""
     more = True
     while more:
         with redis_errors():
@@ -224,8 +247,8 @@ async def _resting(redis: Redis, card: str) -> list[Order]:
     return sorted(orders, key=lambda order: order.sequence)
 
 
-async def _set_aside(redis: Redis, card: str, prefix: str) -> None:
-    """Renames all keys of a card: nothing is deleted that a person may want to look at."""
+async def _rename_keys(redis: Redis, card: str, prefix: str) -> None:
+    """Renames all keys of a card. Their data is kept for inspection."""
     client: Any = redis
     with redis_errors():
         names = [name async for name in client.scan_iter(match=f"{keys.tag(card)}:*", count=SCAN_COUNT)]
@@ -233,12 +256,15 @@ async def _set_aside(redis: Redis, card: str, prefix: str) -> None:
             await client.rename(name, prefix.encode() + name)
 
 
-async def _bring_back(redis: Redis, database: asyncpg.Connection, plan: Plan, kept_to: int) -> None:
-    """Corrects the books by what the archive knows, and gives traders' lists, latest trades and client_order_ids back
-    what Redis has lost."""
+async def _restore(redis: Redis, database: asyncpg.Connection, plan: RecoveryPlan, kept_to: int) -> None:
+    """Restores the data that Redis has lost from the archive.
+
+    Completed orders leave the book, and resting ones get their archived fills. Traders' lists, latest trades and
+    client_order_ids get their lost entries. All changes are one transaction.
+    """
     client: Any = redis
     card = plan.card
-    archived = await queries.orders_after(database, card, kept_to, BROUGHT_BACK_MAX)
+    archived = await queries.orders_after(database, card, kept_to, RESTORED_ORDERS_MAX)
     completed = await _completed(database, card, plan.completed)
     commands = client.pipeline(transaction=True)
     for order in completed:
@@ -246,9 +272,9 @@ async def _bring_back(redis: Redis, database: asyncpg.Connection, plan: Plan, ke
         commands.zrem(keys.key(card, "bids"), member)
         commands.zrem(keys.key(card, "asks"), member)
         commands.hdel(keys.key(card, "open"), member)
-    if plan.fault not in REBEGUN:
+    if plan.fault not in RESTARTING_FAULTS:
         await _correct_fills(redis, database, plan, commands)
-    _list(commands, card, archived)
+    _add_to_lists(commands, card, archived)
     trades = [codec.trade_line(trade) for trade in await Archive(database).trades(card, before=None, limit=LATEST)]
     if trades:
         commands.delete(keys.key(card, "trades"))
@@ -260,17 +286,17 @@ async def _bring_back(redis: Redis, database: asyncpg.Connection, plan: Plan, ke
 
 async def _completed(database: asyncpg.Connection, card: str, sequences: Sequence[int]) -> list[Order]:
     archive = Archive(database)
-    found = [await archive.order(card, sequence) for sequence in sequences]
-    return [order for order in found if order is not None]
+    orders = [await archive.order(card, sequence) for sequence in sequences]
+    return [order for order in orders if order is not None]
 
 
-async def _correct_fills(redis: Redis, database: asyncpg.Connection, plan: Plan, commands: Any) -> None:
-    """Orders that stay have been filled further by trades that only the archive knows."""
-    card, gone = plan.card, set(plan.completed)
+async def _correct_fills(redis: Redis, database: asyncpg.Connection, plan: RecoveryPlan, commands: Any) -> None:
+    """Adds the fills of archived trades to the open orders that stay in the book."""
+    card, completed = plan.card, set(plan.completed)
     filled = await queries.filled_quantities(database, card, 0)
     for order in await _resting(redis, card):
         quantity = filled.get(order.sequence, 0)
-        if order.sequence in gone or quantity <= order.filled_quantity:
+        if order.sequence in completed or quantity <= order.filled_quantity:
             continue
         open_line = codec.order_line(order).split(",")[:8]
         commands.hset(
@@ -278,8 +304,8 @@ async def _correct_fills(redis: Redis, database: asyncpg.Connection, plan: Plan,
         )
 
 
-def _list(commands: Any, card: str, orders: Sequence[Order]) -> None:
-    """Adds orders, oldest first, to the lists of their traders: the latest of each."""
+def _add_to_lists(commands: Any, card: str, orders: Sequence[Order]) -> None:
+    """Adds the latest orders of each trader to its list. `orders`: oldest first."""
     of_trader: dict[int, list[int]] = {}
     for order in orders:
         of_trader.setdefault(order.trader_id, []).append(order.sequence)
@@ -288,7 +314,7 @@ def _list(commands: Any, card: str, orders: Sequence[Order]) -> None:
 
 
 def _remember_client_ids(commands: Any, card: str, orders: Sequence[Order]) -> None:
-    """So that a repeated client_order_id gives the first order back, as before."""
+    """Restores client_order_ids, so that a repeated order is still recognized."""
     now = time.time()
     for order in orders:
         accepted = datetime.fromisoformat(order.accepted_at).timestamp()

@@ -1,4 +1,4 @@
-"""Migrations: plain SQL files, run once each, in order, under a lock; then a partition for every card."""
+"""Migrations: SQL files that run once each, in order, under a lock. Then each card gets its partitions."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -9,26 +9,30 @@ from archiver.postgres import postgres_errors
 from core.errors import StartError
 
 LOCK = 0x7463_6778_0001
-"""PostgreSQL advisory lock of whoever migrates."""
+"""The advisory lock of PostgreSQL that a migrating process holds."""
 
 MIGRATE_SECONDS = 3_600
-"""How long a migration may take, or wait for the one who runs it: an index is made anew for all rows that are there."""
+"""The timeout of a migration, and of the wait for the lock. A migration may index all rows of a table."""
 
-KEYS = {"orders": "sequence", "trades": "trade_number"}
-"""The primary key of a card's partition."""
+PRIMARY_KEYS = {"orders": "sequence", "trades": "trade_number"}
+"""The primary key of each table's partitions."""
 
 
 def migrations() -> list[tuple[str, str]]:
-    """Name and SQL of every migration, in order."""
+    """The name and the SQL of every migration, in order."""
     folder = files("archiver") / "migrations"
-    found = [
+    scripts = [
         (entry.name.removesuffix(".sql"), entry.read_text()) for entry in folder.iterdir() if entry.name[0].isdigit()
     ]
-    return sorted(found)
+    return sorted(scripts)
 
 
 async def migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
-    """Brings the database up to date. The names of the migrations that were run now."""
+    """Runs the missing migrations and returns their names. Creates the missing partitions of the cards.
+
+    Raises:
+        Unavailable: PostgreSQL does not answer.
+    """
     with postgres_errors():
         return await _migrate(connection, cards)
 
@@ -42,8 +46,8 @@ async def _migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list
                 "(name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
             )
         applied = await _applied(connection)
-        run_now = [(name, sql) for name, sql in migrations() if name not in applied]
-        for name, sql in run_now:
+        pending = [(name, sql) for name, sql in migrations() if name not in applied]
+        for name, sql in pending:
             async with connection.transaction():
                 await connection.execute(sql, timeout=MIGRATE_SECONDS)
                 await connection.execute("INSERT INTO schema_migrations (name) VALUES ($1)", name)
@@ -51,14 +55,14 @@ async def _migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list
             await _create_partitions(connection, card)
     finally:
         await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
-    return [name for name, _ in run_now]
+    return [name for name, _ in pending]
 
 
 async def check(connection: asyncpg.Connection, cards: Sequence[str]) -> None:
-    """That every migration has been run and every card has its partitions.
+    """Checks that every migration has been run and every card has its partitions.
 
     Raises:
-        StartError: one is missing.
+        StartError: a migration or a partition is missing.
         Unavailable: PostgreSQL does not answer.
     """
     with postgres_errors():
@@ -81,8 +85,8 @@ async def _applied(connection: asyncpg.Connection) -> set[str]:
 
 
 async def _create_partitions(connection: asyncpg.Connection, card: str) -> None:
-    # The card's name is a checked setting: lower-case letters, digits and _ (core/settings.py).
-    for table, key in KEYS.items():
+    # The name of a card has only lower-case letters, digits and _, which core/settings.py checks.
+    for table, key in PRIMARY_KEYS.items():
         await connection.execute(
             f"CREATE TABLE IF NOT EXISTS {table}_{card} PARTITION OF {table} (card DEFAULT '{card}', "
             f"PRIMARY KEY ({key})) FOR VALUES IN ('{card}')"

@@ -1,4 +1,4 @@
-"""Traders and their API keys, in PostgreSQL."""
+"""Traders and their API keys in PostgreSQL."""
 
 import csv
 import os
@@ -16,13 +16,13 @@ KEY_BYTES = 32
 
 
 async def seed(connection: asyncpg.Connection, count: int, out: Path | None) -> int:
-    """Creates the traders 1 to `count` that do not exist yet, with random API keys.
+    """Creates those of the traders 1 to `count` that do not exist, with random API keys. Returns their number.
 
-    `out` gets a line `trader_id,api_key` for each; it is the only place where the keys are ever written, with
-    mode 0600. How many were created.
+    `out`: a new file, of mode 0600, with a line `trader_id,api_key` for each. The keys are stored nowhere else.
 
     Raises:
-        StartError: the file is there already, or can't be written; then nothing is created.
+        StartError: the file already exists or cannot be written; no trader was created.
+        Unavailable: PostgreSQL does not answer.
     """
     async with connection.transaction():
         with postgres_errors():
@@ -45,13 +45,13 @@ async def seed(connection: asyncpg.Connection, count: int, out: Path | None) -> 
 
 
 async def count(connection: asyncpg.Connection) -> int:
-    """How many traders there are."""
+    """The number of traders."""
     with postgres_errors():
         return int(await connection.fetchval("SELECT count(*) FROM traders"))
 
 
 async def missing(connection: asyncpg.Connection, ids: Sequence[int]) -> list[int]:
-    """Those of these traders that do not exist."""
+    """The ids in `ids` that belong to no trader."""
     with postgres_errors():
         rows = await connection.fetch("SELECT trader_id FROM traders WHERE trader_id = ANY($1)", list(ids))
     existing = {row["trader_id"] for row in rows}

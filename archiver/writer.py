@@ -1,4 +1,7 @@
-"""What is written into the archive: rows and cursors in one transaction, histories, the lock of the one that writes."""
+"""Writes to the archive: rows and cursors in one transaction, histories, and the lock of the archiver.
+
+All functions raise `Unavailable` if PostgreSQL does not answer.
+"""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
@@ -10,11 +13,12 @@ from archiver.queries import Cursor
 from core.errors import HistoryConflict, Unavailable
 from engine.codec import ORDER_COLUMNS, TRADE_COLUMNS
 
-ROWS_BYTES = 500
+OVERHEAD_BYTES = 500
+"""The approximate size of an empty batch in memory."""
 
 
 class RowBatch(msgspec.Struct, frozen=True):
-    """What is archived together of a card: lines as in {card}:events, and the position after them."""
+    """Rows of a card that are archived together: lines as in {card}:events, and the cursor after them."""
 
     card: str
     trades: bytes
@@ -23,12 +27,12 @@ class RowBatch(msgspec.Struct, frozen=True):
 
     @property
     def bytes(self) -> int:
-        """What it takes in memory, about."""
-        return len(self.trades) + len(self.orders) + ROWS_BYTES
+        """The approximate size in memory."""
+        return len(self.trades) + len(self.orders) + OVERHEAD_BYTES
 
 
 async def lock_archiver(connection: asyncpg.Connection) -> bool:
-    """Whether this connection is the one that archives now."""
+    """Tries to take the lock of the archiver. Whether this connection holds it."""
     with postgres_errors():
         return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", ARCHIVER_LOCK))
 
@@ -36,7 +40,7 @@ async def lock_archiver(connection: asyncpg.Connection) -> bool:
 async def register(
     database: asyncpg.Connection | asyncpg.Pool, card: str, history_id: str, *, base: int, given: int
 ) -> str:
-    """Makes a history the card's, unless it has one. The id that it has then."""
+    """Registers a history of a card, unless the card has one. Returns the id of the history that the card then has."""
     with postgres_errors():
         await database.execute(
             "INSERT INTO histories (card, history_id, base, given) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
@@ -45,14 +49,14 @@ async def register(
             base,
             given,
         )
-        found = await database.fetchval("SELECT history_id FROM histories WHERE card = $1 AND ended_at IS NULL", card)
-    if found is None:
+        current = await database.fetchval("SELECT history_id FROM histories WHERE card = $1 AND ended_at IS NULL", card)
+    if current is None:
         raise Unavailable(f"the archive has no history of {card}: it was ended meanwhile")
-    return str(found)
+    return str(current)
 
 
-async def raise_given(database: asyncpg.Connection | asyncpg.Pool, news: Mapping[str, tuple[str, int]]) -> None:
-    """Notes up to which sequence was given out: history id and sequence, by card."""
+async def record_given(database: asyncpg.Connection | asyncpg.Pool, news: Mapping[str, tuple[str, int]]) -> None:
+    """Records the last sequence that was given out for each card. `news`: history id and sequence by card."""
     with postgres_errors():
         await database.execute(
             "UPDATE histories SET given = greatest(given, news.sequence) "
@@ -64,18 +68,18 @@ async def raise_given(database: asyncpg.Connection | asyncpg.Pool, news: Mapping
         )
 
 
-async def name_cursor(connection: asyncpg.Connection, card: str, history_id: str) -> None:
-    """Says of which history a card's cursor is that was written before there were any."""
+async def set_cursor_history(connection: asyncpg.Connection, card: str, history_id: str) -> None:
+    """Assigns a history to a cursor from a version without histories."""
     with postgres_errors():
         await connection.execute(
             "UPDATE archive_cursor SET history_id = $2 WHERE card = $1 AND history_id = ''", card, history_id
         )
 
 
-async def follow(
+async def succeed_history(
     connection: asyncpg.Connection, card: str, history_id: str, *, base: int, given: int, cursor: Cursor
 ) -> None:
-    """Ends a card's history in the archive and begins the one that follows it, at a position."""
+    """Ends the history of a card and begins its successor. The cursor of the card becomes `cursor`."""
     with postgres_errors():
         async with connection.transaction():
             await connection.execute("UPDATE histories SET ended_at = now() WHERE card = $1 AND ended_at IS NULL", card)
@@ -94,12 +98,15 @@ async def follow(
 async def insert(
     connection: asyncpg.Connection, archived: Sequence[RowBatch], histories: Mapping[str, str] | None = None
 ) -> None:
-    """Rows and cursors in one transaction: after it, all of these are archived, or none is. `histories`: the history
-    that each card's rows are of."""
-    of_card = histories or {}
+    """Inserts rows and moves cursors in one transaction. `histories`: the history of each card's rows.
+
+    Raises:
+        HistoryConflict: the archive has another history of a card.
+    """
+    history_of = histories or {}
     with postgres_errors():
         async with connection.transaction():
-            await _check_current(connection, of_card)
+            await _check_current(connection, history_of)
             for rows in archived:
                 await _copy(connection, f"trades_{rows.card}", TRADE_COLUMNS, rows.trades)
                 await _copy(connection, f"orders_{rows.card}", ORDER_COLUMNS, rows.orders)
@@ -108,14 +115,14 @@ async def insert(
                 "VALUES ($1, $2, $3, $4, $5, now()) ON CONFLICT (card) DO UPDATE "
                 "SET event_id = $2, sequence = $3, log_id = $4, history_id = $5, archived_at = now()",
                 [
-                    (card, cursor.event_id, cursor.sequence, cursor.log_id, of_card.get(card, ""))
+                    (card, cursor.event_id, cursor.sequence, cursor.log_id, history_of.get(card, ""))
                     for card, cursor in {rows.card: rows.cursor for rows in archived}.items()
                 ],
             )
 
 
 async def _check_current(connection: asyncpg.Connection, histories: Mapping[str, str]) -> None:
-    """That these are the cards' histories, and stay so until the transaction ends."""
+    """Checks the current history of each card, and locks it until the transaction ends."""
     rows = await connection.fetch(
         "SELECT card, history_id FROM histories WHERE card = ANY($1) AND ended_at IS NULL FOR SHARE", list(histories)
     )
@@ -132,5 +139,5 @@ async def _copy(connection: asyncpg.Connection, table: str, columns: Sequence[st
     async def source() -> AsyncIterator[bytes]:
         yield lines
 
-    # The lines are in the text format of COPY already; their values hold no character that needs an escape.
+    # The lines are in the text format of COPY. Their values have no character that needs an escape.
     await connection.copy_to_table(table, source=source(), columns=columns, delimiter=",", null="")

@@ -152,8 +152,8 @@ async def run(options: Options, board: Board) -> MatchResult:
             await matching.append(client, commands, filling)
             yardstick.append(commands, filling)
             task = board.task(f"round {number}: matched", len(commands))
-            service.settle()  # this process is the engine, and a million orders are no part of that one
-            with cpu_affinity.left_to_server(client):
+            service.freeze_garbage()  # this process is the engine, and a million orders are no part of that one
+            with cpu_affinity.avoid_server_cores(client):
                 rounds.append(await _measure(client, ours.cards, yardstick, options, task, base=len(prefix)))
     return MatchResult(
         **common(options, here, server),

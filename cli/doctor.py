@@ -58,7 +58,7 @@ async def _engine(configured: Settings) -> str:
 async def _database(configured: Settings) -> str:
     async with connected(configured) as opened:
         await schema.check(opened, configured.cards)
-        others = await queries.untraded(opened, configured.cards)
+        others = await queries.untraded_cards(opened, configured.cards)
     lost = f"; orders of cards that are not traded (TCGX_CARDS): {', '.join(others)}" if others else ""
     return f"answers, every migration has been run{lost}"
 

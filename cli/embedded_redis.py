@@ -40,7 +40,7 @@ class RedisServer(EmbeddedServer):
         super().__init__(settings)
         self._program = settings.redis_bin
         self._durability = settings.durability
-        self._cores = cpu_affinity.apart() if settings.redis_core == "own" else None
+        self._cores = cpu_affinity.split_cores() if settings.redis_core == "own" else None
         self._password = loaded.redis_password
         self._port = port
 

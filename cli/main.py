@@ -24,7 +24,7 @@ def main(words: Sequence[str]) -> int:
         code = _failed(f"{error.filename}: {reason}" if error.filename else reason)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    return standard_streams.flushed(code)
+    return standard_streams.flush_output(code)
 
 
 def _run(words: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from archiver import recovery
-from archiver.recovery import Lost, Plan
+from archiver.recovery import LostOrder, RecoveryPlan
 from cli import paths
 from cli.database import connected
 from core.errors import StartError
@@ -53,7 +53,7 @@ def _is_agreed() -> bool:
     return input("\nGo on with a new history, after both? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _described(plan: Plan) -> str:
+def _described(plan: RecoveryPlan) -> str:
     lines = [f"{plan.card}: {plan.sentence}"]
     if plan.log_lacks:
         first, last = plan.log_lacks
@@ -63,7 +63,7 @@ def _described(plan: Plan) -> str:
     if plan.archive_lacks:
         first, last = plan.archive_lacks
         lines.append(f"  the archive lacks what commands {first} to {last} completed")
-    if plan.fault in recovery.REBEGUN:
+    if plan.fault in recovery.RESTARTING_FAULTS:
         kept = (
             "its keys are set aside as lost:…, and its books begin empty" if plan.resting else "its books begin empty"
         )
@@ -75,7 +75,7 @@ def _described(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _lost_lines(lost: Sequence[Lost]) -> list[str]:
+def _lost_lines(lost: Sequence[LostOrder]) -> list[str]:
     if not lost:
         return ["  no order is known that rested in what is lost"]
     lines = [f"  lost are {len(lost)} orders that rested:"]
@@ -85,7 +85,7 @@ def _lost_lines(lost: Sequence[Lost]) -> list[str]:
     return lines
 
 
-def _of_lost(lost: Lost) -> str:
+def _of_lost(lost: LostOrder) -> str:
     order = lost.order
     if order is None:
         return f"{lost.order_id}, of which {lost.filled_quantity} were filled"
@@ -95,14 +95,14 @@ def _of_lost(lost: Lost) -> str:
     )
 
 
-def _write(report: Path, plans: Sequence[Plan]) -> None:
+def _write(report: Path, plans: Sequence[RecoveryPlan]) -> None:
     with report.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(REPORT_COLUMNS)
         writer.writerows(_row(plan.card, lost) for plan in plans for lost in plan.lost)
 
 
-def _row(card: str, lost: Lost) -> tuple[object, ...]:
+def _row(card: str, lost: LostOrder) -> tuple[object, ...]:
     order = lost.order
     if order is None:
         return (lost.order_id, "", card, "", "", "", lost.filled_quantity, "")

@@ -217,7 +217,7 @@ async def _position(client: Any, card: str) -> _Position:
 
 async def _check_base(redis: Redis, card: str) -> None:
     """That a card's log leads to its books from nothing."""
-    found = await history.find(redis, card)
+    found = await history.read_log_state(redis, card)
     if found.base:
         raise StartError(
             f"the log of {card} follows a loss (`tcgx recover`): its history began after command {found.base}, and "

@@ -1,1 +1,1 @@
-"""What every part builds on, without I/O: model, rules, errors, settings, and how a service process lives."""
+"""Code that all packages import, without I/O: model, rules, errors, settings, and the life of a service process."""

@@ -1,4 +1,4 @@
-"""Every error that tcgx raises on purpose. A door turns its kind into a status of its own (HTTP: api/problems.py)."""
+"""All errors that tcgx raises on purpose. A door maps the kind of an error to a status (HTTP: api/problems.py)."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 VALUE_CHARACTERS_MAX = 80
-"""How much of a wrong value is repeated to its sender."""
+"""An error message repeats at most this many characters of a wrong value."""
 AN_ARRAY, AN_OBJECT = "an array", "an object"
-"""What stands for a value that is too complex to repeat."""
+"""An error message shows these texts in place of an array or an object."""
 
 
 class Kind(StrEnum):
-    """What an error means to a caller, whatever the door."""
+    """The category of an error. Each door maps it to a status of its protocol."""
 
     INVALID = "invalid"
     UNAUTHENTICATED = "unauthenticated"
@@ -28,8 +28,10 @@ class Kind(StrEnum):
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """One rule that one field of a request breaks. `rule` follows the field's name; `value` is unset where the field
-    is absent."""
+    """One rule that one field of a request breaks.
+
+    `rule` completes a sentence that begins with the field's name. `value` is unset if the field is absent.
+    """
 
     field: str
     code: str
@@ -38,13 +40,13 @@ class Violation(msgspec.Struct, frozen=True):
 
     @property
     def sentence(self) -> str:
-        """Field, rule and value in words."""
+        """Field, rule and value as a sentence."""
         text = f"{self.field} {self.rule}"
-        return text if self.value is msgspec.UNSET else f"{text}, got {shown(self.value)}"
+        return text if self.value is msgspec.UNSET else f"{text}, got {display_text(self.value)}"
 
 
-def shown(value: Any) -> str:
-    """A value of a request as it may be repeated to its sender: bounded in length."""
+def display_text(value: Any) -> str:
+    """A value of a request as text for an error message, bounded in length."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value)
@@ -53,12 +55,12 @@ def shown(value: Any) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The text of an error; its type where it has none, as a timeout has."""
+    """The text of an error. An error without a text, such as a timeout, gives the name of its type."""
     return str(error) or type(error).__name__
 
 
 class TcgxError(Exception):
-    """Base of all errors of this project: the kind, a stable code, a title, and what a caller is told."""
+    """Base of all errors of this project: a kind, a stable code, a title, and a detail for the caller."""
 
     kind = Kind.INTERNAL
     code = "internal_error"
@@ -67,34 +69,34 @@ class TcgxError(Exception):
 
     @property
     def detail(self) -> str:
-        """What a caller is told. The text of the error itself is for the log."""
+        """The message for the caller. The text of the error itself goes to the log only."""
         return "the server failed; see its log"
 
     @property
-    def _told(self) -> str:
-        """The text before its first colon: addresses and causes stand behind that."""
+    def _summary(self) -> str:
+        """The text up to its first colon. Addresses and causes follow the colon and stay private."""
         return str(self).partition(":")[0]
 
 
 class SettingError(TcgxError):
-    """A setting has a value that cannot work; the message names it."""
+    """A setting has an invalid value. The message names the setting."""
 
 
 class StartError(TcgxError):
-    """A service cannot start; the message says what is missing and what to do."""
+    """A service cannot start. The message names the missing part and the remedy."""
 
 
-class Refused(TcgxError):
-    """A request that cannot be done. The text is for its caller."""
+class RequestError(TcgxError):
+    """A request that the exchange refuses. The text is for the caller."""
 
     @property
     def detail(self) -> str:
-        """The text."""
+        """The text of the error."""
         return str(self)
 
 
-class InvalidRequest(Refused):
-    """Fields of a request break rules; the code is that of the first."""
+class InvalidRequest(RequestError):
+    """Fields of a request break rules. The error has the code of the first violation."""
 
     kind = Kind.INVALID
     title = "Invalid request"
@@ -105,7 +107,7 @@ class InvalidRequest(Refused):
         self.code = violations[0].code
 
 
-class Unauthenticated(Refused):
+class Unauthenticated(RequestError):
     """The caller has no valid access token or API key."""
 
     kind = Kind.UNAUTHENTICATED
@@ -116,30 +118,30 @@ class Unauthenticated(Refused):
         self.code = code
 
 
-class OrderNotFound(Refused):
-    """An order that does not exist or is another trader's: one answer for both."""
+class OrderNotFound(RequestError):
+    """The order does not exist or belongs to another trader. The error does not tell which."""
 
     kind = Kind.NOT_FOUND
     code = "order_not_found"
     title = "Order not found"
 
     def __init__(self, name: str, hint: str = "") -> None:
-        super().__init__(f"there is no order {shown(name)} of yours{hint}")
+        super().__init__(f"there is no order {display_text(name)} of yours{hint}")
 
 
-class UnknownCard(Refused):
-    """A card that is not traded."""
+class UnknownCard(RequestError):
+    """The card is not traded."""
 
     kind = Kind.NOT_FOUND
     code = "unknown_card"
     title = "Unknown card"
 
     def __init__(self, card: str, cards: Sequence[str]) -> None:
-        super().__init__(f"there is no card {shown(card)}; there are {', '.join(cards)}")
+        super().__init__(f"there is no card {display_text(card)}; there are {', '.join(cards)}")
 
 
-class OrderCompleted(Refused):
-    """An order that is to be canceled is completed already."""
+class OrderCompleted(RequestError):
+    """The order is already completed, so it cannot be canceled."""
 
     kind = Kind.CONFLICT
     code = "order_completed"
@@ -149,8 +151,8 @@ class OrderCompleted(Refused):
         super().__init__(f"order {order_id} is {status} already")
 
 
-class ClientOrderIdConflict(Refused):
-    """The trader used this client_order_id on this card before, for an order with other contents."""
+class ClientOrderIdConflict(RequestError):
+    """The trader has already used this client_order_id on this card for an order with other terms."""
 
     kind = Kind.CONFLICT
     code = "client_order_id_conflict"
@@ -163,7 +165,7 @@ class ClientOrderIdConflict(Refused):
 
 
 class Overloaded(TcgxError):
-    """More waits than may wait; nothing was accepted."""
+    """A queue is full; the command was not accepted."""
 
     kind = Kind.OVERLOADED
     code = "overloaded"
@@ -171,12 +173,12 @@ class Overloaded(TcgxError):
 
     @property
     def detail(self) -> str:
-        """What waits."""
-        return f"nothing was accepted: {self._told}"
+        """The queue that is full."""
+        return f"nothing was accepted: {self._summary}"
 
 
 class Unavailable(TcgxError):
-    """A server did not answer: what was asked may or may not have happened."""
+    """A server did not answer. The operation may or may not have taken effect."""
 
     kind = Kind.UNAVAILABLE
     code = "unavailable"
@@ -184,16 +186,16 @@ class Unavailable(TcgxError):
 
     @property
     def detail(self) -> str:
-        """What did not answer, and that the request may be repeated."""
-        return f"{self._told}; repeat the request, an order with the same client_order_id"
+        """The server that did not answer, and the advice to repeat the request."""
+        return f"{self._summary}; repeat the request, an order with the same client_order_id"
 
 
 class LogGap(Unavailable):
-    """Acknowledged commands are missing from a card's log; matching it stops until a person looks."""
+    """The log of a card lacks acknowledged commands. Matching of the card stops until an operator acts."""
 
 
 class HistoryConflict(TcgxError):
-    """Log and archive do not belong together; orders are refused until a person has looked."""
+    """Log and archive have different histories. Orders are refused until an operator acts."""
 
     kind = Kind.UNAVAILABLE
     code = "history_conflict"
@@ -201,5 +203,5 @@ class HistoryConflict(TcgxError):
 
     @property
     def detail(self) -> str:
-        """That an operator has to look."""
+        """The message that an operator has to act."""
         return "nothing was accepted: log and archive do not belong together, and an operator has to look"

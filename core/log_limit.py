@@ -1,4 +1,4 @@
-"""Log lines that a lasting failure would write hundreds of times a second: one a second, with their number."""
+"""A rate limit for log lines, since a lasting failure would write hundreds of lines a second."""
 
 import asyncio
 import time
@@ -8,9 +8,13 @@ from typing import Any
 WINDOW_SECONDS = 1.0
 
 
-class LimitedLog:
-    """Writes the first line of an event at once. Those that follow within a second are one line at its end: the last of
-    them, and in `times` how many it stands for. Events are constants of the code, so there are few."""
+class RateLimitedLog:
+    """Writes at most one line a second for each event.
+
+    The first line of an event is written at once. Lines that follow within a second are merged into one at its end.
+    The merged line has the fields of the last one, and their number as `times`. Events are constants of the code, so
+    the number of windows is bounded.
+    """
 
     def __init__(
         self, log: Any, *, seconds: float = WINDOW_SECONDS, clock: Callable[[], float] = time.monotonic
@@ -22,7 +26,7 @@ class LimitedLog:
         self._windows: dict[str, _Window] = {}
 
     def warning(self, event: str, **fields: Any) -> None:
-        """A line of this level, now or at the end of the second."""
+        """Writes a warning, now or at the end of the second."""
         now = self._clock()
         window = self._windows.setdefault(event, _Window())
         window.count += 1
@@ -44,7 +48,7 @@ class LimitedLog:
 
 
 class _Window:
-    """What came of one event since its last line."""
+    """The lines of one event that were held back since its last written line."""
 
     def __init__(self) -> None:
         self.ends_at = 0.0
@@ -54,7 +58,7 @@ class _Window:
 
 
 def _call_later(seconds: float, write: Callable[[], None]) -> asyncio.TimerHandle | None:
-    """Without a loop nothing is called: the next line of the event says how many there were."""
+    """Schedules a call. Without a running loop there is no timer; the next line of the event then has the count."""
     try:
         return asyncio.get_running_loop().call_later(seconds, write)
     except RuntimeError:

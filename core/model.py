@@ -1,4 +1,4 @@
-"""What is traded and how it is named: no I/O, integers for money, RFC 3339 texts for times."""
+"""Orders, trades and commands. Money is an integer of cents; a time is an RFC 3339 text."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -7,16 +7,16 @@ from functools import lru_cache
 import msgspec
 
 COMMANDS_MAX = 1_000
-"""Most commands of one append, one log entry and one batch request."""
+"""The largest number of commands in one append, one log entry and one batch request."""
 
 LATEST = 50
-"""How many orders of a trader and trades of a card are kept at hand."""
+"""Redis keeps at least this many of the latest orders of a trader, and the latest trades of a card."""
 
 SEQUENCE_MAX = 999_999_999_999
-"""12 digits, as sequences are stored."""
+"""The largest sequence: sequences are stored in 12 digits."""
 
 SEQUENCE_PATTERN = r"[1-9][0-9]{0,11}"
-"""A sequence as it stands in an order_id."""
+"""A sequence within an order_id."""
 
 TRADER_ID_MAX = 2_147_483_647
 """The largest `integer` of PostgreSQL."""
@@ -28,22 +28,22 @@ PRICE_CENTS_MAX = 1_000_000
 """The highest price that settings allow."""
 
 CLIENT_ORDER_ID_SECONDS = 2 * 86_400
-"""How long the client_order_ids of a day are kept: for that day and the next one."""
+"""A client_order_id is remembered for the day of its order and the next day."""
 
 CLIENT_ORDER_ID_PATTERN = r"(?!\.+$)[A-Za-z0-9._:-]{1,64}"
 CLIENT_ORDER_ID_RULE = "must be 1 to 64 letters, digits or . _ : -, and not dots alone"
-"""Most clients take `.` and `..` out of a path before they send it, so an order of that name could not be asked for."""
+"""The ids `.` and `..` are forbidden: HTTP clients remove such segments from a path before they send it."""
 
 
 class Side(StrEnum):
-    """The side of an order; of a book one says bids and asks."""
+    """The side of an order. The sides of a book are called bids and asks."""
 
     BUY = "buy"
     SELL = "sell"
 
 
 class TimeInForce(StrEnum):
-    """How long an order waits: gtc rests, ioc does not rest, fok is filled at once and whole or not at all."""
+    """The lifetime of an order: gtc rests in the book, ioc never rests, fok is filled completely at once or expires."""
 
     GTC = "gtc"
     IOC = "ioc"
@@ -51,7 +51,7 @@ class TimeInForce(StrEnum):
 
 
 class Status(StrEnum):
-    """Where an order is in its life; the last three are final, and then it is in the archive."""
+    """The status of an order. The last three are final, and orders with them move to the archive."""
 
     ACCEPTED = "accepted"
     OPEN = "open"
@@ -65,7 +65,7 @@ COMPLETED = frozenset({Status.FILLED, Status.CANCELED, Status.EXPIRED})
 
 
 class PlaceOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The command to enter an order, checked: prices and quantities are within their bounds."""
+    """The command to place an order. All values have been checked against the rules."""
 
     trader_id: int
     card: str
@@ -77,8 +77,11 @@ class PlaceOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class CancelOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The command to cancel an order of this trader. With sequence 0, as in logs of before, all that are open on the
-    card; `OrderLog.cancel_all` appends a cancel for each."""
+    """The command to cancel an order of this trader.
+
+    Sequence 0 cancels all open orders of the trader on the card. Only logs of earlier versions have it, since
+    `OrderLog.cancel_all` appends a cancel for each order.
+    """
 
     trader_id: int
     card: str
@@ -91,7 +94,7 @@ Command = PlaceOrder | CancelOrder
 class Accepted(msgspec.Struct, frozen=True, gc=False):
     """A command's place in its card's log, and the time of the append.
 
-    `accepted_at` is None where the command repeated a client_order_id; the sequence is then the first order's.
+    `accepted_at` is None if the command repeats a client_order_id. The sequence is then that of the first order.
     """
 
     sequence: int
@@ -99,7 +102,7 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An order as it stands. `sequence` is its place in its card's log."""
+    """The current state of an order. `sequence` is its place in the log of its card."""
 
     card: str
     sequence: int
@@ -116,12 +119,12 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def order_id(self) -> str:
-        """The public name: card and sequence."""
+        """The public id: card and sequence."""
         return order_id(self.card, self.sequence)
 
 
 class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One fill of one maker by one taker, at the maker's price. `number` counts a card's trades from 1."""
+    """A trade of one maker and one taker at the price of the maker. `number` counts the trades of a card from 1."""
 
     card: str
     number: int
@@ -136,24 +139,24 @@ class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def trade_id(self) -> str:
-        """The public name: card, t and number."""
+        """The public id: card, `t` and number."""
         return f"{self.card}-t{self.number}"
 
 
 class Fill(msgspec.Struct, frozen=True, gc=False):
-    """What a trade was for one of its two orders: a trader that trades with itself has two fills."""
+    """The effect of a trade on one of its two orders. A trader that trades with itself has two fills."""
 
     trade: Trade
     is_taker: bool
 
     @property
     def sequence(self) -> int:
-        """The order that was filled."""
+        """The sequence of the filled order."""
         return self.trade.taker_sequence if self.is_taker else self.trade.maker_sequence
 
     @property
     def side(self) -> Side:
-        """The side of that order."""
+        """The side of the filled order."""
         taker_side = self.trade.taker_side
         if self.is_taker:
             return taker_side
@@ -161,13 +164,15 @@ class Fill(msgspec.Struct, frozen=True, gc=False):
 
 
 def order_id(card: str, sequence: int) -> str:
-    """The public name of an order, e.g. `pikachu-1001`."""
+    """The public id of an order, e.g. `pikachu-1001`."""
     return f"{card}-{sequence}"
 
 
 def average_price_text(fills: Sequence[Fill]) -> str | None:
-    """What a unit cost on average, as decimal dollars with two to four decimals, e.g. `5.5067`; None without fills.
-    Exact but for the last decimal, where a half is rounded up."""
+    """The average price of a unit in dollars, as a text with two to four decimals, e.g. `5.5067`.
+
+    The last decimal is rounded half up. Without fills the result is None.
+    """
     quantity = sum(fill.trade.quantity for fill in fills)
     if not quantity:
         return None
@@ -180,5 +185,5 @@ def average_price_text(fills: Sequence[Fill]) -> str | None:
 
 @lru_cache(maxsize=4096)
 def price_text(price_cents: int) -> str:
-    """Cents as decimal dollars, e.g. 550 as `5.50`."""
+    """Cents as a text in dollars, e.g. 550 as `5.50`."""
     return f"{price_cents // 100}.{price_cents % 100:02d}"

@@ -1,8 +1,12 @@
-"""The rules of orders and credentials, whatever the door: a draft is checked field by field, and every rule that it
-breaks is named. A draft is what a door received, value by value: texts, whole numbers, decimals."""
+"""The rules of orders and credentials, for all doors.
+
+A door builds a draft from a message: names with values, which are texts, whole numbers or decimals. The rules check it
+field by field and report all violations.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any
 
@@ -19,13 +23,13 @@ from core.model import (
 from core.settings import Settings
 
 Draft = Sequence[tuple[str, Any]]
-"""Names and values of fields in the order of the request; a name that is given twice is there twice."""
+"""Names and values of fields in the order of the request. A repeated name is listed each time."""
 
 Check = Callable[[Any], Any]
-"""What a value means.
+"""Converts the value of a field.
 
 Raises:
-    RuleViolation: it breaks the rule of its field.
+    RuleViolation: the value breaks the rule of the field.
 """
 
 CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
@@ -35,15 +39,15 @@ CENT, ONE = Decimal("0.01"), Decimal(1)
 TRADER_ID = re.compile(r"[0-9]{1,10}")
 API_KEY_CHARACTERS_MAX = 200
 ERRORS_MAX = 100
-"""How many violations of a draft are told."""
+"""The largest number of violations that are reported for one draft."""
 
 
 class Fields(list[tuple[str, Any]]):
-    """The fields of an object within a draft, told apart from an array."""
+    """The fields of an object within a draft. The type distinguishes an object from an array."""
 
 
 class RuleViolation(Exception):
-    """A value breaks the rule of its field. `violations_of` turns it into a `Violation`."""
+    """A value breaks the rule of its field. `check_fields` turns this error into a `Violation`."""
 
     def __init__(self, code: str, rule: str) -> None:
         super().__init__(rule)
@@ -52,7 +56,7 @@ class RuleViolation(Exception):
 
 
 class OrderRules:
-    """The rules of an order, by the settings of an exchange."""
+    """The rules of orders. Cards, prices and quantities are bounded by the settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._cards = frozenset(settings.cards)
@@ -67,12 +71,12 @@ class OrderRules:
         }
 
     def check(self, draft: Draft, trader_id: int, *, errors_max: int = ERRORS_MAX) -> PlaceOrder:
-        """The order that a trader's draft asks for.
+        """The command to place the order of a draft.
 
         Raises:
-            InvalidRequest: it breaks rules; every wrong field is named.
+            InvalidRequest: the draft breaks rules; the error names every wrong field.
         """
-        values = checked(draft, self._checks, required=("card", "side", "price"), errors_max=errors_max)
+        values = check_fields(draft, self._checks, required=("card", "side", "price"), errors_max=errors_max)
         return PlaceOrder(
             trader_id=trader_id,
             card=values["card"],
@@ -107,54 +111,61 @@ class OrderRules:
 
 
 def check_credentials(draft: Draft) -> tuple[int, str]:
-    """A trader's number and API key.
+    """Trader id and API key of a draft.
 
     Raises:
-        InvalidRequest: the draft breaks rules; every wrong field is named.
+        InvalidRequest: the draft breaks rules; the error names every wrong field.
     """
-    values = checked(draft, {"trader_id": _trader_id, "api_key": _api_key}, required=("trader_id", "api_key"))
+    values = check_fields(draft, {"trader_id": _trader_id, "api_key": _api_key}, required=("trader_id", "api_key"))
     return values["trader_id"], values["api_key"]
 
 
-def checked(
+def check_fields(
     draft: Draft, checks: Mapping[str, Check], *, required: Sequence[str], errors_max: int = ERRORS_MAX
 ) -> dict[str, Any]:
-    """Values by field.
+    """The converted values by field.
 
     Raises:
-        InvalidRequest: a field breaks its rule, is unknown, is given twice, or is required and absent. The violations
-            stand in the order of the draft: of very many the first `errors_max`, and what is missing.
+        InvalidRequest: a field breaks its rule, is unknown or repeated, or a required one is absent. The violations
+            keep the order of the draft, at most `errors_max` of them; absent fields come last.
     """
     values: dict[str, Any] = {}
     errors: list[Violation] = []
     seen: set[str] = set()
     for field, value in draft:
-        error = None
-        if field in seen:
-            error = Violation(_printable(field), "duplicate_field", "must be given once")
-        elif field not in checks:
-            error = Violation(_printable(field), "unknown_field", "is not a field of this request")
-        else:
-            try:
-                values[field] = checks[field](value)
-            except RuleViolation as wrong:
-                error = Violation(field, wrong.code, wrong.rule, _echo(value))
+        result = _check_field(field, value, checks, seen)
         seen.add(field)
-        if error is not None and len(errors) == errors_max:
+        if not isinstance(result, Violation):
+            values[field] = result
+        elif len(errors) < errors_max:
+            errors.append(result)
+        else:
             errors.append(Violation("body", "too_many_errors", "has more that is wrong"))
             seen.update(field for field, _ in draft)
             break
-        if error is not None:
-            errors.append(error)
     errors += [Violation(field, "missing_field", "is required") for field in required if field not in seen]
     if errors:
         raise InvalidRequest(errors)
     return values
 
 
+def _check_field(field: str, value: Any, checks: Mapping[str, Check], seen: AbstractSet[str]) -> Any:
+    """The converted value of a field, or the rule that it breaks."""
+    if field in seen:
+        return Violation(_printable(field), "duplicate_field", "must be given once")
+    if field not in checks:
+        return Violation(_printable(field), "unknown_field", "is not a field of this request")
+    try:
+        return checks[field](value)
+    except RuleViolation as violation:
+        return Violation(field, violation.code, violation.rule, _echo(value))
+
+
 def decimal(value: Any, unit: Decimal) -> Decimal | None:
-    """A number or a text of plain digits as that many units; None if it is neither, or no whole number of units.
-    Exact: arithmetic rounds to 28 digits and overflows, so it comes after these bounds."""
+    """A number, or a text of plain digits, as a multiple of `unit`. None if the value is neither, or no multiple.
+
+    The length is checked first: arithmetic of `Decimal` rounds to 28 digits and can overflow.
+    """
     if isinstance(value, str) and not DECIMAL.fullmatch(value):
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
@@ -167,7 +178,7 @@ def decimal(value: Any, unit: Decimal) -> Decimal | None:
 
 
 def one_of(code: str, allowed: Sequence[str]) -> Check:
-    """The check of a field that takes one of these texts."""
+    """A check for a field that admits only these texts."""
 
     def check(value: Any) -> str:
         if not isinstance(value, str) or value not in allowed:
@@ -186,7 +197,7 @@ def _client_order_id(value: Any) -> str | None:
 
 
 def _trader_id(value: Any) -> int:
-    """Also as text: it is copied from files and shells, where everything is."""
+    """A text is admitted too, since users copy the id from files and shells."""
     if isinstance(value, str):
         number: Any = int(value) if TRADER_ID.fullmatch(value) else None
     else:
@@ -203,7 +214,7 @@ def _api_key(value: Any) -> str:
 
 
 def _echo(value: Any) -> Any:
-    """A wrong value as it is repeated to its sender: short; numbers with a point as exact texts."""
+    """A wrong value in the form that a violation repeats: bounded in length, decimals exact."""
     if isinstance(value, Decimal):
         text = str(value)
         return value if len(text) <= VALUE_CHARACTERS_MAX else text[:VALUE_CHARACTERS_MAX]
@@ -215,5 +226,5 @@ def _echo(value: Any) -> Any:
 
 
 def _printable(text: str) -> str:
-    """A text as it can be repeated: short, and a lone surrogate, which has no UTF-8, as its escape."""
+    """A text that can be encoded as UTF-8, bounded in length. A lone surrogate becomes its escape."""
     return text[:VALUE_CHARACTERS_MAX].encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""What every service process shares: its log lines, its signals, and trying again after a failure."""
+"""The life of a service process: start, logging, signals, stop, and backoff after failures."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ CANCEL_AGAIN_SECONDS = 0.1
 
 
 def configure_logging(settings: Settings, service: str) -> None:
-    """Structured lines on standard error, for people or as JSON; every line names the service."""
+    """Configures structured log lines on standard error, for people or as JSON. Every line names the service."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     renderer: Any
     if settings.log_format == "json":
@@ -51,7 +51,7 @@ def configure_logging(settings: Settings, service: str) -> None:
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that the signals which end a process set."""
+    """An event that SIGTERM, SIGINT or SIGHUP sets."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in ending_signals():
@@ -60,13 +60,13 @@ def stop_on_signals() -> asyncio.Event:
 
 
 def ending_signals() -> list[signal.Signals]:
-    """SIGTERM, SIGINT and, unless nohup has the process ignore it, SIGHUP, which a closed terminal sends."""
+    """The signals that stop a service. SIGHUP of a closed terminal is one of them, unless nohup ignores it."""
     ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT, *([] if ignores_hangup else [signal.SIGHUP])]
 
 
 async def until_stopped(awaitable: Awaitable[T], stopping: asyncio.Event) -> T | None:
-    """The result, or None when the process is to stop first; the wait is then canceled."""
+    """The result of an awaitable. None if the stop comes first; the awaitable is then canceled."""
     work = asyncio.ensure_future(awaitable)
     stop = asyncio.ensure_future(stopping.wait())
     try:
@@ -77,10 +77,10 @@ async def until_stopped(awaitable: Awaitable[T], stopping: asyncio.Event) -> T |
 
 
 async def cancel_and_wait(*tasks: "asyncio.Future[Any]") -> None:
-    """Cancels tasks and returns when they have ended, however.
+    """Cancels tasks, waits until all have ended, and ignores their results and errors.
 
-    Once is not enough: `asyncio.wait_for` of Python 3.11, through which redis-py sends, loses a cancellation that
-    comes in the step in which what it waits for is done; a loop around it would then go on for ever.
+    A task is canceled repeatedly, because `asyncio.wait_for` of Python 3.11 can lose a cancellation. This happens if
+    the cancellation arrives in the step in which the awaited future completes. redis-py sends through `wait_for`.
     """
     running = {task for task in tasks if not task.done()}
     while running:
@@ -93,36 +93,39 @@ async def cancel_and_wait(*tasks: "asyncio.Future[Any]") -> None:
 
 
 class Backoff:
-    """The pause after a failure: doubling, bounded, cut short by the stop, and reset by a success."""
+    """The pause after a failure. It doubles up to a bound; a success resets it, and a stop ends it early."""
 
     def __init__(self, stopping: asyncio.Event) -> None:
         self._stopping = stopping
         self._seconds = RETRY_SECONDS_MIN
 
     def succeeded(self) -> None:
-        """The next failure pauses briefly again."""
+        """Resets the pause to the shortest one."""
         self._seconds = RETRY_SECONDS_MIN
 
     async def wait(self) -> None:
-        """Waits before the next try."""
+        """Pauses before the next attempt."""
         try:
             await asyncio.wait_for(self._stopping.wait(), self._seconds)
         except TimeoutError:
             self._seconds = min(2 * self._seconds, RETRY_SECONDS_MAX)
 
 
-def settle() -> None:
-    """Leaves all objects that there are now out of later garbage collections: what a service is made of stays until it
-    ends, and walking through that took 50 ms, in which nobody is answered, and a fifth of the API's time."""
+def freeze_garbage() -> None:
+    """Excludes all objects that exist now from later garbage collections.
+
+    The objects of a started service live until it ends. A full collection over them takes about 50 ms, and no
+    request is answered meanwhile.
+    """
     gc.collect()
     gc.freeze()
 
 
 def run(service: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]], environment: dict[str, str]) -> int:
-    """Runs a service until it is told to stop; the exit code is 0 after a stop, 1 after an error of ours."""
+    """Runs a service until a signal stops it. The exit code is 0 after a stop and 1 after a `TcgxError`."""
 
     async def main(settings: Settings) -> None:
-        settle()
+        freeze_garbage()
         await work(settings, stop_on_signals())
 
     standard_streams.open_missing()

@@ -1,7 +1,7 @@
-"""Every setting of every service: one frozen struct, read once from the environment and passed down."""
+"""The settings of all services: one frozen struct, read once from the environment and passed down."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
@@ -18,7 +18,7 @@ CARD_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 
 class Setting(NamedTuple):
-    """What a setting does, and from where to where its number goes."""
+    """The description of a setting and, for a number, its bounds, both included."""
 
     description: str
     low: int | None = None
@@ -26,7 +26,7 @@ class Setting(NamedTuple):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Field `x_y` is the environment variable `TCGX_X_Y`; its line says what it does and what it admits."""
+    """Field `x_y` is the environment variable `TCGX_X_Y`. Its `Setting` has description and bounds."""
 
     redis_url: Annotated[str, Setting("the Redis (7.0 or newer) or Valkey server that holds logs and books")] = (
         "redis://127.0.0.1:6379/0"
@@ -124,14 +124,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_format: Annotated[Literal["console", "json"], Setting("console or json")] = "console"
 
 
-_ABOUT: Mapping[str, Setting] = {
+_SETTINGS: Mapping[str, Setting] = {
     name: hint.__metadata__[0] for name, hint in get_type_hints(Settings, include_extras=True).items()
 }
 _TYPES = get_type_hints(Settings)
 
-DESCRIPTIONS: Mapping[str, str] = {name: about.description for name, about in _ABOUT.items()}
+DESCRIPTIONS: Mapping[str, str] = {name: setting.description for name, setting in _SETTINGS.items()}
 BOUNDS: Mapping[str, tuple[int, int]] = {
-    name: (about.low, about.high) for name, about in _ABOUT.items() if about.low is not None and about.high is not None
+    name: (setting.low, setting.high)
+    for name, setting in _SETTINGS.items()
+    if setting.low is not None and setting.high is not None
 }
 
 
@@ -141,10 +143,10 @@ def variable(field: str) -> str:
 
 
 def read(environment: Mapping[str, str]) -> Settings:
-    """Settings from an environment.
+    """Reads the settings from an environment.
 
     Raises:
-        SettingError: a variable is unknown or its value cannot work; the message names it.
+        SettingError: a variable is unknown or its value is invalid; the message names the variable.
     """
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     values: dict[str, Any] = {}
@@ -172,10 +174,10 @@ def _parse(name: str, text: str, kind: Any) -> Any:
 
 
 def check(settings: Settings) -> None:
-    """That the values can work.
+    """Checks bounds, cards, addresses and secrets.
 
     Raises:
-        SettingError: one can't; the message names it.
+        SettingError: a value is invalid; the message names its variable.
     """
     for field, (low, high) in BOUNDS.items():
         value = getattr(settings, field)
@@ -188,29 +190,33 @@ def check(settings: Settings) -> None:
         )
     if not settings.data_dir:
         raise SettingError(f"{variable('data_dir')} must name a folder")
-    if not settings.cards:
-        raise SettingError(f"{variable('cards')} must name at least one card")
-    if len(set(settings.cards)) != len(settings.cards):
-        raise SettingError(f"{variable('cards')}={','.join(settings.cards)} names a card twice")
-    for card in settings.cards:
-        if not CARD_PATTERN.fullmatch(card):
-            raise SettingError(
-                f"{variable('cards')}: {card!r} must be a lower-case letter and then up to 30 letters, digits or _"
-            )
+    _check_cards(settings.cards)
     urls.check_redis(settings.redis_url)
     urls.check_database(settings.database_url)
     if settings.jwt_secret and len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
         raise SettingError(f"{variable('jwt_secret')} must have at least {JWT_SECRET_BYTES_MIN} bytes")
 
 
+def _check_cards(cards: Sequence[str]) -> None:
+    if not cards:
+        raise SettingError(f"{variable('cards')} must name at least one card")
+    if len(set(cards)) != len(cards):
+        raise SettingError(f"{variable('cards')}={','.join(cards)} names a card twice")
+    for card in cards:
+        if not CARD_PATTERN.fullmatch(card):
+            raise SettingError(
+                f"{variable('cards')}: {card!r} must be a lower-case letter and then up to 30 letters, digits or _"
+            )
+
+
 def environment_of(settings: Settings) -> dict[str, str]:
-    """The variables that make `read` return these settings; only those that differ from the default."""
+    """The environment from which `read` returns these settings, without variables that have the default value."""
     defaults = texts_of(Settings())
     return {name: text for name, text in texts_of(settings).items() if text != defaults[name]}
 
 
 def texts_of(settings: Settings) -> dict[str, str]:
-    """Every variable, with the text that makes `read` return these settings."""
+    """The text of every variable, as `read` takes it."""
     values = {field: getattr(settings, field) for field in settings.__struct_fields__}
     return {
         variable(field): ",".join(value) if isinstance(value, tuple) else str(value) for field, value in values.items()
@@ -218,21 +224,21 @@ def texts_of(settings: Settings) -> dict[str, str]:
 
 
 def table(settings: Settings, sources: Mapping[str, str]) -> list[tuple[str, str, str, str, str]]:
-    """Rows of variable, value, default, source and description; secrets are not shown.
+    """Rows of variable, value, default, source and description, with secrets hidden.
 
-    `sources` has the source of each variable whose value is not the default one.
+    `sources` maps a variable to the source of its value. Variables that are not in it have the source `default`.
     """
     rows = []
     for field in msgspec.structs.fields(Settings):
         name = variable(field.name)
-        shown = _shown(field.name, getattr(settings, field.name))
+        value_text = _display_text(field.name, getattr(settings, field.name))
         source = sources.get(name, "default")
-        rows.append((name, shown, _shown(field.name, field.default), source, DESCRIPTIONS[field.name]))
+        rows.append((name, value_text, _display_text(field.name, field.default), source, DESCRIPTIONS[field.name]))
     return rows
 
 
-def _shown(field: str, value: Any) -> str:
+def _display_text(field: str, value: Any) -> str:
     text = ",".join(value) if isinstance(value, tuple) else str(value)
     if field == "jwt_secret":
         return "(set)" if text else "(not set)"
-    return urls.masked(text) if field in URLS else text
+    return urls.mask_passwords(text) if field in URLS else text

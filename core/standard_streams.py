@@ -1,4 +1,4 @@
-"""Standard input, output and error of a process, whatever it was started with."""
+"""Standard input, output and error of a process, also if its parent closed some of them."""
 
 import os
 import sys
@@ -11,29 +11,29 @@ CLOSED_PIPE = 141
 
 
 def open_missing() -> None:
-    """Opens /dev/null as those of the descriptors 0 to 2 that are closed.
+    """Opens /dev/null in place of each closed descriptor from 0 to 2.
 
-    A socket or a file would get these numbers otherwise, and libuv aborts the process then.
+    Otherwise a socket or a file would get such a number, and libuv would abort the process.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is `number`
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - a descriptor, until the end
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - stays open until the process ends
 
 
 def replace_unencodable() -> None:
-    """Characters that a stream's encoding lacks are written as `?`."""
+    """Makes standard output and error write `?` for a character that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # a test may have put another object there
+        reconfigure = getattr(stream, "reconfigure", None)  # the stream of a test may have no such method
         if reconfigure:
             reconfigure(errors="replace")
 
 
-def flushed(code: int) -> int:
-    """Writes what is still buffered; the exit code is `code`, or 1 or 141 when standard output takes no more."""
+def flush_output(code: int) -> int:
+    """Flushes both streams. The exit code is `code`, or 1 or 141 if standard output cannot be written."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -52,29 +52,29 @@ def flushed(code: int) -> int:
 
 
 def _discard(stream: TextIO) -> None:
-    """What is buffered goes to /dev/null, so that the interpreter's last flush does not fail."""
+    """Sends buffered text to /dev/null, so that the last flush of the interpreter does not fail."""
     descriptor = os.open(os.devnull, os.O_WRONLY)
     os.dup2(descriptor, stream.fileno())
     os.close(descriptor)
 
 
 class LogStream:
-    """Standard error for log lines. A line that can't be written is lost: a closed terminal must not end a service."""
+    """Standard error for log lines. Failed writes are ignored, so that a closed terminal does not end a service."""
 
     def write(self, text: str) -> int:
-        """Writes text, if that is possible."""
+        """Writes text, and drops it on an error."""
         with suppress(OSError):
             sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Nothing stays buffered, if that is possible."""
+        """Flushes standard error, and ignores an error."""
         with suppress(OSError):
             sys.stderr.flush()
 
 
 def wants_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Whether colours are wanted: https://no-color.org, https://force-color.org, https://bixense.com/clicolors."""
+    """Whether a stream gets colours, by the conventions https://no-color.org, https://force-color.org, https://bixense.com/clicolors."""
     if environment.get("NO_COLOR"):
         return False
     if environment.get("FORCE_COLOR") or environment.get("CLICOLOR_FORCE", "") not in ("", "0"):

@@ -1,8 +1,8 @@
-"""Addresses of servers: what may stand in them, and how they are shown.
+"""Addresses of servers: checks, and masking of passwords.
 
-redis-py and asyncpg take every option of a URL. Some change the replies that the code reads (`protocol`,
-`decode_responses`), some take away a timeout or a name that tcgx sets, and the rest goes to PostgreSQL, which refuses
-it at every connection. So there is a list of those that work.
+redis-py and asyncpg accept every option of a URL, but some options break tcgx. `protocol` and `decode_responses` change
+the replies, and other options override timeouts or names that tcgx sets. PostgreSQL refuses connections with options
+that it does not know. So only the options that are listed here are allowed.
 """
 
 import re
@@ -57,7 +57,7 @@ DATABASE_OPTIONS = frozenset(
     }
 )
 WRITABLE = ("any", "primary", "read-write")
-"""Values of `target_session_attrs` that lead to a server on which the archiver can write."""
+"""Values of `target_session_attrs` that select a server to which the archiver can write."""
 
 HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d{0,5})?")
 ENCODED = "in a user's name or a password, write / as %2F, ? as %3F, # as %23 and @ as %40"
@@ -65,10 +65,10 @@ HIDDEN = "***"
 
 
 def check_redis(url: str) -> None:
-    """That this is an address of one Redis server, with options that work.
+    """Checks the address of one Redis server and its options.
 
     Raises:
-        SettingError: it is not; the message names the part and shows no password.
+        SettingError: the address is invalid; the message names the wrong part and shows no password.
     """
     parts = _parts(REDIS, url, ("redis", "rediss", "unix"))
     if parts.scheme == "unix":
@@ -83,10 +83,10 @@ def check_redis(url: str) -> None:
 
 
 def check_database(url: str) -> None:
-    """That this is an address of a PostgreSQL database, with options that work.
+    """Checks the address of a PostgreSQL database and its options.
 
     Raises:
-        SettingError: it is not; the message names the part and shows no password.
+        SettingError: the address is invalid; the message names the wrong part and shows no password.
     """
     parts = _parts(DATABASE, url, ("postgresql", "postgres"))
     for host in parts.netloc.rpartition("@")[2].split(","):
@@ -102,8 +102,8 @@ def check_database(url: str) -> None:
         )
 
 
-def masked(url: str) -> str:
-    """The URL with every password hidden, wherever it stands."""
+def mask_passwords(url: str) -> str:
+    """The URL with every password hidden, in the login and in the options."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -111,7 +111,7 @@ def masked(url: str) -> str:
     login, at, host = parts.netloc.rpartition("@")
     user, colon, _ = login.partition(":")
     fields = [_masked_field(field) for field in parts.query.split("&")]
-    if "@" in parts.path or parts.fragment:  # the end of a password that was not encoded
+    if "@" in parts.path or parts.fragment:  # probably the end of a password that was not percent-encoded
         return f"{parts.scheme}://{HIDDEN}"
     query = f"?{'&'.join(fields)}" if parts.query else ""
     return f"{parts.scheme}://{user}{colon}{HIDDEN if colon else ''}{at}{host}{parts.path}{query}"
@@ -123,7 +123,7 @@ def _masked_field(field: str) -> str:
 
 
 def _parts(variable: str, url: str, schemes: tuple[str, ...]) -> SplitResult:
-    """The parts of a URL. No error repeats the URL: there may be a password in it."""
+    """The parts of a URL. Errors never repeat the URL, since it may contain a password."""
     wanted = " or ".join(f"{scheme}://" for scheme in schemes)
     try:
         parts = urlsplit(url)
@@ -137,8 +137,8 @@ def _parts(variable: str, url: str, schemes: tuple[str, ...]) -> SplitResult:
 
 
 def _check_host(variable: str, host: str) -> None:
-    found = HOST.fullmatch(host)
-    if found is None or int((found[2] or ":0")[1:] or 0) > 65_535:
+    match = HOST.fullmatch(host)
+    if match is None or int((match[2] or ":0")[1:] or 0) > 65_535:
         one = "one host, and a port from 1 to 65535" if variable == REDIS else "hosts, each with a port from 1 to 65535"
         raise SettingError(f"{variable} must have {one}, behind the last @; {ENCODED}")
 

@@ -1,1 +1,1 @@
-"""The core: what an order is, how it enters the log and how it gets matched."""
+"""All code that speaks Redis: connections, keys, formats, the order log, events, books and the matcher."""

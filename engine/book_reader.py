@@ -1,4 +1,4 @@
-"""Reading what matching has made: books, orders, trades, positions. Nothing here writes."""
+"""Read access to the state of cards in Redis: books, orders, trades, events and positions."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
@@ -15,18 +15,17 @@ from engine import codec, keys, library
 from engine.connection import ENGINE_NAME, is_forbidden, redis_errors, refuse_replica
 from engine.events import Event
 
-EVENTS_A_READ = 16
-"""An event is some 100 KB at the most in the bulk; Redis copies all of a read at once."""
+EVENTS_PER_READ = 16
+"""Bounds the reply of one read, since Redis copies it at once. An event of bulk load has about 100 KB."""
 
-OPEN_A_READ = 500
-"""Orders of a read; another card's orders are matched between two reads."""
+OPEN_ORDERS_PER_READ = 500
+"""Orders per read. Match calls for other cards run between two reads."""
 
-UNFINISHED_FIRST = 1_000
-"""How many sequences of orders that may be open are read at first; the rest, however many, at once."""
+FIRST_READ_SEQUENCES = 1_000
+"""The first read returns at most this many sequences of orders that may be open. The second read returns the rest."""
 
 READS_MAX = 64
-"""How many reads are under way at once; more wait for their turn. redis-py opens a connection for each, and refuses
-the 101st."""
+"""The largest number of concurrent reads; further reads wait. redis-py opens a connection for each, at most 100."""
 
 
 class Depth(msgspec.Struct, frozen=True):
@@ -37,92 +36,99 @@ class Depth(msgspec.Struct, frozen=True):
     asks: list[tuple[int, int]]
 
 
-class Position(msgspec.Struct, frozen=True):
-    """How far a card is: the last command of the log, and the last one matched."""
+class LogPosition(msgspec.Struct, frozen=True):
+    """The sequences of the last appended and the last matched command of a card."""
 
     appended: int
     matched: int
 
 
 class BookReader:
-    """The cards' state in Redis."""
+    """Reads the state of cards in Redis.
+
+    All methods raise `Unavailable` if Redis does not answer.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # redis-py's types of stream replies admit shapes that its RESP2 never gives
-        self._turns = asyncio.Semaphore(READS_MAX)
+        self._read_slots = asyncio.Semaphore(READS_MAX)
 
     @property
     def client(self) -> Redis:
-        """The connections, for what is read beside this (archiver/lag.py)."""
+        """The Redis client, for other readers (archiver/lag.py)."""
         client: Redis = self._redis
         return client
 
     async def order(self, card: str, sequence: int) -> Order | None:
-        """An order that is accepted, open, or was completed soon after it was accepted, and lately; else None."""
-        reply = await self._read("order", card, sequence)
+        """An order that is accepted, open, or was recently completed soon after its acceptance; else None."""
+        reply = await self._call("order", card, sequence)
         if reply is None:
             return None
         state, *values = [value.decode() for value in reply[1::2]]
         return codec.order(card, values, accepted=state == "accepted")
 
     async def latest(self, card: str, trader_id: int, limit: int = LATEST) -> tuple[list[Order], list[int]]:
-        """A trader's latest orders on a card: those that are accepted or open, and the sequences of the completed ones;
-        newest first."""
-        reply = await self._read("trader_orders", card, trader_id, limit, "all")
+        """A trader's latest orders on a card, newest first.
+
+        The first list has the accepted and open orders, the second the sequences of the completed ones.
+        """
+        reply = await self._call("trader_orders", card, trader_id, limit, "all")
         orders = [codec.order(card, line.decode().split(",")) for line in reply if len(line) > codec.SEQUENCE_DIGITS]
         return orders, [int(line) for line in reply if len(line) == codec.SEQUENCE_DIGITS]
 
     async def accepted_orders(
         self, card: str, trader_id: int, *, before: int | None = None, limit: int = LATEST
     ) -> list[Order]:
-        """A trader's orders on a card that are not matched yet, newest first; those below a sequence, if given."""
+        """A trader's orders on a card that are not matched yet, newest first. `before`: only lower sequences."""
         bound = [] if before is None else [before]
-        reply = await self._read("trader_orders", card, trader_id, limit, "accepted", *bound)
+        reply = await self._call("trader_orders", card, trader_id, limit, "accepted", *bound)
         return [codec.order(card, line.decode().split(",")) for line in reply]
 
     async def open_lines(
-        self, card: str, trader_id: int, *, before: int | None = None, at_once: int = OPEN_A_READ
+        self, card: str, trader_id: int, *, before: int | None = None, page_size: int = OPEN_ORDERS_PER_READ
     ) -> AsyncGenerator[list[bytes], None]:
-        """The lines of a trader's orders that rest in the book of a card, newest first, so many (or fewer) at a time.
+        """Pages of the lines of a trader's resting orders on a card, newest first, at most `page_size` lines each.
 
         `before`: only orders with a lower sequence. An order that is placed or completed meanwhile may be missing.
         """
-        limit = UNFINISHED_FIRST
+        limit = FIRST_READ_SEQUENCES
         while True:
             bound = [] if before is None else [before]
-            found: list[bytes] = await self._read("trader_orders", card, trader_id, limit, "unfinished", *bound)
-            for start in range(0, len(found), at_once):
-                yield await self._open(card, found[start : start + at_once])
-            if len(found) < limit:
+            sequences: list[bytes] = await self._call("trader_orders", card, trader_id, limit, "unfinished", *bound)
+            for start in range(0, len(sequences), page_size):
+                yield await self._open_lines_of(card, sequences[start : start + page_size])
+            if len(sequences) < limit:
                 return
-            before, limit = int(found[-1]), SEQUENCE_MAX
+            before, limit = int(sequences[-1]), SEQUENCE_MAX
 
-    async def _open(self, card: str, sequences: Sequence[bytes]) -> list[bytes]:
-        async with self._turn():
+    async def _open_lines_of(self, card: str, sequences: Sequence[bytes]) -> list[bytes]:
+        async with self._read_slot():
             lines = await self._redis.hmget(keys.key(card, "open"), sequences)
         return [line for line in lines if line]
 
     async def sequence_at(self, card: str, at: str) -> int | None:
-        """The last sequence that was accepted at a time or before it, as far as the log remembers; None where all that
-        the log still has is later."""
+        """The last sequence that was accepted at or before a time. None if all remaining log entries are later.
+
+        `at` is an RFC 3339 text.
+        """
         milliseconds = int(datetime.fromisoformat(at).timestamp() * 1_000 + 0.5)
-        async with self._turn():
+        async with self._read_slot():
             entries = await self._redis.xrevrange(keys.key(card, "orders"), max=milliseconds, count=1)
         if not entries:
             return None
         entry_id, fields = entries[0]
-        if fields.get(b"entry") != entry_id:  # made by hand: it has no sequence
+        if fields.get(b"entry") != entry_id:  # not written by append, so it has no sequence
             return None
         return int(entry_id.partition(b"-")[2]) + len(fields[b"kinds"]) - 1
 
     async def client_order(self, card: str, trader_id: int, client_order_id: str) -> int | None:
-        """The sequence of the order that the trader entered under its own id in the last 24 hours."""
-        reply = await self._read("client_order", card, f"{trader_id}:{client_order_id}")
+        """The sequence of the order that the trader placed with this client_order_id; None once it is forgotten."""
+        reply = await self._call("client_order", card, f"{trader_id}:{client_order_id}")
         return None if reply is None else int(reply)
 
     async def depth(self, card: str, levels: int) -> Depth:
         """The best price levels of both sides."""
-        sequence, bids, asks = await self._read("depth", card, levels)
+        sequence, bids, asks = await self._call("depth", card, levels)
         return Depth(
             sequence,
             list(zip(bids[::2], bids[1::2], strict=True)),
@@ -131,80 +137,85 @@ class BookReader:
 
     async def latest_trades(self, card: str, limit: int = LATEST) -> list[Trade]:
         """A card's latest trades, newest first."""
-        async with self._turn():
+        async with self._read_slot():
             lines = await self._redis.lrange(keys.key(card, "trades"), 0, limit - 1)
         return [codec.trade(card, line.decode()) for line in lines]
 
     async def events_of(self, card: str, first: int, last: int) -> list[Event] | None:
-        """The events of the match calls that took these commands; None if one is gone (then the archive has it)."""
-        found: list[Event] = []
+        """The events of the commands `first` to `last`. None if one has been trimmed; the archive then has it."""
+        covering: list[Event] = []
         after = first - 1
         while after < last:
-            async with self._turn():
-                entries = await self._redis.xrange(keys.key(card, "events"), min=f"{after + 1}-0", count=EVENTS_A_READ)
+            async with self._read_slot():
+                entries = await self._redis.xrange(
+                    keys.key(card, "events"), min=f"{after + 1}-0", count=EVENTS_PER_READ
+                )
             events = [Event.of(card, entry) for entry in entries]
             if not events or events[0].first > after + 1:
                 return None
-            found += [event for event in events if event.first <= last]
+            covering += [event for event in events if event.first <= last]
             after = events[-1].last
-        return found
+        return covering
 
     async def events(self, card: str, *, after: int) -> AsyncGenerator[Event, None]:
-        """The events with commands after a sequence, as far as Redis has them, the newest first, a few a read."""
+        """The events after a sequence that Redis still has, newest first."""
         newest = "+"
         while True:
-            async with self._turn():
+            async with self._read_slot():
                 entries = await self._redis.xrevrange(
-                    keys.key(card, "events"), max=newest, min=f"{after + 1}-0", count=EVENTS_A_READ
+                    keys.key(card, "events"), max=newest, min=f"{after + 1}-0", count=EVENTS_PER_READ
                 )
             events = [Event.of(card, entry) for entry in entries]
             for event in events:
                 yield event
-            if len(events) < EVENTS_A_READ:
+            if len(events) < EVENTS_PER_READ:
                 return
             newest = f"({events[-1].id}"
 
     async def completed_orders(self, card: str, sequences: Iterable[int], *, archived: int) -> list[Order]:
-        """Completed orders from the events, for those of these that are not archived yet. `archived`: up to which
-        sequence all is."""
+        """Those of these orders that events after the archived sequence completed, from these events."""
         wanted = {codec.sequence_text(sequence).encode(): sequence for sequence in sequences}
-        found: list[Order] = []
+        completed: list[Order] = []
         if not wanted:
-            return found
+            return completed
         async for event in self.events(card, after=max(archived, min(wanted.values()) - 1)):
             for line in event.order_lines.splitlines():
                 if wanted.pop(line[: codec.SEQUENCE_DIGITS], None):
-                    found.append(codec.order(card, line.decode().split(",")))
+                    completed.append(codec.order(card, line.decode().split(",")))
             if not wanted:
                 break
-        return found
+        return completed
 
-    async def position(self, card: str) -> Position:
-        """How many commands the log has had, and how many are matched."""
-        async with self._turn():
+    async def position(self, card: str) -> LogPosition:
+        """The last appended and the last matched sequence."""
+        async with self._read_slot():
             appended = await self._redis.get(keys.key(card, "sequence"))
             matched = await self._redis.hget(keys.key(card, "cursor"), "sequence")
-        return Position(int(appended or 0), int(matched or 0))
+        return LogPosition(int(appended or 0), int(matched or 0))
 
     async def state_hash(self, card: str) -> str:
-        """A hash over the books, open orders and cursor of a card."""
-        reply = await self._read("state_hash", card)
+        """A hash of the book, the open orders and the cursor of a card."""
+        reply = await self._call("state_hash", card)
         return str(reply.decode())
 
     async def answers(self) -> bool:
-        """True, or raises `Unavailable`, also where orders can't be written: to a full disk, to a replica."""
-        async with self._turn():
+        """True if orders can be written.
+
+        Raises:
+            Unavailable: Redis does not answer, is a replica, or its disk is full.
+        """
+        async with self._read_slot():
             await refuse_replica(self._redis)
             return bool(await self._redis.ping())
 
     async def has_functions(self) -> bool:
         """Whether the server has the Lua library of this version."""
-        async with self._turn():
+        async with self._read_slot():
             return await library.is_loaded(self._redis)
 
     async def has_engine(self) -> bool:
-        """Whether an engine is connected; also true where the server does not allow to ask."""
-        async with self._turn():
+        """Whether an engine is connected. Also true if the server forbids `CLIENT LIST`."""
+        async with self._read_slot():
             try:
                 clients = await self._redis.client_list()
             except redis.exceptions.ResponseError as error:
@@ -214,11 +225,11 @@ class BookReader:
         return any(client.get("name") == ENGINE_NAME for client in clients)
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        async with self._turns:
+    async def _read_slot(self) -> AsyncIterator[None]:
+        async with self._read_slots:
             with redis_errors():
                 yield
 
-    async def _read(self, function: str, card: str, *arguments: str | int) -> Any:
-        async with self._turn():
+    async def _call(self, function: str, card: str, *arguments: str | int) -> Any:
+        async with self._read_slot():
             return await library.call(self._redis, function, keys.tag(card), *arguments)

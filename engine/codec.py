@@ -1,7 +1,7 @@
-"""Bytes in and out: commands for the log, records and lines that the Lua library writes.
+"""Encoding and decoding of log entries, order lines and trade lines.
 
-The formats are described where they are made: commands in lua/parts/log.lua, records and order lines in
-lua/parts/order_line.lua, trade lines in lua/match.lua.
+docs/data.md describes the formats. Lua writes and reads log entries in lua/parts/log.lua, order lines in
+lua/parts/order_line.lua, and trade lines in lua/match.lua.
 """
 
 import itertools
@@ -13,14 +13,14 @@ import msgspec
 
 from core.model import SEQUENCE_MAX, CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
 
-KIND = {
+COMMAND_CODES = {
     (side, time_in_force): letter.lower() if side is Side.SELL else letter
     for side in Side
     for time_in_force, letter in ((TimeInForce.GTC, "G"), (TimeInForce.IOC, "I"), (TimeInForce.FOK, "F"))
 }
-KIND_OF = {letter: terms for terms, letter in KIND.items()}
+TERMS_BY_CODE = {letter: terms for terms, letter in COMMAND_CODES.items()}
 CANCEL = "C"
-BUY, GTC = Side.BUY, TimeInForce.GTC  # an attribute of an enum, and its hash, cost more than the rest of a line
+BUY, GTC = Side.BUY, TimeInForce.GTC  # cached: reading an attribute of an enum costs more than the rest of a line
 
 ORDER_COLUMNS = (
     "sequence",
@@ -35,7 +35,7 @@ ORDER_COLUMNS = (
     "status",
     "closed_at",
 )
-"""The values of a line of completed orders, as `COPY` takes them."""
+"""The columns of a completed order's line, in the order that `COPY` takes."""
 
 TRADE_COLUMNS = (
     "trade_number",
@@ -48,33 +48,34 @@ TRADE_COLUMNS = (
     "taker_side",
     "executed_at",
 )
-"""The values of a line of trades, as `COPY` takes them."""
-
+"""The columns of a trade line, in the order that `COPY` takes."""
 
 SEQUENCE_DIGITS = len(str(SEQUENCE_MAX))
 
 
 def sequence_text(sequence: int) -> str:
-    """A sequence as it stands in books, hashes, lists and lines: 12 digits."""
+    """A sequence as 12 digits, as in the members of books, fields of hashes, and lines."""
     return str(sequence).zfill(SEQUENCE_DIGITS)
 
 
 def command_code(command: PlaceOrder | Order) -> str:
-    """Side and time in force in one letter, as in the log: a capital is a buy."""
+    """Side and time in force as the letter of the log; a capital letter is a buy."""
     if command.time_in_force is GTC:
         return "G" if command.side is BUY else "g"
-    return KIND[command.side, command.time_in_force]
+    return COMMAND_CODES[command.side, command.time_in_force]
 
 
 def order_terms(command: PlaceOrder | Order) -> str:
-    """What a repeated client_order_id must agree in."""
+    """The terms in which orders with the same client_order_id must agree: code, price and quantity."""
     return f"{command_code(command)},{command.price_cents},{command.quantity}"
 
 
 class Columns(NamedTuple):
-    """Commands as a log entry holds them: `kinds` a letter each, the others JSON arrays; `clients` is empty where no
-    command has an id. `runs`: of each run of orders of one trader its id and how many they are, in turn; of cancels
-    the id is empty."""
+    """The columns of a log entry.
+
+    `kinds` has one letter per command; the next four are JSON arrays. `clients` is empty if no command has an id.
+    `runs` has alternately a trader id and the number of successive orders of this trader. The id of cancels is empty.
+    """
 
     kinds: str
     traders: str
@@ -84,17 +85,20 @@ class Columns(NamedTuple):
     runs: list[str | int]
 
     def arguments(self) -> list[str | int]:
-        """What `append` takes of them (lua/append.lua)."""
+        """The columns as arguments of lua/append.lua."""
         kinds, traders, prices, quantities, clients, runs = self
         return [kinds, traders, prices, quantities, clients, len(runs) // 2, *runs]
 
 
 def encode(commands: Sequence[Command]) -> Columns:
-    """Commands as the columns of a log entry. Mostly they are orders alone: written without a look at each command's
-    type they take half the time."""
+    """Encodes commands as the columns of a log entry.
+
+    Batches without cancels are the common case. The code for them does not test each command's type, which halves the
+    time.
+    """
     orders = [command for command in commands if type(command) is PlaceOrder]
     if len(orders) < len(commands):
-        return _encoded_with_cancels(commands)
+        return _encode_with_cancels(commands)
     clients = [order.client_order_id or 0 for order in orders]
     traders = [str(order.trader_id) for order in orders]
     return Columns(
@@ -102,7 +106,7 @@ def encode(commands: Sequence[Command]) -> Columns:
             [
                 ("G" if order.side is BUY else "g")
                 if order.time_in_force is GTC
-                else KIND[order.side, order.time_in_force]
+                else COMMAND_CODES[order.side, order.time_in_force]
                 for order in orders
             ]
         ),
@@ -114,7 +118,7 @@ def encode(commands: Sequence[Command]) -> Columns:
     )
 
 
-def _encoded_with_cancels(commands: Sequence[Command]) -> Columns:
+def _encode_with_cancels(commands: Sequence[Command]) -> Columns:
     clients = [(isinstance(command, PlaceOrder) and command.client_order_id) or 0 for command in commands]
     return Columns(
         "".join([command_code(command) if isinstance(command, PlaceOrder) else CANCEL for command in commands]),
@@ -137,7 +141,7 @@ def _json(values: Sequence[object]) -> str:
 
 
 def decode(card: str, fields: Mapping[bytes, bytes]) -> list[Command]:
-    """The commands of a log entry, from its fields."""
+    """Decodes the commands of a log entry from its fields."""
     kinds = fields[b"kinds"].decode()
     columns = [json.loads(fields[name]) for name in (b"traders", b"prices", b"quantities")]
     clients = json.loads(fields[b"clients"]) if b"clients" in fields else [0] * len(kinds)
@@ -148,7 +152,7 @@ def _command(card: str, values: Sequence[int | str]) -> Command:
     letter, trader_id, price_cents, quantity, client = values
     if letter == CANCEL:
         return CancelOrder(trader_id=int(trader_id), card=card, sequence=int(price_cents))
-    side, time_in_force = KIND_OF[str(letter)]
+    side, time_in_force = TERMS_BY_CODE[str(letter)]
     return PlaceOrder(
         trader_id=int(trader_id),
         card=card,
@@ -161,8 +165,11 @@ def _command(card: str, values: Sequence[int | str]) -> Command:
 
 
 def order(card: str, values: Sequence[str], *, accepted: bool = False) -> Order:
-    """An order from the values of its line: sequence to accepted_at, then filled_quantity if anything is filled,
-    then, of a completed one, status and closed_at; of one that is not matched yet 0 and `accepted`."""
+    """Decodes an order from the values of its line.
+
+    The line of an open order has the columns up to accepted_at, and filled_quantity if the order has fills. The line
+    of a completed order has all columns. `accepted`: the order is not matched yet.
+    """
     filled = int(values[8]) if len(values) > 8 else 0
     if len(values) > 9:
         status, closed_at = Status(values[9]), values[10] if len(values) > 10 else None
@@ -185,7 +192,7 @@ def order(card: str, values: Sequence[str], *, accepted: bool = False) -> Order:
 
 
 def order_line(order: Order) -> str:
-    """The line of a completed order, as match writes it."""
+    """The line of a completed order, as lua/match.lua writes it."""
     values = [
         sequence_text(order.sequence),
         order.trader_id,
@@ -203,12 +210,12 @@ def order_line(order: Order) -> str:
 
 
 def orders(card: str, lines: bytes) -> list[Order]:
-    """Orders from the lines of an event."""
+    """Decodes the order lines of an event."""
     return [order(card, line.split(",")) for line in lines.decode().splitlines()]
 
 
 def trade(card: str, line: str) -> Trade:
-    """A trade from its line."""
+    """Decodes a trade line."""
     values = line.split(",")
     numbers = [int(value) for value in values[:7]]
     return Trade(
@@ -226,7 +233,7 @@ def trade(card: str, line: str) -> Trade:
 
 
 def trade_line(trade: Trade) -> str:
-    """The line of a trade, as match writes it."""
+    """The line of a trade, as lua/match.lua writes it."""
     values = [
         *(sequence_text(number) for number in (trade.number, trade.taker_sequence, trade.maker_sequence)),
         trade.taker_trader_id,
@@ -240,5 +247,5 @@ def trade_line(trade: Trade) -> str:
 
 
 def trades(card: str, lines: bytes) -> list[Trade]:
-    """Trades from the lines of an event."""
+    """Decodes the trade lines of an event."""
     return [trade(card, line) for line in lines.decode().splitlines()]

@@ -1,4 +1,4 @@
-"""Connections to Redis, and what its errors mean to a caller."""
+"""Connections to Redis, the checks of a server, and the mapping of its errors."""
 
 import asyncio
 import errno
@@ -28,17 +28,20 @@ CARD_TAG = re.compile(r"\{(\w+)\}")
 NO_SPACE = os.strerror(errno.ENOSPC)
 
 ENGINE_NAME = "tcgx-engine"
-"""What engines call their connections, so that others can see that one is there."""
+"""The client name of an engine's connections, by which other processes detect an engine."""
 
 
 def connect(url: str, name: str | None = None) -> Redis:
-    """For commands that are answered at once. Nothing is sent twice: a lost reply of an append must not append
-    again (redis-py repeats ten times unless told not to)."""
+    """A client for commands that are answered at once.
+
+    The client never repeats a command, since an append whose reply was lost must not run twice. redis-py would repeat
+    it up to ten times by default.
+    """
     return _connect(url, COMMAND_SECONDS, name)
 
 
 def connect_blocking(url: str, name: str | None = None) -> Redis:
-    """For reads that wait up to `BLOCK_MS` for something to arrive."""
+    """A client for reads that block for up to `BLOCK_MS`."""
     return _connect(url, BLOCK_MS / 1000 + COMMAND_SECONDS, name)
 
 
@@ -58,12 +61,12 @@ def _connect(url: str, seconds: float, name: str | None) -> Redis:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turns errors of redis-py into ours.
+    """Maps errors of redis-py to errors of core/errors.py.
 
     Raises:
-        Overloaded: nothing was written, because too much waits or memory is full.
+        Overloaded: nothing was written, because the backlog or the memory is full.
         LogGap: the log lacks acknowledged commands.
-        Unavailable: anything else; what was asked may or may not have happened.
+        Unavailable: any other error; the command may or may not have taken effect.
     """
     try:
         yield
@@ -86,26 +89,35 @@ def redis_errors() -> Iterator[None]:
         raise Unavailable(f"Redis did not answer: {reason(error)}") from error
 
 
-def packed(*command: str | int | bytes) -> bytes:
-    """A command as it is sent."""
+def pack_command(*command: str | int | bytes) -> bytes:
+    """A command as the bytes that are sent."""
     pack: Any = hiredis.pack_command  # its type admits one argument alone
     return bytes(pack(command))
 
 
 class PipelinedConnection:
-    """One connection that sends commands at once and reads their replies: a pipeline of redis-py takes several turns of
-    the loop before it sends, and a timeout around each reply, which costs more than the reply."""
+    """Sends several commands in one write and reads their replies.
+
+    It replaces the pipeline of redis-py on the hot path. That pipeline takes several turns of the event loop before it
+    sends. It also sets a timeout for each reply, which costs more than the reply.
+    """
 
     def __init__(self, client: Redis) -> None:
         self._pool: Any = client.connection_pool  # redis-py types it as untyped
 
     async def call(self, commands: Sequence[bytes]) -> list[Any]:
-        """The replies to these commands (`packed`), in order; an exception where the server refused one."""
+        """The replies to packed commands, in order. A refused command has its exception as reply.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: the connection failed, or the time is over.
+        """
         replies: list[Any] = []
         connection = await self._pool.get_connection()
         try:
             await connection.send_packed_command(commands, check_health=False)
-            async with asyncio.timeout(COMMAND_SECONDS):  # for all of them: one each takes five times as long
+            async with asyncio.timeout(
+                COMMAND_SECONDS
+            ):  # one timeout for all replies; one each takes five times as long
                 for _ in commands:
                     try:
                         replies.append(await connection.read_response(timeout=math.inf))
@@ -123,43 +135,59 @@ class PipelinedConnection:
 
 
 async def check(client: Redis, *, durability: str) -> None:
-    """That this server can be trusted with orders. What it does not allow to ask (managed services rename CONFIG, ACLs
-    forbid it) is told in the log and taken for right.
+    """Checks that a server keeps orders safe.
+
+    Managed services rename CONFIG, and ACLs may forbid commands. A property that cannot be queried is logged and
+    assumed to be right.
 
     Raises:
-        StartError: it does not answer, refuses the password, is too old, a replica or a part of a cluster, or would
-            lose or evict orders.
+        StartError: the server does not answer, refuses the password, is too old, may lose or evict orders, or is a
+            replica or a part of a cluster.
     """
-    try:
-        about: dict[str, Any] = await _allowed("INFO", client.info(), "its version, its role and its memory policy")
-        configured = await _allowed("CONFIG GET", client.config_get("*append*"), "whether it writes each order to disk")
-        await _allowed("CLIENT LIST", client.client_list("replica"), "whether an engine is connected")
-    except (redis.exceptions.RedisError, OSError) as error:
-        # redis-py wraps a refused password in a ConnectionError where the connection is a unix socket.
-        if any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid username-password", "Authentication")):
-            raise StartError(f"Redis refuses the password of TCGX_REDIS_URL: {reason(error)}") from error
-        raise StartError(f"Redis does not answer at TCGX_REDIS_URL: {reason(error)}") from error
-    _check_role(about)
-    version = str(about.get("redis_version", ".".join(map(str, VERSION_MIN))))
+    info, configuration = await _query(client)
+    _check_role(info)
+    version = str(info.get("redis_version", ".".join(map(str, VERSION_MIN))))
     if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:
         raise StartError(f"Redis {version} is too old: 7.0 is the oldest that has functions")
-    settings = {_text(name): _text(value) for name, value in configured.items()}
-    if settings.get("appendonly") == "no" or about.get("aof_enabled") == 0:
-        raise StartError("Redis has no AOF: an order would be lost with the server; set `appendonly yes`")
-    if durability == "always" and settings.get("appendfsync") not in (None, "always"):
-        raise StartError(
-            f"Redis has appendfsync {settings['appendfsync']}: set `appendfsync always`, or accept to lose up to a "
-            "second of orders with TCGX_DURABILITY=everysec"
-        )
-    if durability == "always" and settings.get("no-appendfsync-on-rewrite") == "yes":
-        raise StartError("Redis does not fsync while it rewrites its AOF: set `no-appendfsync-on-rewrite no`")
-    policy = _text(about.get("maxmemory_policy", "noeviction"))
+    _check_persistence(info, configuration, durability)
+    policy = _text(info.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         raise StartError(f"Redis evicts keys when memory is full ({policy}): set `maxmemory-policy noeviction`")
 
 
-async def _allowed(command: str, reply: Awaitable[Any], what: str) -> Any:
-    """The reply, or nothing where the server refuses the command; then the log says what is not known."""
+async def _query(client: Redis) -> tuple[dict[str, Any], dict[str, str]]:
+    """The reply to INFO, and the configuration of the append-only file."""
+    try:
+        info = await _reply_if_allowed("INFO", client.info(), "its version, its role and its memory policy")
+        configuration = await _reply_if_allowed(
+            "CONFIG GET", client.config_get("*append*"), "whether it writes each order to disk"
+        )
+        await _reply_if_allowed("CLIENT LIST", client.client_list("replica"), "whether an engine is connected")
+    except (redis.exceptions.RedisError, OSError) as error:
+        # redis-py wraps a refused password in a ConnectionError if the connection is a unix socket.
+        if any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid username-password", "Authentication")):
+            raise StartError(f"Redis refuses the password of TCGX_REDIS_URL: {reason(error)}") from error
+        raise StartError(f"Redis does not answer at TCGX_REDIS_URL: {reason(error)}") from error
+    return info, {_text(name): _text(value) for name, value in configuration.items()}
+
+
+def _check_persistence(info: Mapping[str, Any], configuration: Mapping[str, str], durability: str) -> None:
+    if configuration.get("appendonly") == "no" or info.get("aof_enabled") == 0:
+        raise StartError("Redis has no AOF: an order would be lost with the server; set `appendonly yes`")
+    if durability != "always":
+        return
+    appendfsync = configuration.get("appendfsync", "always")
+    if appendfsync != "always":
+        raise StartError(
+            f"Redis has appendfsync {appendfsync}: set `appendfsync always`, or accept to lose up to a "
+            "second of orders with TCGX_DURABILITY=everysec"
+        )
+    if configuration.get("no-appendfsync-on-rewrite") == "yes":
+        raise StartError("Redis does not fsync while it rewrites its AOF: set `no-appendfsync-on-rewrite no`")
+
+
+async def _reply_if_allowed(command: str, reply: Awaitable[Any], what: str) -> Any:
+    """The reply to a command. If the server refuses the command, a warning is logged and the reply is empty."""
     try:
         return await reply
     except redis.exceptions.ResponseError as error:
@@ -167,38 +195,38 @@ async def _allowed(command: str, reply: Awaitable[Any], what: str) -> Any:
         return {}
 
 
-def _check_role(about: Mapping[str, Any]) -> None:
-    mode = about.get("redis_mode") or about.get("server_mode", "standalone")  # Valkey has the second
+def _check_role(info: Mapping[str, Any]) -> None:
+    mode = info.get("redis_mode") or info.get("server_mode", "standalone")  # Valkey has the second
     if mode != "standalone":
         kind = "a Sentinel" if mode == "sentinel" else "a part of a cluster"
         raise StartError(f"TCGX_REDIS_URL names {kind}: it must name one Redis server that stands alone")
-    if about.get("role") == "slave":
-        raise StartError(f"TCGX_REDIS_URL names {_replica(about)}: it must name the primary")
+    if info.get("role") == "slave":
+        raise StartError(f"TCGX_REDIS_URL names {_replica(info)}: it must name the primary")
 
 
-def _replica(about: Mapping[str, Any]) -> str:
-    return f"a replica of {about.get('master_host')}:{about.get('master_port')}"
+def _replica(info: Mapping[str, Any]) -> str:
+    return f"a replica of {info.get('master_host')}:{info.get('master_port')}"
 
 
 async def refuse_replica(client: Redis) -> None:
-    """That this server can be written to, as far as it allows to ask.
+    """Checks that a server is no replica. A server that forbids INFO passes the check.
 
     Raises:
-        Unavailable: it is a replica, since a failover perhaps, or does not answer.
+        Unavailable: the server is a replica, for example since a failover, or does not answer.
     """
     with redis_errors():
         try:
-            about: dict[str, Any] = await client.info("replication")
+            info: dict[str, Any] = await client.info("replication")
         except redis.exceptions.ResponseError as error:
             if not is_forbidden(error):
                 raise
             return
-    if about.get("role") == "slave":
-        raise Unavailable(f"Redis can't be written to: it is {_replica(about)}")
+    if info.get("role") == "slave":
+        raise Unavailable(f"Redis can't be written to: it is {_replica(info)}")
 
 
 def is_forbidden(error: Exception) -> bool:
-    """Whether a server refused a command because it has none of this name, or none for this user."""
+    """Whether a server refused a command because it lacks the command or forbids it to this user."""
     return isinstance(error, redis.exceptions.NoPermissionError) or "unknown command" in str(error)
 
 

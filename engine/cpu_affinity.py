@@ -1,7 +1,7 @@
-"""The engine stays off a processor core that Redis has for itself.
+"""CPU affinity: the engine avoids the processor core to which an embedded Redis is bound.
 
-A reply of Redis wakes the engine, now and then on Redis's own core, where the engine then stays for a tick of the
-scheduler, 4 ms, in the middle of the next call.
+A reply of Redis sometimes wakes the engine on the core of Redis. The engine would stay there for one tick of the
+scheduler (4 ms) and delay the next call.
 """
 
 import contextlib
@@ -17,29 +17,32 @@ from redis.asyncio import Redis
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
-def apart() -> tuple[int, list[int]] | None:
-    """The core that an embedded Redis gets, the last one of this process, and the others; None without others."""
-    *others, own = sorted(_cores(0)) or [0]
-    return (own, others) if others else None
+def split_cores() -> tuple[int, list[int]] | None:
+    """The last core of this process, for an embedded Redis, and the other cores. None if there is only one core."""
+    *others, last = sorted(_cores(0)) or [0]
+    return (last, others) if others else None
 
 
 @contextlib.contextmanager
-def left_to_server(client: Redis) -> Iterator[None]:
-    """Leaves the cores that a server on this machine is bound to, until the end, if any others remain."""
-    mine = _cores(0)
-    rest = mine - _of_server(client)
-    if not rest or rest == mine:
+def avoid_server_cores(client: Redis) -> Iterator[None]:
+    """Binds this process to cores that a server on this machine does not use, if there are such cores.
+
+    The end of the context restores the former cores.
+    """
+    own = _cores(0)
+    others = own - _server_cores(client)
+    if not others or others == own:
         yield
         return
-    _bind(rest)
+    _bind(others)
     try:
         yield
     finally:
-        _bind(mine)
+        _bind(own)
 
 
-def _of_server(client: Redis) -> set[int]:
-    """The cores of the process behind a unix socket; none where that cannot be known."""
+def _server_cores(client: Redis) -> set[int]:
+    """The cores of the process behind a unix socket. Empty if they cannot be determined."""
     pool: Any = client.connection_pool  # redis-py types it as untyped
     path = pool.connection_kwargs.get("path")
     if sys.platform != "linux" or path is None:
@@ -47,10 +50,10 @@ def _of_server(client: Redis) -> set[int]:
     try:
         with socket.socket(socket.AF_UNIX) as peer:
             peer.connect(path)
-            told = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        process, _, _ = _CREDENTIALS.unpack(told)
-        return _cores(process) if process else set()  # 0: it cannot be seen from this container
-    except OSError:  # it has just ended: a matter of speed alone
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        process, _, _ = _CREDENTIALS.unpack(credentials)
+        return _cores(process) if process else set()  # 0: the process is outside this container
+    except OSError:  # the server has just ended; the affinity only affects speed
         return set()
 
 

@@ -1,4 +1,4 @@
-"""The events of a card: what each match call did, in order and without a gap. Fields and lines: docs/data.md."""
+"""The events of a card: the result of each match call, in order and without gaps. docs/data.md has the format."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +13,18 @@ from engine.connection import BLOCK_MS, redis_errors
 
 ENTRIES_MAX = 64
 READS_A_BATCH = 4
-"""A read takes about this part of `batch_bytes` at most."""
+"""A batch of the archiver consists of about this many reads."""
 
 
 class EventGap(TcgxError):
-    """Events between a reader and what Redis still holds are missing; the reader of the card stands still."""
+    """Events after the position of a reader have been trimmed. The reader of the card stops."""
 
 
 class Event(msgspec.Struct, frozen=True):
-    """What one match call did: commands `first` to `last`, up to the log entry `log_id`. The lines of trades, of orders
-    that were completed, and of entries that were rejected end with a newline each."""
+    """The result of one match call over the commands `first` to `last`, up to the log entry `log_id`.
+
+    Each line of trades, completed orders and rejected entries ends with a newline.
+    """
 
     card: str
     id: str
@@ -34,7 +36,7 @@ class Event(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, card: str, entry: tuple[bytes, Mapping[bytes, bytes]]) -> "Event":
-        """An event from its stream entry."""
+        """Decodes a stream entry."""
         entry_id, fields = entry
         return cls(
             card,
@@ -48,12 +50,12 @@ class Event(msgspec.Struct, frozen=True):
 
     @property
     def last(self) -> int:
-        """The last command of the call."""
+        """The sequence of the last command."""
         return sequence_of(self.id)
 
     @property
     def bytes(self) -> int:
-        """The size of what an archive keeps of it."""
+        """The size of the lines that the archive keeps."""
         return len(self.trade_lines) + len(self.order_lines)
 
     @property
@@ -63,20 +65,20 @@ class Event(msgspec.Struct, frozen=True):
 
     @property
     def orders(self) -> list[Order]:
-        """The orders that were completed, in order of their completion."""
+        """The completed orders, in order of completion."""
         return codec.orders(self.card, self.order_lines)
 
 
 def sequence_of(event_id: str) -> int:
-    """The last command of the event with this id."""
+    """The last command of the event that has this id."""
     return int(event_id.partition("-")[0])
 
 
 def check_contiguous(event: Event, reached: int) -> None:
-    """That an event follows the command which its reader has reached.
+    """Checks that an event begins directly after the last command of its reader.
 
     Raises:
-        EventGap: it does not.
+        EventGap: commands in between are missing.
     """
     if event.first != reached + 1:
         raise EventGap(
@@ -86,24 +88,24 @@ def check_contiguous(event: Event, reached: int) -> None:
 
 
 class EventReader:
-    """Reads one card's events after a position, more at a time while they are small."""
+    """Reads the events of a card after a position. The number per read grows while events are small."""
 
     def __init__(self, blocking: Redis, card: str, *, after: str, batch_bytes: int) -> None:
         self.card = card
         self.event_id = after
-        """The last event that was read."""
+        """The id of the last event that was read."""
         self.has_more = True
-        """Whether the last read may have left something."""
+        """Whether Redis may have further events."""
         self._blocking: Any = blocking  # redis-py's types of stream replies admit shapes that its RESP2 never gives
         self._key = keys.key(card, "events")
         self._read_bytes = batch_bytes // READS_A_BATCH
         self._count = 1
 
     async def read(self, *, wait: bool) -> list[Event]:
-        """The next events; none where there is none, if wanted after waiting for one.
+        """The next events, possibly none. `wait`: blocks for up to `BLOCK_MS` until there is one.
 
         Raises:
-            EventGap: the next event does not follow the last one.
+            EventGap: events before the next one are missing.
             Unavailable: Redis does not answer.
         """
         with redis_errors():

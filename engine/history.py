@@ -1,8 +1,9 @@
-"""Which history of the exchange a card's keys belong to (lua/parts/history.lua), and what an append must name.
+"""Histories: the identity of a card's data, and the mark with which each append is fenced.
 
-A history is begun once, with the first append, and ends only when a person says so (`tcgx recover`). Redis and archive
-both keep its id; `archiver/history.py` compares them. A mark is the id and the run of the server's library: a server
-that was restarted, restored or replaced has another run, so nothing is appended before somebody has compared again.
+A history begins with the first append to a card, and only `tcgx recover` ends it. Redis and the archive both store its
+id, and archiver/history.py compares them. A mark consists of the id of the history and the run of the server's library
+(lua/parts/history.lua). A server that was restarted, restored or replaced has another run. It refuses appends with the
+old mark, so a process compares log and archive again before it appends.
 """
 
 import secrets
@@ -18,20 +19,21 @@ from engine import keys, library
 from engine.connection import redis_errors
 
 FORMAT = 2
-"""Of the keys and log entries that this version reads and writes; as in lua/parts/history.lua."""
+"""The format of keys and log entries that this version uses. lua/parts/history.lua has the same number."""
 
 CONVERTED_FORMAT = 1
-"""What `tcgx migrate` makes `FORMAT` of (archiver/conversion.py)."""
+"""The format that `tcgx migrate` converts to `FORMAT` (archiver/conversion.py)."""
 
 ID_BYTES = 16
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What a card's Redis says: `mark` is what an append must name, `history_id` is empty where there is none.
+class LogState(msgspec.Struct, frozen=True, kw_only=True):
+    """The history of a card in Redis, and the positions of its log.
 
-    `base` is the sequence before the history's first command. `event_log_id` and `next_first` speak of the event that
-    was asked for: the log entry it was made of, and the first command of the event after it; empty and 0 where that is
-    gone.
+    `mark`: the mark that an append must have. `history_id`: empty if the card has no history.
+    `base`: the sequence before the first command of the history. `sequence`: the last appended one.
+    `event_log_id`: the log entry of the event that was asked for; empty if Redis does not have the event.
+    `next_first`: the first command of the event after it; 0 if there is none.
     """
 
     mark: str
@@ -46,28 +48,29 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History(Protocol):
-    """What an `OrderLog` asks before it appends."""
+    """The source of marks for an `OrderLog`. It also records the sequences of appends."""
 
     last_ms: int
-    """The latest time that an append was given, in milliseconds since 1970."""
+    """The latest time of an append, in milliseconds since 1970."""
 
     async def mark(self, card: str) -> str:
-        """What an append to this card must name.
+        """The mark for an append to a card.
 
         Raises:
-            HistoryConflict: nothing may be appended.
-            Unavailable: that is not known now.
+            HistoryConflict: log and archive have different histories.
+            Overloaded: the archive must first record the sequences of earlier appends.
+            Unavailable: a server that must be asked does not answer.
         """
 
     def forget(self, card: str) -> None:
-        """The server has said that the mark is another one."""
+        """Discards the mark of a card, because the server has refused it."""
 
-    def given(self, card: str, sequence: int) -> None:
-        """An append has given out sequences up to this one."""
+    def record_sequence(self, card: str, sequence: int) -> None:
+        """Records that appends have used all sequences up to this one."""
 
 
-class OwnHistory:
-    """The history of a server that nobody compares with an archive: of benchmarks, tests and replays."""
+class StandaloneHistory:
+    """The history of a server without an archive, for benchmarks, tests and replays."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -75,23 +78,28 @@ class OwnHistory:
         self.last_ms = 0
 
     async def mark(self, card: str) -> str:
-        """What the server says; begins a history where there is none."""
+        """The mark of the server. A card without a history gets a new one.
+
+        Raises:
+            HistoryConflict: the data of the card has another format.
+            Unavailable: Redis does not answer.
+        """
         known = self._marks.get(card)
         if known is None:
-            found = await find(self._redis, card)
-            if not found.history_id:
-                check_format(card, found)
+            state = await read_log_state(self._redis, card)
+            if not state.history_id:
+                check_format(card, state)
                 await begin(self._redis, card, ended="", history_id=new_id())
-                found = await find(self._redis, card)
-            known = self._marks[card] = found.mark
+                state = await read_log_state(self._redis, card)
+            known = self._marks[card] = state.mark
         return known
 
     def forget(self, card: str) -> None:
-        """Asks again."""
+        """Makes the next `mark` ask the server again."""
         self._marks.pop(card, None)
 
-    def given(self, card: str, sequence: int) -> None:
-        """Nobody else has to know."""
+    def record_sequence(self, card: str, sequence: int) -> None:
+        """Does nothing, since there is no archive."""
 
 
 def new_id() -> str:
@@ -99,8 +107,8 @@ def new_id() -> str:
     return secrets.token_hex(ID_BYTES)
 
 
-async def find(redis: Redis, card: str, event_id: str = "0-0") -> Found:
-    """What the card's Redis says of itself, and of an event that the archive ends with.
+async def read_log_state(redis: Redis, card: str, event_id: str = "0-0") -> LogState:
+    """Reads history and positions of a card from Redis. `event_id`: the last archived event.
 
     Raises:
         Unavailable: Redis does not answer.
@@ -108,7 +116,7 @@ async def find(redis: Redis, card: str, event_id: str = "0-0") -> Found:
     mark, history_id, format_, base, sequence, matched, log_id, next_first, known = await _call(
         redis, "history", card, event_id
     )
-    return Found(
+    return LogState(
         mark=mark.decode(),
         history_id=history_id.decode(),
         format=format_,
@@ -122,21 +130,24 @@ async def find(redis: Redis, card: str, event_id: str = "0-0") -> Found:
 
 
 async def begin(redis: Redis, card: str, *, ended: str, history_id: str, base: int = 0, trades: int = 0) -> str:
-    """Begins a history where the card has the one that ends (lua/begin.lua). The id that the card has then."""
+    """Begins a history if the current one of the card is `ended` (lua/begin.lua).
+
+    Returns the id of the history that the card then has.
+    """
     reply = await _call(redis, "begin", card, ended, history_id, base, trades)
     return str(reply.decode())
 
 
-def fault_of_format(card: str, found: Found) -> str | None:
-    """Why this version must not touch a card's keys; None where it may."""
-    if found.history_id and found.format == CONVERTED_FORMAT:
+def fault_of_format(card: str, state: LogState) -> str | None:
+    """The reason why this version cannot use the data of a card. None if it can."""
+    if state.history_id and state.format == CONVERTED_FORMAT:
         return f"the data of {card} in Redis has the format of an earlier version of tcgx: `tcgx migrate` converts it"
-    if found.history_id and found.format != FORMAT:
+    if state.history_id and state.format != FORMAT:
         return (
-            f"the data of {card} in Redis has format {found.format}, and this version of tcgx works with format "
+            f"the data of {card} in Redis has format {state.format}, and this version of tcgx works with format "
             f"{FORMAT}: run the version that wrote it"
         )
-    if not found.history_id and not found.is_known_format:
+    if not state.history_id and not state.is_known_format:
         return (
             f"the log of {card} in Redis was written by an early version of tcgx, which this one cannot read: run that "
             "version until everything is archived, then begin with an empty Redis"
@@ -144,25 +155,25 @@ def fault_of_format(card: str, found: Found) -> str | None:
     return None
 
 
-def check_format(card: str, found: Found) -> None:
-    """That this version may touch a card's keys.
+def check_format(card: str, state: LogState) -> None:
+    """Checks that this version can use the data of a card.
 
     Raises:
-        HistoryConflict: it may not.
+        HistoryConflict: the data has another format.
     """
-    fault = fault_of_format(card, found)
+    fault = fault_of_format(card, state)
     if fault:
         raise HistoryConflict(fault)
 
 
 async def check_matchable(redis: Redis, cards: Sequence[str]) -> None:
-    """That an engine may match these cards.
+    """Checks that an engine of this version can match these cards.
 
     Raises:
-        StartError: one has data of another format.
+        StartError: the data of a card has another format.
     """
     for card in cards:
-        fault = fault_of_format(card, await find(redis, card))
+        fault = fault_of_format(card, await read_log_state(redis, card))
         if fault:
             raise StartError(fault[0].upper() + fault[1:])
 
@@ -176,6 +187,6 @@ async def _call(redis: Redis, function: str, card: str, *arguments: str | int) -
         except ResponseError as error:
             if not library.is_missing(error):
                 raise
-            # A server that was replaced has no library yet; nothing was run.
+            # A replaced server has no library yet. The call had no effect.
             await library.load(redis)
             return await call(function, 1, keys.tag(card), *texts)

@@ -1,13 +1,12 @@
-"""Every Redis key. All keys of a card carry its hash tag, so they share a slot of a cluster.
+"""The names of all Redis keys. All keys of a card have its hash tag, so they share a slot of a cluster.
 
-`{card}:` and then `history` (which one its data are of), `orders` (the log), `sequence` (the last given out), `cursor`,
-`bids`, `asks`, `open`, `trades`, `events`, `trader:<id>`, `compacted`, `client_ids:<day>`; what each holds is said
-where lua/ writes it.
+The parts of the names are `history`, `orders` (the log), `sequence`, `cursor`, `bids`, `asks`, `open`, `trades`,
+`events`, `trader:<id>`, `compacted` and `client_ids:<day>`. docs/data.md describes their contents.
 """
 
 
 def tag(card: str) -> str:
-    """The hash tag, which is also what every function of the library takes as its key."""
+    """The hash tag of a card. Every Lua function takes it as its only key."""
     return f"{{{card}}}"
 
 
@@ -17,5 +16,5 @@ def key(card: str, part: str) -> str:
 
 
 def matched_channel(card: str) -> str:
-    """The channel on which each match call tells the sequence it reached."""
+    """The channel on which each match call publishes its notification."""
     return f"{{{card}}}:matched"

@@ -1,4 +1,4 @@
-"""The Lua library: joins the files of lua/ into one Redis Functions library and loads it."""
+"""The Lua library: joins the files of lua/ into one library of Redis Functions, loads it and calls it."""
 
 from functools import cache
 from importlib.resources import files
@@ -33,25 +33,25 @@ LIMITS = {
     "quantity_max": QUANTITY_MAX,
     "client_order_id_seconds": CLIENT_ORDER_ID_SECONDS,
 }
-"""Bounds that Lua and Python both know. The library has them as the local table `limits`."""
+"""Bounds that both Lua and Python use. The library has them as its local table `limits`."""
 
-# Parts are local tables that later parts and the functions use, so their order matters: those that several functions
-# use, then the phases of match.
+# Parts are local tables that later parts and the functions use, so their order matters. Shared parts come first, then
+# the phases of match.
 PARTS = (
     *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "trader"),
     *("budget", "take", "cancel", "report", "write"),
 )
 WRITING = ("append", "cancel_all", "begin", "match", "trim")
-FREEING = ("trim",)  # allowed where memory is full: else nothing would ever make room
+FREEING = ("trim",)  # may run with full memory, since trimming frees memory
 READING = ("history", "order", "trader_orders", "client_order", "depth", "state_hash")
 
 
 @cache
 def source() -> str:
-    """The whole library as `FUNCTION LOAD` takes it.
+    """The source of the whole library, as `FUNCTION LOAD` takes it.
 
-    While a library loads, Lua has no globals (no `string`, no `math`), so everything is built by the
-    first call of a function and kept.
+    While a library loads, Lua has no globals such as `string` and `math`. So the first call of a function builds the
+    tables, and later calls reuse them.
     """
     folder = files("lua")
     lines = [f"#!lua name={NAME}", "local function build()", *parts(), "return {"]
@@ -73,7 +73,7 @@ def source() -> str:
 
 
 def parts() -> list[str]:
-    """Lines of Lua that make the limits and the parts, as local tables."""
+    """The Lua source of the limits and the parts, as local tables."""
     folder = files("lua") / "parts"
     lines = [f"local limits = {{ {', '.join(f'{name} = {value}' for name, value in LIMITS.items())} }}"]
     for name in PARTS:
@@ -82,44 +82,50 @@ def parts() -> list[str]:
 
 
 def is_missing(reply: Any) -> bool:
-    """Whether this reply to a call says that the server has no library; then nothing was run."""
+    """Whether the reply to a call is the error that the server has no library. The call then had no effect."""
     return isinstance(reply, redis.exceptions.ResponseError) and "Function not found" in str(reply)
 
 
 async def call(client: Any, function: str, tag: str, *arguments: str | int) -> Any:
-    """The reply of a function to a card (`keys.tag`). A server that has lost the library, as one that was emptied or
-    replaced, gets it again: nothing was run then, so it is safe to call again."""
-    called = client.fcall_ro if function in READING else client.fcall
+    """Calls a function for a card and returns its reply. `tag` is `keys.tag(card)`.
+
+    A server that was emptied or replaced has no library. The library is then loaded, and the call is repeated, which
+    is safe because the first call had no effect.
+
+    Raises:
+        redis.exceptions.RedisError, OSError: the call failed.
+    """
+    fcall = client.fcall_ro if function in READING else client.fcall
     texts = [str(argument) for argument in arguments]
     try:
-        return await called(function, 1, tag, *texts)
+        return await fcall(function, 1, tag, *texts)
     except redis.exceptions.ResponseError as error:
         if not is_missing(error):
             raise
     await load_again(client)
-    return await called(function, 1, tag, *texts)
+    return await fcall(function, 1, tag, *texts)
 
 
 async def load_again(client: Any) -> None:
-    """Loads it on a server that has lost it (`is_missing`), and says so."""
+    """Loads the library on a server that has lost it (`is_missing`), and logs a warning."""
     log.warning("Redis has lost the Lua library: it is loaded again")
     await load(client)
 
 
 async def is_loaded(client: Any) -> bool:
-    """Whether the server's library is this one."""
+    """Whether the server has the library of this version."""
     with redis_errors():
         loaded = await client.function_list(library=NAME, withcode=True)
     return bool(loaded) and source() in _texts(loaded[0])
 
 
 async def load(client: Any) -> None:
-    """Makes the server's library this one; does nothing where it already is."""
+    """Loads the library of this version, unless the server already has it."""
     if not await is_loaded(client):
         with redis_errors():
             await client.function_load(source(), replace=True)
 
 
-def _texts(described: Any) -> set[str]:
-    items = described.values() if isinstance(described, dict) else described
+def _texts(description: Any) -> set[str]:
+    items = description.values() if isinstance(description, dict) else description
     return {item.decode() if isinstance(item, bytes) else item for item in items if isinstance(item, (bytes, str))}

@@ -1,4 +1,4 @@
-"""Waiting until a command has been matched: one subscription for all waiters of a process."""
+"""Notifications of match calls: one subscription serves all waiters of a process."""
 
 import asyncio
 import heapq
@@ -17,24 +17,25 @@ from engine.nodes import Node, Nodes
 log = structlog.get_logger()
 
 LISTEN_SECONDS = 5.0
-FORGOTTEN_MAX = 100
-KEPT_NOTIFICATIONS = 64
-"""Of a card: an append may be answered after its match was published, on another connection."""
+CANCELED_WAITERS_MAX = 100
+NOTIFICATIONS_MAX = 64
+"""Notifications that are kept per card. The reply to an append may arrive after the notification of its match, since
+they use different connections."""
 
 
 class MatchNotification:
-    """What a match call published: which commands it matched and, if they were few, its trades and completed orders."""
+    """The notification of a match call: first and last command and, for a small call, trades and completed orders."""
 
     def __init__(self, text: bytes) -> None:
         head, *lines = text.split(b"\n")
         first, last, *trades = head.split()
         self.first, self.last = int(first), int(last)
-        self.is_whole = bool(trades)
+        self.has_details = bool(trades)
         self._trades = lines[: int(trades[0])] if trades else []
         self._orders = lines[int(trades[0]) :] if trades else []
 
     def result(self, command: PlaceOrder, accepted: Accepted) -> tuple[Order, list[Fill]]:
-        """An order of these as it stood after the call, and its fills by then."""
+        """The state of an order after the match call, and its fills. The order must be one of this call."""
         own = codec.sequence_text(accepted.sequence).encode()
         trades = [codec.trade(command.card, line.decode()) for line in self._trades if own in line.split(b",", 3)[1:3]]
         fills = [Fill(trade, trade.taker_sequence == accepted.sequence) for trade in trades]
@@ -60,9 +61,9 @@ class MatchNotification:
 
 
 class MatchNotifier:
-    """Knows how far each card is matched, from what match calls publish.
+    """Tracks the last matched sequence of each card from notifications, and wakes waiters.
 
-    A message that is lost with its connection is made up for by reading the cursors after subscribing again.
+    Redis does not repeat messages that a lost connection missed. So the cursors are read after each subscription.
     """
 
     def __init__(self, nodes: Nodes) -> None:
@@ -70,13 +71,13 @@ class MatchNotifier:
         cards = [card for node in nodes for card in node.cards]
         self._matched = dict.fromkeys(cards, 0)
         self._notifications: dict[str, deque[MatchNotification]] = {
-            card: deque(maxlen=KEPT_NOTIFICATIONS) for card in cards
+            card: deque(maxlen=NOTIFICATIONS_MAX) for card in cards
         }
         self._waiters: dict[str, list[tuple[int, int, asyncio.Future[None]]]] = {card: [] for card in cards}
         self._count = 0
 
     async def wait(self, card: str, sequence: int, seconds: float) -> bool:
-        """Whether a command is matched before the time is over."""
+        """Waits until a command is matched. False if that takes longer than `seconds`."""
         if sequence <= self._matched[card]:
             return True
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -85,21 +86,21 @@ class MatchNotifier:
         try:
             await asyncio.wait_for(future, seconds)
         except TimeoutError:
-            self._forget(card)
+            self._drop_canceled_waiters(card)
             return False
         return True
 
     def result(self, command: PlaceOrder, accepted: Accepted) -> tuple[Order, list[Fill]] | None:
-        """An order as it stood after its match, and its fills by then; None where no notification has it any more."""
+        """The state of an order after its match, and its fills. None if no kept notification has them."""
         if accepted.accepted_at is None:
             return None
         for notification in reversed(self._notifications[command.card]):
             if notification.first <= accepted.sequence <= notification.last:
-                return notification.result(command, accepted) if notification.is_whole else None
+                return notification.result(command, accepted) if notification.has_details else None
         return None
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Listens until canceled."""
+        """Listens on all nodes until the stop or a cancellation."""
         await asyncio.gather(*(self._run(node, stopping) for node in self._nodes))
 
     async def _run(self, node: Node, stopping: asyncio.Event) -> None:
@@ -116,34 +117,33 @@ class MatchNotifier:
         with redis_errors():
             async with node.commands.pubsub() as channel:
                 await channel.subscribe(*card_of)
-                await self._look(node)
+                await self._read_cursors(node)
                 backoff.succeeded()
                 while True:
                     message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_SECONDS)
                     if message is None:
-                        await self._look(node)
+                        await self._read_cursors(node)
                     else:
-                        self.take(card_of[message["channel"]], MatchNotification(message["data"]))
+                        self.handle(card_of[message["channel"]], MatchNotification(message["data"]))
 
-    def take(self, card: str, notification: MatchNotification) -> None:
+    def handle(self, card: str, notification: MatchNotification) -> None:
         """Keeps a notification, and wakes the callers that wait for its commands."""
         self._notifications[card].append(notification)
         self._advance(card, notification.last)
 
-    async def _look(self, node: Node) -> None:
-        """Takes the positions from the cursors: after messages may have been missed, and where Redis came back with
-        an older state."""
+    async def _read_cursors(self, node: Node) -> None:
+        """Reads the positions from the cursors, since messages may be lost or Redis may have an older state."""
         redis: Any = node.commands
         for card in node.cards:
             self._notifications[card].clear()
             self._matched[card] = int(await redis.hget(keys.key(card, "cursor"), "sequence") or 0)
             self._advance(card, self._matched[card])
 
-    def _forget(self, card: str) -> None:
-        """Drops waiters that are gone, once they are many."""
+    def _drop_canceled_waiters(self, card: str) -> None:
+        """Drops waiters that have timed out, once they outnumber the others. So the cost per waiter stays constant."""
         waiters = self._waiters[card]
         alive = [waiter for waiter in waiters if not waiter[2].done()]
-        if len(waiters) > 2 * len(alive) + FORGOTTEN_MAX:
+        if len(waiters) > 2 * len(alive) + CANCELED_WAITERS_MAX:
             heapq.heapify(alive)
             self._waiters[card] = alive
 

@@ -1,7 +1,7 @@
-"""The engine process: decides when the match function is called; everything else happens inside Redis.
+"""The engine process: it decides when the match function is called. The matching itself runs inside Redis.
 
-Any number of engines may run: a call that finds nothing to do changes nothing, and one that is lost with its
-connection is simply made again, because the cursor moves in the same step as the books (lua/match.lua).
+Any number of engines may run, since a match call without new commands changes nothing. A call whose reply is lost can
+be repeated, because cursor and books change in one atomic step (lua/match.lua).
 """
 
 import asyncio
@@ -11,80 +11,78 @@ from typing import Any
 import structlog
 
 from core.errors import LogGap, TcgxError
-from core.log_limit import LimitedLog
+from core.log_limit import RateLimitedLog
 from core.service import Backoff, until_stopped
 from core.settings import Settings
 from engine import connection, cpu_affinity, history, keys, library, nodes
-from engine.connection import BLOCK_MS, ENGINE_NAME, packed, redis_errors
+from engine.connection import BLOCK_MS, ENGINE_NAME, pack_command, redis_errors
 from engine.nodes import Node
 
 log = structlog.get_logger()
-limited = LimitedLog(log)
+rate_limited_log = RateLimitedLog(log)
 
 RETRY_CARD_SECONDS = 2.0
-"""For how long a card is left alone whose call was refused; the others go on."""
+"""The pause of a card after its match call was refused. Other cards are not affected."""
 
 COALESCE_MIN = 16
 COALESCE_SECONDS = 0.003
-"""Where so many commands come at once, those of the next moment are taken together. Who places an order is answered
-before it is matched; a lone order is never held back."""
+"""After a round with at least `COALESCE_MIN` commands the matcher pauses, so that one call matches more commands. The
+pause does not delay the acknowledgement of orders, and a single order is never held back."""
 
 BULK_MIN = 400
-"""Commands of a round after which the next one makes only so many calls at once as in `CALLS_PER_PIPELINE`."""
 CALLS_PER_PIPELINE = 4
+"""After a round with at least `BULK_MIN` commands a pipeline has at most `CALLS_PER_PIPELINE` match calls."""
 
 
 class Matcher:
-    """Keeps cards matched up to the end of their logs: those of one server .
+    """Matches the cards of one server up to the end of their logs.
 
-    One loop for all of them: orders arrive for many cards at once, and a round trip with a call for each costs
-    little more than one with a call for one.
+    One loop serves all cards: a round trip with a match call per card costs little more than one with a single call.
     """
 
     def __init__(self, node: Node, *, batch: int, hold_ms: int | None = None) -> None:
         self._redis = node.commands
-        self._blocking: Any = (
-            node.blocking
-        )  # redis-py's types of stream replies admit shapes that its RESP2 never gives
+        # The types of redis-py for stream replies admit shapes that RESP2 never has.
+        self._blocking: Any = node.blocking
         self._limits = (batch,) if hold_ms is None else (batch, hold_ms)
         self._log_ids = dict.fromkeys(node.cards, "0-0")
         self._recently_active: set[str] = set()
         self._connection = connection.PipelinedConnection(node.commands)
-        self._done = 0
-        self._again_at: dict[str, float] = {}
+        self._commands_in_round = 0
+        self._retry_at: dict[str, float] = {}
         self.last_error_by_card: dict[str, TcgxError] = {}
-        """Why the last call of a card was refused, of those where it was."""
+        """The error of each card whose last match call was refused."""
 
     async def match(self, cards: Sequence[str]) -> list[str]:
-        """One call for each of these cards. Those that have more commands waiting.
+        """Makes a match call for each card. Returns the cards that have further unmatched commands.
 
-        A card whose call is refused is told in the log, and left alone for `RETRY_CARD_SECONDS`.
+        A refused call is logged, and its card pauses for `RETRY_CARD_SECONDS`.
 
         Raises:
-            Unavailable: no answer; calling again is safe.
+            Unavailable: Redis does not answer; the call can be repeated.
         """
-        # Calls of one pipeline are done without a pause, and share an fsync: with many commands a few go together, so
-        # that appends and reads of others come in between.
-        calls = len(cards) if self._done < BULK_MIN else CALLS_PER_PIPELINE
-        matched: list[Any] = []
+        # Redis runs the calls of a pipeline without a pause and with one fsync. Bulk load uses small pipelines, so that
+        # appends and reads run in between.
+        calls = len(cards) if self._commands_in_round < BULK_MIN else CALLS_PER_PIPELINE
+        replies: list[Any] = []
         for start in range(0, len(cards), calls):
-            matched += await self._call(cards[start : start + calls])
-        if any(library.is_missing(reply) for reply in matched):
-            # The server was replaced by an empty one.
+            replies += await self._call(cards[start : start + calls])
+        if any(library.is_missing(reply) for reply in replies):
             await library.load_again(self._redis)
             return list(cards)
         self._recently_active.clear()
-        self._done = 0
-        return [card for card, reply in zip(cards, matched, strict=True) if self._take(card, reply)]
+        self._commands_in_round = 0
+        return [card for card, reply in zip(cards, replies, strict=True) if self._handle(card, reply)]
 
     async def _call(self, cards: Sequence[str]) -> list[Any]:
         """The replies to a match call for each of these cards."""
         with redis_errors():
             return await self._connection.call(
-                [packed("FCALL", "match", 1, keys.tag(card), *self._limits) for card in cards]
+                [pack_command("FCALL", "match", 1, keys.tag(card), *self._limits) for card in cards]
             )
 
-    def _take(self, card: str, reply: Any) -> bool:
+    def _handle(self, card: str, reply: Any) -> bool:
+        """Records the reply to a match call. Whether the card has further unmatched commands."""
         try:
             with redis_errors():
                 if isinstance(reply, Exception):
@@ -93,29 +91,29 @@ class Matcher:
             if isinstance(error, LogGap):
                 log.error("matching stands still", card=card, reason=str(error))
             else:
-                limited.warning("matching will be tried again", card=card, reason=str(error))
+                rate_limited_log.warning("matching will be tried again", card=card, reason=str(error))
             self.last_error_by_card[card] = error
-            self._again_at[card] = asyncio.get_running_loop().time() + RETRY_CARD_SECONDS
+            self._retry_at[card] = asyncio.get_running_loop().time() + RETRY_CARD_SECONDS
             return False
         self.last_error_by_card.pop(card, None)
         commands, _, log_id, _, rejected, more = reply
         if commands:
             self._recently_active.add(card)
-            self._done += commands
+            self._commands_in_round += commands
         if rejected:
             log.warning("rejected malformed log entries", card=card, count=rejected)
         self._log_ids[card] = log_id.decode()
         return bool(more)
 
     async def cards_with_new_entries(self, seconds: float) -> list[str]:
-        """The cards to match next, once a log has entries that are not matched; none after so many seconds.
+        """Waits for unmatched log entries and returns the cards to match. Empty after `seconds` without entries.
 
-        Those of the call before are among them: of orders that come for many cards, only the first wakes the reader.
+        The result includes the recently active cards, since the read returns with the first new entry of any card.
         """
         now = asyncio.get_running_loop().time()
-        self._again_at = {card: again_at for card, again_at in self._again_at.items() if again_at > now}
-        seconds = min([seconds, *(again_at - now for again_at in self._again_at.values())])
-        names = {keys.key(card, "orders").encode(): card for card in self._log_ids if card not in self._again_at}
+        self._retry_at = {card: retry_at for card, retry_at in self._retry_at.items() if retry_at > now}
+        seconds = min([seconds, *(retry_at - now for retry_at in self._retry_at.values())])
+        names = {keys.key(card, "orders").encode(): card for card in self._log_ids if card not in self._retry_at}
         if not names:
             await asyncio.sleep(seconds)
             return []
@@ -124,42 +122,42 @@ class Matcher:
                 {name: self._log_ids[card] for name, card in names.items()}, count=1, block=max(1, int(seconds * 1000))
             )
         return (
-            list({names[name] for name, _ in reply} | (self._recently_active - self._again_at.keys())) if reply else []
+            list({names[name] for name, _ in reply} | (self._recently_active - self._retry_at.keys())) if reply else []
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Matches until told to stop; calls that are under way are finished."""
+        """Matches until the stop. A call in progress is completed."""
         backoff = Backoff(stopping)
-        every = list(self._log_ids)
-        due = every
+        all_cards = list(self._log_ids)
+        due = all_cards
         while not stopping.is_set():
             try:
                 if due:
                     due = await self.match(due)
-                    if len(self.last_error_by_card) < len(every):
+                    if len(self.last_error_by_card) < len(all_cards):
                         backoff.succeeded()
-                    if not due and self._done >= COALESCE_MIN:
+                    if not due and self._commands_in_round >= COALESCE_MIN:
                         await asyncio.sleep(COALESCE_SECONDS)
                 else:
                     due = await until_stopped(self.cards_with_new_entries(BLOCK_MS / 1000), stopping) or []
             except TcgxError as error:
-                limited.warning("matching will be tried again", reason=str(error))
+                rate_limited_log.warning("matching will be tried again", reason=str(error))
                 await backoff.wait()
-                due = [card for card in every if card not in self._again_at]
+                due = [card for card in all_cards if card not in self._retry_at]
 
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
     """The engine service: one matcher for the cards of each server.
 
     Raises:
-        StartError: Redis cannot be trusted with orders, or does not answer.
+        StartError: Redis fails a check (`connection.check`), or does not answer.
     """
     async with nodes.connect(settings, ENGINE_NAME) as servers:
         await servers.check(durability=settings.durability)
         await servers.load_library()
         await history.check_matchable(servers.commands, settings.cards)
         matchers = [Matcher(node, batch=settings.match_batch, hold_ms=settings.match_hold_ms) for node in servers]
-        with cpu_affinity.left_to_server(servers.commands):
+        with cpu_affinity.avoid_server_cores(servers.commands):
             log.info("matching", cards=settings.cards, batch=settings.match_batch)
             await asyncio.gather(*(matcher.run(stopping) for matcher in matchers))
         log.info("stopped")

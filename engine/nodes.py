@@ -1,5 +1,8 @@
-"""The Redis servers of an exchange, and which cards each of them has. Today one server has all of them; whoever speaks
-to a server as such (its library, its checks, blocking reads, subscriptions) does so for each node."""
+"""The Redis servers of an exchange, and the cards of each server.
+
+At present one server has all cards. Operations on a server (library, checks, blocking reads, subscriptions) are done
+for each node.
+"""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +15,7 @@ from engine import connection, library
 
 
 class Node(NamedTuple):
-    """One server: connections for commands that are answered at once, connections for reads that wait, its cards."""
+    """One server: a client for commands that are answered at once, a client for blocking reads, and its cards."""
 
     commands: Redis
     blocking: Redis
@@ -30,37 +33,37 @@ class Nodes:
         return iter(self._nodes)
 
     def of(self, card: str) -> Node:
-        """The server that has a card."""
+        """The server of a card."""
         return self._of_card[card]
 
     @property
     def commands(self) -> Redis:
-        """A client for the keys of any card, one card a command."""
+        """A client for the keys of any card. Each command uses the keys of one card only."""
         return self._nodes[0].commands
 
     async def check(self, *, durability: str) -> None:
-        """That every server can be trusted with orders.
+        """Checks that every server keeps orders safe.
 
         Raises:
-            StartError: one cannot (`connection.check`).
+            StartError: a server fails the check (`connection.check`).
         """
         for node in self:
             await connection.check(node.commands, durability=durability)
 
     async def load_library(self) -> None:
-        """Makes the library of every server this version's.
+        """Loads the library of this version on every server.
 
         Raises:
-            Unavailable: one does not answer.
+            Unavailable: a server does not answer.
         """
         for node in self:
             await library.load(node.commands)
 
     async def refuse_replicas(self) -> None:
-        """That every server can be written to.
+        """Checks that no server is a replica.
 
         Raises:
-            Unavailable: one is a replica, or does not answer.
+            Unavailable: a server is a replica, or does not answer.
         """
         for node in self:
             await connection.refuse_replica(node.commands)
@@ -68,7 +71,7 @@ class Nodes:
 
 @asynccontextmanager
 async def connect(settings: Settings, name: str | None = None) -> AsyncIterator[Nodes]:
-    """The servers that `TCGX_REDIS_URL` names. `name`: what the connections are called at the server."""
+    """Connects to the servers of `TCGX_REDIS_URL`. `name`: the client name of the connections."""
     async with (
         connection.connect(settings.redis_url, name) as commands,
         connection.connect_blocking(settings.redis_url, name) as blocking,

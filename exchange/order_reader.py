@@ -11,14 +11,14 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
 
-from archiver.queries import Archive, Before
+from archiver.queries import Archive, TradeBoundary
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, Unavailable, Violation
 from core.model import SEQUENCE_PATTERN, Fill, Order, Side, Status, Trade
 from core.settings import CARD_PATTERN
 from engine import codec
-from engine.book_reader import OPEN_A_READ, BookReader
+from engine.book_reader import OPEN_ORDERS_PER_READ, BookReader
 from engine.events import Event
-from engine.order_log import Cancels
+from engine.order_log import CancelAllResult
 
 READ_SECONDS = 5.0
 """How long a read may take: a part of it, the events that are not archived, may be many while the archiver is away."""
@@ -27,7 +27,7 @@ KEPT_MAX = 20_000
 """Completed orders that a process keeps, about half a kilobyte each."""
 
 LOOKED_AT_MAX = 4
-"""Reads of `OPEN_A_READ` orders, for one page of those of a side."""
+"""Reads of `OPEN_ORDERS_PER_READ` orders, for one page of those of a side."""
 
 TRADES_LOOKED_AT, TRADES_LOOKED_AT_MIN = 100_000, 1_000
 """Archived trades for one page of fills, of all cards together and of a card at least: 15 ms of PostgreSQL."""
@@ -91,7 +91,7 @@ async def parsed(card: str, lines: Iterable[bytes]) -> list[Order]:
     orders = []
     for count, line in enumerate(lines, 1):
         orders.append(codec.order(card, line.decode().split(",")))
-        if count % OPEN_A_READ == 0:
+        if count % OPEN_ORDERS_PER_READ == 0:
             await asyncio.sleep(0)
     return orders
 
@@ -143,7 +143,7 @@ class CompletedOrders:
         return found
 
     async def _archived(self, card: str, sequences: Iterable[int]) -> list[Order]:
-        return await self._archive.orders_with(card, list(sequences))
+        return await self._archive.orders_by_sequence(card, list(sequences))
 
     async def _recent(self, card: str, sequences: Iterable[int]) -> list[Order]:
         cursors = await self._archive.cursors([card])
@@ -214,9 +214,9 @@ class OrderReader:
     ) -> list[Order]:
         orders: list[Order] = []
         bound = await self._bound(card, before)
-        at_once = min(limit, OPEN_A_READ)
+        at_once = min(limit, OPEN_ORDERS_PER_READ)
         mark = b"," if side is None else f",{side.value},".encode()  # most lines need not be parsed for it
-        async with aclosing(self._books.open_lines(card, trader_id, before=bound, at_once=at_once)) as pages:
+        async with aclosing(self._books.open_lines(card, trader_id, before=bound, page_size=at_once)) as pages:
             async for lines in pages:
                 orders += [
                     order
@@ -246,7 +246,7 @@ class OrderReader:
             Unavailable: the archive cannot be read.
         """
         found: list[Order] = []
-        size = limit + 1 if side is None else OPEN_A_READ
+        size = limit + 1 if side is None else OPEN_ORDERS_PER_READ
         async with in_time():
             for _ in range(LOOKED_AT_MAX):
                 page = await self._orders(trader_id, cards, before=before, limit=size)
@@ -287,7 +287,7 @@ class OrderReader:
             lines += [line for line in event.order_lines.splitlines() if mark in line]
         return [order for order in await parsed(card, lines) if order.trader_id == trader_id]
 
-    async def canceled(self, card: str, cancels: Cancels, limit: int) -> list[Order]:
+    async def canceled(self, card: str, cancels: CancelAllResult, limit: int) -> list[Order]:
         """The orders that these cancels, which are matched, have canceled: the newest, newest first.
 
         Raises:
@@ -297,7 +297,7 @@ class OrderReader:
             return []
         events = await self._books.events_of(card, cancels.first, cancels.last)
         if events is None:
-            archived = await self._archive.orders_with(card, cancels.orders)
+            archived = await self._archive.orders_by_sequence(card, cancels.orders)
             canceled = [order for order in archived if order.status is Status.CANCELED]
             return [order for order in canceled if order.closed_at in cancels.times][:limit]
         targets = {codec.sequence_text(sequence).encode() for sequence in cancels.orders}
@@ -342,7 +342,7 @@ class OrderReader:
         after = max(order.sequence - 1, archived or 0)
         fills = [fill async for fill in self._recent_fills_of(order, after=after)]
         if archived is not None:
-            trades = await self._archive.trades_of(
+            trades = await self._archive.trades_of_order(
                 order.card, order.sequence, quantity=order.quantity, before=None, limit=order.quantity
             )
             fills += [Fill(trade, trade.taker_sequence == order.sequence) for trade in trades]
@@ -369,7 +369,7 @@ class OrderReader:
             after = max(order.sequence - 1, archived)
             fills = [fill async for fill in self._recent_fills_of(order, after=after)]
             bound = before.number if before and before.card == order.card else None
-            trades = await self._archive.trades_of(
+            trades = await self._archive.trades_of_order(
                 order.card, order.sequence, quantity=order.quantity, before=bound, limit=limit + 1
             )
         fills += [Fill(trade, trade.taker_sequence == order.sequence) for trade in trades]
@@ -425,8 +425,10 @@ class OrderReader:
         self, trader_id: int, card: str, *, before: FillKey | None, looked_at: int, limit: int
     ) -> _Part:
         # Before a taker's fill there may be the maker's fill of the same trade.
-        start = None if before is None else Before(before.executed_at, before.card, before.number + before.is_taker)
-        found = await self._archive.trades_with(trader_id, card, before=start, looked_at=looked_at, limit=limit)
+        start = (
+            None if before is None else TradeBoundary(before.executed_at, before.card, before.number + before.is_taker)
+        )
+        found = await self._archive.trades_of_trader(trader_id, card, before=start, scan_max=looked_at, limit=limit)
         reached = None if found.reached is None else fill_key(Fill(found.reached, is_taker=False))
         return _Part([fill for trade in found.trades for fill in own_fills(trade, trader_id)], reached)
 

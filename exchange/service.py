@@ -42,7 +42,7 @@ from core.rules import CLIENT_ORDER_ID, OrderRules
 from core.settings import CARD_PATTERN, Settings
 from engine.book_reader import BookReader, Depth
 from engine.match_notifications import MatchNotifier
-from engine.order_log import Cancels, OrderLog
+from engine.order_log import CancelAllResult, OrderLog
 from exchange.order_reader import FillKey, OrderReader, age, parsed
 from exchange.tokens import Caller
 
@@ -387,7 +387,7 @@ class Exchange:
                         break
         return found[:CANCELED_MAX]
 
-    async def _cancel_each(self, trader_id: int, cards: Sequence[str]) -> list[Cancels]:
+    async def _cancel_each(self, trader_id: int, cards: Sequence[str]) -> list[CancelAllResult]:
         """Appends the cancels of every card.
 
         Raises:
@@ -396,7 +396,7 @@ class Exchange:
         outcomes = await asyncio.gather(
             *(self._log.cancel_all(card, trader_id) for card in cards), return_exceptions=True
         )
-        appended = [outcome for outcome in outcomes if isinstance(outcome, Cancels)]
+        appended = [outcome for outcome in outcomes if isinstance(outcome, CancelAllResult)]
         for outcome in outcomes:
             if isinstance(outcome, TcgxError) and any(cancels.orders for cancels in appended):
                 raise Unavailable("Only a part of the cards was asked to cancel") from outcome
@@ -404,7 +404,7 @@ class Exchange:
                 raise outcome
         return appended
 
-    async def _canceled(self, card: str, cancels: Cancels, deadline: float) -> list[Order]:
+    async def _canceled(self, card: str, cancels: CancelAllResult, deadline: float) -> list[Order]:
         """Waits until these are matched; the orders that they canceled.
 
         Raises:

@@ -13,7 +13,7 @@ import pytest
 from api import decoding
 from api.decoding import OrderDecoder
 from api.problems import Problem, of_error
-from core.errors import Refused
+from core.errors import RequestError
 from core.model import PlaceOrder, Side, TimeInForce
 from core.rules import ERRORS_MAX
 from core.settings import Settings
@@ -40,7 +40,7 @@ slow = ExplainingBodies(SETTINGS)
 def outcome(decoder: OrderDecoder, body: bytes) -> PlaceOrder | Problem:
     try:
         return decoder.place_order(body, TRADER)
-    except Refused as error:
+    except RequestError as error:
         return of_error(error)
 
 
@@ -244,7 +244,7 @@ GOOD = '{"card":"pikachu","side":"buy","price":"1.00"}'
 SURROGATES = ["\\ud83d", "\\ud800", "\\udc00", "\\udfff\\ud800", "\\uD83D\\u0041", "\\ud83d\\ud83d"]
 
 
-def batch(*orders: str) -> list[PlaceOrder | Refused]:
+def batch(*orders: str) -> list[PlaceOrder | RequestError]:
     """The outcomes of a batch of these orders."""
     return asyncio.run(OrderDecoder(SETTINGS).place_orders(f'{{"orders":[{",".join(orders)}]}}'.encode(), TRADER))
 
@@ -255,7 +255,7 @@ def alone(order: str) -> PlaceOrder | Problem:
 
 def assert_as_alone(orders: list[str]) -> None:
     """That each order of a batch is what it is alone."""
-    found = [of_error(one) if isinstance(one, Refused) else one for one in batch(*orders)]
+    found = [of_error(one) if isinstance(one, RequestError) else one for one in batch(*orders)]
     assert found == [alone(order) for order in orders]
 
 
@@ -306,11 +306,11 @@ def test_a_value_that_is_nested_too_deeply_is_no_order(field: str, deep: int, pa
     assert isinstance(problem, Problem)
     assert problem.status == 422
     if problem.code == "invalid_json":
-        with pytest.raises(Refused, match="the body is not JSON"):
+        with pytest.raises(RequestError, match="the body is not JSON"):
             batch(GOOD, order, GOOD)
     else:
         assert [isinstance(one, PlaceOrder) for one in batch(GOOD, order, GOOD)] == [True, False, True]
-    with pytest.raises(Refused):
+    with pytest.raises(RequestError):
         decoding.token_body(order.encode())
 
 
@@ -326,10 +326,10 @@ def test_batches_of_random_orders_have_the_outcomes_of_their_orders() -> None:
             body = b'{"orders":[' + b",".join(orders) + b"]}"
             try:
                 found = await decoder.place_orders(body, TRADER)
-            except Refused:
+            except RequestError:
                 continue
             compared += 1
-            problems = [of_error(one) if isinstance(one, Refused) else one for one in found]
+            problems = [of_error(one) if isinstance(one, RequestError) else one for one in found]
             assert problems == [outcome(slow, order) for order in orders], (SEED, body)
         return compared
 
@@ -357,7 +357,7 @@ def test_a_wrong_batch_has_a_bounded_answer_which_says_that_there_is_more(name: 
     body = f'{{"orders":[{wrong_orders(1_000)[name]}]}}'.encode()
     found = asyncio.run(OrderDecoder(SETTINGS).place_orders(body, TRADER))
 
-    problems = [of_error(one) for one in found if isinstance(one, Refused)]
+    problems = [of_error(one) for one in found if isinstance(one, RequestError)]
     assert len(problems) == 1_000
     assert sum(len(problem.errors) for problem in problems) <= 2 * decoding.BATCH_ERRORS_MAX + 4 * 1_000
     assert len(msgspec.json.encode(problems)) < 2_500_000
@@ -373,7 +373,7 @@ def test_a_wrong_batch_has_a_bounded_answer_which_says_that_there_is_more(name: 
 def test_an_order_with_few_errors_is_told_all_of_them_in_a_small_batch() -> None:
     (found,) = batch(wrong_orders(1)["every field"])
 
-    assert isinstance(found, Refused)
+    assert isinstance(found, RequestError)
     assert len(found.violations) == 6
 
 
@@ -437,7 +437,7 @@ def test_others_are_served_while_a_large_body_is_looked_at(call: str, body: byte
             count += 1
             await asyncio.sleep(0)
         error = looking.exception() or looking.result()[0]
-        assert isinstance(error, Refused)
+        assert isinstance(error, RequestError)
         assert len(error.violations or [error]) <= ERRORS_MAX + 4
         return count
 

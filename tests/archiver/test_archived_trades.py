@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from archiver import postgres, writer
-from archiver.queries import Archive, Before, Cursor
+from archiver.queries import Archive, Cursor, TradeBoundary
 from archiver.writer import RowBatch
 from core.model import Fill, PlaceOrder, Side, Trade
 from engine import codec, connection
@@ -92,7 +92,9 @@ def run(pair: Servers, work: Callable[[Archive, OrderReader], Awaitable[Any]]) -
 def test_all_trades_of_an_order_are_found(archived: Servers) -> None:
     async def found(archive: Archive, _: OrderReader) -> list[list[Trade]]:
         return [
-            await archive.trades_of(card, order.sequence, quantity=order.quantity, before=None, limit=order.quantity)
+            await archive.trades_of_order(
+                card, order.sequence, quantity=order.quantity, before=None, limit=order.quantity
+            )
             for card, book in BOOKS.items()
             for order in book.orders()
         ]
@@ -112,7 +114,7 @@ def test_trades_of_an_order_go_on_before_a_number(archived: Servers) -> None:
     numbers = _numbers(book, busiest.sequence)[::-1]
 
     async def found(archive: Archive, _: OrderReader) -> list[Trade]:
-        return await archive.trades_of(
+        return await archive.trades_of_order(
             "pikachu", busiest.sequence, quantity=busiest.quantity, before=numbers[1], limit=1
         )
 
@@ -126,7 +128,7 @@ def _numbers(book: ReferenceBook, sequence: int) -> list[int]:
 
 def test_the_last_trade_before_a_moment_is_found_on_every_card(archived: Servers) -> None:
     moments = [
-        Before(f"2026-01-01T00:00:{second:02d}.000Z", card, 1 + second)
+        TradeBoundary(f"2026-01-01T00:00:{second:02d}.000Z", card, 1 + second)
         for second in range(0, MOMENTS + 2, 3)
         for card in CARDS
     ]
@@ -137,10 +139,10 @@ def test_the_last_trade_before_a_moment_is_found_on_every_card(archived: Servers
             for moment in moments
             for card in CARDS
             for trader_id in range(1, TRADERS + 1)
-            for trades, _ in [await archive.trades_with(trader_id, card, before=moment, looked_at=10_000, limit=1)]
+            for trades, _ in [await archive.trades_of_trader(trader_id, card, before=moment, scan_max=10_000, limit=1)]
         ]
 
-    def expected(moment: Before, card: str, trader_id: int) -> int:
+    def expected(moment: TradeBoundary, card: str, trader_id: int) -> int:
         numbers = [
             trade.number
             for trade in BOOKS[card].trades

@@ -107,7 +107,7 @@ def test_data_of_before_is_refused_until_it_is_converted(redis_server: LoadedRed
 
     async def fault() -> str | None:
         async with connection.connect(redis_server.url) as redis:
-            found = await history.find(redis, "pikachu")
+            found = await history.read_log_state(redis, "pikachu")
             return history.fault_of_format("pikachu", found)
 
     assert "`tcgx migrate` converts it" in str(asyncio.run(fault()))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from archiver.lag import REPEAT_SECONDS, Lag, LagLines, lag
+from archiver.lag import REPEAT_SECONDS, Lag, LagReporter, lag
 from archiver.queries import START, Cursor
 from engine import codec, connection
 from testing.market import Market, many
@@ -90,11 +90,11 @@ def backdated(market: Market, days: int) -> None:
 def said(looks: Sequence[tuple[float, int, float]]) -> list[dict[str, Any]]:
     """The lines of looks at a lag: when, how many commands, how many seconds; 1,000 commands more are archived at
     each."""
-    lines = LagLines(bound_seconds=5)
+    reporter = LagReporter(bound_seconds=5)
     with capture_logs() as captured:
         for number, (now, commands, seconds) in enumerate(looks):
             calm, worst = Lag("bulbasaur", 0, 0.0), Lag("pikachu", commands, seconds)
-            lines.look([calm, worst], archived=1_000 * number, now=now)
+            reporter.report([calm, worst], archived=1_000 * number, now=now)
     return [dict(line) for line in captured]
 
 

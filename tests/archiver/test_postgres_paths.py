@@ -130,7 +130,7 @@ def events(lines: Any) -> list[str]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An archiver and a server that notice in seconds what takes them a minute."""
     monkeypatch.setattr(postgres, "COMMAND_SECONDS", 1.5)
-    monkeypatch.setattr(postgres, "BEAT_SECONDS", 0.5)
+    monkeypatch.setattr(postgres, "HEARTBEAT_SECONDS", 0.5)
     monkeypatch.setattr(postgres, "IDLE_SECONDS", 4)
 
 
@@ -231,7 +231,7 @@ def test_the_server_is_told_to_look_for_the_archiver(pair: Servers) -> None:
     async def settings() -> dict[str, str]:
         connection = await postgres.connect(over_tcp(pair, pair.address))  # type: ignore[attr-defined]
         try:
-            await postgres.end_with_client(connection)
+            await postgres.set_session_timeouts(connection)
             rows = await connection.fetch("SELECT name, setting FROM pg_settings")
             return {row["name"]: row["setting"] for row in rows}
         finally:
@@ -239,7 +239,7 @@ def test_the_server_is_told_to_look_for_the_archiver(pair: Servers) -> None:
 
     found = asyncio.run(settings())
 
-    for name, value in postgres.LOST_CLIENT.items():
+    for name, value in postgres.SESSION_TIMEOUTS.items():
         assert found[name] == str(value), name
     assert found["idle_session_timeout"] == str(postgres.IDLE_SECONDS * 1_000)
 
@@ -407,7 +407,7 @@ def test_a_read_that_is_given_up_ends_at_once_though_the_server_says_nothing(pai
             reads: dict[str, Callable[[], Awaitable[Any]]] = {
                 "fetch": lambda: Archive(pool).order("pikachu", 1),
                 "fetchval": lambda: pool.fetchval("SELECT 1"),
-                "execute": lambda: writer.raise_given(pool, {"pikachu": ("none", 1)}),
+                "execute": lambda: writer.record_given(pool, {"pikachu": ("none", 1)}),
             }
             for name, read in reads.items():
                 await read()

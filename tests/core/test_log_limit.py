@@ -9,7 +9,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from core.log_limit import LimitedLog
+from core.log_limit import RateLimitedLog
 from testing.exchange import ExchangeServer, exchange_server
 from testing.faults import without_memory, without_redis
 from testing.waiting import until
@@ -26,8 +26,8 @@ class Clock:
         return self.now
 
 
-def limited(clock: Clock) -> LimitedLog:
-    return LimitedLog(structlog.get_logger(), clock=clock)
+def limited(clock: Clock) -> RateLimitedLog:
+    return RateLimitedLog(structlog.get_logger(), clock=clock)
 
 
 def test_the_first_line_is_written_at_once_and_as_it_is() -> None:
@@ -59,7 +59,7 @@ def test_lines_of_other_events_are_not_held_back() -> None:
 
 def test_none_is_lost_where_the_failures_end_within_the_second() -> None:
     async def scenario() -> list[Any]:
-        log = LimitedLog(structlog.get_logger(), seconds=0.05)
+        log = RateLimitedLog(structlog.get_logger(), seconds=0.05)
         with capture_logs() as lines:
             for number in range(5):
                 log.warning("failed", number=number)

@@ -123,7 +123,7 @@ def test_what_is_wrong_with_an_address_of_a_database_is_named_without_the_passwo
     ],
 )
 def test_a_password_is_masked_wherever_it_stands(url: str, shown: str | None) -> None:
-    masked = urls.masked(url)
+    masked = urls.mask_passwords(url)
 
     assert PASSWORD not in masked
     assert "unter2" not in masked

@@ -28,7 +28,7 @@ class KnownHistory:
         """It never is another one."""
         raise AssertionError(card)
 
-    def given(self, _card: str, _sequence: int) -> None:
+    def record_sequence(self, _card: str, _sequence: int) -> None:
         """Nobody asks for that here."""
 
 

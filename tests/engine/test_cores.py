@@ -52,18 +52,18 @@ def test_the_cores_of_a_server_on_this_machine_are_left(data_dir: Path) -> None:
             for name in ("aof_rewrite_cpulist", "bgsave_cpulist"):
                 (listed,) = (await client.config_get(name)).values()
                 assert listed == ",".join(str(core) for core in sorted(MINE - {LAST})), name
-            with cpu_affinity.left_to_server(client):
+            with cpu_affinity.avoid_server_cores(client):
                 assert of(0) == MINE - {LAST}
-                with cpu_affinity.left_to_server(client):
+                with cpu_affinity.avoid_server_cores(client):
                     assert of(0) == MINE - {LAST}, "it is off that core already"
             assert of(0) == MINE
-            with cpu_affinity.left_to_server(over_tcp):
+            with cpu_affinity.avoid_server_cores(over_tcp):
                 assert of(0) == MINE, "nobody knows which process that is"
             await client.aclose()
             await over_tcp.aclose()
         finally:
             await server.stop()
-        with cpu_affinity.left_to_server(client):
+        with cpu_affinity.avoid_server_cores(client):
             assert of(0) == MINE, "nobody is there"
 
     asyncio.run(scenario())
@@ -76,7 +76,7 @@ def test_a_server_that_shares_all_cores_is_left_none(data_dir: Path) -> None:
         client = connect(server.socket_url)
         try:
             assert of(server.pid) == MINE
-            with cpu_affinity.left_to_server(client):
+            with cpu_affinity.avoid_server_cores(client):
                 assert of(0) == MINE
         finally:
             await client.aclose()
@@ -88,7 +88,7 @@ def test_a_server_that_shares_all_cores_is_left_none(data_dir: Path) -> None:
 def test_where_there_is_one_core_everybody_has_it(data_dir: Path) -> None:
     os.sched_setaffinity(0, {LAST})
     try:
-        assert cpu_affinity.apart() is None
+        assert cpu_affinity.split_cores() is None
 
         async def scenario() -> None:
             server = server_in(data_dir)
@@ -96,7 +96,7 @@ def test_where_there_is_one_core_everybody_has_it(data_dir: Path) -> None:
             client = connect(server.socket_url)
             try:
                 assert of(server.pid) == {LAST}
-                with cpu_affinity.left_to_server(client):
+                with cpu_affinity.avoid_server_cores(client):
                     assert of(0) == {LAST}
             finally:
                 await client.aclose()

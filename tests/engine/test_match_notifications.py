@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from core.model import Accepted, PlaceOrder, Side, Status
-from engine.match_notifications import FORGOTTEN_MAX, MatchNotification, MatchNotifier
+from engine.match_notifications import CANCELED_WAITERS_MAX, MatchNotification, MatchNotifier
 from engine.nodes import Node, Nodes
 
 ORDER = PlaceOrder(trader_id=1, card="pikachu", side=Side.BUY, price_cents=500)
@@ -24,18 +24,18 @@ AT = "2026-11-23T00:00:00.000Z"
 
 def test_those_who_have_waited_in_vain_are_forgotten_and_the_others_are_not() -> None:
     async def work() -> None:
-        watch = MatchNotifier(Nodes([Node(cast(Redis, None), cast(Redis, None), ["pikachu"])]))
-        patient = [asyncio.create_task(watch.wait("pikachu", sequence, SECONDS)) for sequence in (3, 1, 2)]
+        notifier = MatchNotifier(Nodes([Node(cast(Redis, None), cast(Redis, None), ["pikachu"])]))
+        patient = [asyncio.create_task(notifier.wait("pikachu", sequence, SECONDS)) for sequence in (3, 1, 2)]
         await asyncio.sleep(0)
 
         for sequence in range(1_000):
-            assert not await watch.wait("pikachu", 10 + sequence, 0)
+            assert not await notifier.wait("pikachu", 10 + sequence, 0)
 
-        assert len(watch._waiters["pikachu"]) <= 2 * len(patient) + FORGOTTEN_MAX + 1
-        watch._advance("pikachu", 2)
+        assert len(notifier._waiters["pikachu"]) <= 2 * len(patient) + CANCELED_WAITERS_MAX + 1
+        notifier._advance("pikachu", 2)
         await asyncio.wait(patient[1:], timeout=SECONDS)
         assert [task.done() for task in patient] == [False, True, True]
-        watch._advance("pikachu", 3)
+        notifier._advance("pikachu", 3)
         assert await patient[0]
 
     asyncio.run(work())
@@ -48,7 +48,7 @@ def test_what_a_small_call_told_answers_for_its_orders() -> None:
     partly, made = told.result(msgspec.structs.replace(ORDER, quantity=9), Accepted(12, AT))
     filled, sold = told.result(msgspec.structs.replace(ORDER, side=Side.SELL, trader_id=4), Accepted(13, AT))
 
-    assert (told.first, told.last, told.is_whole) == (11, 14, True)
+    assert (told.first, told.last, told.has_details) == (11, 14, True)
     assert (rests.status, rests.filled_quantity, nothing) == (Status.OPEN, 0, [])
     assert (partly.status, partly.filled_quantity) == (Status.PARTIALLY_FILLED, 3)
     assert [(fill.trade.number, fill.trade.quantity, fill.is_taker) for fill in made] == [(7, 2, True), (8, 1, False)]
@@ -62,7 +62,7 @@ def test_what_a_small_call_told_answers_for_its_orders() -> None:
     ids=["a large call", "a later order", "an earlier order", "a repeated order"],
 )
 def test_what_was_not_told_is_read(text: bytes, sequence: int, accepted_at: str | None) -> None:
-    watch = MatchNotifier(Nodes([Node(cast(Redis, None), cast(Redis, None), ["pikachu"])]))
-    watch.take("pikachu", MatchNotification(text))
+    notifier = MatchNotifier(Nodes([Node(cast(Redis, None), cast(Redis, None), ["pikachu"])]))
+    notifier.handle("pikachu", MatchNotification(text))
 
-    assert watch.result(ORDER, Accepted(sequence, accepted_at)) is None
+    assert notifier.result(ORDER, Accepted(sequence, accepted_at)) is None
