@@ -4,8 +4,8 @@ Several runs may use one machine at once: each server has a folder of its own an
 """
 
 import asyncio
-import os
 import atexit
+import os
 import random
 import secrets
 import shutil
