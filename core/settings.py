@@ -87,7 +87,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = 1_000_000
     append_pending_max: Annotated[
-        int, Setting("how many commands of a card may wait in one API process before 503", 1, 1_000_000)
+        int,
+        Setting(
+            "how many commands of a card may wait in one API process before 503; one trader fills 8/9 of it at most",
+            1,
+            1_000_000,
+        ),
     ] = 20_000
     archive_batch_bytes: Annotated[
         int, Setting("about how many bytes of rows one archive transaction takes at most", 1, 100_000_000)

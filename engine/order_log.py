@@ -1,7 +1,6 @@
 """The order log: the only way to append commands to the log of a card, for all doors."""
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,14 +14,11 @@ from core.log_limit import RateLimitedLog
 from core.model import COMMANDS_MAX, Accepted, Command, PlaceOrder, order_id
 from engine import codec, keys, library
 from engine.connection import redis_errors
+from engine.fair_queue import FairQueue, Outcome, Submission
 from engine.history import History, StandaloneHistory
 
 log = structlog.get_logger()
 rate_limited_log = RateLimitedLog(log)
-
-Outcome = Accepted | TcgxError
-Submission = tuple[Sequence[Command], "asyncio.Future[list[Outcome]]"]
-"""Commands of one card that a caller submitted together, at most `COMMANDS_MAX`, and the future of their outcomes."""
 
 
 class CancelAllResult(msgspec.Struct, frozen=True):
@@ -46,6 +42,10 @@ class OrderLog:
     down to the fsync of the server. When `append` returns, its command is in the log, as durable as the server's fsync
     setting makes it.
 
+    Where more commands of a card wait than an append takes, traders take turns. Of one trader on a card, the order of
+    commands is kept. `pending_max`: how many commands of a card may wait; a trader may not take all of that room
+    (`FairQueue`).
+
     `history` supplies the mark of each append and records the sequences. The default is for servers without an archive.
     """
 
@@ -63,8 +63,7 @@ class OrderLog:
         self._backlog_max = backlog_max
         self._pending_max = pending_max
         self._self_trade = self_trade
-        self._waiting: dict[str, deque[Submission]] = {}
-        self._pending: dict[str, int] = {}
+        self._waiting: dict[str, FairQueue] = {}
         self._appending: asyncio.Task[None] | None = None
 
     async def append(self, command: Command) -> Accepted:
@@ -76,21 +75,25 @@ class OrderLog:
             Overloaded: too many commands wait; nothing was appended.
             Unavailable: no answer; the command may or may not be in the log.
         """
-        outcome = (await self._submit(command.card, (command,)))[0]
+        outcome = (await self._submit(command.card, command.trader_id, (command,)))[0]
         if isinstance(outcome, Accepted):
             return outcome
         raise outcome
 
     async def append_all(self, commands: Sequence[Command]) -> list[Outcome]:
-        """Appends many commands. Returns an outcome for each, in order: a place in the log, or an error of `append`."""
+        """Appends many commands. Returns an outcome for each, in order: a place in the log, or an error of `append`.
+
+        Those of a card wait as commands of the first one's trader.
+        """
         places_of_card: dict[str, list[int]] = {}
         for place, command in enumerate(commands):
             places_of_card.setdefault(command.card, []).append(place)
         submitted = []
         for card, all_places in places_of_card.items():
+            trader_id = commands[all_places[0]].trader_id
             for start in range(0, len(all_places), COMMANDS_MAX):
                 places = all_places[start : start + COMMANDS_MAX]
-                submitted.append((places, self._submit(card, [commands[place] for place in places])))
+                submitted.append((places, self._submit(card, trader_id, [commands[place] for place in places])))
         outcomes: dict[int, Outcome] = {}
         for places, future in submitted:
             outcomes.update(zip(places, await future, strict=True))
@@ -139,14 +142,16 @@ class OrderLog:
         while self._appending is not None:
             await asyncio.wait([self._appending])
 
-    def _submit(self, card: str, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
+    def _submit(self, card: str, trader_id: int, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
         future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        pending = self._pending.get(card, 0)
-        if pending >= self._pending_max:
-            _resolve(future, [Overloaded(f"{pending} commands of {card} wait to be appended")] * len(commands))
+        waiting = self._waiting.get(card)
+        if waiting is None:
+            waiting = self._waiting[card] = FairQueue(self._pending_max)
+        if not waiting.put((trader_id, commands, future)):
+            own = waiting.pending_of(trader_id)
+            text = f"{waiting.pending} commands of {card} wait to be appended, {own} of them of this trader"
+            _resolve(future, [Overloaded(text)] * len(commands))
             return future
-        self._waiting.setdefault(card, deque()).append((commands, future))
-        self._pending[card] = pending + len(commands)
         if self._appending is None:
             self._appending = asyncio.create_task(self._append_waiting())
         return future
@@ -154,25 +159,14 @@ class OrderLog:
     async def _append_waiting(self) -> None:
         """Sends batches, one after the other, until no command waits."""
         try:
-            while cards := [card for card, pending in self._pending.items() if pending]:
-                await self._append([_CardAppend(card, self._next_submissions(card)) for card in cards])
+            while cards := [card for card, waiting in self._waiting.items() if waiting.pending]:
+                await self._append([_CardAppend(card, self._waiting[card].take()) for card in cards])
         except BaseException as error:
             for card in self._waiting:
                 self._refuse_waiting(card, error)
             raise
         finally:
             self._appending = None
-
-    def _next_submissions(self, card: str) -> list[Submission]:
-        """Takes whole submissions for the next append of a card, in order of arrival, up to `COMMANDS_MAX` commands."""
-        waiting = self._waiting[card]
-        submissions = [waiting.popleft()]
-        count = len(submissions[0][0])
-        while waiting and count + len(waiting[0][0]) <= COMMANDS_MAX:
-            submissions.append(waiting.popleft())
-            count += len(submissions[-1][0])
-        self._pending[card] -= count
-        return submissions
 
     async def _append(self, batch: Sequence["_CardAppend"]) -> None:
         """Makes the calls of a batch until all commands have an outcome, and resolves the futures of the callers."""
@@ -245,9 +239,7 @@ class OrderLog:
 
     def _refuse_waiting(self, card: str, error: BaseException) -> None:
         """Refuses the commands that wait behind a failed append. They were not sent and need not wait for a timeout."""
-        self._pending[card] = 0
-        while self._waiting[card]:
-            commands, future = self._waiting[card].popleft()
+        for _, commands, future in self._waiting[card].take_all():
             _resolve(future, [Overloaded(reason(error))] * len(commands))
 
 
@@ -263,7 +255,7 @@ class _CardAppend:
         self.card = card
         self.error: BaseException | None = None
         self._submissions = submissions
-        self._commands = [command for commands, _ in submissions for command in commands]
+        self._commands = [command for _, commands, _ in submissions for command in commands]
         self._outcomes: list[Outcome | None] = [None] * len(self._commands)
         # The places of the commands of each pending call; the next call is the last item.
         self._calls: list[Sequence[int]] = [range(len(self._commands))]
@@ -318,7 +310,7 @@ class _CardAppend:
     def resolve(self) -> None:
         """Gives the callers their outcomes."""
         start = 0
-        for commands, future in self._submissions:
+        for _, commands, future in self._submissions:
             outcomes = self._outcomes[start : start + len(commands)]
             start += len(commands)
             known = [outcome for outcome in outcomes if outcome is not None]

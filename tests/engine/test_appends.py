@@ -42,7 +42,7 @@ async def in_flight(log: OrderLog, command: Command) -> "asyncio.Task[Accepted]"
     """An append that has been sent and not answered."""
     task = asyncio.create_task(log.append(command))
     async with asyncio.timeout(SECONDS):
-        while not log._appending or any(log._pending.values()):  # noqa: ASYNC110 - it tells nobody
+        while not log._appending or any(waiting.pending for waiting in log._waiting.values()):  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0)
     return task
 
