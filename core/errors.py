@@ -1,5 +1,6 @@
 """All errors that tcgx raises on purpose. A door maps the kind of an error to a status (HTTP: api/problems.py)."""
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
@@ -162,6 +163,35 @@ class ClientOrderIdConflict(RequestError):
         super().__init__(f"client_order_id {client_order_id!r} already names order {order_id} with other contents")
         self.client_order_id = client_order_id
         self.order_id = order_id
+
+
+class TooManyOpenOrders(RequestError):
+    """The trader has as many open orders on the card as it may have. One of them has to be completed or canceled."""
+
+    kind = Kind.CONFLICT
+    code = "too_many_open_orders"
+    title = "Too many open orders"
+
+    def __init__(self, card: str, open_orders_max: int) -> None:
+        super().__init__(f"nothing was accepted: you may have {open_orders_max} open orders on {card}")
+
+
+class RateLimited(RequestError):
+    """The caller asks more often than it may. Nothing was accepted.
+
+    `limit`: how much may be asked at once. `retry_seconds`: the time until one more may be asked. `reset_seconds`: the
+    time until `limit` may be asked again, if nothing is asked until then.
+    """
+
+    kind = Kind.RATE_LIMITED
+    code = "rate_limited"
+    title = "Too many requests"
+
+    def __init__(self, rule: str, *, limit: int, retry_seconds: float, reset_seconds: float) -> None:
+        self.limit = limit
+        self.retry_after = max(1, math.ceil(retry_seconds))
+        self.reset = max(1, math.ceil(reset_seconds))
+        super().__init__(f"nothing was accepted: {rule}; repeat it after {self.retry_after} s")
 
 
 class Overloaded(TcgxError):

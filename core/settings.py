@@ -57,6 +57,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     api_workers: Annotated[int, Setting("how many API processes share the port", 1, 64)] = 1
     jwt_secret: Annotated[str, Setting(f"the key that signs access tokens, at least {JWT_SECRET_BYTES_MIN} bytes")] = ""
     token_seconds: Annotated[int, Setting("how long an access token is valid", 1, 31_536_000)] = 3_600
+    failed_logins_per_minute: Annotated[
+        int,
+        Setting("how many logins from an address may fail a minute, in one API process; 0: any number", 0, 1_000_000),
+    ] = 600
     body_bytes_max: Annotated[
         int, Setting("the largest request body; a larger one is answered with 413", 1_000, 100_000_000)
     ] = 1_000_000
@@ -94,6 +98,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             1_000_000,
         ),
     ] = 20_000
+    trader_orders_per_second: Annotated[
+        int, Setting("how many orders a trader may place on a card, a second; 0: as many as it likes", 0, 1_000_000)
+    ] = 0
+    trader_burst: Annotated[
+        int, Setting("how many orders a trader may place on a card at once, after a pause", 1, 1_000_000)
+    ] = 1_000
+    trader_open_orders_max: Annotated[
+        int, Setting("how many orders of a trader may be open on a card; 0: as many as it likes", 0, 1_000_000)
+    ] = 0
     archive_batch_bytes: Annotated[
         int, Setting("about how many bytes of rows one archive transaction takes at most", 1, 100_000_000)
     ] = 4_000_000

@@ -38,7 +38,7 @@ LIMITS = {
 # Parts are local tables that later parts and the functions use, so their order matters. Shared parts come first, then
 # the phases of match.
 PARTS = (
-    *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "trader"),
+    *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "trader", "rate"),
     *("budget", "take", "cancel", "report", "write"),
 )
 WRITING = ("append", "cancel_all", "begin", "match", "trim")

@@ -1,7 +1,7 @@
 """The order log: the only way to append commands to the log of a card, for all doors."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from engine import codec, keys, library
 from engine.connection import redis_errors
 from engine.fair_queue import FairQueue, Outcome, Submission
 from engine.history import History, StandaloneHistory
+from engine.trader_limits import NO_LIMITS, Refusal, TraderLimits
 
 log = structlog.get_logger()
 rate_limited_log = RateLimitedLog(log)
@@ -56,6 +57,7 @@ class OrderLog:
         backlog_max: int,
         pending_max: int,
         self_trade: str = "allow",
+        limits: TraderLimits = NO_LIMITS,
         history: History | None = None,
     ) -> None:
         self._redis = redis
@@ -63,6 +65,7 @@ class OrderLog:
         self._backlog_max = backlog_max
         self._pending_max = pending_max
         self._self_trade = self_trade
+        self._limits = limits
         self._waiting: dict[str, FairQueue] = {}
         self._appending: asyncio.Task[None] | None = None
 
@@ -71,6 +74,7 @@ class OrderLog:
 
         Raises:
             ClientOrderIdConflict: the client_order_id belongs to an order with other terms.
+            RateLimited, TooManyOpenOrders: the trader is above a limit (`TraderLimits`); nothing was appended.
             HistoryConflict: log and archive have different histories; nothing was appended.
             Overloaded: too many commands wait; nothing was appended.
             Unavailable: no answer; the command may or may not be in the log.
@@ -160,7 +164,7 @@ class OrderLog:
         """Sends batches, one after the other, until no command waits."""
         try:
             while cards := [card for card, waiting in self._waiting.items() if waiting.pending]:
-                await self._append([_CardAppend(card, self._waiting[card].take()) for card in cards])
+                await self._append([_CardAppend(card, self._waiting[card].take(), self._limits) for card in cards])
         except BaseException as error:
             for card in self._waiting:
                 self._refuse_waiting(card, error)
@@ -248,11 +252,14 @@ class _CardAppend:
 
     A call appends all of its commands, or none if a client_order_id is repeated. In the second case the reply names the
     repeats. Commands that repeat an order of the log get their outcome. The fresh commands are called again, and after
-    them the commands that repeat a fresh one. Each of these calls is smaller than the first, so the loop ends.
+    them the commands that repeat a fresh one. A call appends nothing either if a trader is above a limit. Then the
+    orders that the trader may not place get their outcome, its later ones first, and the others are called again. Each
+    of these calls is smaller than the first, so the loop ends.
     """
 
-    def __init__(self, card: str, submissions: Sequence[Submission]) -> None:
+    def __init__(self, card: str, submissions: Sequence[Submission], limits: TraderLimits) -> None:
         self.card = card
+        self._limits = limits
         self.error: BaseException | None = None
         self._submissions = submissions
         self._commands = [command for _, commands, _ in submissions for command in commands]
@@ -274,7 +281,9 @@ class _CardAppend:
         """The arguments of the next call (lua/append.lua)."""
         commands = [self._commands[place] for place in self._calls[-1]]
         columns = codec.encode(commands)
-        arguments = [len(commands), mark, backlog_max, time_ms_min, self_trade, *columns.arguments()]
+        arguments: list[str | int]
+        arguments = [len(commands), mark, backlog_max, time_ms_min, self_trade, self._limits.text]
+        arguments += columns.arguments()
         for place, command in enumerate(commands if columns.clients else ()):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.order_terms(command)]
@@ -288,6 +297,9 @@ class _CardAppend:
             for sequence, place in enumerate(places, reply[0]):
                 self._outcomes[place] = Accepted(sequence, accepted_at)
             return int(reply[0]) + len(places) - 1
+        if reply[0] < 0:
+            self._refuse_limited(places, self._limits.refusals(self.card, reply))
+            return 0
         repeats = dict(zip(reply[1::2], reply[2::2], strict=True))
         fresh, repeats_of_fresh = [], []
         for offset, place in enumerate(places):
@@ -300,6 +312,22 @@ class _CardAppend:
                 repeats_of_fresh.append(place)
         self._calls += [call for call in (repeats_of_fresh, fresh) if call]
         return 0
+
+    def _refuse_limited(self, places: Sequence[int], refusals: Mapping[int, Refusal]) -> None:
+        """Refuses the orders that are above a limit, and calls the other commands again."""
+        orders = dict.fromkeys(refusals, 0)
+        allowed = []
+        for place in places:
+            command = self._commands[place]
+            trader_id = command.trader_id
+            if isinstance(command, PlaceOrder) and trader_id in refusals:
+                orders[trader_id] += 1
+                if orders[trader_id] > refusals[trader_id].orders:
+                    self._outcomes[place] = refusals[trader_id].error
+                    continue
+            allowed.append(place)
+        if allowed:
+            self._calls.append(allowed)
 
     def fail(self, error: BaseException) -> None:
         """Makes the error the outcome of all commands that have none yet."""

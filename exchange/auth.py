@@ -7,6 +7,7 @@ from archiver.queries import Archive
 from core.errors import Unauthenticated
 from core.settings import Settings
 from exchange import tokens
+from exchange.login_limit import LoginLimit
 from exchange.tokens import Caller, ExpiredToken, InvalidToken
 
 REMEMBERED_MAX = 50_000
@@ -20,6 +21,7 @@ class Authenticator:
         self._secret = settings.jwt_secret
         self._seconds = settings.token_seconds
         self._archive = archive
+        self._limit = LoginLimit(settings.failed_logins_per_minute)
         self._remembered: dict[bytes, Caller] = {}  # by header
 
     def authenticate(self, authorization: bytes | None) -> Caller:
@@ -35,16 +37,19 @@ class Authenticator:
             raise Unauthenticated("token_expired", "the access token has expired: get a new one from POST /auth/token")
         return caller
 
-    async def token_for(self, trader_id: int, api_key: str) -> tuple[str, int]:
-        """An access token for an API key, and for how many seconds it is valid.
+    async def token_for(self, trader_id: int, api_key: str, address: str | None = None) -> tuple[str, int]:
+        """An access token for an API key, and for how many seconds it is valid. `address`: where the caller is.
 
         Raises:
+            RateLimited: too many logins from this address failed.
             Unauthenticated: unknown trader or wrong key, one answer for both.
             Unavailable: PostgreSQL, which knows the traders, does not answer.
         """
+        self._limit.check(address)
         stored = await self._archive.api_key(trader_id)
         expected, role = stored if stored else (bytes(32), "trader")
         if not hmac.compare_digest(expected, tokens.key_hash(api_key)):
+            self._limit.add_failure(address)
             raise Unauthenticated("invalid_credentials", f"trader {trader_id} does not exist or has another API key")
         return tokens.token(
             self._secret, trader_id, "admin" if role == "admin" else "trader", self._seconds

@@ -19,6 +19,7 @@ from core.errors import (
     OrderCompleted,
     OrderNotFound,
     Overloaded,
+    RateLimited,
     TcgxError,
     Unavailable,
     UnknownCard,
@@ -51,6 +52,9 @@ CANCELED_MAX = 10_000
 """Of a card, so many orders that were canceled together are listed, the newest."""
 OPEN_LIMIT_MAX = 500
 """Orders of a page of open orders at most."""
+
+OF_A_WHOLE_BATCH = RateLimited | HistoryConflict | Overloaded | Unavailable
+"""If all orders of a batch are refused for these, the batch is. They say when to repeat it, or that it may be."""
 
 Placed = Accepted | Order
 """What became of an order that was placed: its place in the log, or, where it repeats one, that one as it is now."""
@@ -88,7 +92,8 @@ class Exchange:
         repeated client_order_id the first order.
 
         Raises:
-            ClientOrderIdConflict, HistoryConflict, Overloaded, Unavailable: see `OrderLog.append`.
+            ClientOrderIdConflict, RateLimited, TooManyOpenOrders: see `OrderLog.append`.
+            HistoryConflict, Overloaded, Unavailable: see `OrderLog.append`.
         """
         accepted = await self._log.append(command)
         return accepted if accepted.accepted_at else await self._first(command, accepted)
@@ -111,7 +116,7 @@ class Exchange:
         """Places many orders, each with its own outcome, in order.
 
         Raises:
-            HistoryConflict, Overloaded, Unavailable: none of them was placed for this reason.
+            RateLimited, HistoryConflict, Overloaded, Unavailable: none of them was placed for this reason.
         """
         outcomes: list[Placed | TcgxError] = [*await self._log.append_all(commands)]
         for place, outcome in enumerate(outcomes):
@@ -120,7 +125,7 @@ class Exchange:
                     outcomes[place] = await self._first(commands[place], outcome)
                 except TcgxError as error:
                     outcomes[place] = error
-        if outcomes and all(isinstance(outcome, HistoryConflict | Overloaded | Unavailable) for outcome in outcomes):
+        if outcomes and all(isinstance(outcome, OF_A_WHOLE_BATCH) for outcome in outcomes):
             raise next(outcome for outcome in outcomes if isinstance(outcome, TcgxError))
         return outcomes
 

@@ -15,6 +15,7 @@ from engine import connection, nodes
 from engine.book_reader import BookReader
 from engine.match_notifications import MatchNotifier
 from engine.order_log import OrderLog
+from engine.trader_limits import TraderLimits
 from exchange.auth import Authenticator
 from exchange.readiness import Readiness
 from exchange.service import Exchange
@@ -49,6 +50,7 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
             backlog_max=settings.backlog_max,
             pending_max=settings.append_pending_max,
             self_trade=settings.self_trade,
+            limits=TraderLimits.of(settings),
             history=history,
         )
         notifier = MatchNotifier(servers)

@@ -10,15 +10,18 @@
 --        3 most commands that may wait to be matched
 --        4 least time of the append in milliseconds; a time more than a day ahead of the clock is ignored
 --        5 self-trade rule: "allow" or "cancel_taker"
---        6 to 10 the columns kinds, traders, prices, quantities, clients (parts/log.lua); clients is "" without any id
---        11 number of runs, then for each run of commands of one trader: trader id ("" for cancels), number of commands
+--        6 limits of each trader on this card, "" without any: "<orders a second> <at once> <open orders>"; 0 is no limit
+--        7 to 11 the columns kinds, traders, prices, quantities, clients (parts/log.lua); clients is "" without any id
+--        12 number of runs, then for each run of commands of one trader: trader id ("" for cancels), number of commands
 --        then for each command with a client_order_id: its place (0 first), "<trader id>:<client_order_id>", its terms
 -- Reply  {first sequence, time, its milliseconds}; or, with nothing appended, {0, place, "<sequence> <terms>", …} of
---        the repeated ids, where "" stands for an id that repeats within these commands
+--        the repeated ids, where "" stands for an id that repeats within these commands; or, with nothing appended,
+--        {-1, trader id, orders, limit, value, …} of the traders that have more orders in this call than they may place:
+--        how many they may place; "rate" and the milliseconds until one more, or "open" and the number of open orders
 -- Errors HISTORY where the mark is another one; BACKLOG where too many commands wait
 local COMMANDS_MAX, MS_PER_DAY = limits.commands_max, text.MS_PER_DAY
 local integer, floor = text.integer, math.floor
-local RUNS = 11 -- the argument before those of runs
+local RUNS = 12 -- the argument before those of runs
 
 -- Looks up the client_order_ids of the arguments after `ids_from`. Returns the reply that names repeated ids; or nil,
 -- the key of today's ids, and what to add to it: ids and "<sequence> <terms>" in turn.
@@ -47,14 +50,66 @@ local function check_client_ids(tag, args, ids_from, sequence, now_ms)
   return nil, today_key, added
 end
 
+-- The orders of each trader of a call, and the traders in order of their first one.
+local function orders_by_trader(args, ids_from)
+  local orders, ids = {}, {}
+  for a = RUNS + 1, ids_from, 2 do
+    local id = args[a]
+    if id ~= '' then
+      if not orders[id] then ids[#ids + 1] = id end
+      orders[id] = (orders[id] or 0) + args[a + 1]
+    end
+  end
+  return orders, ids
+end
+
+-- Checks the limits of the traders of a call. Returns the reply that names those who may not place all of their orders;
+-- or nil, and a function that counts the orders of the call, which are behind a sequence.
+local function check_limits(tag, args, ids_from, matched, now_ms)
+  local per_second, burst, open_max = string.match(args[6], '^(%d+) (%d+) (%d+)$')
+  per_second, burst, open_max = tonumber(per_second), tonumber(burst), tonumber(open_max)
+  local orders, ids = orders_by_trader(args, ids_from)
+  local refused, debts, open, counted_ms = { -1 }, {}, {}, {}
+  local function refuse(id, room, limit, value)
+    for _, part in ipairs({ id, room, limit, value }) do refused[#refused + 1] = part end
+  end
+  for i = 1, #ids do
+    local id, allowed, wait_ms = ids[i], math.huge, nil
+    local wanted = orders[id]
+    if open_max > 0 then
+      open[id], counted_ms[id] = trader.open_orders(tag, id, open_max - wanted, matched, now_ms)
+    end
+    if per_second > 0 then debts[id], allowed, wait_ms = rate.look(tag, id, per_second, burst, now_ms) end
+    local room = open_max > 0 and math.max(0, open_max - open[id]) or math.huge
+    if room < wanted and room <= allowed then
+      refuse(id, room, 'open', open[id])
+    elseif allowed < wanted then
+      refuse(id, allowed, 'rate', wait_ms)
+    end
+  end
+  if #refused > 1 then return refused end
+  return nil, function(sequence)
+    local last_of = {}
+    for a = RUNS + 1, ids_from, 2 do
+      sequence = sequence + args[a + 1]
+      last_of[args[a]] = sequence
+    end
+    for i = 1, #ids do
+      local id = ids[i]
+      if debts[id] then rate.take(tag, id, debts[id], orders[id], per_second, now_ms) end
+      if open[id] then trader.remember_open(tag, id, open[id] + orders[id], last_of[id], counted_ms[id]) end
+    end
+  end
+end
+
 -- The fields and values of the log entry, with room for its id and time.
 local function entry_of(args)
   local entry = {
-    'entry', '', 'at', '', 'kinds', args[6], 'traders', args[7], 'prices', args[8], 'quantities', args[9],
+    'entry', '', 'at', '', 'kinds', args[7], 'traders', args[8], 'prices', args[9], 'quantities', args[10],
   }
-  if args[10] ~= '' then
+  if args[11] ~= '' then
     entry[#entry + 1] = 'clients'
-    entry[#entry + 1] = args[10]
+    entry[#entry + 1] = args[11]
   end
   if args[5] == 'cancel_taker' then
     entry[#entry + 1] = 'self_trade'
@@ -79,6 +134,11 @@ local function append(keys, args)
     if repeated then return repeated end
   end
   local matched = log.last_matched(tag)
+  local limited, count_orders
+  if args[6] ~= '' then
+    limited, count_orders = check_limits(tag, args, ids_from, matched, now_ms)
+    if limited then return limited end
+  end
   if sequence - matched + count > waiting_max then return log.backlog(tag, sequence - matched) end
 
   -- first write
@@ -93,6 +153,7 @@ local function append(keys, args)
     last = last + args[a + 1]
     if args[a] ~= '' then refused = trader.add(tag, args[a], first, last, matched) or refused end
   end
+  if count_orders then count_orders(sequence) end
   -- A list's key has another type. The orders are in the log all the same, so the caller treats this as a lost reply.
   if refused then return redis.error_reply('ERR a list of a trader of ' .. tag .. ' cannot be written: ' .. refused) end
   return { sequence + 1, at, time_ms }

@@ -125,10 +125,12 @@ class Market:
         """A key of the card."""
         return keys.key(self.card, part)
 
-    def append_reply(self, commands: Sequence[Command], *, waiting_max: int = WAITING_MAX) -> list[Any]:
+    def append_reply(
+        self, commands: Sequence[Command], *, waiting_max: int = WAITING_MAX, limits: str = ""
+    ) -> list[Any]:
         """Appends in one call; the reply as it comes."""
-        columns = codec.encode(commands)
-        arguments: list[str | int] = [len(commands), self.mark(), waiting_max, 0, self.self_trade, *columns.arguments()]
+        arguments: list[str | int] = [len(commands), self.mark(), waiting_max, 0, self.self_trade, limits]
+        arguments += codec.encode(commands).arguments()
         for place, command in enumerate(commands):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.order_terms(command)]

@@ -85,15 +85,29 @@ PLACES: Mapping[str, str] = {
 }
 """What the parameter `before` must be, by path."""
 
+RETRY_AFTER: Json = {
+    "description": "After how many seconds to try again.",
+    "schema": {"type": "integer", "minimum": 1, "examples": [RETRY_AFTER_SECONDS]},
+}
 HEADERS: Mapping[int, Mapping[str, Json]] = {
     401: {"WWW-Authenticate": {"description": "The scheme to use.", "schema": {"type": "string", "enum": ["Bearer"]}}},
     405: {"Allow": {"description": "The methods that the path has.", "schema": {"type": "string"}}},
-    503: {
-        "Retry-After": {
-            "description": "After how many seconds to try again.",
-            "schema": {"type": "integer", "minimum": 1, "examples": [RETRY_AFTER_SECONDS]},
-        }
+    429: {
+        "Retry-After": RETRY_AFTER,
+        "RateLimit-Limit": {
+            "description": "How much may be asked at once, after a pause.",
+            "schema": {"type": "integer", "minimum": 1, "examples": [1_000]},
+        },
+        "RateLimit-Remaining": {
+            "description": "How much may be asked now: nothing.",
+            "schema": {"type": "integer", "enum": [0]},
+        },
+        "RateLimit-Reset": {
+            "description": "After how many seconds of a pause `RateLimit-Limit` may be asked again.",
+            "schema": {"type": "integer", "minimum": 1, "examples": [10]},
+        },
     },
+    503: {"Retry-After": RETRY_AFTER},
 }
 """The headers of problems, by status."""
 

@@ -15,6 +15,8 @@ from core.errors import InvalidRequest, Violation
 from core.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX, TRADER_ID_MAX
 from exchange.auth import TOKEN_MISSING
 
+RATE_EXAMPLE = {"retry_after": 1, "limit": 1_000, "reset": 10}
+
 
 class ErrorCode(msgspec.Struct, frozen=True):
     """One code under one status. A code of a field has the field, its rule and a wrong value in place of `detail`."""
@@ -36,7 +38,8 @@ class ErrorCode(msgspec.Struct, frozen=True):
     def example(self, texts: Mapping[str, str]) -> Problem:
         """A problem with this code, as an exchange with these texts would give it."""
         if not self.field:
-            return Problem(self.status, self.code, self.title, self.detail.format_map(texts))
+            problem = Problem(self.status, self.code, self.title, self.detail.format_map(texts))
+            return msgspec.structs.replace(problem, **RATE_EXAMPLE) if self.status == 429 else problem
         value = self.value.format_map(texts) if isinstance(self.value, str) else self.value
         error = Violation(self.field.format_map(texts), self.code, self.rule.format_map(texts), value)
         return of_error(InvalidRequest([error]))
@@ -159,6 +162,13 @@ _TABLE = (
         "order {asked} is filled already",
     ),
     ErrorCode(
+        409,
+        "too_many_open_orders",
+        "Too many open orders",
+        "The trader has as many open orders on this card as it may have; one must be completed or canceled first.",
+        "nothing was accepted: you may have 500 open orders on {card}",
+    ),
+    ErrorCode(
         413,
         "body_too_large",
         "Body too large",
@@ -274,6 +284,14 @@ _TABLE = (
         "parameters",
         "The query parameters cannot be read; `detail` says why.",
         "are not valid: they cannot be read",
+    ),
+    ErrorCode(
+        429,
+        "rate_limited",
+        "Too many requests",
+        "The caller asks more often than it may; nothing was accepted: repeat it after `Retry-After`.",
+        "nothing was accepted: you may place 100 orders a second on {card}, 1000 at once after a pause; repeat it "
+        "after 1 s",
     ),
     ErrorCode(
         431,

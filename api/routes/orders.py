@@ -35,6 +35,8 @@ BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 NO_WAIT = 0.0
 
 APPENDS = ("503 overloaded", "503 unavailable", "503 history_conflict")
+RATE_LIMITED = "429 rate_limited"
+LIMITS = ("409 too_many_open_orders", RATE_LIMITED)
 ACCEPTED = {"status": "accepted"}
 FILLED = {"status": "filled", "filled_quantity": 1, "closed_at": "2026-11-22T23:53:06.125Z"}
 MATCHED = FILLED | {"trades": [{"executed_at": FILLED["closed_at"]}]}
@@ -89,7 +91,7 @@ def _response(answer: Answer) -> Response[Any]:
     description="Source: the traders table in PostgreSQL.",
     operation_class=operations.ExchangesKey,
     responses=operations.problems(
-        "401 invalid_credentials", "422 invalid_trader_id", "422 invalid_api_key", "503 unavailable"
+        *("401 invalid_credentials", "422 invalid_trader_id", "422 invalid_api_key", RATE_LIMITED, "503 unavailable")
     ),
     operation_id="create_token",
 )
@@ -97,7 +99,8 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
     """An access token for a trader's API key."""
     context = context_of(request)
     body = await context.decoder.apart(token_body, await request.body())
-    value, seconds = await context.authenticator.token_for(body.trader_id, body.api_key)
+    address = request.client.host if request.client else None
+    value, seconds = await context.authenticator.token_for(body.trader_id, body.api_key, address)
     return TokenView(value, "bearer", seconds)
 
 
@@ -119,7 +122,7 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
             **MATCHED,
         ),
         202: operations.answer(OrderView, "The order, durable in its card's log and not matched yet.", **ACCEPTED),
-        **operations.problems("409 client_order_id_conflict", *ORDER_FIELDS, *APPENDS),
+        **operations.problems("409 client_order_id_conflict", *LIMITS, *ORDER_FIELDS, *APPENDS),
     },
     security=BEARER,
     operation_id="place_order",
@@ -145,7 +148,7 @@ async def place_order(request: Request) -> Response[OrderView]:  # type: ignore[
     operation_class=operations.PlacesOrders,
     responses={
         202: operations.answer(BatchView, "An outcome for each order.", results=[ACCEPTED, {}]),
-        **operations.problems("422 invalid_orders", *APPENDS),
+        **operations.problems("422 invalid_orders", RATE_LIMITED, *APPENDS),
     },
     security=BEARER,
     operation_id="place_orders",

@@ -4,7 +4,9 @@
 --                       newest ones. Compaction drops older completed orders
 --   {card}:compacted    a hash by trader id, for traders with many open orders: items and orders that the last
 --                       compaction left
--- Append writes both keys, in the call that writes the log. The orders themselves are in the log, in {card}:open, and
+--   {card}:open_orders:<id>  only where open orders are limited: "<orders> <last sequence> <milliseconds>", as many as may
+--                       be open at most, the last sequence of the list then, and the time of the last count. It expires
+-- Append writes these keys, in the call that writes the log. The orders themselves are in the log, in {card}:open, and
 -- once completed in the events and the archive.
 local trader = {}
 
@@ -16,6 +18,9 @@ local PAGE = 1000 -- items or orders of a read
 local CHECK_INTERVAL = 64
 -- A list is compacted when this many orders were added since the last compaction, and as many as that one left.
 local ADDED_MIN = 512
+-- The open orders of a trader are counted anew after this time at the earliest. Counting goes through the whole list.
+local COUNT_INTERVAL_MS = 100
+local OPEN_ORDERS_MS = 3600 * 1000 -- how long a count is remembered
 
 local function list_key(tag, id) return tag .. ':trader:' .. id end
 local function compacted_key(tag) return tag .. ':compacted' end
@@ -97,6 +102,33 @@ function trader.unfinished(tag, sequences, matched, limit)
     end
   end
   return found, false
+end
+
+local function open_orders_key(tag, id) return tag .. ':open_orders:' .. id end
+
+-- Returns how many of a trader's orders may be open, never less than are open, and when they were counted. Orders that
+-- were completed since then are among them. Where there are more than `enough`, they are counted anew.
+function trader.open_orders(tag, id, enough, matched, now_ms)
+  local newest = redis.call('LINDEX', list_key(tag, id), -1)
+  if not newest then return 0, now_ms end
+  local known = redis.call('GET', open_orders_key(tag, id)) or '0 0 0'
+  local open, last, counted_ms = string.match(known, '^(%d+) (%d+) (%d+)$')
+  local _, newest_sequence = parse_item(newest)
+  -- Another last sequence: orders were added while nothing was limited, or the list was restored.
+  if tonumber(last) == newest_sequence then
+    local recent = math.abs(now_ms - counted_ms) < COUNT_INTERVAL_MS
+    if recent or tonumber(open) <= enough then return tonumber(open), tonumber(counted_ms) end
+  end
+  local sequences = trader.between(tag, id, 0, math.huge)
+  open = #trader.unfinished(tag, sequences, matched, #sequences)
+  trader.remember_open(tag, id, open, newest_sequence, now_ms)
+  return open, now_ms
+end
+
+-- Remembers how many orders of a trader may be open, `last` being the last one.
+function trader.remember_open(tag, id, open, last, counted_ms)
+  local value = integer[open] .. ' ' .. integer[last] .. ' ' .. integer[counted_ms]
+  redis.call('SET', open_orders_key(tag, id), value, 'PX', integer[OPEN_ORDERS_MS])
 end
 
 -- Writes a trader's list anew, without completed orders before the latest ones.

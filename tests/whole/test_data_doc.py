@@ -63,7 +63,8 @@ def fields_of(key: str) -> set[str]:
 @pytest.fixture(scope="module")
 def used() -> Iterator[ExchangeServer]:
     """An exchange in which everything has happened that writes a key or a field."""
-    with exchange_server(self_trade="cancel_taker") as server:
+    limits = {"trader_orders_per_second": 1, "trader_burst": 10_000, "trader_open_orders_max": 10_000}
+    with exchange_server(self_trade="cancel_taker", **limits) as server:
         trader, other = server.client(1), server.client(2)
         order = {"card": CARD, "side": "sell", "price": "5.50", "quantity": 2}
         batch = {"orders": [order | {"price": "9.00", "quantity": 1}] * COMPACTED_ORDERS}
