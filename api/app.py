@@ -34,7 +34,7 @@ from api.fast_path import FastPath
 from api.gate import Gate, Limit, Observer, header
 from api.openapi import document
 from api.parameters import KnownParameters
-from api.problems import MEDIA_TYPE, Problem, headers_of, of_error, of_unexpected
+from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
 from api.routes import cards, fills, health, history, orders
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
@@ -48,7 +48,7 @@ MISSING_PARAMETER = re.compile(r"Missing required query parameter '(\w+)'")
 DISCONNECTED = "client disconnected prematurely"
 
 SWAGGER, DOCUMENT = f"{SCHEMA}/swagger", f"{SCHEMA}/openapi.json"
-POINTERS = {
+HINTS = {
     "/": f"; all calls are described at {SWAGGER} and {DOCUMENT}",
     "/health": "; there are /health/live and /health/ready",
     "/metrics": "; there are /health/live and /health/ready",
@@ -67,28 +67,28 @@ class Api(Litestar):
     ) -> None:
         """Answers a request. HEAD is GET whose body the server leaves out: it goes by the scope that it has itself."""
         if scope["type"] == ScopeType.HTTP:
-            asked = cast(HTTPScope, scope)
-            asked["state"] = {
-                **asked.get("state", {}),
-                "request_id": request_id(header(asked["headers"], b"x-request-id")),
+            http_scope = cast(HTTPScope, scope)
+            http_scope["state"] = {
+                **http_scope.get("state", {}),
+                "request_id": request_id(header(http_scope["headers"], b"x-request-id")),
             }
-            if asked["method"] == "HEAD" and "GET" in self.methods(asked["path"]):
-                scope = cast(HTTPScope, {**asked, "method": "GET"})
+            if http_scope["method"] == "HEAD" and "GET" in self.methods(http_scope["path"]):
+                scope = cast(HTTPScope, {**http_scope, "method": "GET"})
             if self.state.observer is not None:
-                await self._observed(cast(HTTPScope, scope), cast(Receive, receive), cast(Send, send))
+                await self._answer_observed(cast(HTTPScope, scope), cast(Receive, receive), cast(Send, send))
                 return
         await super().__call__(scope, receive, send)
 
-    async def _observed(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    async def _answer_observed(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Answers a request, and tells the observer. A path at which there is nothing has no operation."""
         started, statuses = perf_counter(), []
 
-        async def noted(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
             await send(message)
 
-        await super().__call__(scope, receive, noted)
+        await super().__call__(scope, receive, send_and_note)
         operation = getattr(scope.get("route_handler"), "operation_id", None)
         self.state.observer(operation or "", statuses[0] if statuses else 0, perf_counter() - started)
 
@@ -134,8 +134,8 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
 
     return Api(
         route_handlers=[
-            to_swagger,
-            to_document,
+            redirect_to_swagger,
+            redirect_to_document,
             *orders.ROUTES,
             *cards.ROUTES,
             *fills.ROUTES,
@@ -147,13 +147,13 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
         state=State({"settings": settings, "fast_path": fast_path, "observer": observer}),
         openapi_config=_openapi(settings),
         exception_handlers={
-            TcgxError: _our_error,
+            TcgxError: _tcgx_error,
             HTTPException: _http_error,
             Exception: _unexpected_error,
         },
         request_max_body_size=settings.body_bytes_max,
         guards=[KnownParameters()],
-        before_send=[_complete],
+        before_send=[_add_common_headers],
         on_app_init=[_without_logging],
     )
 
@@ -164,7 +164,7 @@ def _without_logging(config: AppConfig) -> AppConfig:
     return config
 
 
-async def _complete(message: Message, scope: Scope) -> None:
+async def _add_common_headers(message: Message, scope: Scope) -> None:
     """Gives each answer the headers that all have; one that says which methods there are, says them all."""
     if message["type"] != "http.response.start" or scope["type"] != ScopeType.HTTP:
         return
@@ -180,13 +180,13 @@ def _request_id(scope: Scope) -> str:
 
 
 @get("/docs", include_in_schema=False)
-async def to_swagger() -> Redirect:
+async def redirect_to_swagger() -> Redirect:
     """Where people look for it."""
     return Redirect(SWAGGER)
 
 
 @get("/openapi.json", include_in_schema=False)
-async def to_document() -> Redirect:
+async def redirect_to_document() -> Redirect:
     """Where programs look for it."""
     return Redirect(DOCUMENT)
 
@@ -219,28 +219,28 @@ def _response(problem: Problem) -> Response[bytes]:
         msgspec.json.encode(problem),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
-        headers=headers_of(problem),
+        headers=problem_headers(problem),
     )
 
 
-def _nothing_at(path: str) -> Problem:
-    detail = f"there is nothing at {path[:VALUE_CHARACTERS_MAX]}{POINTERS.get(path, '')}"
+def _not_found(path: str) -> Problem:
+    detail = f"there is nothing at {path[:VALUE_CHARACTERS_MAX]}{HINTS.get(path, '')}"
     return Problem(404, "not_found", "Not found", detail)
 
 
 def _problem_instead_of_page(response: Response[Any]) -> Response[Any]:
     """Litestar's OpenAPI router answers what it does not have with a page of HTML."""
-    return _response(_nothing_at(f"this path below {SCHEMA}")) if response.status_code == 404 else response
+    return _response(_not_found(f"this path below {SCHEMA}")) if response.status_code == 404 else response
 
 
-def _our_error(request: Request[Any, Any, Any], error: TcgxError) -> Response[bytes]:
-    return _response(of_error(error, _request_id(request.scope)))
+def _tcgx_error(request: Request[Any, Any, Any], error: TcgxError) -> Response[bytes]:
+    return _response(problem_of(error, _request_id(request.scope)))
 
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Litestar's own errors, in our words."""
     if isinstance(error, ValidationException):
-        return _response(of_error(InvalidRequest(_parameter_errors(request, error))))
+        return _response(problem_of(InvalidRequest(_parameter_errors(request, error))))
     if isinstance(error, MethodNotAllowedException):
         detail = f"{request.method} is not a method of {request.url.path}"
         return _response(Problem(405, "method_not_allowed", "Method not allowed", detail))
@@ -253,7 +253,7 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
 
 def _client_problem(request: Request[Any, Any, Any], error: ClientException) -> Problem:
     if isinstance(error, NotFoundException):
-        return _nothing_at(request.url.path)
+        return _not_found(request.url.path)
     if error.status_code == 413:
         size = request.app.state.settings.body_bytes_max
         return Problem(413, "body_too_large", "Body too large", f"the body has more than {size} bytes")
@@ -288,4 +288,4 @@ def _rule(definition: Any) -> str:
 
 def _unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     name = _request_id(request.scope)
-    return _response(of_unexpected(error, name, method=request.method, path=request.url.path))
+    return _response(unexpected_problem(error, name, method=request.method, path=request.url.path))

@@ -21,15 +21,15 @@ def request_id(given: bytes | None) -> str:
 
 def common_headers(request_id: str) -> tuple[tuple[bytes, bytes], ...]:
     """These headers, for the answer to a request."""
-    return (NOSNIFF, (b"date", _dates.now()), (b"x-request-id", request_id.encode()))
+    return (NOSNIFF, (b"date", _date_header.now()), (b"x-request-id", request_id.encode()))
 
 
-def common_lines(request_id: str) -> bytes:
+def common_header_lines(request_id: str) -> bytes:
     """The same as they are sent."""
-    return b"%b%b\r\n" % (_dates.lines(), request_id.encode())
+    return b"%b%b\r\n" % (_date_header.lines(), request_id.encode())
 
 
-class _Dates:
+class _DateHeader:
     """The time as HTTP writes it (RFC 9110, 5.6.7), and the lines around it; written out once a second."""
 
     def __init__(self) -> None:
@@ -51,4 +51,4 @@ class _Dates:
         return self._lines
 
 
-_dates = _Dates()
+_date_header = _DateHeader()

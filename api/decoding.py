@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from api.openapi.fields import described
+from api.openapi.fields import field_meta
 from core.errors import VALUE_CHARACTERS_MAX, Kind, Refused
 from core.model import COMMANDS_MAX, TRADER_ID_MAX, PlaceOrder, Side, TimeInForce, price_text
 from core.rules import (
@@ -33,7 +33,7 @@ SLICE_SECONDS = 0.002
 """How long a wrong batch is looked at before others are served."""
 LARGE_BYTES = 16_384
 """One order that is larger, or a body that is wrong as a whole, is looked at in a thread: a megabyte takes 0.3 s."""
-NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for a body that is wrong; the last for one that is nested too deeply."""
 PRICE = "Dollars with at most two decimals: a string, or a number."
 NEW_CLIENT_ORDER_ID = (
@@ -47,27 +47,27 @@ GTC = TimeInForce.GTC  # an attribute of an enum costs more than a comparison
 class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
     """An order to place."""
 
-    card: Annotated[str, described("The card to trade.", name="Card")]
-    side: Annotated[Side, described("The side of the order.")]
-    price: Annotated[msgspec.Raw, described(PRICE, name="order_price")]
-    quantity: Annotated[int | msgspec.UnsetType, described("How many of the card.", name="order_quantity")] = (
+    card: Annotated[str, field_meta("The card to trade.", name="Card")]
+    side: Annotated[Side, field_meta("The side of the order.")]
+    price: Annotated[msgspec.Raw, field_meta(PRICE, name="order_price")]
+    quantity: Annotated[int | msgspec.UnsetType, field_meta("How many of the card.", name="order_quantity")] = (
         msgspec.UNSET
     )
     client_order_id: Annotated[
-        str | msgspec.UnsetType | None, described(NEW_CLIENT_ORDER_ID, name="client_order_id")
+        str | msgspec.UnsetType | None, field_meta(NEW_CLIENT_ORDER_ID, name="client_order_id")
     ] = msgspec.UNSET
-    time_in_force: Annotated[TimeInForce | msgspec.UnsetType, described("How long the order waits.", default="gtc")] = (
-        msgspec.UNSET
-    )
+    time_in_force: Annotated[
+        TimeInForce | msgspec.UnsetType, field_meta("How long the order waits.", default="gtc")
+    ] = msgspec.UNSET
 
 
 class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
     """Orders to place. One that is wrong is refused in its place of the answer's `results`, and spoils no other."""
 
-    orders: Annotated[list[OrderBody], described("The orders, in the order in which they are placed.", name="batch")]
+    orders: Annotated[list[OrderBody], field_meta("The orders, in the order in which they are placed.", name="batch")]
 
 
-class MixedBatchBody(msgspec.Struct, forbid_unknown_fields=True):
+class RawBatchBody(msgspec.Struct, forbid_unknown_fields=True):
     """The same where one is not: each is then decoded on its own, so that it spoils no other."""
 
     orders: list[msgspec.Raw]
@@ -76,8 +76,8 @@ class MixedBatchBody(msgspec.Struct, forbid_unknown_fields=True):
 class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
     """An API key to exchange for an access token."""
 
-    trader_id: Annotated[int, described("The trader's number.", 1, minimum=1, maximum=TRADER_ID_MAX)]
-    api_key: Annotated[str, described("The trader's API key.", "hYk2…", minLength=1, maxLength=API_KEY_CHARACTERS_MAX)]
+    trader_id: Annotated[int, field_meta("The trader's number.", 1, minimum=1, maximum=TRADER_ID_MAX)]
+    api_key: Annotated[str, field_meta("The trader's API key.", "hYk2…", minLength=1, maxLength=API_KEY_CHARACTERS_MAX)]
 
 
 class InvalidBody(Refused):
@@ -100,9 +100,9 @@ class OrderDecoder:
         self._quantity_max = settings.max_quantity
         self._decode = msgspec.json.Decoder(OrderBody).decode
         self._decode_batch = msgspec.json.Decoder(BatchBody).decode
-        self._decode_mixed_batch = msgspec.json.Decoder(MixedBatchBody).decode
-        self._prices = _spellings(settings.price_cents_min, settings.price_cents_max)
-        self._explaining = asyncio.Lock()
+        self._decode_raw_batch = msgspec.json.Decoder(RawBatchBody).decode
+        self._prices = _price_spellings(settings.price_cents_min, settings.price_cents_max)
+        self._slow_decoding = asyncio.Lock()
 
     def place_order(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
         """The order that a body asks for.
@@ -113,17 +113,17 @@ class OrderDecoder:
         """
         try:
             order = self._decode(body)
-        except NOT_DECODED:
+        except DECODE_ERRORS:
             return self._decode_with_errors(body, trader_id, errors_max)
         commands = self._decode_fast([order], body, trader_id)
         return commands[0] if commands else self._decode_with_errors(body, trader_id, errors_max)
 
-    async def apart(self, decode: Callable[..., T], body: bytes, *arguments: Any) -> T:
+    async def offload(self, decode: Callable[..., T], body: bytes, *arguments: Any) -> T:
         """What a decoder makes of a body. Where that may take long, others are served meanwhile; one such body waits
         for another."""
         if len(body) <= LARGE_BYTES:
             return decode(body, *arguments)
-        async with self._explaining:
+        async with self._slow_decoding:
             return await asyncio.to_thread(decode, body, *arguments)
 
     async def place_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | Refused]:
@@ -137,16 +137,16 @@ class OrderDecoder:
         """
         try:
             orders = self._decode_batch(body).orders
-        except NOT_DECODED:
+        except DECODE_ERRORS:
             orders = []
         commands = self._decode_fast(orders, body, trader_id, names=1) if 1 <= len(orders) <= COMMANDS_MAX else None
         if commands:
             return list(commands)
-        async with self._explaining:
-            raws = self._raws(body)
-            whole = len(body) > LARGE_BYTES and not _is_sure(body, raws)
-            found = await asyncio.to_thread(_orders_of, body, raws) if whole else _orders_of(body, raws)
-            return await self._one_by_one(found, trader_id)
+        async with self._slow_decoding:
+            raws = self._split_batch(body)
+            whole = len(body) > LARGE_BYTES and not _is_unambiguous(body, raws)
+            found = await asyncio.to_thread(_batch_orders, body, raws) if whole else _batch_orders(body, raws)
+            return await self._decode_each(found, trader_id)
 
     def _decode_fast(
         self, orders: Sequence[OrderBody], body: bytes, trader_id: int, *, names: int = 0
@@ -201,15 +201,15 @@ class OrderDecoder:
             )
         return commands if body.count(b'"') == 2 * quoted else []
 
-    def _raws(self, body: bytes) -> list[msgspec.Raw]:
+    def _split_batch(self, body: bytes) -> list[msgspec.Raw]:
         """The orders of a batch, none of them decoded yet; empty if the body is wrong."""
         try:
             body.decode()
-            return self._decode_mixed_batch(body).orders
-        except NOT_DECODED:
+            return self._decode_raw_batch(body).orders
+        except DECODE_ERRORS:
             return []
 
-    async def _one_by_one(
+    async def _decode_each(
         self, orders: Sequence[msgspec.Raw] | Sequence[Any], trader_id: int
     ) -> list[PlaceOrder | Refused]:
         """The slow way for a batch: each order on its own."""
@@ -226,7 +226,7 @@ class OrderDecoder:
                     else:
                         outcomes.append(await asyncio.to_thread(self.place_order, body, trader_id, errors_max))
                 else:
-                    outcomes.append(self._rules.check(_object(order), trader_id, errors_max=errors_max))
+                    outcomes.append(self._rules.check(_object_fields(order), trader_id, errors_max=errors_max))
             except Refused as error:
                 errors_left -= len(error.violations)
                 outcomes.append(error.with_traceback(None))  # which would keep all that was decoded
@@ -240,19 +240,19 @@ class OrderDecoder:
         return self._rules.check(draft_of(body), trader_id, errors_max=errors_max)
 
 
-def _is_sure(body: bytes, raws: Sequence[msgspec.Raw]) -> bool:
+def _is_unambiguous(body: bytes, raws: Sequence[msgspec.Raw]) -> bool:
     """Whether nothing speaks against the orders that were found in the body of a batch."""
     return 1 <= len(raws) <= COMMANDS_MAX and body.count(b'"orders"') == 1 and b"\\" not in body
 
 
-def _orders_of(body: bytes, raws: list[msgspec.Raw]) -> Sequence[msgspec.Raw] | Sequence[Any]:
+def _batch_orders(body: bytes, raws: list[msgspec.Raw]) -> Sequence[msgspec.Raw] | Sequence[Any]:
     """The orders of a batch: `raws` where nothing speaks against them, else as the explaining decoder reads them. Where
     the two decoders disagree, that one is right: it says what is wrong.
 
     Raises:
         InvalidBody, InvalidRequest: the body is wrong as a whole.
     """
-    if _is_sure(body, raws):
+    if _is_unambiguous(body, raws):
         return raws
 
     def orders(value: Any) -> list[Any]:
@@ -264,7 +264,7 @@ def _orders_of(body: bytes, raws: list[msgspec.Raw]) -> Sequence[msgspec.Raw] | 
     return raws if len(raws) == len(found) else found
 
 
-def token_body(body: bytes) -> TokenBody:
+def decode_token_body(body: bytes) -> TokenBody:
     """The body of `POST /auth/token`.
 
     Raises:
@@ -290,10 +290,10 @@ def draft_of(body: bytes) -> Draft:
         )
     except (ValueError, RecursionError) as error:
         raise InvalidBody("invalid_json", "Invalid JSON", f"the body is not JSON: {str(error)[:200]}") from None
-    return _object(parsed)
+    return _object_fields(parsed)
 
 
-def _object(parsed: Any) -> Draft:
+def _object_fields(parsed: Any) -> Draft:
     """The fields of what was decoded.
 
     Raises:
@@ -324,7 +324,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _spellings(low: int, high: int) -> dict[bytes, int]:
+def _price_spellings(low: int, high: int) -> dict[bytes, int]:
     """Every usual spelling of every price as it stands in JSON: 5.5, 5.50, "5.5", "5.50", and 5 for 5.00."""
     spellings: dict[bytes, int] = {}
     for cents in range(low, high + 1):

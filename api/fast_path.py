@@ -13,7 +13,7 @@ import msgspec
 
 from api.context import Context
 from api.gate import Headers
-from api.problems import MEDIA_TYPE, Problem, headers_of, of_error, of_unexpected
+from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
 from core.errors import TcgxError
 from exchange.tokens import Caller
 
@@ -60,16 +60,16 @@ class FastPath:
         try:
             answer = await endpoint.answer(context, context.gate.admit(headers), headers, body)
         except TcgxError as error:
-            answer = of_problem(of_error(error, request_id))
+            answer = problem_answer(problem_of(error, request_id))
         except Exception as error:  # noqa: BLE001 - the top of a request, as Litestar's handler of all exceptions is
-            answer = of_problem(of_unexpected(error, request_id, method=method.decode(), path=target.decode()))
+            answer = problem_answer(unexpected_problem(error, request_id, method=method.decode(), path=target.decode()))
         if observer:
             observer(endpoint.operation, answer.status, perf_counter() - started)
         return answer
 
 
-def of_problem(problem: Problem) -> Answer:
+def problem_answer(problem: Problem) -> Answer:
     """A problem as an answer."""
-    headers = {"content-type": MEDIA_TYPE, **headers_of(problem)}
+    headers = {"content-type": MEDIA_TYPE, **problem_headers(problem)}
     encoded = tuple((name.encode(), value.encode()) for name, value in headers.items())
     return Answer(problem.status, msgspec.json.encode(problem), encoded)

@@ -16,8 +16,8 @@ import httptools
 from msgspec import structs
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.common_headers import common_lines, request_id
-from api.fast_path import Answer, FastPath, of_problem
+from api.common_headers import common_header_lines, request_id
+from api.fast_path import Answer, FastPath, problem_answer
 from api.problems import Problem
 from core.settings import Settings
 
@@ -31,8 +31,8 @@ HOST = re.compile(rb"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*")
 MALFORMED = Problem(400, "malformed_request", "Malformed request", "this is not an HTTP/1.1 request")
 NO_HOST = structs.replace(MALFORMED, detail="an HTTP/1.1 request must have one header Host, with the name of a host")
 NO_TUNNEL = structs.replace(MALFORMED, detail="CONNECT is not a method here")
-CUT_OFF = Problem(400, "incomplete_request", "Incomplete request", "the client went away within the request")
-CUT_OFF_BODY = Problem(400, "incomplete_body", "Incomplete body", "the client went away within the body")
+INCOMPLETE = Problem(400, "incomplete_request", "Incomplete request", "the client went away within the request")
+INCOMPLETE_BODY = Problem(400, "incomplete_body", "Incomplete body", "the client went away within the body")
 TOO_LARGE = Problem(
     431,
     "headers_too_large",
@@ -68,7 +68,7 @@ class Stage(Enum):
 NOTHING, HEAD, BODY = Stage.NOTHING, Stage.HEAD, Stage.BODY  # an attribute of an enum costs more than a name
 
 
-class Refused(Exception):
+class ParserAbort(Exception):
     """Tells the parser to give up; it does not leave this file."""
 
 
@@ -95,17 +95,17 @@ class FastPathCycle:
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
-        self.message_event = _NOBODY_WAITS
+        self.message_event = _NULL_EVENT
 
 
-class _Unheard:
+class _NullEvent:
     """An event that nobody waits for: an endpoint begins when its body is whole."""
 
     def set(self) -> None:
         """Somebody would go on."""
 
 
-_NOBODY_WAITS = _Unheard()
+_NULL_EVENT = _NullEvent()
 
 
 class Protocol(HttpToolsProtocol):
@@ -147,7 +147,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """A client has connected, and should say something soon."""
         super().connection_made(transport)
-        self._limit(self._timeouts.head_seconds)
+        self._set_deadline(self._timeouts.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -170,7 +170,7 @@ class Protocol(HttpToolsProtocol):
         if self._stage is BODY:
             self._bytes_beside_body += self._read_bytes
             if self._has_entered_stage:
-                self._limit(self._timeouts.body_seconds)
+                self._set_deadline(self._timeouts.body_seconds)
             if self._fast_cycle is None and self._bytes_beside_body > HEAD_BYTES_MAX + self._read_bytes:
                 self._refuse(TOO_LARGE)
         elif not self._has_completed:
@@ -179,7 +179,7 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(TOO_LARGE)
                 return
         if self._stage is HEAD and self._has_entered_stage:
-            self._limit(self._timeouts.head_seconds)
+            self._set_deadline(self._timeouts.head_seconds)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # of asyncio, where uvicorn says nothing
         """The client sends nothing more. It may still read (RFC 9112, 9.6): whether the connection stays for that."""
@@ -187,7 +187,7 @@ class Protocol(HttpToolsProtocol):
         if self._has_ended:
             return False
         if self._refusal is None and self._stage is not NOTHING:
-            self._refuse(CUT_OFF_BODY if self._stage is BODY else CUT_OFF)
+            self._refuse(INCOMPLETE_BODY if self._stage is BODY else INCOMPLETE)
         elif self._refusal is None and self._is_answering():
             self.cycle.keep_alive = False
         return self._is_answering()
@@ -210,11 +210,11 @@ class Protocol(HttpToolsProtocol):
             self._head_bytes + self._read_bytes > HEAD_BYTES_MAX
             and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES_MAX
         ):
-            self._give_up(TOO_LARGE)
+            self._abort(TOO_LARGE)
         method = self.parser.get_method()
         if self.parser.should_upgrade():
             if method == b"CONNECT":
-                self._give_up(NO_TUNNEL)
+                self._abort(NO_TUNNEL)
             self._is_upgrade = True
             return
         is_plain = self._is_plain(self.parser.get_http_version())
@@ -227,7 +227,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle = self._fast_cycle  # type: ignore[assignment]  # it stands in for one
         else:
             self._fast_cycle = None
-            self._take_for_app()
+            self._hand_to_app()
         self.headers = []  # takes the fields after a body, which are no headers (RFC 9110, 6.5.1)
 
     def on_body(self, body: bytes) -> None:
@@ -247,7 +247,7 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._deadline = math.inf
         if self.cycle.response_complete:
-            self._limit(self._timeouts.keep_alive_seconds)
+            self._set_deadline(self._timeouts.keep_alive_seconds)
         if self._fast_cycle is None or self._fast_path is None:
             super().on_message_complete()
             return
@@ -281,7 +281,7 @@ class Protocol(HttpToolsProtocol):
         lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
-    def _take_for_app(self) -> None:
+    def _hand_to_app(self) -> None:
         url, headers, expect = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expect
@@ -292,7 +292,7 @@ class Protocol(HttpToolsProtocol):
         """Whether nothing about the request needs more than the fast path; looks at every header once.
 
         Raises:
-            Refused: it is no request of HTTP/1.1 or 1.0.
+            ParserAbort: it is no request of HTTP/1.1 or 1.0.
         """
         is_plain = version == "1.1" and not self.expect_100_continue
         if self.cycle is not None and not self.cycle.response_complete:
@@ -303,21 +303,21 @@ class Protocol(HttpToolsProtocol):
             if name == b"host":
                 hosts += 1
                 if value != self._host and not HOST.fullmatch(value):
-                    self._give_up(NO_HOST)
+                    self._abort(NO_HOST)
                 self._host = value
             elif name == b"x-request-id":
                 self._request_id = self._request_id or value
             elif name == b"transfer-encoding" or (name == b"content-length" and int(value) > body_bytes_max):
                 is_plain = False
         if version not in ("1.1", "1.0"):
-            self._give_up(MALFORMED)
+            self._abort(MALFORMED)
         if hosts > 1 or (hosts == 0 and version == "1.1"):
-            self._give_up(NO_HOST)
+            self._abort(NO_HOST)
         return is_plain
 
-    def _give_up(self, problem: Problem) -> NoReturn:
+    def _abort(self, problem: Problem) -> NoReturn:
         self._problem = problem
-        raise Refused
+        raise ParserAbort
 
     # -- answers
 
@@ -347,11 +347,11 @@ class Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
             self._start_asgi_task(*self.pipeline.pop())
         elif self._refusal is not None:
-            self._end(self._refusal)
+            self._write_last_answer(self._refusal)
         else:
             self.flow.resume_reading()
             if self._stage is NOTHING:
-                self._limit(self._timeouts.keep_alive_seconds)
+                self._set_deadline(self._timeouts.keep_alive_seconds)
 
     def _is_answering(self) -> bool:
         """Whether there is a request without an answer."""
@@ -374,23 +374,23 @@ class Protocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         if not self._is_answering():
-            self._end(problem)
+            self._write_last_answer(problem)
 
-    def _end(self, problem: Problem) -> None:
+    def _write_last_answer(self, problem: Problem) -> None:
         """Writes the last answer and hangs up in a way that lets the client read it: a connection that is closed with
         bytes in it that nobody read is reset, and answers on their way are lost (RFC 9112, 9.6)."""
         self._has_ended = True
-        self.transport.write(_encoded(of_problem(problem), request_id(self._request_id), keep_alive=False))
+        self.transport.write(_encoded(problem_answer(problem), request_id(self._request_id), keep_alive=False))
         if self._has_eof:
             self.transport.close()
             return
         self.transport.write_eof()
         self.flow.resume_reading()
-        self._limit(LINGER_SECONDS)
+        self._set_deadline(LINGER_SECONDS)
 
     # -- time
 
-    def _limit(self, seconds: float) -> None:
+    def _set_deadline(self, seconds: float) -> None:
         """From now on the client has this long. One timer serves all limits of a connection: it is moved when it would
         come too late, and looks at the deadline when it comes too early."""
         self._deadline = self.loop.time() + seconds
@@ -399,19 +399,19 @@ class Protocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = self._deadline
-        self._timer = self.loop.call_at(self._deadline, self._look_at_deadline)
+        self._timer = self.loop.call_at(self._deadline, self._check_deadline)
 
-    def _look_at_deadline(self) -> None:
+    def _check_deadline(self) -> None:
         self._timer, self._timer_at = None, math.inf
         left = self._deadline - self.loop.time()
         if self.transport.is_closing() or left == math.inf:
             return
         if left > 0:
-            self._limit(left)
+            self._set_deadline(left)
         elif self._has_ended or self._stage is NOTHING:
             self.transport.close()
         elif self.flow.read_paused:
-            self._limit(self._timeouts.head_seconds)  # it is we who do not read
+            self._set_deadline(self._timeouts.head_seconds)  # it is we who do not read
         elif self._stage is HEAD:
             self._refuse(_too_slow("request line and headers", self._timeouts.head_seconds))
         else:
@@ -425,7 +425,7 @@ def _too_slow(part: str, seconds: float) -> Problem:
 def _encoded(answer: Answer, request_id: str, *, keep_alive: bool) -> bytes:
     """An answer as it is sent, in one piece."""
     head = _head(answer.status, answer.headers, keep_alive)
-    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, common_lines(request_id), len(answer.body), answer.body)
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, common_header_lines(request_id), len(answer.body), answer.body)
 
 
 @lru_cache

@@ -11,7 +11,7 @@ import uvicorn
 from litestar import Litestar
 
 from api.http_protocol import Protocol, Timeouts
-from api.listening import listen
+from api.listener import listen
 from core import service
 from core.errors import StartError, TcgxError
 from core.settings import Settings

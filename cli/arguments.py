@@ -13,7 +13,7 @@ from core.suggestions import did_you_mean
 
 CHECKS = ("redis", "functions", "engine", "database", "archiver", "history")
 SERVICES = ("api", "engine", "archiver")
-BESIDE_NOTHING = ("up", "bench", *SERVICES)
+STANDALONE = ("up", "bench", *SERVICES)
 """Commands that take their settings from the environment alone, whatever runs in the data directory."""
 
 USAGE_ERROR = 2

@@ -9,7 +9,7 @@ from core.settings import Settings
 
 
 @asynccontextmanager
-async def connected(configured: Settings) -> AsyncIterator[Any]:
+async def open_database(configured: Settings) -> AsyncIterator[Any]:
     """A connection, closed at the end.
 
     Raises:

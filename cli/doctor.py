@@ -8,7 +8,7 @@ from archiver import history, lag, postgres, queries, schema
 from archiver.queries import Archive
 from cli import configuration
 from cli.arguments import CHECKS
-from cli.database import connected
+from cli.database import open_database
 from core.errors import StartError, TcgxError
 from core.settings import Settings, variable
 from engine import connection, library
@@ -28,7 +28,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             failures += 1
             print(f"FAIL  {name:<10} {error}")
     if failures and variable("redis_url") not in arguments.sources:
-        print(f"tcgx: {configuration.nothing_runs(configured)}", file=sys.stderr)
+        print(f"tcgx: {configuration.not_running_text(configured)}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -56,7 +56,7 @@ async def _engine(configured: Settings) -> str:
 
 
 async def _database(configured: Settings) -> str:
-    async with connected(configured) as opened:
+    async with open_database(configured) as opened:
         await schema.check(opened, configured.cards)
         others = await queries.untraded(opened, configured.cards)
     lost = f"; orders of cards that are not traded (TCGX_CARDS): {', '.join(others)}" if others else ""
@@ -75,7 +75,7 @@ async def _archiver(configured: Settings) -> str:
 
 
 async def _history(configured: Settings) -> str:
-    async with connected(configured) as opened, connection.connect(configured.redis_url) as redis:
+    async with open_database(configured) as opened, connection.connect(configured.redis_url) as redis:
         compared = await history.compare(redis, opened, configured.cards)
     faults = [comparison.verdict.sentence for comparison in compared.values() if comparison.verdict.fault]
     if faults:

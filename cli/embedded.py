@@ -161,7 +161,7 @@ class ServerLog:
         return "\n  ".join([f"{cause}the end of {self.path}:", *lines[-LOG_LINES:]])
 
 
-class Running(msgspec.Struct, frozen=True):
+class ServerProcess(msgspec.Struct, frozen=True):
     """A server that was started, and its log."""
 
     process: Process
@@ -175,11 +175,11 @@ class Running(msgspec.Struct, frozen=True):
             raise StartError(f"{name} does not answer; {self.log.tail()}")
 
 
-class Loading(Exception):
+class StillLoading(Exception):
     """It answers that it is not ready yet: it reads its data."""
 
 
-class Silent(Exception):
+class NoAnswer(Exception):
     """It does not answer yet."""
 
 
@@ -196,12 +196,12 @@ class EmbeddedServer:
         self._data_dir = Path(settings.data_dir).resolve()
         self._stop_seconds = settings.stop_seconds
         self._place: Place | None = None
-        self._running: Running | None = None
+        self._server: ServerProcess | None = None
 
     @property
     def pid(self) -> int | None:
         """Its process id while it runs."""
-        return self._running.process.pid if self._running and not self._running.process.ended() else None
+        return self._server.process.pid if self._server and not self._server.process.ended() else None
 
     async def start(self) -> None:
         """Starts it unless it runs, and waits until it answers. After a failed first start nothing is left.
@@ -215,10 +215,10 @@ class EmbeddedServer:
         try:
             lock = await _lock_for_child(self._data_dir / f"{self.name}.lock")
             try:
-                self._running = await self._launch(lock)
+                self._server = await self._launch(lock)
             finally:
                 os.close(lock)
-            await self._answers(self._running)
+            await self._answers(self._server)
         except BaseException as error:
             await self._end()
             if first:
@@ -227,47 +227,47 @@ class EmbeddedServer:
                 raise StartError(f"{self.name} cannot be started in {self._data_dir}: {reason(error)}") from error
             raise
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of its log."""
-        return self._running.log.tail() if self._running else ""
+        return self._server.log.tail() if self._server else ""
 
     async def wait(self) -> int:
         """Waits until it has ended; its exit code."""
-        return await self._running.process.wait() if self._running else 0
+        return await self._server.process.wait() if self._server else 0
 
     async def stop(self) -> None:
         """Asks it to write what it has and to end; SIGKILL after `stop_seconds`."""
         await self._end()
         self._forget()
 
-    async def _launch(self, lock: int) -> Running:
+    async def _launch(self, lock: int) -> ServerProcess:
         raise NotImplementedError
 
     async def _try(self) -> None:
-        """Returns when it answers. Raises: `StartError`, it never will; `Loading`; `Silent`."""
+        """Returns when it answers. Raises: `StartError`, it never will; `StillLoading`; `NoAnswer`."""
         raise NotImplementedError
 
-    async def _answers(self, running: Running) -> None:
+    async def _answers(self, running: ServerProcess) -> None:
         deadline, load_deadline = _now() + START_SECONDS, _now() + LOAD_SECONDS
         while True:
             try:
                 return await self._try()
-            except Loading:
+            except StillLoading:
                 deadline = load_deadline
-            except Silent:
+            except NoAnswer:
                 pass
             running.check(self.name, deadline)
             await asyncio.sleep(CHECK_SECONDS)
 
     async def _end(self) -> None:
-        if self._running and not await self._running.process.stop(seconds=self._stop_seconds):
+        if self._server and not await self._server.process.stop(seconds=self._stop_seconds):
             log.warning("killed, because it did not stop in time", service=self.name, stop_seconds=self._stop_seconds)
 
     def _forget(self) -> None:
         if self._place:
             shutil.rmtree(self._place.run_dir, ignore_errors=True)
         self._place = None
-        self._running = None
+        self._server = None
 
     def _known(self) -> Place:
         if self._place is None:

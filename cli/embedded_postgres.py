@@ -19,7 +19,16 @@ import structlog
 
 from cli import datadir
 from cli.datadir import Secrets
-from cli.embedded import START_SECONDS, EmbeddedServer, Loading, Running, ServerLog, Silent, package_folder, reaches
+from cli.embedded import (
+    START_SECONDS,
+    EmbeddedServer,
+    NoAnswer,
+    ServerLog,
+    ServerProcess,
+    StillLoading,
+    package_folder,
+    reaches,
+)
 from cli.supervisor import Account, Process
 from core.errors import StartError
 from core.settings import Settings, variable
@@ -56,7 +65,7 @@ class PostgresServer(EmbeddedServer):
         host = quote(self._known().run_dir)
         return f"postgresql://{DATABASE}:{self._password}@/{database}?host={host}&port={POSTGRES_PORT}"
 
-    async def _launch(self, lock: int) -> Running:
+    async def _launch(self, lock: int) -> ServerProcess:
         account = _account(self._data_dir / "postgres")
         cluster = _cluster(self._data_dir, account)
         programs = _postgres_programs(self._programs, cluster.parent, account)
@@ -101,7 +110,7 @@ class PostgresServer(EmbeddedServer):
         if code != 0:
             raise StartError(f"initdb failed; {written.tail()}")
 
-    def _spawn(self, programs: Path, cluster: Path, account: Account | None, lock: int) -> Running:
+    def _spawn(self, programs: Path, cluster: Path, account: Account | None, lock: int) -> ServerProcess:
         for file in (cluster / "postmaster.pid", Path(self._known().run_dir) / f".s.PGSQL.{POSTGRES_PORT}.lock"):
             _remove_stale_pid_file(file, cluster)
         written = ServerLog(self._data_dir / "postgres.log")
@@ -118,19 +127,19 @@ class PostgresServer(EmbeddedServer):
                 account=account,
                 inherited=(lock,),
             )
-        return Running(process, written)
+        return ServerProcess(process, written)
 
     async def _try(self) -> None:
         try:
             await self._open_database()
         except asyncpg.CannotConnectNowError as error:
-            raise Loading from error
+            raise StillLoading from error
         except asyncpg.InvalidPasswordError as error:
             raise StartError(
                 f"PostgreSQL in {self._data_dir} was made with another password than secrets.json has now: {error}"
             ) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise Silent from error
+            raise NoAnswer from error
 
     async def _open_database(self) -> None:
         """Connects, and makes the database where it is missing."""

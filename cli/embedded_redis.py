@@ -10,7 +10,7 @@ from urllib.parse import quote
 import redis.exceptions
 
 from cli.datadir import Secrets
-from cli.embedded import EmbeddedServer, Loading, Running, ServerLog, Silent, package_folder
+from cli.embedded import EmbeddedServer, NoAnswer, ServerLog, ServerProcess, StillLoading, package_folder
 from cli.supervisor import Process
 from core.errors import StartError
 from core.settings import Settings, variable
@@ -57,10 +57,10 @@ class RedisServer(EmbeddedServer):
     def _socket(self) -> Path:
         return Path(self._known().run_dir) / "redis.sock"
 
-    async def _launch(self, lock: int) -> Running:
+    async def _launch(self, lock: int) -> ServerProcess:
         return self._spawn(_redis_program(self._program), lock)
 
-    def _spawn(self, program: Path, lock: int) -> Running:
+    def _spawn(self, program: Path, lock: int) -> ServerProcess:
         self._keep_place(port=self._port, account=None)
         (self._data_dir / "redis").mkdir(mode=0o700, exist_ok=True)
         written = ServerLog(self._data_dir / "redis.log")
@@ -73,16 +73,16 @@ class RedisServer(EmbeddedServer):
                 output=written.file,
                 inherited=(lock,),
             )
-        return Running(process, written)
+        return ServerProcess(process, written)
 
     def _configuration(self) -> str:
         lines = {
             "bind": "127.0.0.1",
             "port": str(self._known().port),
-            "unixsocket": _quoted(str(self._socket())),
+            "unixsocket": _quote(str(self._socket())),
             "unixsocketperm": "700",
-            "requirepass": _quoted(self._password),
-            "dir": _quoted(str(self._data_dir / "redis")),
+            "requirepass": _quote(self._password),
+            "dir": _quote(str(self._data_dir / "redis")),
             "logfile": '""',
             "daemonize": "no",
             "appendonly": "yes",
@@ -103,9 +103,9 @@ class RedisServer(EmbeddedServer):
         try:
             await client.ping()
         except redis.exceptions.BusyLoadingError as error:
-            raise Loading from error
+            raise StillLoading from error
         except (redis.exceptions.RedisError, OSError) as error:
-            raise Silent from error
+            raise NoAnswer from error
         finally:
             await client.aclose()
 
@@ -162,6 +162,6 @@ def _mimalloc() -> Path | None:
     return path if path.is_file() else None
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
     return f'"{escaped}"'

@@ -22,7 +22,7 @@ Its API, to read and to try: {api}/schema/swagger
 
 A first order, as trader 1:
 
-{_folded(f"  TOKEN=$({command_here('traders token 1', data_dir)})")}
+{_fold(f"  TOKEN=$({command_here('traders token 1', data_dir)})")}
   curl -s {api}/orders \\
     -H "Authorization: Bearer $TOKEN" \\
     -d '{{"card":"{card}","side":"buy","price":"{price_text(price_cents)}"}}'
@@ -30,13 +30,13 @@ A first order, as trader 1:
 and to see it, in your orders and in the book:
 
   curl -s {api}/orders -H "Authorization: Bearer $TOKEN"
-{_folded(f"  {command_here(f'book {card}', data_dir)}")}
+{_fold(f"  {command_here(f'book {card}', data_dir)}")}
 
 Stop with Ctrl-C.
 """
 
 
-def _folded(line: str) -> str:
+def _fold(line: str) -> str:
     """The same command in two lines where one is too long."""
     return line if len(line) <= COLUMNS else line.replace(" --data-dir ", " \\\n    --data-dir ")
 
@@ -51,12 +51,12 @@ def _program() -> str:
     started = Path(sys.argv[0])
     if started.name == "__main__.py":
         is_module = sys.modules["__main__"].__spec__ is not None
-        return f"{_short(Path(sys.executable))} {'-m tcgx' if is_module else _short(started)}"
+        return f"{_shorten(Path(sys.executable))} {'-m tcgx' if is_module else _shorten(started)}"
     found = shutil.which(started.name)
-    return started.name if found and Path(found).samefile(started) else _short(started)
+    return started.name if found and Path(found).samefile(started) else _shorten(started)
 
 
-def _short(path: Path) -> str:
+def _shorten(path: Path) -> str:
     """A path as it can be typed here: relative where it was, or where it leads into this folder."""
     here = Path.cwd()
     relative = path.relative_to(here) if path.is_relative_to(here) else path

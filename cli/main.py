@@ -47,13 +47,13 @@ def _run_command(given: argparse.Namespace) -> int:
     from core.errors import TcgxError  # noqa: PLC0415
 
     try:
-        settings, sources = configuration.of(given)
+        settings, sources = configuration.load(given)
     except TcgxError as error:
         return _failed(str(error))
     try:
         return run(given, settings, sources)
     except TcgxError as error:
-        return _failed(configuration.explained(error, settings, sources))
+        return _failed(configuration.explain(error, settings, sources))
 
 
 def _failed(sentence: str) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from archiver import recovery
 from archiver.recovery import Lost, Plan
 from cli import paths
-from cli.database import connected
+from cli.database import open_database
 from core.errors import StartError
 from core.model import price_text
 from core.settings import Settings
@@ -29,13 +29,13 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
     report: Path | None = arguments.report
     if report is not None:
         paths.check_file(report)
-    async with connected(configured) as database, connection.connect(configured.redis_url) as redis:
+    async with open_database(configured) as database, connection.connect(configured.redis_url) as redis:
         await library.load(redis)
         plans = await recovery.plans(redis, database, configured.cards)
         if not plans:
             print("log and archive of every card belong together: there is nothing to recover")
             return 0
-        print("\n\n".join(_described(plan) for plan in plans))
+        print("\n\n".join(_describe(plan) for plan in plans))
         if report is not None:
             _write(report, plans)
         if not arguments.yes and not _is_agreed():
@@ -53,7 +53,7 @@ def _is_agreed() -> bool:
     return input("\nGo on with a new history, after both? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _described(plan: Plan) -> str:
+def _describe(plan: Plan) -> str:
     lines = [f"{plan.card}: {plan.sentence}"]
     if plan.log_lacks:
         first, last = plan.log_lacks

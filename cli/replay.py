@@ -33,7 +33,7 @@ class Entry(msgspec.Struct, frozen=True):
     fields: list[str]
 
 
-class Expected(msgspec.Struct, frozen=True):
+class ExpectedState(msgspec.Struct, frozen=True):
     """The state that a card's log leads to; the last line of each card in a file."""
 
     card: str
@@ -42,7 +42,7 @@ class Expected(msgspec.Struct, frozen=True):
     sequence: int
 
 
-Line = Entry | Expected
+Line = Entry | ExpectedState
 
 
 class _Position(msgspec.Struct, frozen=True):
@@ -58,16 +58,16 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
     if arguments.export:
         paths.check_file(arguments.export)
         async with connection.connect(configured.redis_url) as live:
-            count = await export(of_server(live, configured.cards), arguments.export)
+            count = await export(server_lines(live, configured.cards), arguments.export)
         print(f"wrote {count} lines to {arguments.export}")
         return 0
-    outcome = await _replayed(arguments, configured)
+    outcome = await _replay_on_empty_server(arguments, configured)
     for card, expected, found in outcome:
         print(f"{card:<12} {found} {'same' if found == expected else f'DIFFERS from {expected}'}")
     return 0 if outcome and all(expected == found for _, expected, found in outcome) else 1
 
 
-async def _replayed(arguments: argparse.Namespace, configured: Settings) -> list[tuple[str, str, str]]:
+async def _replay_on_empty_server(arguments: argparse.Namespace, configured: Settings) -> list[tuple[str, str, str]]:
     """What `replay` returns, on a throw-away server."""
     batch = arguments.batch or configured.match_batch
     with datadir.ephemeral() as data_dir:
@@ -78,9 +78,9 @@ async def _replayed(arguments: argparse.Namespace, configured: Settings) -> list
             async with connection.connect(server.socket_url) as empty:
                 await library.load(empty)
                 if arguments.file:
-                    return await replay(_as_async(of_file(arguments.file)), empty, batch=batch)
+                    return await replay(_as_async(file_lines(arguments.file)), empty, batch=batch)
                 async with connection.connect(configured.redis_url) as live:
-                    return await replay(of_server(live, configured.cards), empty, batch=batch)
+                    return await replay(server_lines(live, configured.cards), empty, batch=batch)
         finally:
             await server.stop()
 
@@ -90,7 +90,7 @@ async def _as_async(lines: Iterator[Line]) -> AsyncIterator[Line]:
         yield line
 
 
-async def of_server(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
+async def server_lines(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
     """The logs of a live server up to what is matched now, each followed by its state.
 
     Raises:
@@ -118,7 +118,7 @@ async def of_server(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
         yield expected
 
 
-def of_file(path: Path) -> Iterator[Line]:
+def file_lines(path: Path) -> Iterator[Line]:
     """The lines of a file.
 
     Raises:
@@ -139,7 +139,7 @@ def of_file(path: Path) -> Iterator[Line]:
 
 
 def _line(text: bytes) -> Line:
-    kind: type[Line] = Expected if b'"state_hash"' in text else Entry
+    kind: type[Line] = ExpectedState if b'"state_hash"' in text else Entry
     line = msgspec.json.decode(text, type=kind)
     if isinstance(line, Entry) and (not line.fields or len(line.fields) % 2):
         raise ValueError("`fields` must be names and values in turn")
@@ -197,14 +197,14 @@ async def _match(matcher: Matcher, card: str) -> None:
         raise matcher.last_error_by_card[card]
 
 
-async def _state(books: BookReader, client: Any, card: str) -> Expected:
+async def _state(books: BookReader, client: Any, card: str) -> ExpectedState:
     """Hash and position of one moment between two entries; a busy card moves between two reads, so they are read
     until they agree."""
     for _ in range(SETTLE_TRIES):
         before = await _position(client, card)
         state_hash = await books.state_hash(card)
         if before == await _position(client, card) and before.part == 0:
-            return Expected(card, state_hash, before.log_id, before.sequence)
+            return ExpectedState(card, state_hash, before.log_id, before.sequence)
         await asyncio.sleep(0)
     raise StartError(f"{card} is matching without a pause: stop the flow of orders, or try again")
 
@@ -225,7 +225,7 @@ async def _check_base(redis: Redis, card: str) -> None:
         )
 
 
-def _check_beginning(card: str, entries: list[Any], expected: Expected) -> None:
+def _check_beginning(card: str, entries: list[Any], expected: ExpectedState) -> None:
     if expected.sequence == 0:
         return
     # What append wrote names its own id, which ends in the sequence of its first command (lua/parts/log.lua).

@@ -11,11 +11,11 @@ from cli import datadir
 from core.errors import StartError
 from core.settings import Settings, texts_of, variable
 
-OWN = ("redis_url", "database_url", "jwt_secret", "data_dir")
+EXCLUDED = ("redis_url", "database_url", "jwt_secret", "data_dir")
 """Settings that commands take from elsewhere: addresses and key from fields of their own."""
 
 
-class Running(msgspec.Struct, frozen=True):
+class RunFile(msgspec.Struct, frozen=True):
     """A running exchange. `settings` are its variables; an exchange of an older version has written none."""
 
     api: str
@@ -40,10 +40,10 @@ class Running(msgspec.Struct, frozen=True):
         return all(environment.get(variable(field), url) == url for field, url in addresses.items())
 
 
-def of_settings(local: Settings, *, api: str, redis: str) -> Running:
+def of_exchange(local: Settings, *, api: str, redis: str) -> RunFile:
     """An exchange with these settings, as it is reached from outside."""
-    kept = {name: text for name, text in texts_of(local).items() if name not in map(variable, OWN)}
-    return Running(api, redis, local.database_url, local.jwt_secret, kept)
+    kept = {name: text for name, text in texts_of(local).items() if name not in map(variable, EXCLUDED)}
+    return RunFile(api, redis, local.database_url, local.jwt_secret, kept)
 
 
 def path_in(data_dir: str | Path) -> Path:
@@ -51,7 +51,7 @@ def path_in(data_dir: str | Path) -> Path:
     return Path(data_dir) / "run.json"
 
 
-def running(data_dir: str | Path) -> Running | None:
+def find_running(data_dir: str | Path) -> RunFile | None:
     """The exchange that runs in this data directory, if one does.
 
     Raises:
@@ -59,7 +59,7 @@ def running(data_dir: str | Path) -> Running | None:
     """
     path = path_in(data_dir)
     try:
-        announced = msgspec.json.decode(path.read_bytes(), type=Running)
+        announced = msgspec.json.decode(path.read_bytes(), type=RunFile)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -71,7 +71,7 @@ def running(data_dir: str | Path) -> Running | None:
 
 
 @contextmanager
-def announced(data_dir: Path, here: Running) -> Iterator[None]:
+def announce(data_dir: Path, here: RunFile) -> Iterator[None]:
     """Lets commands find a running exchange.
 
     Raises:

@@ -27,10 +27,10 @@ def run(given: argparse.Namespace, settings: Settings, sources: Mapping[str, str
     """
     service.configure_logging(settings, "tcgx")
     given.sources = sources
-    return uvloop.run(_until_signal(_begun(given, settings)))
+    return uvloop.run(_until_signal(_import_and_run(given, settings)))
 
 
-async def _begun(given: argparse.Namespace, settings: Settings) -> int:
+async def _import_and_run(given: argparse.Namespace, settings: Settings) -> int:
     """Imports the command's module alone: no other command needs the benchmarks, nor `settings` the archive."""
     command: Work = importlib.import_module(COMMANDS[given.name].module).run
     return await command(given, settings)

@@ -170,7 +170,7 @@ async def _end_of(popen: subprocess.Popen[bytes]) -> None:
         os.close(descriptor)
 
 
-class Supervised(Protocol):
+class Member(Protocol):
     """What a `Supervisor` keeps running: a service, or an embedded server."""
 
     @property
@@ -184,7 +184,7 @@ class Supervised(Protocol):
     def serves(self) -> bool:
         """Whether others need it: when it is back, those that did not start without it are tried at once."""
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of its own log, if it does not write where we write."""
 
     async def start(self) -> None:
@@ -214,7 +214,7 @@ class Service:
         """Its process id while it runs."""
         return self._process.pid if self._process and not self._process.ended() else None
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """Nothing: it writes where we write."""
         return ""
 
@@ -240,7 +240,7 @@ class Service:
 class Supervisor:
     """Keeps services and embedded servers running until it is told to stop."""
 
-    def __init__(self, members: Sequence[Supervised], *, stop_order: Sequence[str] = ()) -> None:
+    def __init__(self, members: Sequence[Member], *, stop_order: Sequence[str] = ()) -> None:
         """Members start in their order, and stop in the order of the names in `stop_order` (default: reversed)."""
         by_name = {member.name: member for member in members}
         order = list(stop_order) or list(reversed(by_name))
@@ -261,7 +261,7 @@ class Supervisor:
             for member in self._members:
                 await member.start()
             async with asyncio.TaskGroup() as group:
-                keepers = [group.create_task(self._keep(member)) for member in self._members]
+                keepers = [group.create_task(self._keep_running(member)) for member in self._members]
                 await stop.wait()
                 await cancel_and_wait(*keepers)  # one that starts a server may lose its first cancellation
         finally:
@@ -272,7 +272,7 @@ class Supervisor:
         for member in self._stopped_in_order:
             await member.stop()
 
-    async def _keep(self, member: Supervised) -> None:
+    async def _keep_running(self, member: Member) -> None:
         clock = asyncio.get_running_loop().time
         delay, is_told = RESTART_SECONDS_MIN, False
         while True:
@@ -291,7 +291,7 @@ class Supervisor:
             else:
                 delay = min(2 * delay, REFUSED_SECONDS_MAX if refuses else RESTART_SECONDS_MAX)
 
-    async def _run(self, member: Supervised) -> tuple[dict[str, str], bool]:
+    async def _run(self, member: Member) -> tuple[dict[str, str], bool]:
         """Runs it once: how it ended, and whether it is one of those that may refuse to work for good."""
         is_start = member.pid is None
         try:
@@ -303,7 +303,7 @@ class Supervisor:
                 woken.set()
         code = await member.wait()
         ending = {"ending": _ending(code)}
-        if code > 0 and (words := member.last_words()):
+        if code > 0 and (words := member.log_tail()):
             ending["said"] = words
         return ending, code == REFUSED_CODE and not member.serves
 

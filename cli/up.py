@@ -15,13 +15,13 @@ import msgspec
 import structlog
 
 import tcgx.__main__
-from api.listening import listen
+from api.listener import listen
 from archiver import postgres, recovery, schema, traders
 from cli import datadir, embedded, paths, run_file
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.greeting import greeting
-from cli.supervisor import Service, Supervised, Supervisor
+from cli.supervisor import Member, Service, Supervisor
 from core import service, settings
 from core.errors import StartError
 from core.settings import Settings, variable
@@ -29,7 +29,7 @@ from engine import connection, library
 
 log = structlog.get_logger()
 
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """For our own address, whatever proxy the environment names."""
 
 READY_SECONDS = 60
@@ -62,7 +62,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             await service.until_stopped(_start(servers), stopping)
             if stopping.is_set():
                 return 0
-            await _serve(_pointed(local, servers), servers, stopping, announced_in=announced_in, stack=stack)
+            await _serve(_with_server_urls(local, servers), servers, stopping, announced_in=announced_in, stack=stack)
         finally:
             for server in reversed(servers):
                 await server.stop()
@@ -72,7 +72,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
 def _refuse_running(home: Path) -> None:
     if not datadir.is_locked(home):
         return
-    here = run_file.running(home)
+    here = run_file.find_running(home)
     where = here.api if here else "it is starting or stopping"
     raise StartError(
         f"the exchange of {home} runs already (process {datadir.owner(home)}): {where}; "
@@ -127,7 +127,7 @@ def _servers(local: Settings, secrets: datadir.Secrets) -> list[embedded.Embedde
     return servers
 
 
-def _pointed(local: Settings, servers: list[embedded.EmbeddedServer]) -> Settings:
+def _with_server_urls(local: Settings, servers: list[embedded.EmbeddedServer]) -> Settings:
     """The settings, pointing at the embedded servers."""
     for server in servers:
         if isinstance(server, RedisServer):
@@ -147,10 +147,10 @@ async def _serve(
 ) -> None:
     await _prepare_database(local)
     public_redis = next((one.url for one in servers if isinstance(one, RedisServer)), local.redis_url)
-    here = run_file.of_settings(local, api=f"http://{_in_url(local.host)}:{local.port}", redis=public_redis)
-    stack.enter_context(run_file.announced(announced_in, here))
+    here = run_file.of_exchange(local, api=f"http://{_in_url(local.host)}:{local.port}", redis=public_redis)
+    stack.enter_context(run_file.announce(announced_in, here))
     services = _services(local)
-    members: list[Supervised] = [*servers, *services]
+    members: list[Member] = [*servers, *services]
     stop_order = [
         *(service.name for name in STOP_ORDER for service in services if service.name.split("-")[0] == name),
         *(server.name for server in reversed(servers)),
@@ -230,7 +230,7 @@ async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_i
 
 def _is_ready(api: str) -> bool:
     try:
-        with _DIRECT.open(f"{api}/health/ready", timeout=2) as answer:
+        with _OPENER.open(f"{api}/health/ready", timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False

@@ -23,20 +23,20 @@ from engine.order_log import Cancels
 READ_SECONDS = 5.0
 """How long a read may take: a part of it, the events that are not archived, may be many while the archiver is away."""
 
-KEPT_MAX = 20_000
+CACHED_ORDERS_MAX = 20_000
 """Completed orders that a process keeps, about half a kilobyte each."""
 
-LOOKED_AT_MAX = 4
+READS_PER_PAGE_MAX = 4
 """Reads of `OPEN_A_READ` orders, for one page of those of a side."""
 
-TRADES_LOOKED_AT, TRADES_LOOKED_AT_MIN = 100_000, 1_000
+TRADES_SCANNED, TRADES_SCANNED_MIN = 100_000, 1_000
 """Archived trades for one page of fills, of all cards together and of a card at least: 15 ms of PostgreSQL."""
 
 TIME_PATTERN = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
-PLACE = re.compile(rf"({TIME_PATTERN})~({CARD_PATTERN.pattern})-t({SEQUENCE_PATTERN})~(maker|taker)", re.ASCII)
+FILL_KEY = re.compile(rf"({TIME_PATTERN})~({CARD_PATTERN.pattern})-t({SEQUENCE_PATTERN})~(maker|taker)", re.ASCII)
 """A `FillKey` as a text."""
 
-Age = tuple[str, str, int]
+OrderKey = tuple[str, str, int]
 """By which orders of several cards are sorted: accepted_at, card and sequence."""
 
 
@@ -60,7 +60,7 @@ class FillKey(NamedTuple):
         Raises:
             InvalidRequest: it is none.
         """
-        found = PLACE.fullmatch(text)
+        found = FILL_KEY.fullmatch(text)
         if not found or not _is_time(found[1]):
             rule = "must be the `next` of a page of fills"
             raise InvalidRequest([Violation("before", "invalid_before", rule, text[:VALUE_CHARACTERS_MAX])])
@@ -75,7 +75,7 @@ def _is_time(text: str) -> bool:
     return True
 
 
-def age(order: Order) -> Age:
+def order_key(order: Order) -> OrderKey:
     """When an order was accepted, and what decides between orders of the same moment."""
     return order.accepted_at, order.card, order.sequence
 
@@ -86,7 +86,7 @@ def fill_key(fill: Fill) -> FillKey:
     return FillKey(trade.executed_at, trade.card, trade.number, fill.is_taker)
 
 
-async def parsed(card: str, lines: Iterable[bytes]) -> list[Order]:
+async def parse_orders(card: str, lines: Iterable[bytes]) -> list[Order]:
     """Orders from their lines. It lets others go first now and then: ten thousand lines take 30 ms."""
     orders = []
     for count, line in enumerate(lines, 1):
@@ -97,7 +97,7 @@ async def parsed(card: str, lines: Iterable[bytes]) -> list[Order]:
 
 
 @asynccontextmanager
-async def in_time() -> AsyncIterator[None]:
+async def read_timeout() -> AsyncIterator[None]:
     """Ends a read that takes longer than `READ_SECONDS`.
 
     Raises:
@@ -116,14 +116,14 @@ class CompletedOrders:
     def __init__(self, books: BookReader, archive: Archive) -> None:
         self._books = books
         self._archive = archive
-        self._kept: dict[tuple[str, int], Order] = {}
+        self._cache: dict[tuple[str, int], Order] = {}
 
-    def keep(self, orders: Iterable[Order]) -> None:
+    def add(self, orders: Iterable[Order]) -> None:
         """Keeps these instead of those that were kept first."""
         for order in orders:
-            self._kept[order.card, order.sequence] = order
-        while len(self._kept) > KEPT_MAX:
-            del self._kept[next(iter(self._kept))]
+            self._cache[order.card, order.sequence] = order
+        while len(self._cache) > CACHED_ORDERS_MAX:
+            del self._cache[next(iter(self._cache))]
 
     async def find(self, card: str, sequences: Sequence[int]) -> list[Order]:
         """The completed ones of these orders of a card.
@@ -131,11 +131,11 @@ class CompletedOrders:
         Raises:
             Unavailable: the archive is needed and cannot be read.
         """
-        found = [self._kept[card, sequence] for sequence in sequences if (card, sequence) in self._kept]
+        found = [self._cache[card, sequence] for sequence in sequences if (card, sequence) in self._cache]
         missing = set(sequences).difference(order.sequence for order in found)
         for look in (self._archived, self._recent, self._archived) if missing else ():  # what moves meanwhile is met
             read = await look(card, missing)
-            self.keep(read)
+            self.add(read)
             found += read
             missing.difference_update(order.sequence for order in read)
             if not missing:
@@ -150,7 +150,7 @@ class CompletedOrders:
         return await self._books.completed_orders(card, sequences, archived=cursors[card].sequence)
 
 
-class _Part(NamedTuple):
+class _FillBatch(NamedTuple):
     """Fills of a card, and the key down to which none is missing; None where there are no more behind."""
 
     fills: list[Fill]
@@ -163,7 +163,7 @@ class OrderReader:
     def __init__(self, books: BookReader, archive: Archive) -> None:
         self._books = books
         self._archive = archive
-        self._known = CompletedOrders(books, archive)
+        self._completed_orders = CompletedOrders(books, archive)
 
     async def find(self, card: str, sequence: int) -> Order | None:
         """An order, wherever it is: in the log, a book, the events, or the archive.
@@ -177,7 +177,7 @@ class OrderReader:
         position = await self._books.position(card)
         if sequence > position.appended:
             return None
-        found = await self._known.find(card, [sequence])
+        found = await self._completed_orders.find(card, [sequence])
         return found[0] if found else None
 
     async def latest(self, trader_id: int, cards: Sequence[str], limit: int) -> tuple[list[Order], Order | None]:
@@ -187,7 +187,7 @@ class OrderReader:
         Raises:
             Unavailable: the archive is needed and cannot be read.
         """
-        async with in_time():
+        async with read_timeout():
             by_card = await asyncio.gather(*(self._latest(trader_id, card, limit) for card in cards))
         merged = _newest((order for orders, _ in by_card for order in orders), limit + 1)
         has_more = len(merged) > limit or any(is_full for _, is_full in by_card)
@@ -197,7 +197,7 @@ class OrderReader:
         """The latest orders on a card, and whether there may be more."""
         orders, completed = await self._books.latest(card, trader_id, limit)
         is_full = len(orders) + len(completed) == limit
-        return orders + await self._known.find(card, completed), is_full
+        return orders + await self._completed_orders.find(card, completed), is_full
 
     async def open_orders(
         self, trader_id: int, cards: Sequence[str], *, side: Side | None = None, before: Order | None = None, limit: int
@@ -220,8 +220,8 @@ class OrderReader:
             async for lines in pages:
                 orders += [
                     order
-                    for order in await parsed(card, (line for line in lines if mark in line))
-                    if (side is None or order.side is side) and (before is None or age(order) < age(before))
+                    for order in await parse_orders(card, (line for line in lines if mark in line))
+                    if (side is None or order.side is side) and (before is None or order_key(order) < order_key(before))
                 ]
                 if len(orders) >= limit:
                     break
@@ -247,8 +247,8 @@ class OrderReader:
         """
         found: list[Order] = []
         size = limit + 1 if side is None else OPEN_A_READ
-        async with in_time():
-            for _ in range(LOOKED_AT_MAX):
+        async with read_timeout():
+            for _ in range(READS_PER_PAGE_MAX):
                 page = await self._orders(trader_id, cards, before=before, limit=size)
                 found += [order for order in page if side is None or order.side is side]
                 before = page[-1] if len(page) == size else None
@@ -258,34 +258,39 @@ class OrderReader:
 
     async def _orders(self, trader_id: int, cards: Sequence[str], *, before: Order | None, limit: int) -> list[Order]:
         accepted = await asyncio.gather(
-            *(self._accepted(trader_id, card, before=before, limit=limit) for card in cards)
+            *(self._read_accepted(trader_id, card, before=before, limit=limit) for card in cards)
         )
         resting = await self.open_orders(trader_id, cards, before=before, limit=limit)
         cursors = await self._archive.cursors(cards)
         recent = await asyncio.gather(
-            *(self._completed(trader_id, card, archived=cursors[card].sequence) for card in cards)
+            *(self._read_completed(trader_id, card, archived=cursors[card].sequence) for card in cards)
         )
-        start = None if before is None else age(before)
+        start = None if before is None else order_key(before)
         archived = await self._archive.orders_before(trader_id, cards=cards, before=start, limit=limit)
-        known = {age(order): order for orders in accepted for order in orders}
-        known |= {age(order): order for order in resting}
-        known |= {age(order): order for orders in recent for order in orders if start is None or age(order) < start}
-        known |= {age(order): order for order in archived}
+        known = {order_key(order): order for orders in accepted for order in orders}
+        known |= {order_key(order): order for order in resting}
+        known |= {
+            order_key(order): order
+            for orders in recent
+            for order in orders
+            if start is None or order_key(order) < start
+        }
+        known |= {order_key(order): order for order in archived}
         return _newest(known.values(), limit)
 
-    async def _accepted(self, trader_id: int, card: str, *, before: Order | None, limit: int) -> list[Order]:
+    async def _read_accepted(self, trader_id: int, card: str, *, before: Order | None, limit: int) -> list[Order]:
         """A trader's orders that are not matched yet."""
         bound = await self._bound(card, before)
         orders = await self._books.accepted_orders(card, trader_id, before=bound, limit=limit)
-        return [order for order in orders if before is None or age(order) < age(before)]
+        return [order for order in orders if before is None or order_key(order) < order_key(before)]
 
-    async def _completed(self, trader_id: int, card: str, *, archived: int) -> list[Order]:
+    async def _read_completed(self, trader_id: int, card: str, *, archived: int) -> list[Order]:
         """A trader's orders that are completed and not archived."""
         mark = f",{trader_id},".encode()
         lines = []
         async for event in self._books.events(card, after=archived):
             lines += [line for line in event.order_lines.splitlines() if mark in line]
-        return [order for order in await parsed(card, lines) if order.trader_id == trader_id]
+        return [order for order in await parse_orders(card, lines) if order.trader_id == trader_id]
 
     async def canceled(self, card: str, cancels: Cancels, limit: int) -> list[Order]:
         """The orders that these cancels, which are matched, have canceled: the newest, newest first.
@@ -304,14 +309,14 @@ class OrderReader:
         ends = tuple(f",canceled,{at}".encode() for at in cancels.times)
         lines = [line for event in events for line in event.order_lines.splitlines() if line.endswith(ends)]
         own = sorted((line for line in lines if line[: codec.SEQUENCE_DIGITS] in targets), reverse=True)
-        return await parsed(card, own[:limit])
+        return await parse_orders(card, own[:limit])
 
     async def find_open(self, card: str, trader_id: int, client_order_id: str) -> Order | None:
         """The trader's newest open order on a card with this client_order_id."""
         mark = f",{client_order_id},".encode()
         async with aclosing(self._books.open_lines(card, trader_id)) as pages:
             async for lines in pages:
-                for order in await parsed(card, (line for line in lines if mark in line)):
+                for order in await parse_orders(card, (line for line in lines if mark in line)):
                     if order.client_order_id == client_order_id:
                         return order
         return None
@@ -324,9 +329,9 @@ class OrderReader:
         """
         if not order.filled_quantity:
             return []
-        async with in_time():
+        async with read_timeout():
             try:
-                fills = await self._fills_of(order, await self._archived(order.card))
+                fills = await self._fills_of(order, await self._archive_cursor(order.card))
             except Unavailable:
                 fills = await self._fills_of(order, None)  # a young order's are all in Redis
         filled, known = [], 0
@@ -364,8 +369,8 @@ class OrderReader:
         Raises:
             Unavailable: the archive cannot be read.
         """
-        async with in_time():
-            archived = await self._archived(order.card)
+        async with read_timeout():
+            archived = await self._archive_cursor(order.card)
             after = max(order.sequence - 1, archived)
             fills = [fill async for fill in self._recent_fills_of(order, after=after)]
             bound = before.number if before and before.card == order.card else None
@@ -385,7 +390,7 @@ class OrderReader:
         Raises:
             Unavailable: the archive cannot be read.
         """
-        async with in_time():
+        async with read_timeout():
             cursors = await self._archive.cursors(cards)
             recent = await asyncio.gather(
                 *(
@@ -393,7 +398,7 @@ class OrderReader:
                     for card in cards
                 )
             )
-            looked_at = max(TRADES_LOOKED_AT_MIN, TRADES_LOOKED_AT // len(cards))
+            looked_at = max(TRADES_SCANNED_MIN, TRADES_SCANNED // len(cards))
             archived = await asyncio.gather(
                 *(
                     self._archived_fills(trader_id, card, before=before, looked_at=looked_at, limit=limit)
@@ -409,7 +414,7 @@ class OrderReader:
 
     async def _recent_fills(
         self, trader_id: int, card: str, *, after: int, before: FillKey | None, limit: int
-    ) -> _Part:
+    ) -> _FillBatch:
         """A trader's fills that are not archived, newest first."""
         mark = f",{trader_id},".encode()
         fills: list[Fill] = []
@@ -418,19 +423,19 @@ class OrderReader:
                 found = [fill for trade in _trades(card, event, mark) for fill in own_fills(trade, trader_id)]
                 fills += [fill for fill in reversed(found) if before is None or fill_key(fill) < before]
                 if len(fills) >= limit:
-                    return _Part(fills, fill_key(fills[-1]))
-        return _Part(fills, None)
+                    return _FillBatch(fills, fill_key(fills[-1]))
+        return _FillBatch(fills, None)
 
     async def _archived_fills(
         self, trader_id: int, card: str, *, before: FillKey | None, looked_at: int, limit: int
-    ) -> _Part:
+    ) -> _FillBatch:
         # Before a taker's fill there may be the maker's fill of the same trade.
         start = None if before is None else Before(before.executed_at, before.card, before.number + before.is_taker)
         found = await self._archive.trades_with(trader_id, card, before=start, looked_at=looked_at, limit=limit)
         reached = None if found.reached is None else fill_key(Fill(found.reached, is_taker=False))
-        return _Part([fill for trade in found.trades for fill in own_fills(trade, trader_id)], reached)
+        return _FillBatch([fill for trade in found.trades for fill in own_fills(trade, trader_id)], reached)
 
-    async def _archived(self, card: str) -> int:
+    async def _archive_cursor(self, card: str) -> int:
         cursors = await self._archive.cursors([card])
         return cursors[card].sequence
 
@@ -454,7 +459,7 @@ def _trades(card: str, event: Event, mark: bytes) -> list[Trade]:
 
 
 def _newest(orders: Iterable[Order], limit: int) -> list[Order]:
-    return sorted(orders, key=age, reverse=True)[:limit]
+    return sorted(orders, key=order_key, reverse=True)[:limit]
 
 
 def _newest_fills(fills: Iterable[Fill], before: FillKey | None) -> list[Fill]:

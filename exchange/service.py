@@ -43,7 +43,7 @@ from core.settings import CARD_PATTERN, Settings
 from engine.book_reader import BookReader, Depth
 from engine.match_notifications import MatchNotifier
 from engine.order_log import Cancels, OrderLog
-from exchange.order_reader import FillKey, OrderReader, age, parsed
+from exchange.order_reader import FillKey, OrderReader, order_key, parse_orders
 from exchange.tokens import Caller
 
 SEQUENCE = re.compile(SEQUENCE_PATTERN)
@@ -52,7 +52,7 @@ CANCELED_MAX = 10_000
 OPEN_LIMIT_MAX = 500
 """Orders of a page of open orders at most."""
 
-Placed = Accepted | Order
+PlaceResult = Accepted | Order
 """What became of an order that was placed: its place in the log, or, where it repeats one, that one as it is now."""
 
 
@@ -83,7 +83,7 @@ class Exchange:
 
     # -- orders in
 
-    async def place(self, command: PlaceOrder) -> Placed:
+    async def place(self, command: PlaceOrder) -> PlaceResult:
         """Places an order that was checked (`rules`); it is durable when this returns. Its place in the log; for a
         repeated client_order_id the first order.
 
@@ -91,9 +91,9 @@ class Exchange:
             ClientOrderIdConflict, HistoryConflict, Overloaded, Unavailable: see `OrderLog.append`.
         """
         accepted = await self._log.append(command)
-        return accepted if accepted.accepted_at else await self._first(command, accepted)
+        return accepted if accepted.accepted_at else await self._first_order(command, accepted)
 
-    async def place_and_wait(self, command: PlaceOrder, seconds: float) -> tuple[Order, list[Fill]] | Placed:
+    async def place_and_wait(self, command: PlaceOrder, seconds: float) -> tuple[Order, list[Fill]] | PlaceResult:
         """Places an order and waits until it is matched: the order and its fills by then, or as `place` if the time is
         over first."""
         deadline = _now() + seconds
@@ -104,20 +104,20 @@ class Exchange:
                 return result
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
-                    return await self._matched(command, accepted)
-        return accepted if accepted.accepted_at else await self._first(command, accepted)
+                    return await self._order_and_fills(command, accepted)
+        return accepted if accepted.accepted_at else await self._first_order(command, accepted)
 
-    async def place_many(self, commands: Sequence[PlaceOrder]) -> list[Placed | TcgxError]:
+    async def place_many(self, commands: Sequence[PlaceOrder]) -> list[PlaceResult | TcgxError]:
         """Places many orders, each with its own outcome, in order.
 
         Raises:
             HistoryConflict, Overloaded, Unavailable: none of them was placed for this reason.
         """
-        outcomes: list[Placed | TcgxError] = [*await self._log.append_all(commands)]
+        outcomes: list[PlaceResult | TcgxError] = [*await self._log.append_all(commands)]
         for place, outcome in enumerate(outcomes):
             if isinstance(outcome, Accepted) and outcome.accepted_at is None:
                 try:
-                    outcomes[place] = await self._first(commands[place], outcome)
+                    outcomes[place] = await self._first_order(commands[place], outcome)
                 except TcgxError as error:
                     outcomes[place] = error
         if outcomes and all(isinstance(outcome, HistoryConflict | Overloaded | Unavailable) for outcome in outcomes):
@@ -167,10 +167,15 @@ class Exchange:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     canceled = await asyncio.gather(
-                        *(self._canceled(card, each, deadline) for card, each in zip(cards, cancels, strict=True))
+                        *(
+                            self._canceled_orders(card, each, deadline)
+                            for card, each in zip(cards, cancels, strict=True)
+                        )
                     )
-                    return _by_age(canceled), True
-        return _by_age([await parsed(card, lines) for card, lines in zip(cards, resting, strict=True)]), False
+                    return _newest_first(canceled), True
+        return _newest_first(
+            [await parse_orders(card, lines) for card, lines in zip(cards, resting, strict=True)]
+        ), False
 
     # -- orders out
 
@@ -220,9 +225,9 @@ class Exchange:
             orders = [archived] if archived else []
         if not orders:
             raise OrderNotFound(client_order_id)
-        return max(orders, key=age)
+        return max(orders, key=order_key)
 
-    async def orders(self, caller: Caller, which: OrderFilter) -> tuple[list[Order], Order | None]:
+    async def orders(self, caller: Caller, order_filter: OrderFilter) -> tuple[list[Order], Order | None]:
         """The caller's orders, newest first, and the one that the next page goes on before; None where there are
         surely no more. Of a side a page may have fewer orders than `limit`, though there are more.
 
@@ -230,12 +235,12 @@ class Exchange:
             InvalidRequest: a filter is wrong; every wrong one is named.
             Unavailable: a server that is needed does not answer.
         """
-        self._check(which)
-        limit, trader_id = which.limit, caller.trader_id
-        cards = self._cards_of(which.card)
-        side = None if which.side is None else Side(which.side)
-        before = None if which.before is None else await self._own(caller, "before", which.before)
-        if which.status is not None:
+        self._check_filter(order_filter)
+        limit, trader_id = order_filter.limit, caller.trader_id
+        cards = self._cards_of(order_filter.card)
+        side = None if order_filter.side is None else Side(order_filter.side)
+        before = None if order_filter.before is None else await self._own_order(caller, "before", order_filter.before)
+        if order_filter.status is not None:
             found = await self._reader.open_orders(trader_id, cards, side=side, before=before, limit=limit + 1)
             return found[:limit], found[limit - 1] if len(found) > limit else None
         if before is None and side is None:
@@ -265,7 +270,7 @@ class Exchange:
         if name is None:
             found, following = await self._reader.fills(caller.trader_id, cards, before=start, limit=limit)
             return found, following and following.text
-        order = await self._own(caller, "order_id", name)
+        order = await self._own_order(caller, "order_id", name)
         if card not in (None, order.card):
             raise InvalidRequest([Violation("order_id", "invalid_order_id", f"must be an order_id of {card}", name)])
         found, following = await self._reader.fills_of_order(order, before=start, limit=limit)
@@ -285,7 +290,7 @@ class Exchange:
         try:
             return await self._archive.orders(caller.trader_id, card=card, before=start, limit=limit)
         except LookupError:
-            raise _wrong_before(before, "an order_id of the archive") from None
+            raise _invalid_before(before, "an order_id of the archive") from None
 
     # -- market data
 
@@ -296,7 +301,7 @@ class Exchange:
             UnknownCard: it is not traded.
             Unavailable: Redis does not answer.
         """
-        return await self._books.depth(self._traded(card), levels)
+        return await self._books.depth(self._known_card(card), levels)
 
     async def latest_trades(self, card: str, limit: int) -> list[Trade]:
         """A card's latest trades, newest first, `LATEST` at most.
@@ -305,7 +310,7 @@ class Exchange:
             UnknownCard: it is not traded.
             Unavailable: Redis does not answer.
         """
-        return await self._books.latest_trades(self._traded(card), limit)
+        return await self._books.latest_trades(self._known_card(card), limit)
 
     async def archived_trades(self, card: str, *, before: str | None = None, limit: int) -> list[Trade]:
         """A card's archived trades, newest first; those before a trade_id.
@@ -317,12 +322,12 @@ class Exchange:
         self._cards_of(card)
         start = None if before is None else _parse_id(before, "-t", "a trade_id, like pikachu-t17")
         if start is not None and start[0] != card:
-            raise _wrong_before(before, f"a trade_id of {card}")
+            raise _invalid_before(before, f"a trade_id of {card}")
         return await self._archive.trades(card, before=start[1] if start else None, limit=limit)
 
     # -- within
 
-    def _traded(self, card: str) -> str:
+    def _known_card(self, card: str) -> str:
         if card not in self.cards:
             raise UnknownCard(card, self.cards)
         return card
@@ -339,22 +344,24 @@ class Exchange:
         rule = "must be one of " + ", ".join(self.cards)
         return Violation("card", "unknown_card", rule, card[:VALUE_CHARACTERS_MAX])
 
-    def _check(self, which: OrderFilter) -> None:
+    def _check_filter(self, order_filter: OrderFilter) -> None:
         errors = []
-        if which.status is not None and which.status != "open":
-            errors.append(Violation("status", "invalid_status", "must be open", which.status[:VALUE_CHARACTERS_MAX]))
-        if which.card is not None and which.card not in self.cards:
-            errors.append(self._unknown_card(which.card))
-        if which.side is not None and which.side not in tuple(Side):
+        if order_filter.status is not None and order_filter.status != "open":
+            errors.append(
+                Violation("status", "invalid_status", "must be open", order_filter.status[:VALUE_CHARACTERS_MAX])
+            )
+        if order_filter.card is not None and order_filter.card not in self.cards:
+            errors.append(self._unknown_card(order_filter.card))
+        if order_filter.side is not None and order_filter.side not in tuple(Side):
             rule = "must be one of " + ", ".join(Side)
-            errors.append(Violation("side", "invalid_side", rule, which.side[:VALUE_CHARACTERS_MAX]))
-        if which.limit > LATEST and which.status is None:
+            errors.append(Violation("side", "invalid_side", rule, order_filter.side[:VALUE_CHARACTERS_MAX]))
+        if order_filter.limit > LATEST and order_filter.status is None:
             rule = f"must be a whole number from 1 to {LATEST}, or to {OPEN_LIMIT_MAX} with status=open"
-            errors.append(Violation("limit", "invalid_limit", rule, str(which.limit)))
+            errors.append(Violation("limit", "invalid_limit", rule, str(order_filter.limit)))
         if errors:
             raise InvalidRequest(errors)
 
-    async def _own(self, caller: Caller, field: str, name: str) -> Order:
+    async def _own_order(self, caller: Caller, field: str, name: str) -> Order:
         """The order that a field of a request names.
 
         Raises:
@@ -366,7 +373,7 @@ class Exchange:
             rule = "must be an order_id of yours, like pikachu-1001"
             raise InvalidRequest([Violation(field, f"invalid_{field}", rule, name[:VALUE_CHARACTERS_MAX])]) from None
 
-    async def _matched(self, command: PlaceOrder, accepted: Accepted) -> tuple[Order, list[Fill]]:
+    async def _order_and_fills(self, command: PlaceOrder, accepted: Accepted) -> tuple[Order, list[Fill]]:
         """An order that is matched, and its fills, read back."""
         order = await self._reader.find(command.card, accepted.sequence)
         if order is None:
@@ -404,7 +411,7 @@ class Exchange:
                 raise outcome
         return appended
 
-    async def _canceled(self, card: str, cancels: Cancels, deadline: float) -> list[Order]:
+    async def _canceled_orders(self, card: str, cancels: Cancels, deadline: float) -> list[Order]:
         """Waits until these are matched; the orders that they canceled.
 
         Raises:
@@ -414,7 +421,7 @@ class Exchange:
             raise TimeoutError
         return await self._reader.canceled(card, cancels, CANCELED_MAX)
 
-    async def _first(self, command: PlaceOrder, accepted: Accepted) -> Order:
+    async def _first_order(self, command: PlaceOrder, accepted: Accepted) -> Order:
         """The order that this one repeats."""
         first = await self._reader.find(command.card, accepted.sequence)
         if first is None:
@@ -430,18 +437,18 @@ def _parse_id(name: str, separator: str, rule: str) -> tuple[str, int]:
     """The card and the number of an order_id or trade_id."""
     card, found, digits = name.rpartition(separator)
     if not found or not CARD_PATTERN.fullmatch(card) or not SEQUENCE.fullmatch(digits):
-        raise _wrong_before(name, rule)
+        raise _invalid_before(name, rule)
     return card, int(digits)
 
 
-def _wrong_before(value: str | None, rule: str) -> InvalidRequest:
+def _invalid_before(value: str | None, rule: str) -> InvalidRequest:
     return InvalidRequest(
         [Violation("before", "invalid_before", f"must be {rule}", (value or "")[:VALUE_CHARACTERS_MAX])]
     )
 
 
-def _by_age(by_card: Iterable[list[Order]]) -> list[Order]:
-    return sorted((order for orders in by_card for order in orders), key=age, reverse=True)
+def _newest_first(by_card: Iterable[list[Order]]) -> list[Order]:
+    return sorted((order for orders in by_card for order in orders), key=order_key, reverse=True)
 
 
 def _now() -> float:

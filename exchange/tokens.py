@@ -11,7 +11,7 @@ from core.model import TRADER_ID_MAX
 
 ALGORITHM = "HS256"
 ISSUER = "tcgx"
-CLOCK_SECONDS = 10
+CLOCK_SKEW_SECONDS = 10
 """A token may be so much younger than this machine's clock says it can be: whoever made it has another clock."""
 
 Role = Literal["trader", "admin"]
@@ -33,14 +33,14 @@ class ExpiredToken(InvalidToken):
     """It was one."""
 
 
-def token(secret: str, trader_id: int, role: Role, seconds: int) -> str:
+def issue_token(secret: str, trader_id: int, role: Role, seconds: int) -> str:
     """An access token, valid from now on."""
     now = int(time.time())
     claims = {"iss": ISSUER, "sub": str(trader_id), "role": role, "iat": now, "exp": now + seconds}
     return jwt.encode(claims, secret, ALGORITHM)
 
 
-def caller_of(secret: str, text: str) -> Caller:
+def decode_token(secret: str, text: str) -> Caller:
     """The caller that an access token speaks for.
 
     Raises:
@@ -49,7 +49,12 @@ def caller_of(secret: str, text: str) -> Caller:
     """
     try:
         claims = jwt.decode(
-            text, secret, [ALGORITHM], issuer=ISSUER, leeway=CLOCK_SECONDS, options={"require": ["exp", "sub", "iss"]}
+            text,
+            secret,
+            [ALGORITHM],
+            issuer=ISSUER,
+            leeway=CLOCK_SKEW_SECONDS,
+            options={"require": ["exp", "sub", "iss"]},
         )
         expires_at = int(claims["exp"])
         if expires_at <= time.time():  # the leeway is for its beginning alone
@@ -61,7 +66,7 @@ def caller_of(secret: str, text: str) -> Caller:
         raise InvalidToken(f"the access token is not valid: {error}") from None
 
 
-def key_hash(api_key: str) -> bytes:
+def hash_api_key(api_key: str) -> bytes:
     """What is stored of an API key: SHA-256. The keys are 32 random bytes, so a slow hash would add nothing."""
     return hashlib.sha256(api_key.encode(errors="surrogatepass")).digest()
 

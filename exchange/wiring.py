@@ -39,13 +39,13 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
     """
     async with (
         nodes.connect(settings) as servers,
-        connection.connect(settings.redis_url) as writing,
+        connection.connect(settings.redis_url) as append_connection,
         postgres.pool(settings.database_url) as pool,
     ):
         await servers.load_library()
         history = ArchivedHistory(servers.commands, pool, settings.cards)
         order_log = OrderLog(
-            writing,
+            append_connection,
             backlog_max=settings.backlog_max,
             pending_max=settings.append_pending_max,
             self_trade=settings.self_trade,
@@ -54,17 +54,17 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
         notifier = MatchNotifier(servers)
         archive, books = Archive(pool), BookReader(servers.commands)
         stopping = asyncio.Event()
-        listening = asyncio.create_task(notifier.run(stopping), name="match notifications")
-        comparing = asyncio.create_task(history.run(stopping), name="history")
+        notifications = asyncio.create_task(notifier.run(stopping), name="match notifications")
+        comparison = asyncio.create_task(history.run(stopping), name="history")
         try:
             yield Services(
                 exchange=Exchange(settings, order_log, books, notifier, archive),
                 authenticator=Authenticator(settings, archive),
                 readiness=Readiness(settings.cards, books, archive, history.faults),
-                background=(listening, comparing),
+                background=(notifications, comparison),
             )
         finally:
             await order_log.close()
             stopping.set()
-            await asyncio.wait({comparing})  # it tells the archive which sequences were given out
-            await cancel_and_wait(listening, comparing)
+            await asyncio.wait({comparison})  # it tells the archive which sequences were given out
+            await cancel_and_wait(notifications, comparison)

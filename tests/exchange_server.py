@@ -189,7 +189,7 @@ class ExchangeServer:
 
     def bearer(self, trader_id: int, role: tokens.Role = "trader") -> dict[str, str]:
         """The header that says who it is."""
-        token = tokens.token(self._settings.jwt_secret, trader_id, role, 3_600)
+        token = tokens.issue_token(self._settings.jwt_secret, trader_id, role, 3_600)
         return {"authorization": f"Bearer {token}"}
 
     def api_key(self, trader_id: int) -> str:

@@ -35,7 +35,7 @@ from bench.reference_book import ReferenceBook
 from cli import datadir
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
-from cli.run_file import Running, running
+from cli.run_file import RunFile, find_running
 from core import settings
 from core.model import Command, Order, Trade
 from core.settings import Settings
@@ -283,16 +283,16 @@ class Exchange:
         return result.stdout
 
     @property
-    def urls(self) -> Running:
+    def urls(self) -> RunFile:
         """Where it is reached, as it tells the commands beside it."""
-        found = running(self.data_dir)
+        found = find_running(self.data_dir)
         assert found, f"nothing is announced in {self.data_dir}"
         return found
 
     def traders(self, *ids: int) -> "list[Trader]":
         """Traders with a token each."""
         secret = self.urls.jwt_secret
-        return [self.trader(tokens.token(secret, trader_id, "trader", TOKEN_SECONDS)) for trader_id in ids]
+        return [self.trader(tokens.issue_token(secret, trader_id, "trader", TOKEN_SECONDS)) for trader_id in ids]
 
     def trader(self, token: str = "") -> "Trader":
         """Whoever has this token."""

@@ -12,7 +12,7 @@ import pytest
 
 from api import decoding
 from api.decoding import OrderDecoder
-from api.problems import Problem, of_error
+from api.problems import Problem, problem_of
 from core.errors import Refused
 from core.model import PlaceOrder, Side, TimeInForce
 from core.rules import ERRORS_MAX
@@ -41,7 +41,7 @@ def outcome(decoder: OrderDecoder, body: bytes) -> PlaceOrder | Problem:
     try:
         return decoder.place_order(body, TRADER)
     except Refused as error:
-        return of_error(error)
+        return problem_of(error)
 
 
 def spellings(cents: int) -> list[str]:
@@ -235,7 +235,7 @@ def test_a_problem_never_grows_with_the_body() -> None:
     ],
 )
 def test_a_token_body_is_read(body: bytes, trader_id: int, api_key: str) -> None:
-    found = decoding.token_body(body)
+    found = decoding.decode_token_body(body)
 
     assert (found.trader_id, found.api_key) == (trader_id, api_key)
 
@@ -255,7 +255,7 @@ def alone(order: str) -> PlaceOrder | Problem:
 
 def assert_as_alone(orders: list[str]) -> None:
     """That each order of a batch is what it is alone."""
-    found = [of_error(one) if isinstance(one, Refused) else one for one in batch(*orders)]
+    found = [problem_of(one) if isinstance(one, Refused) else one for one in batch(*orders)]
     assert found == [alone(order) for order in orders]
 
 
@@ -311,7 +311,7 @@ def test_a_value_that_is_nested_too_deeply_is_no_order(field: str, deep: int, pa
     else:
         assert [isinstance(one, PlaceOrder) for one in batch(GOOD, order, GOOD)] == [True, False, True]
     with pytest.raises(Refused):
-        decoding.token_body(order.encode())
+        decoding.decode_token_body(order.encode())
 
 
 def test_batches_of_random_orders_have_the_outcomes_of_their_orders() -> None:
@@ -329,7 +329,7 @@ def test_batches_of_random_orders_have_the_outcomes_of_their_orders() -> None:
             except Refused:
                 continue
             compared += 1
-            problems = [of_error(one) if isinstance(one, Refused) else one for one in found]
+            problems = [problem_of(one) if isinstance(one, Refused) else one for one in found]
             assert problems == [outcome(slow, order) for order in orders], (SEED, body)
         return compared
 
@@ -357,7 +357,7 @@ def test_a_wrong_batch_has_a_bounded_answer_which_says_that_there_is_more(name: 
     body = f'{{"orders":[{wrong_orders(1_000)[name]}]}}'.encode()
     found = asyncio.run(OrderDecoder(SETTINGS).place_orders(body, TRADER))
 
-    problems = [of_error(one) for one in found if isinstance(one, Refused)]
+    problems = [problem_of(one) for one in found if isinstance(one, Refused)]
     assert len(problems) == 1_000
     assert sum(len(problem.errors) for problem in problems) <= 2 * decoding.BATCH_ERRORS_MAX + 4 * 1_000
     assert len(msgspec.json.encode(problems)) < 2_500_000
@@ -427,9 +427,9 @@ def test_others_are_served_while_a_large_body_is_looked_at(call: str, body: byte
     async def turns() -> int:
         """How often somebody else is served meanwhile."""
         calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
-            "order": lambda: decoder.apart(decoder.place_order, body, TRADER),
+            "order": lambda: decoder.offload(decoder.place_order, body, TRADER),
             "batch": lambda: decoder.place_orders(body, TRADER),
-            "token": lambda: decoder.apart(decoding.token_body, body),
+            "token": lambda: decoder.offload(decoding.decode_token_body, body),
         }
         looking = asyncio.create_task(calls[call]())
         count = 0

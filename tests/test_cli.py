@@ -771,7 +771,7 @@ def test_what_an_older_version_announced_is_understood(where: Path) -> None:
     (where / "run.json").write_text(json.dumps(announced | {"jwt_secret": "k" * 32}))
     descriptor = locked(where)
     try:
-        found = run_file.running(where)
+        found = run_file.find_running(where)
         token = tcgx(where, "traders", "token", "1", "--data-dir", str(where))
     finally:
         os.close(descriptor)
@@ -784,7 +784,7 @@ def test_what_an_older_version_announced_is_understood(where: Path) -> None:
 
 def test_what_another_version_announced_and_cannot_work_here_is_a_sentence(where: Path) -> None:
     settings = {"TCGX_CARDS": "mew", "TCGX_OF_TOMORROW": "1", "TCGX_DURABILITY": "sometimes"}
-    here = run_file.Running("http://x", "redis://127.0.0.1:1/0", "postgresql://x@y/z", "k" * 32, settings)
+    here = run_file.RunFile("http://x", "redis://127.0.0.1:1/0", "postgresql://x@y/z", "k" * 32, settings)
     (where / "run.json").write_bytes(msgspec.json.encode(here))
     descriptor = locked(where)
     try:

@@ -530,7 +530,7 @@ def test_a_wrong_wait_is_answered_as_the_document_says(caller: httpx.Client, ser
 def test_requests_without_a_valid_token_are_answered_as_the_document_says(
     running: ExchangeServer, served: Json
 ) -> None:
-    expired = tokens.token(running.settings.jwt_secret, CALLER, "trader", -1)
+    expired = tokens.issue_token(running.settings.jwt_secret, CALLER, "trader", -1)
     headers: dict[str, dict[str, str]] = {
         "token_missing": {},
         "token_invalid": {"authorization": "Basic eDp5"},

@@ -18,14 +18,14 @@ from litestar.openapi.spec import Components, Contact, License, OpenAPI, Securit
 
 from api import decoding, views
 from api.common_headers import REQUEST_ID
-from api.openapi.error_codes import BODY, ERROR_CODES, EVERY_CALL, TOKEN, ErrorCode, of_parameter
-from api.openapi.fields import SIDES, STATUSES, TIMES_IN_FORCE, listed
+from api.openapi.error_codes import BODY, ERROR_CODES, EVERY_CALL, TOKEN, ErrorCode, parameter_code
+from api.openapi.fields import SIDES, STATUSES, TIMES_IN_FORCE, markdown_list
 from api.openapi.operations import SCHEMAS
 from api.openapi.price_pattern import price_pattern
 from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, FieldError, Problem
 from core.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, Side, Status, TimeInForce, price_text
 from core.settings import CARD_PATTERN, Settings
-from exchange.order_reader import PLACE
+from exchange.order_reader import FILL_KEY
 
 Json = dict[str, Any]
 
@@ -77,7 +77,7 @@ ENUMS: Mapping[type[StrEnum], tuple[str, Mapping[Any, str]]] = {
 FORMAT_OF_PARAMETER = {"card": "Card", "order_id": "order_id", "client_order_id": "client_order_id"}
 """What parameters with these names are, where their handlers say nothing else."""
 
-PLACES: Mapping[str, str] = {
+BEFORE_RULES: Mapping[str, str] = {
     "/orders": "an order_id of yours, like pikachu-1001",
     "/fills": "the `next` of a page of fills",
     "/history/orders": "an order_id, like pikachu-1001",
@@ -121,7 +121,7 @@ class Config(OpenAPIConfig):
         super().__init__(
             title="tcgx",
             version="0.1.0",
-            description=DESCRIPTION.format_map(_texts(settings)),
+            description=DESCRIPTION.format_map(_texts_of_settings(settings)),
             license=License(name="MIT", identifier="MIT"),
             contact=Contact(name="tcgx"),
             tags=[Tag(name=name, description=sentence) for name, sentence in TAGS.items()],
@@ -153,7 +153,7 @@ class Document(OpenAPI):
 
     def to_schema(self) -> Json:
         """The whole document."""
-        return Completion(self.settings).of(super().to_schema())
+        return DocumentBuilder(self.settings).of(super().to_schema())
 
 
 class SwaggerPage(SwaggerRenderPlugin):
@@ -185,12 +185,12 @@ class SwaggerPage(SwaggerRenderPlugin):
         ).encode()
 
 
-class Completion:
+class DocumentBuilder:
     """Completes a document for an exchange with these settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._formats = formats(settings)
-        self._texts = _texts(settings)
+        self._texts = _texts_of_settings(settings)
         self._schemas: Json = {}
 
     def of(self, document: Json) -> Json:
@@ -199,7 +199,7 @@ class Completion:
         self._schemas = self._components([key.partition(" ")[2] for key in found])
         for path, method, operation in _operations(document):
             document["paths"][path][method] = self._operation(path, operation)
-        document["components"]["schemas"] = _reachable(self._schemas, document["paths"])
+        document["components"]["schemas"] = _referenced_schemas(self._schemas, document["paths"])
         return document
 
     # -- schemas
@@ -211,7 +211,7 @@ class Completion:
         )
         for enum, (sentence, words) in ENUMS.items():
             made[enum.__name__] |= {
-                "description": f"{sentence}\n\n{listed(words)}",
+                "description": f"{sentence}\n\n{markdown_list(words)}",
                 "type": "string",
                 "enum": [word.value for word in words],
             }
@@ -221,7 +221,7 @@ class Completion:
         found = {code: meanings.get(code, "The query parameter breaks its rule.") for code in sorted(set(codes))}
         made["ErrorCode"] = {
             "title": "ErrorCode",
-            "description": f"What is wrong, for programs; codes do not change.\n\n{listed(found)}",
+            "description": f"What is wrong, for programs; codes do not change.\n\n{markdown_list(found)}",
             "type": "string",
             "enum": [*found],
         }
@@ -306,7 +306,7 @@ class Completion:
         elif not resolved.get("examples"):
             resolved["examples"] = [self._example(resolved)]
         kept = {key: parameter[key] for key in ("name", "in", "required")}
-        return kept | {"description": description, "schema": _whole(resolved)}
+        return kept | {"description": description, "schema": _with_whole_bounds(resolved)}
 
     def _request_body(self, body: Json) -> Json:
         schema = body["content"][JSON]["schema"]
@@ -320,7 +320,7 @@ class Completion:
     def _answer(self, status: int, response: Json) -> Json:
         schema = response["content"][JSON]["schema"]
         given = [example["value"] for example in response["content"][JSON].get("examples", {}).values()]
-        example = _merged(self._example(schema), given[0] if given else {})
+        example = _merge(self._example(schema), given[0] if given else {})
         default = response["description"] == HTTPStatus(status).description
         return {
             "description": self._described(schema) if default else response["description"],
@@ -345,7 +345,7 @@ class Completion:
             "path": path.format_map(asked),
             "asked": next(iter(asked.values()), ""),
             "query": next(iter(needed), ""),
-            "place": PLACES.get(path, ""),
+            "place": BEFORE_RULES.get(path, ""),
             "parameter": next(iter(known), ""),
             "parameters": ", ".join(sorted(known)) or "none",
         }
@@ -374,7 +374,7 @@ def codes_of(operation: Json) -> list[ErrorCode]:
             keys += ["422 missing_parameter"] if parameter["required"] else []
             keys += ["422 unknown_card"] if parameter["name"] == "card" else []
             if "minimum" in schema:
-                bounded.append(of_parameter(parameter["name"], int(schema["minimum"]), int(schema["maximum"])))
+                bounded.append(parameter_code(parameter["name"], int(schema["minimum"]), int(schema["maximum"])))
     for response in operation["responses"].values():
         if _is_refusal(response):
             examples = response["content"].get(MEDIA_TYPE, {}).get("examples", {})
@@ -413,9 +413,9 @@ def formats(settings: Settings) -> Mapping[str, Json]:
             "pattern": f"^(?:{CLIENT_ORDER_ID_PATTERN})$",
             "examples": ["my-order-1"],
         },
-        "fill_place": {
+        "fill_key": {
             "type": "string",
-            "pattern": f"^{PLACE.pattern}$",
+            "pattern": f"^{FILL_KEY.pattern}$",
             "examples": [f"{EXAMPLE_TIME}~{card}-t17~taker"],
         },
         "price": price | {"examples": [price_text(bid)]},
@@ -448,7 +448,7 @@ def formats(settings: Settings) -> Mapping[str, Json]:
     }
 
 
-def _texts(settings: Settings) -> dict[str, str]:
+def _texts_of_settings(settings: Settings) -> dict[str, str]:
     return {
         "card": settings.cards[0],
         "cards": ", ".join(settings.cards),
@@ -483,7 +483,7 @@ def _refusal(status: int, errors: Sequence[ErrorCode], texts: Mapping[str, str])
         error.code: {"summary": error.meaning, "value": msgspec.to_builtins(error.example(texts))} for error in errors
     }
     return {
-        "description": listed(words),
+        "description": markdown_list(words),
         **_headers({**HEADERS.get(status, {}), **HEADERS_OF_ALL}),
         "content": {MEDIA_TYPE: {"schema": {"$ref": f"{SCHEMAS}Problem"}, "examples": examples}},
     }
@@ -504,23 +504,23 @@ def _without_null(schema: Json) -> Json:
     return schema
 
 
-def _whole(schema: Json) -> Json:
+def _with_whole_bounds(schema: Json) -> Json:
     """Bounds as whole numbers, where Litestar makes them floats."""
     return {
         key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in schema.items()
     }
 
 
-def _merged(example: Any, changes: Any) -> Any:
+def _merge(example: Any, changes: Any) -> Any:
     """An example with changes, which may be of parts of parts."""
     if isinstance(example, dict) and isinstance(changes, dict):
-        return example | {name: _merged(example.get(name), change) for name, change in changes.items()}
+        return example | {name: _merge(example.get(name), change) for name, change in changes.items()}
     if isinstance(example, list) and example and isinstance(changes, list):
-        return [_merged(example[min(place, len(example) - 1)], change) for place, change in enumerate(changes)]
+        return [_merge(example[min(place, len(example) - 1)], change) for place, change in enumerate(changes)]
     return changes
 
 
-def _reachable(schemas: Json, paths: Json) -> Json:
+def _referenced_schemas(schemas: Json, paths: Json) -> Json:
     """The schemas that the calls refer to, by name."""
     found: set[str] = set()
     waiting = _references(paths)

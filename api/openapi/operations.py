@@ -67,13 +67,13 @@ def _refusals(codes: Iterable[ErrorCode]) -> ResponseSpec:
     )
 
 
-def _takes(body: type[msgspec.Struct]) -> RequestBody:
+def _request_body(body: type[msgspec.Struct]) -> RequestBody:
     schema = Reference(ref=SCHEMAS + body.__name__)
     return RequestBody(content={"application/json": OpenAPIMediaType(schema=schema)}, required=True)
 
 
 @dataclass
-class PrefersWait(Operation):
+class WaitOperation(Operation):
     """A call that takes the header `Prefer: wait=N`."""
 
     def __post_init__(self) -> None:
@@ -81,25 +81,25 @@ class PrefersWait(Operation):
 
 
 @dataclass
-class PlacesOrder(PrefersWait):
+class PlaceOrderOperation(WaitOperation):
     """`POST /orders`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.request_body = _takes(OrderBody)
+        self.request_body = _request_body(OrderBody)
 
 
 @dataclass
-class PlacesOrders(Operation):
+class PlaceOrdersOperation(Operation):
     """`POST /orders/batch`."""
 
     def __post_init__(self) -> None:
-        self.request_body = _takes(BatchBody)
+        self.request_body = _request_body(BatchBody)
 
 
 @dataclass
-class ExchangesKey(Operation):
+class CreateTokenOperation(Operation):
     """`POST /auth/token`."""
 
     def __post_init__(self) -> None:
-        self.request_body = _takes(TokenBody)
+        self.request_body = _request_body(TokenBody)

@@ -31,7 +31,7 @@ async def list_fills(
     card: Annotated[str | None, Parameter(description="only this card")] = None,
     order_id: Annotated[str | None, Parameter(description="only this order of yours")] = None,
     before: Annotated[
-        str | None, Parameter(description="the `next` of a page", schema_extra={"format": "fill_place"})
+        str | None, Parameter(description="the `next` of a page", schema_extra={"format": "fill_key"})
     ] = None,
     limit: Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description="how many at most")] = 50,
 ) -> FillsView:
