@@ -31,7 +31,7 @@ from api.common_headers import common_headers, request_id
 from api.context import Context
 from api.decoding import OrderDecoder
 from api.fast_path import FastPath
-from api.gate import Gate, Limit, Observer, header
+from api.gate import Gate, Limit, Observer, failsafe, header
 from api.openapi import document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
@@ -88,9 +88,12 @@ class Api(Litestar):
                 statuses.append(message["status"])
             await send(message)
 
-        await super().__call__(scope, receive, send_and_note)
-        operation = getattr(scope.get("route_handler"), "operation_id", None)
-        self.state.observer(operation or "", statuses[0] if statuses else 0, perf_counter() - started)
+        try:
+            await super().__call__(scope, receive, send_and_note)
+        finally:
+            operation = getattr(scope.get("route_handler"), "operation_id", None) or ""
+            for status in statuses:
+                self.state.observer(operation, status, perf_counter() - started)
 
     def methods(self, path: str) -> list[str]:
         """What a path takes; empty if there is nothing at it."""
@@ -114,6 +117,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
     if len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
         raise StartError(f"TCGX_JWT_SECRET must be set, to at least {JWT_SECRET_BYTES_MIN} bytes")
 
+    observer = None if observer is None else failsafe(observer)
     fast_path = FastPath(orders.FAST_PATH, body_bytes_max=settings.body_bytes_max)
 
     @asynccontextmanager

@@ -67,6 +67,11 @@ class FastPath:
             observer(endpoint.operation, answer.status, perf_counter() - started)
         return answer
 
+    def observe_refusal(self, problem: Problem) -> None:
+        """Tells the observer of a problem with which the protocol ends a connection."""
+        if self._context is not None and self._context.gate.observer is not None:
+            self._context.gate.observer("", problem.status, 0.0)
+
 
 def problem_answer(problem: Problem) -> Answer:
     """A problem as an answer."""

@@ -6,6 +6,8 @@ observer of each answer.
 
 from collections.abc import Callable, Iterable
 
+import structlog
+
 from exchange.auth import Authenticator
 from exchange.tokens import Caller
 
@@ -16,7 +18,13 @@ Limit = Callable[[Caller], None]
 """Called before anything is done for a caller; raises a `TcgxError` where the caller asks too much."""
 
 Observer = Callable[[str, int, float], None]
-"""Called with the operation (`operation_id` of the OpenAPI document), the status and the seconds of each answer."""
+"""Called with the operation, the status and the seconds of each answer.
+
+The operation is an `operation_id` of the OpenAPI document. It is empty where nothing is at a path, and for bytes that
+are no request.
+"""
+
+log = structlog.get_logger()
 
 
 class Gate:
@@ -40,6 +48,18 @@ class Gate:
         if self._limit is not None:
             self._limit(caller)
         return caller
+
+
+def failsafe(observer: Observer) -> Observer:
+    """The same observer, but its errors go to the log: a fault in counting must not cost a client its answer."""
+
+    def observe(operation: str, status: int, seconds: float) -> None:
+        try:
+            observer(operation, status, seconds)
+        except Exception as error:
+            log.error("an answer could not be observed", operation=operation, status=status, exc_info=error)
+
+    return observe
 
 
 def header(headers: Headers, name: bytes) -> bytes | None:

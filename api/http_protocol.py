@@ -380,6 +380,8 @@ class Protocol(HttpToolsProtocol):
         """Writes the last answer and hangs up in a way that lets the client read it: a connection that is closed with
         bytes in it that nobody read is reset, and answers on their way are lost (RFC 9112, 9.6)."""
         self._has_ended = True
+        if self._fast_path is not None:
+            self._fast_path.observe_refusal(problem)
         self.transport.write(_encoded(problem_answer(problem), request_id(self._request_id), keep_alive=False))
         if self._has_eof:
             self.transport.close()

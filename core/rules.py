@@ -131,9 +131,9 @@ def checked(
     for field, value in draft:
         error = None
         if field in seen:
-            error = Violation(_printable(field), "duplicate_field", "must be given once")
+            error = Violation(printable(field), "duplicate_field", "must be given once")
         elif field not in checks:
-            error = Violation(_printable(field), "unknown_field", "is not a field of this request")
+            error = Violation(printable(field), "unknown_field", "is not a field of this request")
         else:
             try:
                 values[field] = checks[field](value)
@@ -160,7 +160,7 @@ def decimal(value: Any, unit: Decimal) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         return None
     number = Decimal(value)
-    if number.adjusted() >= DIGITS_MAX:
+    if not number.is_finite() or number.adjusted() >= DIGITS_MAX:
         return None
     rounded = number.quantize(unit)
     return rounded if rounded == number else None
@@ -208,12 +208,12 @@ def _echo(value: Any) -> Any:
         text = str(value)
         return value if len(text) <= VALUE_CHARACTERS_MAX else text[:VALUE_CHARACTERS_MAX]
     if isinstance(value, str):
-        return _printable(value)
-    if value is None or isinstance(value, bool | int):
+        return printable(value)
+    if value is None or isinstance(value, bool | int | float):
         return value
     return AN_OBJECT if isinstance(value, Fields | Mapping) else AN_ARRAY
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A text as it can be repeated: short, and a lone surrogate, which has no UTF-8, as its escape."""
     return text[:VALUE_CHARACTERS_MAX].encode(errors="backslashreplace").decode()

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from core.errors import ClientOrderIdConflict, HistoryConflict, Overloaded, TcgxError, Unavailable, reason
 from core.log_limit import LimitedLog
 from core.model import COMMANDS_MAX, Accepted, Command, PlaceOrder, order_id
+from core.service import cancel_and_wait
 from engine import codec, keys, library
 from engine.connection import redis_errors
 from engine.history import History, OwnHistory
@@ -131,9 +132,13 @@ class OrderLog:
         raise AssertionError  # the second round returns or raises
 
     async def close(self) -> None:
-        """Waits until everything that was handed over is appended."""
-        while self._appending is not None:
-            await asyncio.wait([self._appending])
+        """Waits until everything that was handed over is appended. A canceled wait cancels the append as well."""
+        try:
+            while self._appending is not None:
+                await asyncio.wait([self._appending])
+        finally:
+            if self._appending is not None:
+                await cancel_and_wait(self._appending)
 
     def _put(self, card: str, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
         future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()

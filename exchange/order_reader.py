@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 from archiver.queries import Archive, Before
-from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, Unavailable, Violation
+from core.errors import InvalidRequest, Unavailable, Violation
 from core.model import SEQUENCE_PATTERN, Fill, Order, Side, Status, Trade
+from core.rules import printable
 from core.settings import CARD_PATTERN
 from engine import codec
 from engine.book_reader import OPEN_A_READ, BookReader
@@ -63,7 +64,7 @@ class FillKey(NamedTuple):
         found = FILL_KEY.fullmatch(text)
         if not found or not _is_time(found[1]):
             rule = "must be the `next` of a page of fills"
-            raise InvalidRequest([Violation("before", "invalid_before", rule, text[:VALUE_CHARACTERS_MAX])])
+            raise InvalidRequest([Violation("before", "invalid_before", rule, printable(text))])
         return cls(found[1], found[2], int(found[3]), found[4] == "taker")
 
 

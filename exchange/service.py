@@ -13,7 +13,6 @@ import msgspec
 
 from archiver.queries import Archive
 from core.errors import (
-    VALUE_CHARACTERS_MAX,
     HistoryConflict,
     InvalidRequest,
     OrderCompleted,
@@ -38,7 +37,7 @@ from core.model import (
     Trade,
     order_id,
 )
-from core.rules import CLIENT_ORDER_ID, OrderRules
+from core.rules import CLIENT_ORDER_ID, OrderRules, printable
 from core.settings import CARD_PATTERN, Settings
 from engine.book_reader import BookReader, Depth
 from engine.match_notifications import MatchNotifier
@@ -50,7 +49,11 @@ SEQUENCE = re.compile(SEQUENCE_PATTERN)
 CANCELED_MAX = 10_000
 """Of a card, so many orders that were canceled together are listed, the newest."""
 OPEN_LIMIT_MAX = 500
-"""Orders of a page of open orders at most."""
+"""Orders of a page of open orders, at most."""
+PAGE_LIMIT_MAX = 500
+"""Fills, archived orders and archived trades of a page, at most."""
+DEPTH_MAX = 1_000
+"""Price levels of each side of a book, at most."""
 
 PlaceResult = Accepted | Order
 """What became of an order that was placed: its place in the log, or, where it repeats one, that one as it is now."""
@@ -265,6 +268,7 @@ class Exchange:
             InvalidRequest: the card, the order_id or `before` is wrong.
             Unavailable: the archive cannot be read.
         """
+        _check_count("limit", limit, PAGE_LIMIT_MAX)
         cards = self._cards_of(card)
         start = None if before is None else FillKey.parse(before)
         if name is None:
@@ -285,6 +289,7 @@ class Exchange:
             InvalidRequest: the card or `before` is wrong.
             Unavailable: the archive cannot be read.
         """
+        _check_count("limit", limit, PAGE_LIMIT_MAX)
         self._cards_of(card)
         start = None if before is None else _parse_id(before, "-", "an order_id, like pikachu-1001")
         try:
@@ -301,7 +306,9 @@ class Exchange:
             UnknownCard: it is not traded.
             Unavailable: Redis does not answer.
         """
-        return await self._books.depth(self._known_card(card), levels)
+        self._check_traded(card)
+        _check_count("depth", levels, DEPTH_MAX)
+        return await self._books.depth(card, levels)
 
     async def latest_trades(self, card: str, limit: int) -> list[Trade]:
         """A card's latest trades, newest first, `LATEST` at most.
@@ -310,7 +317,9 @@ class Exchange:
             UnknownCard: it is not traded.
             Unavailable: Redis does not answer.
         """
-        return await self._books.latest_trades(self._known_card(card), limit)
+        self._check_traded(card)
+        _check_count("limit", limit, LATEST)
+        return await self._books.latest_trades(card, limit)
 
     async def archived_trades(self, card: str, *, before: str | None = None, limit: int) -> list[Trade]:
         """A card's archived trades, newest first; those before a trade_id.
@@ -319,6 +328,7 @@ class Exchange:
             InvalidRequest: the card or `before` is wrong.
             Unavailable: the archive cannot be read.
         """
+        _check_count("limit", limit, PAGE_LIMIT_MAX)
         self._cards_of(card)
         start = None if before is None else _parse_id(before, "-t", "a trade_id, like pikachu-t17")
         if start is not None and start[0] != card:
@@ -327,10 +337,9 @@ class Exchange:
 
     # -- within
 
-    def _known_card(self, card: str) -> str:
+    def _check_traded(self, card: str) -> None:
         if card not in self.cards:
             raise UnknownCard(card, self.cards)
-        return card
 
     def _cards_of(self, card: str | None) -> tuple[str, ...]:
         """The cards that a filter admits."""
@@ -342,20 +351,19 @@ class Exchange:
 
     def _unknown_card(self, card: str) -> Violation:
         rule = "must be one of " + ", ".join(self.cards)
-        return Violation("card", "unknown_card", rule, card[:VALUE_CHARACTERS_MAX])
+        return Violation("card", "unknown_card", rule, printable(card))
 
     def _check_filter(self, order_filter: OrderFilter) -> None:
         errors = []
         if order_filter.status is not None and order_filter.status != "open":
-            errors.append(
-                Violation("status", "invalid_status", "must be open", order_filter.status[:VALUE_CHARACTERS_MAX])
-            )
+            errors.append(Violation("status", "invalid_status", "must be open", printable(order_filter.status)))
         if order_filter.card is not None and order_filter.card not in self.cards:
             errors.append(self._unknown_card(order_filter.card))
         if order_filter.side is not None and order_filter.side not in tuple(Side):
             rule = "must be one of " + ", ".join(Side)
-            errors.append(Violation("side", "invalid_side", rule, order_filter.side[:VALUE_CHARACTERS_MAX]))
-        if order_filter.limit > LATEST and order_filter.status is None:
+            errors.append(Violation("side", "invalid_side", rule, printable(order_filter.side)))
+        limit_max = LATEST if order_filter.status is None else OPEN_LIMIT_MAX
+        if not 1 <= order_filter.limit <= limit_max:
             rule = f"must be a whole number from 1 to {LATEST}, or to {OPEN_LIMIT_MAX} with status=open"
             errors.append(Violation("limit", "invalid_limit", rule, str(order_filter.limit)))
         if errors:
@@ -371,7 +379,7 @@ class Exchange:
             return await self.find(caller, name)
         except OrderNotFound:
             rule = "must be an order_id of yours, like pikachu-1001"
-            raise InvalidRequest([Violation(field, f"invalid_{field}", rule, name[:VALUE_CHARACTERS_MAX])]) from None
+            raise InvalidRequest([Violation(field, f"invalid_{field}", rule, printable(name))]) from None
 
     async def _order_and_fills(self, command: PlaceOrder, accepted: Accepted) -> tuple[Order, list[Fill]]:
         """An order that is matched, and its fills, read back."""
@@ -429,6 +437,17 @@ class Exchange:
         return first
 
 
+def _check_count(field: str, count: int, count_max: int) -> None:
+    """Bounds a number of items that a caller asks for.
+
+    Raises:
+        InvalidRequest: the count is not from 1 to `count_max`.
+    """
+    if not 1 <= count <= count_max:
+        rule = f"must be a whole number from 1 to {count_max}"
+        raise InvalidRequest([Violation(field, f"invalid_{field}", rule, str(count))])
+
+
 def _may_see(caller: Caller, order: Order) -> bool:
     return caller.role == "admin" or order.trader_id == caller.trader_id
 
@@ -442,9 +461,7 @@ def _parse_id(name: str, separator: str, rule: str) -> tuple[str, int]:
 
 
 def _invalid_before(value: str | None, rule: str) -> InvalidRequest:
-    return InvalidRequest(
-        [Violation("before", "invalid_before", f"must be {rule}", (value or "")[:VALUE_CHARACTERS_MAX])]
-    )
+    return InvalidRequest([Violation("before", "invalid_before", f"must be {rule}", printable(value or ""))])
 
 
 def _newest_first(by_card: Iterable[list[Order]]) -> list[Order]:

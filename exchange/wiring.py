@@ -64,7 +64,9 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
                 background=(notifications, comparison),
             )
         finally:
-            await order_log.close()
-            stopping.set()
-            await asyncio.wait({comparison})  # it tells the archive which sequences were given out
-            await cancel_and_wait(notifications, comparison)
+            try:
+                await order_log.close()
+                stopping.set()
+                await asyncio.wait({comparison})  # its last step registers the sequences in the archive
+            finally:  # also where this wait is canceled: no task may outlive its connections
+                await cancel_and_wait(notifications, comparison)

@@ -7,9 +7,9 @@ from litestar.params import Parameter
 
 from api.context import caller_of
 from api.openapi import operations
-from api.routes.history import LIMIT_MAX
 from api.routes.orders import BEARER
 from api.views import FillsView, fill_view
+from exchange.service import PAGE_LIMIT_MAX
 
 
 @get(
@@ -33,7 +33,7 @@ async def list_fills(
     before: Annotated[
         str | None, Parameter(description="the `next` of a page", schema_extra={"format": "fill_key"})
     ] = None,
-    limit: Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description="how many at most")] = 50,
+    limit: Annotated[int, Parameter(ge=1, le=PAGE_LIMIT_MAX, description="how many at most")] = 50,
 ) -> FillsView:
     """A trader's fills."""
     context, caller = caller_of(request)
