@@ -1,7 +1,7 @@
-"""HTTP as uvicorn speaks it, with four differences.
+"""uvicorn's HTTP protocol with four differences.
 
-The fast path (`api/fast_path.py`) is answered here, without ASGI. Heads, bodies and silences have bounds. An offer to
-upgrade is passed over. Bytes that are no request are answered with a problem, after the requests before them.
+The protocol answers the fast path (`api/fast_path.py`) itself, without ASGI. It bounds heads, bodies and idle times. It
+ignores an offer to upgrade. It answers bytes that are no request with a problem, after the requests before them.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from core.settings import Settings
 
 HEAD_BYTES_MAX = 65_536
 LINGER_SECONDS = 2.0
-"""How long a connection is kept after its last answer, for the client to read that."""
+"""Time that a client has to read the last answer before its connection is closed."""
 
 HOST = re.compile(rb"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*")
 
@@ -42,7 +42,7 @@ TOO_LARGE = Problem(
 
 
 class Timeouts(NamedTuple):
-    """How long a client may take."""
+    """Time limits for a client."""
 
     head_seconds: float
     body_seconds: float
@@ -50,7 +50,7 @@ class Timeouts(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> "Timeouts":
-        """Those of the settings."""
+        """The time limits of these settings."""
         return cls(settings.head_seconds, settings.body_seconds, settings.keep_alive_seconds)
 
 
@@ -58,7 +58,7 @@ TIMEOUTS = Timeouts.of(Settings())
 
 
 class Stage(Enum):
-    """Which part of a request comes next on a connection."""
+    """The part of a request that a connection expects next."""
 
     NOTHING = 0
     HEAD = 1
@@ -69,12 +69,12 @@ NOTHING, HEAD, BODY = Stage.NOTHING, Stage.HEAD, Stage.BODY  # an attribute of a
 
 
 class ParserAbort(Exception):
-    """Tells the parser to give up; it does not leave this file."""
+    """Makes the parser stop. The parser turns it into an `HttpParserError`, so it never leaves this module."""
 
 
 class FastPathCycle:
-    """A request on the fast path, in the place of uvicorn's `RequestResponseCycle`: what uvicorn asks that one
-    while the request is under way (is it complete, should the connection stay), it asks this one."""
+    """A request on the fast path. It stands in for uvicorn's `RequestResponseCycle`, and so has the attributes that
+    uvicorn reads of one: `response_complete`, `keep_alive`, `disconnected` and `message_event`."""
 
     response_started = False
 
@@ -99,10 +99,10 @@ class FastPathCycle:
 
 
 class _NullEvent:
-    """An event that nobody waits for: an endpoint begins when its body is whole."""
+    """An event without waiters: an endpoint runs once its body is whole."""
 
     def set(self) -> None:
-        """Somebody would go on."""
+        """Does nothing."""
 
 
 _NULL_EVENT = _NullEvent()
@@ -111,11 +111,11 @@ _NULL_EVENT = _NullEvent()
 class Protocol(HttpToolsProtocol):
     """One connection.
 
-    A request takes the fast path if it is an endpoint of it whose body has a Content-Length within its bound, and if it
-    comes after the answer to the one before it. All others, and those that say `Expect: 100-continue`, go to the app.
+    A request takes the fast path if it names an endpoint, its Content-Length is within the bound, and the request
+    before it is answered. Every other request goes to the app, as does one with `Expect: 100-continue`.
 
-    A connection ends with a refusal once something comes that is no request, or not in time. Requests that were whole
-    before it are answered first: a client that reads an error first would take them for failed.
+    A connection ends with a refusal when bytes are no request, or come too late. Complete requests before the refusal
+    are answered first: a client that reads an error first would take them for failed.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Protocol(HttpToolsProtocol):
         self._stage = NOTHING
         self._has_entered_stage = False  # in this read
         self._is_upgrade = False
-        self._host = b""  # of the request before
+        self._host = b""  # of the previous request
         self._request_id: bytes | None = None
         self._problem = MALFORMED
         self._refusal: Problem | None = None
@@ -142,22 +142,25 @@ class Protocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
-    # -- what the transport says
+    # -- callbacks of the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
-        """A client has connected, and should say something soon."""
+        """Starts the time limit of the first request."""
         super().connection_made(transport)
         self._set_deadline(self._timeouts.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """Stops the timer of a closed connection."""
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """The parser keeps a header to itself until it is whole, so an endless one is counted here. What comes in the
-        same read as the end of the request before is not counted; a read has a bound of its own."""
+        """Parses bytes, and bounds the head and the parts beside the body.
+
+        The parser reports a header only once it is whole, so the bytes of an endless one are counted here. Bytes that
+        share a read with the end of the previous request are not counted; the size of a read is bounded anyway.
+        """
         if self._refusal is not None:
             return
         self._has_completed = self._has_entered_stage = False
@@ -182,7 +185,8 @@ class Protocol(HttpToolsProtocol):
             self._set_deadline(self._timeouts.head_seconds)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # of asyncio, where uvicorn says nothing
-        """The client sends nothing more. It may still read (RFC 9112, 9.6): whether the connection stays for that."""
+        """Handles a client that has closed its sending side. Returns whether the connection stays open: the client may
+        still read (RFC 9112, 9.6)."""
         self._has_eof = True
         if self._has_ended:
             return False
@@ -192,10 +196,10 @@ class Protocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         return self._is_answering()
 
-    # -- what the parser says
+    # -- callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """The first byte of a request. What uvicorn makes here for the app, the fast path does not need."""
+        """Begins a request. The objects that uvicorn makes here are left to `_hand_to_app`."""
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -204,8 +208,8 @@ class Protocol(HttpToolsProtocol):
         self._has_entered_stage = True
 
     def on_headers_complete(self) -> None:
-        """Takes the request, or refuses it for its head."""
-        # What was read is at least as long as the head: most heads need not be measured.
+        """Chooses the way of the request, or refuses the request for its head."""
+        # The bytes read so far bound the length of the head, so most heads need not be measured.
         if (
             self._head_bytes + self._read_bytes > HEAD_BYTES_MAX
             and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES_MAX
@@ -224,14 +228,14 @@ class Protocol(HttpToolsProtocol):
         if is_plain and self._fast_path is not None and self._fast_path.has(method, self.url):
             keep_alive = self.parser.should_keep_alive()
             self._fast_cycle = FastPathCycle(method, self.url, self.headers, self._request_id, keep_alive=keep_alive)
-            self.cycle = self._fast_cycle  # type: ignore[assignment]  # it stands in for one
+            self.cycle = self._fast_cycle  # type: ignore[assignment]  # a stand-in, see FastPathCycle
         else:
             self._fast_cycle = None
             self._hand_to_app()
-        self.headers = []  # takes the fields after a body, which are no headers (RFC 9110, 6.5.1)
+        self.headers = []  # collects the trailers, which are no headers (RFC 9110, 6.5.1)
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Collects a piece of the body."""
         if self._fast_cycle is None:
             self._bytes_beside_body = -self._read_bytes
             super().on_body(body)
@@ -239,7 +243,7 @@ class Protocol(HttpToolsProtocol):
             self._fast_cycle.body += body
 
     def on_message_complete(self) -> None:
-        """The next bytes are the head of another request."""
+        """Starts the answer to a complete request; the next bytes belong to another request."""
         if self._is_upgrade:
             return
         self._stage = NOTHING
@@ -256,10 +260,10 @@ class Protocol(HttpToolsProtocol):
         self.tasks.add(task)
 
     def _feed(self, data: bytes) -> None:
-        """Gives bytes to the parser.
+        """Feeds bytes to the parser.
 
-        An offer to upgrade may be passed over (RFC 9110, 7.8), but the parser takes what follows for another protocol,
-        the body too. It is given the head once more, without the offer.
+        A server may ignore an offer to upgrade (RFC 9110, 7.8), but the parser takes all bytes after the offer, even
+        the body, for another protocol. So a new parser gets the head once more, without the offer.
         """
         rest: bytes | memoryview = data
         while True:
@@ -289,14 +293,14 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _is_plain(self, version: str) -> bool:
-        """Whether nothing about the request needs more than the fast path; looks at every header once.
+        """Whether the fast path can answer the request; reads every header once.
 
         Raises:
-            ParserAbort: it is no request of HTTP/1.1 or 1.0.
+            ParserAbort: the head is none of HTTP/1.1 or 1.0.
         """
         is_plain = version == "1.1" and not self.expect_100_continue
         if self.cycle is not None and not self.cycle.response_complete:
-            is_plain = False  # it was sent before the one before it was answered: uvicorn has a queue for that
+            is_plain = False  # the previous request is not answered yet: uvicorn has a queue for this one
         body_bytes_max = 0 if self._fast_path is None else self._fast_path.body_bytes_max
         hosts = 0
         for name, value in self.headers:
@@ -328,7 +332,7 @@ class Protocol(HttpToolsProtocol):
             if self.flow.write_paused:
                 await self.flow.drain()
         except asyncio.CancelledError:
-            self.transport.close()  # the server does not wait any longer for this answer
+            self.transport.close()  # the server shuts down without this answer
             raise
         if self.transport.is_closing():
             return
@@ -339,7 +343,7 @@ class Protocol(HttpToolsProtocol):
         self.on_response_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is written: the next request that waits is begun, or the client may send one."""
+        """After an answer: starts the next queued request, writes the refusal, or reads on."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -354,11 +358,11 @@ class Protocol(HttpToolsProtocol):
                 self._set_deadline(self._timeouts.keep_alive_seconds)
 
     def _is_answering(self) -> bool:
-        """Whether there is a request without an answer."""
+        """Whether a request is not answered yet."""
         return self.cycle is not None and not self.cycle.response_complete and not self.cycle.disconnected
 
     def _refuse(self, problem: Problem) -> None:
-        """Looks at nothing that comes from now on, and answers this as the last."""
+        """Stops reading, and makes this problem the last answer of the connection."""
         if self.transport.is_closing():
             return
         self._refusal = problem
@@ -367,7 +371,7 @@ class Protocol(HttpToolsProtocol):
             cycle = self.cycle
             if self.pipeline and self.pipeline[0][0] is cycle:
                 self.pipeline.popleft()
-                return  # the one before it is not answered yet
+                return  # the request before it is not answered yet
             if cycle.response_started:
                 self.transport.close()
                 return
@@ -377,8 +381,11 @@ class Protocol(HttpToolsProtocol):
             self._write_last_answer(problem)
 
     def _write_last_answer(self, problem: Problem) -> None:
-        """Writes the last answer and hangs up in a way that lets the client read it: a connection that is closed with
-        bytes in it that nobody read is reset, and answers on their way are lost (RFC 9112, 9.6)."""
+        """Writes the last answer and closes the sending side.
+
+        The kernel resets a connection that is closed with unread bytes, and answers on their way are lost (RFC 9112,
+        9.6). So the connection reads on until the client closes it or `LINGER_SECONDS` pass.
+        """
         self._has_ended = True
         if self._fast_path is not None:
             self._fast_path.observe_refusal(problem)
@@ -393,8 +400,11 @@ class Protocol(HttpToolsProtocol):
     # -- time
 
     def _set_deadline(self, seconds: float) -> None:
-        """From now on the client has this long. One timer serves all limits of a connection: it is moved when it would
-        come too late, and looks at the deadline when it comes too early."""
+        """Gives the client this long from now on.
+
+        One timer serves all limits of a connection. It is replaced if it would fire too late; if it fires too early,
+        `_check_deadline` sets it again. Most requests therefore touch no timer.
+        """
         self._deadline = self.loop.time() + seconds
         if self._deadline >= self._timer_at:
             return
@@ -413,7 +423,7 @@ class Protocol(HttpToolsProtocol):
         elif self._has_ended or self._stage is NOTHING:
             self.transport.close()
         elif self.flow.read_paused:
-            self._set_deadline(self._timeouts.head_seconds)  # it is we who do not read
+            self._set_deadline(self._timeouts.head_seconds)  # the server has paused reading, so the client is not late
         elif self._stage is HEAD:
             self._refuse(_too_slow("request line and headers", self._timeouts.head_seconds))
         else:
@@ -425,14 +435,14 @@ def _too_slow(part: str, seconds: float) -> Problem:
 
 
 def _encoded(answer: Answer, request_id: str, *, keep_alive: bool) -> bytes:
-    """An answer as it is sent, in one piece."""
+    """Encodes an answer as the bytes of HTTP/1.1."""
     head = _head(answer.status, answer.headers, keep_alive)
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, common_header_lines(request_id), len(answer.body), answer.body)
 
 
 @lru_cache
 def _head(status: int, headers: tuple[tuple[bytes, bytes], ...], keep_alive: bool) -> bytes:
-    """A head, up to the headers that each answer has of its own. There are few different ones."""
+    """Encodes the status line and the headers that many answers share; the cache has few entries."""
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
     lines += [b"%b: %b" % header for header in headers]
     if not keep_alive:

@@ -1,4 +1,4 @@
-"""What goes wrong, as RFC 9457 problems: one struct, and one table from kinds of errors to HTTP statuses."""
+"""RFC 9457 problems: the struct of an error answer, and the table from kinds of errors to HTTP statuses."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -54,7 +54,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def problem_of(error: TcgxError, request_id: str = "") -> Problem:
-    """An error as the problem that answers its request."""
+    """Turns an error into a problem. A status of 500 or above carries the `request_id`, which finds the log lines."""
     status = STATUS_OF_KIND[error.kind]
     return Problem(
         status=status,
@@ -67,13 +67,13 @@ def problem_of(error: TcgxError, request_id: str = "") -> Problem:
 
 
 def unexpected_problem(error: Exception, request_id: str, *, method: str, path: str) -> Problem:
-    """What nobody foresaw: the log gets all of it, the caller nothing."""
+    """Turns an unexpected exception into a problem. The log gets the exception; the caller gets no detail of it."""
     log.error("a request failed", method=method, path=path, request_id=request_id, exc_info=error)
     return problem_of(TcgxError(str(error)), request_id)
 
 
 def problem_headers(problem: Problem) -> dict[str, str]:
-    """The headers that go with a problem."""
+    """The headers that a problem needs beyond the common ones, by its status."""
     if problem.status in (429, 503):
         return {"retry-after": str(RETRY_AFTER_SECONDS)}
     if problem.status == 401:

@@ -41,7 +41,7 @@ from exchange.readiness import PARTS
 
 BUY, GTC = Side.BUY, TimeInForce.GTC
 TICK = price_text(1)
-"""Prices are whole cents."""
+"""The smallest step of a price, in dollars."""
 
 Missing = Annotated[str, field_meta("A part that is not there.", enum=[*PARTS])]
 
@@ -200,19 +200,21 @@ class HealthView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def order_view(order: Order) -> OrderView:
-    """An order as its trader sees it."""
+    """Makes the view of an order for its trader."""
     return OrderView(*_order_values(order))
 
 
 def result_json(command: PlaceOrder, outcome: Accepted | Order | TcgxError) -> str:
-    """`OrderView` of an order that was entered, or `RefusedView`, as JSON: of one that has its place in the log it is
-    written out here, which costs half as much, and as a text, so that a batch is encoded once. No text in it needs an
-    escape: a card is named by `CARD_PATTERN`, a client_order_id by `CLIENT_ORDER_ID_PATTERN`."""
+    """Encodes the result of placing an order as JSON: `OrderView`, or `RefusedView` for an error.
+
+    An accepted order is formatted here, at half the cost of its struct. The result is a text, so that a batch is
+    encoded once. No value needs an escape: `CARD_PATTERN` and `CLIENT_ORDER_ID_PATTERN` allow no such character.
+    """
     if not isinstance(outcome, Accepted):
         return refusal_json(outcome) if isinstance(outcome, TcgxError) else _json(order_view(outcome))
     client_order_id = f'"{command.client_order_id}"' if command.client_order_id else "null"
     card = command.card
-    side = "buy" if command.side is BUY else "sell"  # the text of an enum costs as much as all other values
+    side = "buy" if command.side is BUY else "sell"  # an enum's value costs as much as all other values together
     time_in_force = "gtc" if command.time_in_force is GTC else command.time_in_force.value
     return (
         f'{{"order_id":"{card}-{outcome.sequence}","client_order_id":{client_order_id},'
@@ -223,7 +225,7 @@ def result_json(command: PlaceOrder, outcome: Accepted | Order | TcgxError) -> s
 
 
 def refusal_json(error: TcgxError) -> str:
-    """`RefusedView` as JSON."""
+    """Encodes the `RefusedView` of an error as JSON."""
     return _json(RefusedView(problem_of(error)))
 
 
@@ -232,7 +234,7 @@ def _json(view: msgspec.Struct) -> str:
 
 
 def matched_view(order: Order, fills: Sequence[Fill]) -> MatchedOrderView:
-    """An order with its fills."""
+    """Makes the view of an order with its fills."""
     return MatchedOrderView(
         *_order_values(order), average_price=average_price_text(fills), trades=[fill_view(fill) for fill in fills]
     )
@@ -255,17 +257,17 @@ def _order_values(order: Order) -> tuple[str, str | None, str, str, str, int, in
 
 
 def orders_view(orders: list[Order]) -> OrdersView:
-    """A list of orders."""
+    """Makes the view of a list of orders."""
     return OrdersView([order_view(order) for order in orders])
 
 
 def orders_page_view(orders: list[Order], following: Order | None) -> OrdersPageView:
-    """A page of orders. `following`: the one that the next page goes on before."""
+    """Makes the view of a page. `following` is the order that is `before` of the next page; None on the last page."""
     return OrdersPageView([order_view(order) for order in orders], None if following is None else following.order_id)
 
 
 def fill_view(fill: Fill) -> FillView:
-    """A fill as its trader sees it."""
+    """Makes the view of a fill for its trader."""
     return FillView(
         *_trade_values(fill.trade),
         order_id(fill.trade.card, fill.sequence),
@@ -275,7 +277,7 @@ def fill_view(fill: Fill) -> FillView:
 
 
 def trade_view(trade: Trade) -> TradeView:
-    """A trade as everybody sees it."""
+    """Makes the public view of a trade."""
     return TradeView(*_trade_values(trade))
 
 
@@ -291,17 +293,17 @@ def _trade_values(trade: Trade) -> tuple[str, str, str, int, str, str]:
 
 
 def trades_view(trades: list[Trade]) -> TradesView:
-    """A list of trades."""
+    """Makes the view of a list of trades."""
     return TradesView([trade_view(trade) for trade in trades])
 
 
 def book_view(card: str, depth: Depth) -> BookView:
-    """A book's levels."""
+    """Makes the view of a book's price levels."""
     return BookView(card, depth.sequence, _levels(depth.bids), _levels(depth.asks))
 
 
 def card_view(card: str, depth: Depth, latest: list[Trade], settings: Settings) -> CardView:
-    """A card's best prices, last price and rules."""
+    """Makes the view of a card: best prices, last price, and the bounds of its orders."""
     return CardView(
         card,
         price_text(depth.bids[0][0]) if depth.bids else None,

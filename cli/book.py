@@ -1,4 +1,4 @@
-"""`tcgx book`: a card's order book, as it is now."""
+"""`tcgx book`: draws a card's order book."""
 
 import argparse
 import os

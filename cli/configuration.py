@@ -1,4 +1,4 @@
-"""The settings of a command, and the source of each."""
+"""The settings of a command and the source of each setting."""
 
 import argparse
 import os
@@ -14,15 +14,15 @@ from core.settings import PREFIX, Settings, check, environment_of, read, variabl
 OPTIONS = ("data_dir", "port")
 
 Sources = Mapping[str, str]
-"""Of each variable whose value is not the default one."""
+"""The source of each variable whose value is not the default."""
 
 
 def load(given: argparse.Namespace) -> tuple[Settings, Sources]:
-    """Settings from options, the environment, and the exchange that runs in the data directory, in this order.
+    """Loads the settings from options, the environment and the running exchange; the first one that has a value wins.
 
     Raises:
-        SettingError: a variable is unknown, or its value cannot work.
-        StartError: what the running exchange has announced can't be used.
+        SettingError: a variable is unknown, or its value is invalid.
+        StartError: the run file of the exchange cannot be used.
     """
     environment = {name: text for name, text in os.environ.items() if name.startswith(PREFIX)}
     options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name, None) is not None}
@@ -46,14 +46,15 @@ def _read_beside(here: RunFile, environment: Mapping[str, str], data_dir: str) -
 
 
 def explain(error: TcgxError, settings: Settings, sources: Sources) -> str:
-    """What is printed of an error. A server that nobody has named and that is away is an exchange that does not run."""
+    """Returns the text of an error for the terminal. If no variable names a server, an unreachable server means that no
+    exchange runs."""
     if isinstance(error, Unavailable) and not {variable("redis_url"), variable("database_url")} & set(sources):
         return f"{not_running_text(settings)} ({error})"
     return str(error)
 
 
 def not_running_text(settings: Settings) -> str:
-    """The sentence, with what can be done."""
+    """Returns the sentence that no exchange runs, with the remedies."""
     return (
         f"no exchange runs in {settings.data_dir}: start one with `tcgx up`, or name the folder of one with --data-dir"
     )

@@ -1,4 +1,4 @@
-"""`tcgx doctor`: checks the servers, the database, and how far everything is."""
+"""`tcgx doctor`: checks the servers, the database, and the progress of engine and archiver."""
 
 import argparse
 import sys
@@ -15,11 +15,11 @@ from engine import connection, library
 from engine.book_reader import BookReader
 
 Check = Callable[[Settings], Awaitable[str]]
-"""What is found right, in words; raises a TcgxError where something is not."""
+"""Returns a sentence about what works; raises a TcgxError for a fault."""
 
 
 async def run(arguments: argparse.Namespace, configured: Settings) -> int:
-    """Makes every check, whatever the others say; the exit code is 1 where one fails."""
+    """Runs every check, even after a failure; the exit code is 1 if one fails."""
     failures = 0
     for name in [arguments.only] if arguments.only else CHECKS:
         try:

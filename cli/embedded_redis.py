@@ -1,4 +1,4 @@
-"""The Redis of a data directory: the packaged one, or one of the system."""
+"""The embedded Redis of a data directory: the program of a package, or of the system."""
 
 import importlib.metadata
 import os
@@ -18,8 +18,11 @@ from engine import cpu_affinity
 from engine.connection import connect
 
 MIMALLOC = {"MIMALLOC_PURGE_DELAY": "-1", "MIMALLOC_ALLOW_THP": "0"}
-"""Of the allocator that the packaged server runs with. Freed memory is kept for the next match call; no pages of 2 MB,
-of which one alone takes a millisecond and more to clear, in the middle of a call."""
+"""Options of the allocator that the packaged server runs with.
+
+Freed memory is kept for the next match call. Pages of 2 MB are off: to clear one takes a millisecond or more, in the
+middle of a call.
+"""
 
 GLIBC_MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
@@ -27,7 +30,7 @@ GLIBC_MALLOC = {
     "MALLOC_TOP_PAD_": "67108864",
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=4000",
 }
-"""The same where there is no mimalloc: freed memory is kept, and thousands of small pieces of each size are at hand."""
+"""The same for glibc's allocator: freed memory is kept, and thousands of small pieces of each size are cached."""
 
 
 class RedisServer(EmbeddedServer):
@@ -36,7 +39,7 @@ class RedisServer(EmbeddedServer):
     name = "redis"
 
     def __init__(self, settings: Settings, loaded: Secrets, *, port: int = 0) -> None:
-        """`port` 0: the one of the last time where it is free, else any."""
+        """`port` 0 means the port of the last start if it is free, else any."""
         super().__init__(settings)
         self._program = settings.redis_bin
         self._durability = settings.durability
@@ -46,12 +49,12 @@ class RedisServer(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """Over TCP, for other programs; redis-cli needs the user's name. Known once started."""
+        """The TCP URL for other programs, with the user's name for redis-cli; valid once the server was started."""
         return f"redis://default:{self._password}@127.0.0.1:{self._known().port}/0"
 
     @property
     def socket_url(self) -> str:
-        """Over the socket, for our own services. Known once started."""
+        """The URL of the socket for the services; valid once the server was started."""
         return f"unix://:{self._password}@{quote(str(self._socket()))}?db=0"
 
     def _socket(self) -> Path:
@@ -65,7 +68,7 @@ class RedisServer(EmbeddedServer):
         (self._data_dir / "redis").mkdir(mode=0o700, exist_ok=True)
         written = ServerLog(self._data_dir / "redis.log")
         with written.file:
-            # The settings come through stdin: the process list must not show the password.
+            # The server reads its configuration from stdin: the process list must not show the password.
             process = Process(
                 [program, "-"],
                 environment=_redis_environment(program),
@@ -140,10 +143,10 @@ def _packaged_redis() -> Path | None:
 
 
 def _redis_environment(program: Path) -> dict[str, str]:
-    """The packaged server has no allocator of its own; another one may, and is left alone.
+    """Returns the environment of the server, with an allocator for the packaged one, which has none of its own.
 
-    With glibc's, what Lua makes and frees lies ever more scattered between a million resting orders: matching costs
-    half as much again, even on a card that has none.
+    glibc's allocator scatters the objects of Lua between a million resting orders: matching costs half as much again,
+    even on a card without orders. Another server may bring its own allocator, and keeps it.
     """
     if program != _packaged_redis() or "LD_PRELOAD" in os.environ:
         return {**os.environ, **GLIBC_MALLOC}
@@ -152,7 +155,7 @@ def _redis_environment(program: Path) -> dict[str, str]:
 
 
 def _mimalloc() -> Path | None:
-    """The library, of a package that has nothing else."""
+    """Returns the path of the mimalloc library of its package; None if it is not installed."""
     try:
         path = Path(
             str(importlib.metadata.distribution("cmeel-mimalloc").locate_file("cmeel.prefix/lib/libmimalloc.so"))

@@ -1,4 +1,4 @@
-"""A book drawn for a terminal: bids on the left, asks on the right, their bars growing away from the prices."""
+"""A drawing of a book for a terminal: bids on the left, asks on the right, bars that grow away from the prices."""
 
 import shutil
 import textwrap
@@ -20,7 +20,7 @@ GREEN, RED, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
 class Glyphs(msgspec.Struct, frozen=True):
-    """The characters of a drawing. A bar of a quantity may end with half a character, where there is one."""
+    """The characters of a drawing. A bar may end with half a character if the encoding has one."""
 
     column: str
     rule: str
@@ -35,7 +35,7 @@ ASCII = Glyphs(column="|", rule="-", full="#", left_half="", right_half="", betw
 
 
 class TerminalStyle(msgspec.Struct, frozen=True):
-    """What a terminal shows: how many columns, whether colours, and which characters."""
+    """The abilities of a terminal: columns, colours and characters."""
 
     width: int = 80
     color: bool = False
@@ -43,7 +43,7 @@ class TerminalStyle(msgspec.Struct, frozen=True):
 
 
 def terminal_style(stream: TextIO, environment: Mapping[str, str], color: ColorChoice = "auto") -> TerminalStyle:
-    """The look for a stream. `auto` colours on a terminal that is not dumb, unless NO_COLOR is set."""
+    """Returns the style for a stream. `auto` colours on a terminal that is not dumb, unless NO_COLOR is set."""
     able = stream.isatty() and environment.get("TERM", "dumb") != "dumb" and not environment.get("NO_COLOR")
     return TerminalStyle(
         width=shutil.get_terminal_size().columns,
@@ -61,9 +61,9 @@ def _glyphs(encoding: str) -> Glyphs:
 
 
 def ladder(card: str, depth: Depth, style: TerminalStyle) -> str:
-    """Asks above bids, best prices in the middle with spread and mid between them, totals of what is shown below.
+    """Draws asks above bids, with spread and mid price between them, and the totals of the shown levels below.
 
-    Lines are as long as the look is wide at most; of 40 columns, prices and quantities of 9 digits have enough.
+    No line is longer than the width of the style; 40 columns have room for prices and quantities of 9 digits.
     """
     if not depth.bids and not depth.asks:
         sentence = f"{card}: the book is empty: nobody buys or sells (after command {depth.sequence:,})"
@@ -82,7 +82,7 @@ def ladder(card: str, depth: Depth, style: TerminalStyle) -> str:
 
 
 class _Grid:
-    """The columns: bar, quantity, price, quantity, bar; both sides alike, so that the prices are in the middle."""
+    """The columns: bar, quantity, price, quantity, bar. Both sides are equally wide: the prices are in the middle."""
 
     def __init__(self, depth: Depth, style: TerminalStyle) -> None:
         levels = [*depth.bids, *depth.asks]
@@ -94,25 +94,25 @@ class _Grid:
         self._bar = max(0, min(room, BAR_MAX))
 
     def line(self, bids: str, price: str, asks: str) -> str:
-        """A line with a text on either side of the prices."""
+        """Formats a line with a text on either side of the prices."""
         half, column = self._half(), self._style.glyphs.column
         return f"{bids:>{half}} {column} {price:>{self._price}} {column} {asks}"
 
     def bid(self, level: Level) -> str:
-        """A price level of the bids; its bar grows to the left."""
+        """Formats a price level of the bids; its bar grows to the left."""
         price_cents, quantity = level
         text = f"{self._filled(quantity, toward_left=True)} {quantity:>{self._quantity},}".strip()
         blank = " " * (self._half() - len(text))
         return self.line(blank + self._colored(text, GREEN), price_text(price_cents), "")
 
     def ask(self, level: Level) -> str:
-        """A price level of the asks; its bar grows to the right."""
+        """Formats a price level of the asks; its bar grows to the right."""
         price_cents, quantity = level
         text = f"{quantity:<{self._quantity},} {self._filled(quantity, toward_left=False)}".strip()
         return self.line("", price_text(price_cents), self._colored(text, RED))
 
     def rule(self, text: str = "") -> str:
-        """A line across, with a text in its middle."""
+        """Formats a horizontal rule with a text in its middle."""
         width = 2 * self._half() + self._price + 2 * len(" | ")
         return (f" {text} " if text else "").center(width, self._style.glyphs.rule)
 
@@ -120,7 +120,7 @@ class _Grid:
         return self._quantity + (self._bar + 1 if self._bar else 0)
 
     def _filled(self, quantity: int, *, toward_left: bool) -> str:
-        """A bar in proportion to the quantity: of the smallest one, too, something is seen."""
+        """Formats a bar in proportion to the quantity; the smallest quantity still has a visible bar."""
         glyphs = self._style.glyphs
         if not self._bar:
             return ""
@@ -138,7 +138,7 @@ class _Grid:
 
 
 def _between(depth: Depth, glyphs: Glyphs) -> str:
-    """What stands between the sides of a book."""
+    """Returns the text between the sides of a book: spread and mid price, or the empty side."""
     if not depth.asks:
         return "no asks: nobody sells"
     if not depth.bids:

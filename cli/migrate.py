@@ -10,7 +10,7 @@ from engine import connection, library
 
 
 async def run(_: argparse.Namespace, configured: Settings) -> int:
-    """Runs what has not been run, and prints the name of each."""
+    """Runs the migrations that have not been run, and prints their names."""
     async with open_database(configured) as database:
         done = await schema.migrate(database, configured.cards)
         done += await _mark_histories(configured, database)
@@ -19,7 +19,7 @@ async def run(_: argparse.Namespace, configured: Settings) -> int:
 
 
 async def _mark_histories(configured: Settings, database: Any) -> list[str]:
-    """Gives histories to data from before there were any, as far as Redis can be asked."""
+    """Gives a history to the data of versions that had none; returns a line for each card."""
     async with connection.connect(configured.redis_url) as redis:
         await library.load(redis)
         marked = await recovery.mark_histories(redis, database, configured.cards)

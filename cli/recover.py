@@ -1,4 +1,4 @@
-"""`tcgx recover`: what log and archive lack of each other, and another history after both."""
+"""`tcgx recover`: reports what log and archive lack of each other, and begins a new history after both."""
 
 import argparse
 import csv
@@ -20,11 +20,11 @@ REPORT_COLUMNS = ("order_id", "trader_id", "card", "side", "price", "quantity", 
 
 
 async def run(arguments: argparse.Namespace, configured: Settings) -> int:
-    """Shows what there is to do, asks, and does it; the exit code is 1 where that was declined.
+    """Prints the plans, asks for agreement, and runs them; the exit code is 1 if the user declines.
 
     Raises:
-        StartError: a fault that this is no way out of, or nobody can be asked.
-        Unavailable: a server does not answer.
+        StartError: `recover` does not mend the fault, or no terminal is there to ask.
+        Unavailable: Redis or PostgreSQL does not answer.
     """
     report: Path | None = arguments.report
     if report is not None:

@@ -1,4 +1,4 @@
-"""`tcgx replay`: a card's log, run again through an empty server, must give the same state hash."""
+"""`tcgx replay`: runs a card's log through an empty server, which must give the same state hash."""
 
 import argparse
 import asyncio
@@ -26,7 +26,7 @@ SETTLE_TRIES = 50
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An entry of a card's log, as it is in Redis; one line of a file."""
+    """An entry of a card's log as Redis has it; one line of an export."""
 
     card: str
     id: str
@@ -34,7 +34,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class ExpectedState(msgspec.Struct, frozen=True):
-    """The state that a card's log leads to; the last line of each card in a file."""
+    """The state at the end of a card's log; the last line of a card in an export."""
 
     card: str
     state_hash: str
@@ -46,7 +46,7 @@ Line = Entry | ExpectedState
 
 
 class _Position(msgspec.Struct, frozen=True):
-    """The last entry of a log that is wholly matched, how much of the next one is, and the last command."""
+    """The last entry that is wholly matched, the matched commands of the next entry, and the last command."""
 
     log_id: str
     part: int
@@ -54,7 +54,7 @@ class _Position(msgspec.Struct, frozen=True):
 
 
 async def run(arguments: argparse.Namespace, configured: Settings) -> int:
-    """Replays a file or the live server's log, or exports that; the exit code is 1 where a hash differs."""
+    """Replays a file or the live server's log, or exports the log; the exit code is 1 if a hash differs."""
     if arguments.export:
         paths.check_file(arguments.export)
         async with connection.connect(configured.redis_url) as live:
@@ -68,7 +68,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
 
 
 async def _replay_on_empty_server(arguments: argparse.Namespace, configured: Settings) -> list[tuple[str, str, str]]:
-    """What `replay` returns, on a throw-away server."""
+    """Runs `replay` on a throw-away server and returns its result."""
     batch = arguments.batch or configured.match_batch
     with datadir.ephemeral() as data_dir:
         local = msgspec.structs.replace(configured, data_dir=str(data_dir), durability="everysec", redis_core="any")
@@ -91,7 +91,7 @@ async def _as_async(lines: Iterator[Line]) -> AsyncIterator[Line]:
 
 
 async def server_lines(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
-    """The logs of a live server up to what is matched now, each followed by its state.
+    """Yields the matched part of each card's log on a live server, followed by the card's state.
 
     Raises:
         StartError: the beginning of a log has been trimmed.
@@ -119,10 +119,10 @@ async def server_lines(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line
 
 
 def file_lines(path: Path) -> Iterator[Line]:
-    """The lines of a file.
+    """Yields the lines of an export.
 
     Raises:
-        StartError: it can't be read, or a line is neither an entry nor a state.
+        StartError: the file can't be read, or a line is neither an entry nor a state.
     """
     try:
         file = path.open("rb")
@@ -147,7 +147,7 @@ def _line(text: bytes) -> Line:
 
 
 async def export(lines: AsyncIterator[Line], path: Path) -> int:
-    """Writes lines to a file. How many.
+    """Writes lines to a file; returns their number.
 
     Raises:
         StartError: the file can't be written.
@@ -164,7 +164,7 @@ async def export(lines: AsyncIterator[Line], path: Path) -> int:
 
 
 async def replay(lines: AsyncIterator[Line], redis: Redis, *, batch: int) -> list[tuple[str, str, str]]:
-    """Runs logs through an empty server. For each card: its name, the hash expected, the hash found."""
+    """Runs logs through an empty server; returns name, expected hash and found hash of each card."""
     books = BookReader(redis)
     client: Any = redis
     appended: set[str] = set()
@@ -198,8 +198,13 @@ async def _match(matcher: Matcher, card: str) -> None:
 
 
 async def _state(books: BookReader, client: Any, card: str) -> ExpectedState:
-    """Hash and position of one moment between two entries; a busy card moves between two reads, so they are read
-    until they agree."""
+    """Reads hash and position of a card at one moment between two entries.
+
+    A busy card moves between two reads, so the reads are repeated until they agree.
+
+    Raises:
+        StartError: the card never stands still.
+    """
     for _ in range(SETTLE_TRIES):
         before = await _position(client, card)
         state_hash = await books.state_hash(card)
@@ -216,7 +221,11 @@ async def _position(client: Any, card: str) -> _Position:
 
 
 async def _check_base(redis: Redis, card: str) -> None:
-    """That a card's log leads to its books from nothing."""
+    """Checks that a card's log begins with empty books.
+
+    Raises:
+        StartError: the log begins after a loss.
+    """
     found = await history.find(redis, card)
     if found.base:
         raise StartError(
@@ -228,7 +237,7 @@ async def _check_base(redis: Redis, card: str) -> None:
 def _check_beginning(card: str, entries: list[Any], expected: ExpectedState) -> None:
     if expected.sequence == 0:
         return
-    # What append wrote names its own id, which ends in the sequence of its first command (lua/parts/log.lua).
+    # An entry of append has its own id as `entry`; the id ends in the first command's sequence (lua/parts/log.lua).
     firsts = [int(entry_id.partition(b"-")[2]) for entry_id, fields in entries if fields.get(b"entry") == entry_id]
     if 1 not in firsts:
         raise StartError(

@@ -1,4 +1,4 @@
-"""`tcgx traders`: makes traders with API keys, and access tokens."""
+"""`tcgx traders`: creates traders with API keys, and prints access tokens."""
 
 import argparse
 import asyncio
@@ -39,7 +39,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
 
 
 async def _warn_of_missing(ids: Sequence[int], configured: Settings) -> None:
-    """Says which traders do not exist. A token is made without the database, so one that is away is no error."""
+    """Warns of traders that do not exist. Tokens need no database, so an unreachable one is no error."""
     with suppress(TcgxError, TimeoutError):
         async with asyncio.timeout(DATABASE_SECONDS), open_database(configured) as database:
             for trader_id in await traders.missing(database, ids):

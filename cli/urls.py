@@ -1,4 +1,4 @@
-"""`tcgx urls`: where the running exchange is reached."""
+"""`tcgx urls`: the addresses of the running exchange."""
 
 import argparse
 import json

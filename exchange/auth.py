@@ -1,4 +1,4 @@
-"""Who calls: API keys are exchanged for bearer tokens; a token is decoded once and remembered."""
+"""Authentication: API keys are exchanged for bearer tokens; the caller of a decoded token is cached."""
 
 import hmac
 import time
@@ -23,10 +23,10 @@ class Authenticator:
         self._caller_by_header: dict[bytes, Caller] = {}  # by header
 
     def authenticate(self, authorization: bytes | None) -> Caller:
-        """The caller behind an `Authorization` header, as it was received.
+        """Returns the caller of an `Authorization` header, given as received.
 
         Raises:
-            Unauthenticated: it is missing, malformed, wrong or expired.
+            Unauthenticated: the header is missing or malformed, or its token is wrong or expired.
         """
         caller = self._caller_by_header.get(authorization or b"")
         if caller is None:
@@ -36,11 +36,11 @@ class Authenticator:
         return caller
 
     async def token_for(self, trader_id: int, api_key: str) -> tuple[str, int]:
-        """An access token for an API key, and for how many seconds it is valid.
+        """Issues an access token for an API key; returns the token and its lifetime in seconds.
 
         Raises:
-            Unauthenticated: unknown trader or wrong key, one answer for both.
-            Unavailable: PostgreSQL, which knows the traders, does not answer.
+            Unauthenticated: the trader is unknown or the key is wrong; the error does not tell which.
+            Unavailable: PostgreSQL does not answer.
         """
         stored = await self._archive.api_key(trader_id)
         expected, role = stored if stored else (bytes(32), "trader")
@@ -51,7 +51,7 @@ class Authenticator:
         ), self._seconds
 
     def _caller_of_token(self, text: str) -> Caller:
-        """Decodes a token, unless it is remembered from a header that is spelled as most are."""
+        """Decodes a token, unless the cache has it under the usual spelling of the header."""
         usual = f"Bearer {text}".encode("latin-1")
         caller = self._caller_by_header.get(usual)
         if caller is None:
@@ -71,7 +71,11 @@ class Authenticator:
 
 
 def _bearer_token(header: str) -> str:
-    """The token in an `Authorization` header."""
+    """Returns the token of an `Authorization` header.
+
+    Raises:
+        Unauthenticated: the header is missing or malformed.
+    """
     if not header:
         raise Unauthenticated("token_missing", TOKEN_MISSING)
     scheme, _, text = header.partition(" ")

@@ -1,7 +1,7 @@
-"""What traders read of their orders and fills: from books, events and archive together, as if they were one.
+"""Reads of orders and fills, over books, events and archive as if they were one store.
 
-An order or a trade moves one way, from the book to the events, and from there to the archive. Each read looks at these
-in that order, so what moves meanwhile is met twice, if need be, and never missed.
+An order or a trade moves one way: from the book to the events, and from there to the archive. Each read visits the
+stores in that order. A record that moves meanwhile is read twice at worst, and never missed.
 """
 
 import asyncio
@@ -22,27 +22,27 @@ from engine.events import Event
 from engine.order_log import Cancels
 
 READ_SECONDS = 5.0
-"""How long a read may take: a part of it, the events that are not archived, may be many while the archiver is away."""
+"""Time limit of a read: while the archiver is away, the events that are not archived become many."""
 
 CACHED_ORDERS_MAX = 20_000
-"""Completed orders that a process keeps, about half a kilobyte each."""
+"""Completed orders in the cache of a process, about half a kilobyte each."""
 
 READS_PER_PAGE_MAX = 4
-"""Reads of `OPEN_A_READ` orders, for one page of those of a side."""
+"""Reads of `OPEN_A_READ` orders for one page that is filtered by side, at most."""
 
 TRADES_SCANNED, TRADES_SCANNED_MIN = 100_000, 1_000
-"""Archived trades for one page of fills, of all cards together and of a card at least: 15 ms of PostgreSQL."""
+"""Archived trades that one page of fills scans: of all cards together, and of each card at least."""
 
 TIME_PATTERN = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 FILL_KEY = re.compile(rf"({TIME_PATTERN})~({CARD_PATTERN.pattern})-t({SEQUENCE_PATTERN})~(maker|taker)", re.ASCII)
-"""A `FillKey` as a text."""
+"""The text of a `FillKey`."""
 
 OrderKey = tuple[str, str, int]
-"""By which orders of several cards are sorted: accepted_at, card and sequence."""
+"""The sort key of orders of several cards: accepted_at, card and sequence."""
 
 
 class FillKey(NamedTuple):
-    """By which fills of several cards are sorted; of a trader's trade with itself the maker's fill is the older one."""
+    """The sort key of fills of several cards. In a trade of a trader with itself, the maker's fill is the older one."""
 
     executed_at: str
     card: str
@@ -51,15 +51,15 @@ class FillKey(NamedTuple):
 
     @property
     def text(self) -> str:
-        """A place between two fills, as a caller sends it back."""
+        """The key as the text that a caller sends back as `before`."""
         return f"{self.executed_at}~{self.card}-t{self.number}~{'taker' if self.is_taker else 'maker'}"
 
     @classmethod
     def parse(cls, text: str) -> "FillKey":
-        """The place that `text` wrote.
+        """Reads a key from its text.
 
         Raises:
-            InvalidRequest: it is none.
+            InvalidRequest: the text is no key.
         """
         found = FILL_KEY.fullmatch(text)
         if not found or not _is_time(found[1]):
@@ -77,18 +77,18 @@ def _is_time(text: str) -> bool:
 
 
 def order_key(order: Order) -> OrderKey:
-    """When an order was accepted, and what decides between orders of the same moment."""
+    """The sort key of an order: the time of acceptance, then card and sequence."""
     return order.accepted_at, order.card, order.sequence
 
 
 def fill_key(fill: Fill) -> FillKey:
-    """When a fill happened, and what decides between fills of the same moment."""
+    """The sort key of a fill: the time of the trade, then card, number and role."""
     trade = fill.trade
     return FillKey(trade.executed_at, trade.card, trade.number, fill.is_taker)
 
 
 async def parse_orders(card: str, lines: Iterable[bytes]) -> list[Order]:
-    """Orders from their lines. It lets others go first now and then: ten thousand lines take 30 ms."""
+    """Parses the lines of orders. Other tasks run in between, since ten thousand lines take 30 ms."""
     orders = []
     for count, line in enumerate(lines, 1):
         orders.append(codec.order(card, line.decode().split(",")))
@@ -99,10 +99,10 @@ async def parse_orders(card: str, lines: Iterable[bytes]) -> list[Order]:
 
 @asynccontextmanager
 async def read_timeout() -> AsyncIterator[None]:
-    """Ends a read that takes longer than `READ_SECONDS`.
+    """Limits the time of a read to `READ_SECONDS`.
 
     Raises:
-        Unavailable: it does.
+        Unavailable: the read takes longer.
     """
     try:
         async with asyncio.timeout(READ_SECONDS):
@@ -112,7 +112,7 @@ async def read_timeout() -> AsyncIterator[None]:
 
 
 class CompletedOrders:
-    """Completed orders by their sequences. They never change, so those that were read last are kept."""
+    """Completed orders by their sequences, with a cache: a completed order never changes."""
 
     def __init__(self, books: BookReader, archive: Archive) -> None:
         self._books = books
@@ -120,21 +120,22 @@ class CompletedOrders:
         self._cache: dict[tuple[str, int], Order] = {}
 
     def add(self, orders: Iterable[Order]) -> None:
-        """Keeps these instead of those that were kept first."""
+        """Adds orders to the cache; beyond `CACHED_ORDERS_MAX` the oldest entries go."""
         for order in orders:
             self._cache[order.card, order.sequence] = order
         while len(self._cache) > CACHED_ORDERS_MAX:
             del self._cache[next(iter(self._cache))]
 
     async def find(self, card: str, sequences: Sequence[int]) -> list[Order]:
-        """The completed ones of these orders of a card.
+        """Reads the orders with these sequences of a card, without those that are not completed.
 
         Raises:
             Unavailable: the archive is needed and cannot be read.
         """
         found = [self._cache[card, sequence] for sequence in sequences if (card, sequence) in self._cache]
         missing = set(sequences).difference(order.sequence for order in found)
-        for look in (self._archived, self._recent, self._archived) if missing else ():  # what moves meanwhile is met
+        # The second look into the archive finds orders that moved there meanwhile.
+        for look in (self._archived, self._recent, self._archived) if missing else ():
             read = await look(card, missing)
             self.add(read)
             found += read
@@ -152,14 +153,14 @@ class CompletedOrders:
 
 
 class _FillBatch(NamedTuple):
-    """Fills of a card, and the key down to which none is missing; None where there are no more behind."""
+    """Fills of a card, and the key down to which no fill is missing: None if no older fill exists."""
 
     fills: list[Fill]
     reached: FillKey | None
 
 
 class OrderReader:
-    """Finds and lists orders and fills of one trader, or of one order."""
+    """Finds and lists the orders and fills of one trader, and the fills of one order."""
 
     def __init__(self, books: BookReader, archive: Archive) -> None:
         self._books = books
@@ -167,7 +168,7 @@ class OrderReader:
         self._completed_orders = CompletedOrders(books, archive)
 
     async def find(self, card: str, sequence: int) -> Order | None:
-        """An order, wherever it is: in the log, a book, the events, or the archive.
+        """Reads an order from the log, a book, the events or the archive; None if no store has it.
 
         Raises:
             Unavailable: the archive is needed and cannot be read.
@@ -182,8 +183,9 @@ class OrderReader:
         return found[0] if found else None
 
     async def latest(self, trader_id: int, cards: Sequence[str], limit: int) -> tuple[list[Order], Order | None]:
-        """A trader's latest orders on these cards, newest first, at most `LATEST`; and the one to go on before, None
-        where there are surely no more.
+        """Reads a trader's latest orders on these cards, newest first; `limit` is at most `LATEST`.
+
+        Returns a page, and the order that is `before` of the next page: None if this page is the last one.
 
         Raises:
             Unavailable: the archive is needed and cannot be read.
@@ -195,7 +197,7 @@ class OrderReader:
         return merged[:limit], merged[limit - 1] if has_more and len(merged) >= limit else None
 
     async def _latest(self, trader_id: int, card: str, limit: int) -> tuple[list[Order], bool]:
-        """The latest orders on a card, and whether there may be more."""
+        """Reads the latest orders on a card, and whether older ones may exist."""
         orders, completed = await self._books.latest(card, trader_id, limit)
         is_full = len(orders) + len(completed) == limit
         return orders + await self._completed_orders.find(card, completed), is_full
@@ -203,8 +205,7 @@ class OrderReader:
     async def open_orders(
         self, trader_id: int, cards: Sequence[str], *, side: Side | None = None, before: Order | None = None, limit: int
     ) -> list[Order]:
-        """A trader's orders that rest in the books of these cards, newest first; those before an order, if one is
-        given."""
+        """Reads a trader's orders that rest in the books of these cards, newest first, from `before` on."""
         by_card = await asyncio.gather(
             *(self._open_orders(trader_id, card, side=side, before=before, limit=limit) for card in cards)
         )
@@ -216,7 +217,7 @@ class OrderReader:
         orders: list[Order] = []
         bound = await self._bound(card, before)
         at_once = min(limit, OPEN_A_READ)
-        mark = b"," if side is None else f",{side.value},".encode()  # most lines need not be parsed for it
+        mark = b"," if side is None else f",{side.value},".encode()  # without it a line need not be parsed
         async with aclosing(self._books.open_lines(card, trader_id, before=bound, at_once=at_once)) as pages:
             async for lines in pages:
                 orders += [
@@ -229,7 +230,7 @@ class OrderReader:
         return orders[:limit]
 
     async def _bound(self, card: str, before: Order | None) -> int | None:
-        """A sequence that all orders of a card before this one are below; None where that is not known."""
+        """A bound below which all orders of a card lie that are older than `before`; None if no bound is known."""
         if before is None:
             return None
         if before.card == card:
@@ -240,8 +241,10 @@ class OrderReader:
     async def orders(
         self, trader_id: int, cards: Sequence[str], *, side: Side | None, before: Order | None, limit: int
     ) -> tuple[list[Order], Order | None]:
-        """A trader's orders on these cards, newest first; and the one to go on before, None at the end. Of a side there
-        may be fewer than `limit`, though there are more.
+        """Reads a trader's orders on these cards, newest first, from `before` on.
+
+        Returns a page, and the order that is `before` of the next page: None if this page is the last one. A page that
+        is filtered by side may be short although more orders follow.
 
         Raises:
             Unavailable: the archive cannot be read.
@@ -280,13 +283,13 @@ class OrderReader:
         return _newest(known.values(), limit)
 
     async def _read_accepted(self, trader_id: int, card: str, *, before: Order | None, limit: int) -> list[Order]:
-        """A trader's orders that are not matched yet."""
+        """Reads a trader's orders that are not matched yet."""
         bound = await self._bound(card, before)
         orders = await self._books.accepted_orders(card, trader_id, before=bound, limit=limit)
         return [order for order in orders if before is None or order_key(order) < order_key(before)]
 
     async def _read_completed(self, trader_id: int, card: str, *, archived: int) -> list[Order]:
-        """A trader's orders that are completed and not archived."""
+        """Reads a trader's orders that are completed and not archived."""
         mark = f",{trader_id},".encode()
         lines = []
         async for event in self._books.events(card, after=archived):
@@ -294,7 +297,7 @@ class OrderReader:
         return [order for order in await parse_orders(card, lines) if order.trader_id == trader_id]
 
     async def canceled(self, card: str, cancels: Cancels, limit: int) -> list[Order]:
-        """The orders that these cancels, which are matched, have canceled: the newest, newest first.
+        """Reads the orders that matched cancels have canceled: the `limit` newest, newest first.
 
         Raises:
             Unavailable: the archive is needed and cannot be read.
@@ -313,7 +316,7 @@ class OrderReader:
         return await parse_orders(card, own[:limit])
 
     async def find_open(self, card: str, trader_id: int, client_order_id: str) -> Order | None:
-        """The trader's newest open order on a card with this client_order_id."""
+        """Reads the trader's newest open order on a card with this client_order_id."""
         mark = f",{client_order_id},".encode()
         async with aclosing(self._books.open_lines(card, trader_id)) as pages:
             async for lines in pages:
@@ -323,10 +326,10 @@ class OrderReader:
         return None
 
     async def fills_of(self, order: Order) -> list[Fill]:
-        """All fills of an order that make up what is filled of it, oldest first.
+        """Reads the fills that make up an order's `filled_quantity`, oldest first.
 
         Raises:
-            Unavailable: the archive is needed for them and cannot be read.
+            Unavailable: some fills are in the archive, and the archive cannot be read.
         """
         if not order.filled_quantity:
             return []
@@ -334,7 +337,7 @@ class OrderReader:
             try:
                 fills = await self._fills_of(order, await self._archive_cursor(order.card))
             except Unavailable:
-                fills = await self._fills_of(order, None)  # a young order's are all in Redis
+                fills = await self._fills_of(order, None)  # Redis may have all fills of a young order
         filled, known = [], 0
         for fill in sorted(fills.values(), key=fill_key):
             if known < order.filled_quantity:
@@ -364,8 +367,9 @@ class OrderReader:
     async def fills_of_order(
         self, order: Order, *, before: FillKey | None, limit: int
     ) -> tuple[list[Fill], FillKey | None]:
-        """Fills of an order, newest first; those before a key, if one is given. And the key to go on before, None at
-        the end.
+        """Reads fills of an order, newest first, from `before` on.
+
+        Returns a page, and the key that is `before` of the next page: None if this page is the last one.
 
         Raises:
             Unavailable: the archive cannot be read.
@@ -385,8 +389,10 @@ class OrderReader:
     async def fills(
         self, trader_id: int, cards: Sequence[str], *, before: FillKey | None, limit: int
     ) -> tuple[list[Fill], FillKey | None]:
-        """A trader's fills on these cards, newest first; those before a key, if one is given. And the key to go on
-        before, None at the end: there may be fewer than `limit`, though there are more.
+        """Reads a trader's fills on these cards, newest first, from `before` on.
+
+        Returns a page, and the key that is `before` of the next page: None if this page is the last one. A page may be
+        short although more fills follow.
 
         Raises:
             Unavailable: the archive cannot be read.
@@ -407,7 +413,7 @@ class OrderReader:
                 )
             )
         parts = [*recent, *archived]
-        # Down to the latest of these keys nothing is missing, of whatever card.
+        # Down to the latest of these keys no fill of any card is missing.
         reached = max((part.reached for part in parts if part.reached is not None), default=None)
         fills = _newest_fills((fill for part in parts for fill in part.fills), before)
         complete = [fill for fill in fills if reached is None or fill_key(fill) >= reached]
@@ -416,7 +422,7 @@ class OrderReader:
     async def _recent_fills(
         self, trader_id: int, card: str, *, after: int, before: FillKey | None, limit: int
     ) -> _FillBatch:
-        """A trader's fills that are not archived, newest first."""
+        """Reads a trader's fills that are not archived, newest first."""
         mark = f",{trader_id},".encode()
         fills: list[Fill] = []
         async with aclosing(self._books.events(card, after=after)) as events:
@@ -430,7 +436,7 @@ class OrderReader:
     async def _archived_fills(
         self, trader_id: int, card: str, *, before: FillKey | None, looked_at: int, limit: int
     ) -> _FillBatch:
-        # Before a taker's fill there may be the maker's fill of the same trade.
+        # The maker's fill of the same trade may stand before a taker's fill.
         start = None if before is None else Before(before.executed_at, before.card, before.number + before.is_taker)
         found = await self._archive.trades_with(trader_id, card, before=start, looked_at=looked_at, limit=limit)
         reached = None if found.reached is None else fill_key(Fill(found.reached, is_taker=False))
@@ -442,7 +448,7 @@ class OrderReader:
 
 
 def own_fills(trade: Trade, trader_id: int) -> list[Fill]:
-    """What a trade was for a trader, the maker's first."""
+    """The fills that a trade is for a trader: none, one, or two, the maker's first."""
     fills = []
     if trade.maker_trader_id == trader_id:
         fills.append(Fill(trade, is_taker=False))
@@ -452,7 +458,7 @@ def own_fills(trade: Trade, trader_id: int) -> list[Fill]:
 
 
 def _trades(card: str, event: Event, mark: bytes) -> list[Trade]:
-    """The trades of an event whose lines contain this."""
+    """Parses those trades of an event whose lines contain `mark`."""
     lines = event.trade_lines
     if mark not in lines:
         return []
@@ -464,6 +470,6 @@ def _newest(orders: Iterable[Order], limit: int) -> list[Order]:
 
 
 def _newest_fills(fills: Iterable[Fill], before: FillKey | None) -> list[Fill]:
-    """These fills, each once, newest first; those before a key, if one is given."""
+    """Sorts fills newest first, each once, from `before` on."""
     known = {fill_key(fill): fill for fill in fills}
     return [known[key] for key in sorted(known, reverse=True) if before is None or key < before]

@@ -1,4 +1,4 @@
-"""The parts of an exchange in one process of a door, connected to Redis and PostgreSQL."""
+"""Wiring: the parts of an exchange in the process of a door, connected to Redis and PostgreSQL."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -21,8 +21,8 @@ from exchange.service import Exchange
 
 
 class Services(msgspec.Struct, frozen=True):
-    """What a door needs. A task of `background` that ends by an error leaves the others half alive: the process of the
-    door should end then."""
+    """The services of a door. If a task of `background` ends with an error, the process of the door must end too:
+    its other parts would work with stale state."""
 
     exchange: Exchange
     authenticator: Authenticator
@@ -32,10 +32,10 @@ class Services(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def connect(settings: Settings) -> AsyncIterator[Services]:
-    """An exchange until the end of the context; every order that was placed is appended before that.
+    """Connects an exchange for the duration of the context. The exit waits until every placed order is appended.
 
     Raises:
-        Unavailable: a server does not answer.
+        Unavailable: Redis or PostgreSQL does not answer.
     """
     async with (
         nodes.connect(settings) as servers,
@@ -68,5 +68,5 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
                 await order_log.close()
                 stopping.set()
                 await asyncio.wait({comparison})  # its last step registers the sequences in the archive
-            finally:  # also where this wait is canceled: no task may outlive its connections
+            finally:  # even if the wait is canceled: no task may outlive its connections
                 await cancel_and_wait(notifications, comparison)

@@ -1,7 +1,7 @@
 """The OpenAPI document of the exchange that runs.
 
-Litestar knows the calls and their parameters, msgspec the structs of bodies and answers. What both leave open is added
-here: the cards, bounds and examples of the settings, the errors of each call, and the headers of answers.
+Litestar knows the calls and their parameters; msgspec knows the structs of bodies and answers. This module adds the
+rest: cards, bounds and examples from the settings, the errors of each call, and the headers of answers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from api.openapi.fields import SIDES, STATUSES, TIMES_IN_FORCE, markdown_list
 from api.openapi.operations import SCHEMAS
 from api.openapi.price_pattern import price_pattern
 from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, FieldError, Problem
-from core.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, Side, Status, TimeInForce, price_text
+from core.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, SEQUENCE_PATTERN, Side, Status, TimeInForce, price_text
 from core.settings import CARD_PATTERN, Settings
 from exchange.order_reader import FILL_KEY
 
@@ -75,7 +75,7 @@ ENUMS: Mapping[type[StrEnum], tuple[str, Mapping[Any, str]]] = {
     TimeInForce: ("How long an order waits.", TIMES_IN_FORCE),
 }
 FORMAT_OF_PARAMETER = {"card": "Card", "order_id": "order_id", "client_order_id": "client_order_id"}
-"""What parameters with these names are, where their handlers say nothing else."""
+"""The formats of parameters with these names, unless a handler names another format."""
 
 BEFORE_RULES: Mapping[str, str] = {
     "/orders": "an order_id of yours, like pikachu-1001",
@@ -83,7 +83,7 @@ BEFORE_RULES: Mapping[str, str] = {
     "/history/orders": "an order_id, like pikachu-1001",
     "/history/trades": "a trade_id, like pikachu-t17",
 }
-"""What the parameter `before` must be, by path."""
+"""The rule of the parameter `before`, by path."""
 
 HEADERS: Mapping[int, Mapping[str, Json]] = {
     401: {"WWW-Authenticate": {"description": "The scheme to use.", "schema": {"type": "string", "enum": ["Bearer"]}}},
@@ -111,11 +111,11 @@ HEADERS_OF_ALL: Mapping[str, Json] = {
         "schema": {"type": "string", "enum": ["nosniff"]},
     },
 }
-"""The headers of every answer, beyond those that describe its body."""
+"""The headers of every answer, without those that describe its body."""
 
 
 class Config(OpenAPIConfig):
-    """Litestar's configuration of a document that is completed by the settings of the exchange."""
+    """Litestar's configuration of a document that the settings of the exchange complete."""
 
     def __init__(self, settings: Settings, **options: Any) -> None:
         super().__init__(
@@ -137,7 +137,7 @@ class Config(OpenAPIConfig):
         self._settings = settings
 
     def to_openapi_schema(self) -> OpenAPI:
-        """The document without its calls, which Litestar adds."""
+        """Makes the document without its calls, which Litestar adds."""
         plain = super().to_openapi_schema()
         document = Document(**{field.name: getattr(plain, field.name) for field in fields(plain)})
         document.settings = self._settings
@@ -152,19 +152,19 @@ class Document(OpenAPI):
         self.settings = Settings()
 
     def to_schema(self) -> Json:
-        """The whole document."""
+        """Builds the complete document."""
         return DocumentBuilder(self.settings).of(super().to_schema())
 
 
 class SwaggerPage(SwaggerRenderPlugin):
-    """Swagger UI: calls folded, schemas closed, and the token kept when the page is loaded again."""
+    """Swagger UI with folded calls and schemas; the browser keeps the token over a reload."""
 
     def __init__(self, document_url: str, **options: Any) -> None:
         super().__init__(**options)
         self._document_url = document_url
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: Json) -> bytes:  # noqa: ARG002 - the page loads it
-        """The page."""
+        """Renders the page."""
         options = {
             "url": self._document_url,
             "dom_id": "#swagger",
@@ -186,7 +186,7 @@ class SwaggerPage(SwaggerRenderPlugin):
 
 
 class DocumentBuilder:
-    """Completes a document for an exchange with these settings."""
+    """Builds the complete document for an exchange with these settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._formats = formats(settings)
@@ -194,7 +194,7 @@ class DocumentBuilder:
         self._schemas: Json = {}
 
     def of(self, document: Json) -> Json:
-        """The complete document."""
+        """Completes a document of Litestar."""
         found = sorted({error.key for _, _, operation in _operations(document) for error in codes_of(operation)})
         self._schemas = self._components([key.partition(" ")[2] for key in found])
         for path, method, operation in _operations(document):
@@ -231,7 +231,7 @@ class DocumentBuilder:
         return {name: self._resolved(schema, set(made)) for name, schema in made.items()}
 
     def _resolved(self, schema: Any, components: set[str]) -> Any:
-        """A schema whose formats, here and within it, are replaced by what they stand for."""
+        """Replaces every format in a schema by the schema that the format stands for."""
         if isinstance(schema, list):
             return [self._resolved(part, components) for part in schema]
         if not isinstance(schema, dict):
@@ -254,7 +254,7 @@ class DocumentBuilder:
         return meaning | kept | {key: part for key, part in meaning.items() if key != "description"}
 
     def _example(self, schema: Json) -> Any:
-        """A value for a schema: its first example, or one made of those of its parts."""
+        """Makes an example for a schema: its first example, or one composed of the examples of its parts."""
         if "$ref" in schema:
             return self._example(self._schemas[schema["$ref"].removeprefix(SCHEMAS)])
         for chosen in (schema.get("examples"), schema.get("enum")):
@@ -332,7 +332,7 @@ class DocumentBuilder:
         return str(self._schemas[schema["$ref"].removeprefix(SCHEMAS)]["description"])
 
     def _texts_of(self, path: str, operation: Json) -> dict[str, str]:
-        """What examples of the errors of a call say."""
+        """The texts for the examples of a call's errors, by their names in braces."""
         parameters = operation.get("parameters", [])
         asked = {
             parameter["name"]: str(self._example(parameter["schema"]))
@@ -356,7 +356,7 @@ class DocumentBuilder:
 
 
 def codes_of(operation: Json) -> list[ErrorCode]:
-    """The errors of a call as Litestar describes it: those that its handler names, and those of its kind."""
+    """Lists the errors of a call: those that its handler names, and those of every call of its kind."""
     keys = [*EVERY_CALL]
     if operation.get("security"):
         keys += TOKEN
@@ -383,30 +383,42 @@ def codes_of(operation: Json) -> list[ErrorCode]:
 
 
 def formats(settings: Settings) -> Mapping[str, Json]:
-    """What the formats of `api/openapi/fields.py` stand for in an exchange with these settings."""
-    card, low, high = settings.cards[0], settings.price_cents_min, settings.price_cents_max
-    bid = min(max(EXAMPLE_CENTS, low), max(low, high - SPREAD_CENTS))
-    ask = min(bid + SPREAD_CENTS, high)
-    price = {"type": "string", "pattern": r"^[0-9]+\.[0-9]{2}$"}
+    """The schemas that the formats of `api/openapi/fields.py` stand for, in an exchange with these settings."""
+    return {
+        **_id_formats(settings.cards),
+        **_price_formats(settings.price_cents_min, settings.price_cents_max),
+        "order_quantity": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": settings.max_quantity,
+            "default": 1,
+            "examples": [1],
+        },
+        "batch": {"minItems": 1, "maxItems": COMMANDS_MAX},
+        "results": {"items": {"oneOf": [{"$ref": f"{SCHEMAS}OrderView"}, {"$ref": f"{SCHEMAS}RefusedView"}]}},
+        "echo": {"type": ["string", "integer", "boolean", "null"]},
+        "token_seconds": {"minimum": 1, "examples": [settings.token_seconds]},
+        "date-time": {"type": "string", "format": "date-time", "examples": [EXAMPLE_TIME]},
+    }
+
+
+def _id_formats(cards: Sequence[str]) -> dict[str, Json]:
+    card, name = cards[0], CARD_PATTERN.pattern
     return {
         "Card": {
             "description": "A card that is traded here.",
             "type": "string",
-            "enum": [*settings.cards],
+            "enum": [*cards],
             "examples": [card],
         },
-        "card_name": {"type": "string", "pattern": f"^{CARD_PATTERN.pattern}$", "examples": [card]},
+        "card_name": {"type": "string", "pattern": f"^{name}$", "examples": [card]},
         "order_id": {
             "description": "The order's id.",
             "type": "string",
-            "pattern": rf"^{CARD_PATTERN.pattern}-[1-9][0-9]{{0,11}}$",
+            "pattern": f"^{name}-{SEQUENCE_PATTERN}$",
             "examples": [f"{card}-1001"],
         },
-        "trade_id": {
-            "type": "string",
-            "pattern": rf"^{CARD_PATTERN.pattern}-t[1-9][0-9]{{0,11}}$",
-            "examples": [f"{card}-t17"],
-        },
+        "trade_id": {"type": "string", "pattern": f"^{name}-t{SEQUENCE_PATTERN}$", "examples": [f"{card}-t17"]},
         "client_order_id": {
             "description": "The trader's own id of the order.",
             "type": ["string", "null"],
@@ -418,6 +430,14 @@ def formats(settings: Settings) -> Mapping[str, Json]:
             "pattern": f"^{FILL_KEY.pattern}$",
             "examples": [f"{EXAMPLE_TIME}~{card}-t17~taker"],
         },
+    }
+
+
+def _price_formats(low: int, high: int) -> dict[str, Json]:
+    bid = min(max(EXAMPLE_CENTS, low), max(low, high - SPREAD_CENTS))
+    ask = min(bid + SPREAD_CENTS, high)
+    price = {"type": "string", "pattern": r"^[0-9]+\.[0-9]{2}$"}
+    return {
         "price": price | {"examples": [price_text(bid)]},
         "average_price": {
             "type": ["string", "null"],
@@ -433,18 +453,6 @@ def formats(settings: Settings) -> Mapping[str, Json]:
             ],
             "examples": [price_text(bid)],
         },
-        "order_quantity": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": settings.max_quantity,
-            "default": 1,
-            "examples": [1],
-        },
-        "batch": {"minItems": 1, "maxItems": COMMANDS_MAX},
-        "results": {"items": {"oneOf": [{"$ref": f"{SCHEMAS}OrderView"}, {"$ref": f"{SCHEMAS}RefusedView"}]}},
-        "echo": {"type": ["string", "integer", "boolean", "null"]},
-        "token_seconds": {"minimum": 1, "examples": [settings.token_seconds]},
-        "date-time": {"type": "string", "format": "date-time", "examples": [EXAMPLE_TIME]},
     }
 
 
@@ -470,7 +478,7 @@ def _operations(document: Json) -> list[tuple[str, str, Json]]:
 
 
 def _is_refusal(response: Json) -> bool:
-    """Whether a response is one that `_refusal` makes: a problem, or Litestar's own shape of a 400, never given."""
+    """Whether `_refusal` replaces a response: a problem, or Litestar's own schema of a 400, which is never sent."""
     schemas = [content.get("schema", {}) for content in response.get("content", {}).values()]
     return any(
         schema.get("$ref") == f"{SCHEMAS}Problem" or "status_code" in schema.get("required", ()) for schema in schemas
@@ -494,7 +502,7 @@ def _headers(headers: Mapping[str, Json]) -> Json:
 
 
 def _without_null(schema: Json) -> Json:
-    """The schema of a parameter: null stands for one that is not there."""
+    """Removes null from the schema of a parameter: Litestar uses it for an absent one."""
     schema = dict(schema)
     choices = [choice for choice in schema.pop("oneOf", []) if choice.get("type") != "null"]
     for choice in choices:
@@ -505,14 +513,14 @@ def _without_null(schema: Json) -> Json:
 
 
 def _with_whole_bounds(schema: Json) -> Json:
-    """Bounds as whole numbers, where Litestar makes them floats."""
+    """Turns the bounds that Litestar makes floats into whole numbers."""
     return {
         key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in schema.items()
     }
 
 
 def _merge(example: Any, changes: Any) -> Any:
-    """An example with changes, which may be of parts of parts."""
+    """Applies changes to an example, at any depth."""
     if isinstance(example, dict) and isinstance(changes, dict):
         return example | {name: _merge(example.get(name), change) for name, change in changes.items()}
     if isinstance(example, list) and example and isinstance(changes, list):
@@ -521,7 +529,7 @@ def _merge(example: Any, changes: Any) -> Any:
 
 
 def _referenced_schemas(schemas: Json, paths: Json) -> Json:
-    """The schemas that the calls refer to, by name."""
+    """Selects the schemas that the calls refer to, by name."""
     found: set[str] = set()
     waiting = _references(paths)
     while waiting:

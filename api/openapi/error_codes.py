@@ -1,7 +1,7 @@
-"""Every code of a problem, with what the OpenAPI document says of it: status, title, meaning and an example.
+"""Every code of a problem as the OpenAPI document describes it: status, title, meaning and an example.
 
-Texts in braces are of the exchange that runs: `{cards}`, `{price_min}`; `{asked}` is what the path of the call names.
-A code that is not here fails tests/test_openapi.py.
+Names in braces stand for values of the running exchange, as in `{cards}`; `{asked}` is the parameter in the path.
+tests/test_openapi.py fails for a code that is missing here.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from exchange.auth import TOKEN_MISSING
 
 
 class ErrorCode(msgspec.Struct, frozen=True):
-    """One code under one status. A code of a field has the field, its rule and a wrong value in place of `detail`."""
+    """A code under one status. The code of a field has `field`, `rule` and a wrong `value` instead of `detail`."""
 
     status: int
     code: str
@@ -30,11 +30,11 @@ class ErrorCode(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """How a call names it, as in `404 unknown_card`."""
+        """The key by which a call names the code, as in `404 unknown_card`."""
         return f"{self.status} {self.code}"
 
     def example(self, texts: Mapping[str, str]) -> Problem:
-        """A problem with this code, as an exchange with these texts would give it."""
+        """Makes an example of a problem with this code; `texts` replace the names in braces."""
         if not self.field:
             return Problem(self.status, self.code, self.title, self.detail.format_map(texts))
         value = self.value.format_map(texts) if isinstance(self.value, str) else self.value
@@ -47,7 +47,7 @@ def _field_code(code: str, field: str, meaning: str, rule: str, value: Any = msg
 
 
 def parameter_code(name: str, low: int, high: int) -> ErrorCode:
-    """The code of a query parameter that is a whole number within bounds."""
+    """Makes the code of a query parameter that is a whole number within bounds."""
     rule = f"must be a whole number from {low} to {high}"
     return _field_code(f"invalid_{name}", name, f"The query parameter {name} breaks its rule.", rule, str(low - 1))
 

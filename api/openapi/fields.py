@@ -1,8 +1,8 @@
 """The fields of bodies and answers, described once for the OpenAPI document.
 
-A description costs nothing when a struct is encoded or decoded. `format` names what `api/openapi/document.py` knows
-more about: the cards, bounds and examples of the exchange that runs. Bounds are not in the structs: `api/decoding.py`
-says which rule is broken, and a decoder with bounds would not.
+A description costs nothing when a struct is encoded or decoded. `format` names a schema of `api/openapi/document.py`,
+which has the cards, bounds and examples of the running exchange. The structs have no bounds: `core/rules.py` names the
+broken rule, and a decoder with bounds would not.
 """
 
 from collections.abc import Mapping
@@ -30,18 +30,18 @@ SIDES: Mapping[Side, str] = {Side.BUY: "bids for the card", Side.SELL: "asks for
 
 
 def markdown_list(words: Mapping[Any, str]) -> str:
-    """Words and what they mean, as a list in Markdown."""
+    """Formats words and their meanings as a list in Markdown."""
     return "\n".join(f"- `{word}`: {meaning}" for word, meaning in words.items())
 
 
 def field_meta(description: str, *examples: Any, name: str | None = None, **schema: Any) -> Meta:
-    """What the document says about a field; `name` is its format, the rest stands in its schema as it is."""
+    """Describes a field. `name` is its format; `schema` goes into its schema unchanged."""
     extra = schema | ({"format": name} if name else {})
     return Meta(description=description, examples=[*examples] or None, extra_json_schema=extra or None)
 
 
 def enum_meta(description: str, words: type[StrEnum]) -> Meta:
-    """A field that is a text with one of the values of an enum, whose schema has that enum's name."""
+    """Describes a field whose text is a value of an enum; the schema of the enum has the enum's name."""
     return Meta(description=description, extra_json_schema={"format": words.__name__})
 
 

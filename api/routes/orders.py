@@ -39,11 +39,15 @@ ACCEPTED = {"status": "accepted"}
 FILLED = {"status": "filled", "filled_quantity": 1, "closed_at": "2026-11-22T23:53:06.125Z"}
 MATCHED = FILLED | {"trades": [{"executed_at": FILLED["closed_at"]}]}
 CANCELED = {"status": "canceled", "closed_at": "2026-11-22T23:54:10.001Z"}
-"""What orders have in examples of answers."""
+"""Values of orders in the examples of the OpenAPI document."""
 
 
 async def answer_order(context: Context, caller: Caller, headers: Headers, body: bytes) -> Answer:
-    """Places the order of a body."""
+    """Places the order of a body; answers 200 after its match, or 202.
+
+    Raises:
+        TcgxError: the order was refused, or no server answered.
+    """
     decoder = context.decoder
     if len(body) <= LARGE_BYTES:
         command = decoder.place_order(body, caller.trader_id)
@@ -59,7 +63,11 @@ async def answer_order(context: Context, caller: Caller, headers: Headers, body:
 
 
 async def answer_orders(context: Context, caller: Caller, _: Headers, body: bytes) -> Answer:
-    """Places the orders of a batch."""
+    """Places the orders of a batch; answers 202 with a result for each order.
+
+    Raises:
+        TcgxError: the batch was refused as a whole, or no order was placed.
+    """
     asked = await context.decoder.place_orders(body, caller.trader_id)
     commands = [order for order in asked if isinstance(order, PlaceOrder)]
     placed = await context.exchange.place_many(commands)
@@ -74,7 +82,7 @@ FAST_PATH = {
     (b"POST", b"/orders"): Endpoint("place_order", answer_order),
     (b"POST", b"/orders/batch"): Endpoint("place_orders", answer_orders),
 }
-"""What needs no Litestar to be answered (`api/fast_path.py`)."""
+"""The endpoints of the fast path (`api/fast_path.py`), by method and target."""
 
 
 def _response(answer: Answer) -> Response[Any]:
