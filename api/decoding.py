@@ -104,7 +104,7 @@ class OrderDecoder:
         self._prices = _price_spellings(settings.price_cents_min, settings.price_cents_max)
         self._slow_decoding = asyncio.Lock()
 
-    def place_order(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
+    def decode_order(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
         """Decodes the order of a body.
 
         Raises:
@@ -128,7 +128,7 @@ class OrderDecoder:
         async with self._slow_decoding:
             return await asyncio.to_thread(decode, body, *arguments)
 
-    async def place_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | Refused]:
+    async def decode_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | Refused]:
         """Decodes the body of `POST /orders/batch`: a command or an error for each of its orders.
 
         The slow decoding of an invalid batch yields to other requests, and one such batch waits for another.
@@ -225,9 +225,9 @@ class OrderDecoder:
                 if isinstance(order, msgspec.Raw):
                     body = bytes(order)
                     if len(body) <= LARGE_BYTES:
-                        outcomes.append(self.place_order(body, trader_id, errors_max))
+                        outcomes.append(self.decode_order(body, trader_id, errors_max))
                     else:
-                        outcomes.append(await asyncio.to_thread(self.place_order, body, trader_id, errors_max))
+                        outcomes.append(await asyncio.to_thread(self.decode_order, body, trader_id, errors_max))
                 else:
                     outcomes.append(self._rules.check(_object_fields(order), trader_id, errors_max=errors_max))
             except Refused as error:

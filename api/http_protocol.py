@@ -111,8 +111,8 @@ _NULL_EVENT = _NullEvent()
 class Protocol(HttpToolsProtocol):
     """One connection.
 
-    A request takes the fast path if it names an endpoint, its Content-Length is within the bound, and the request
-    before it is answered. Every other request goes to the app, as does one with `Expect: 100-continue`.
+    A request takes the fast path on three conditions: it names an endpoint, its Content-Length is within the bound, and
+    the request before it is answered. Every other request goes to the app, as does one with `Expect: 100-continue`.
 
     A connection ends with a refusal when bytes are no request, or come too late. Complete requests before the refusal
     are answered first: a client that reads an error first would take them for failed.
@@ -262,8 +262,8 @@ class Protocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         """Feeds bytes to the parser.
 
-        A server may ignore an offer to upgrade (RFC 9110, 7.8), but the parser takes all bytes after the offer, even
-        the body, for another protocol. So a new parser gets the head once more, without the offer.
+        A server may ignore an offer to upgrade (RFC 9110, 7.8). But the parser takes all bytes after the offer for
+        another protocol, even the body. So a new parser gets the head once more, without the offer.
         """
         rest: bytes | memoryview = data
         while True:

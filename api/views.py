@@ -1,4 +1,4 @@
-"""Answers: what a trader sees of orders, trades and books; decimal strings for money."""
+"""Views: the bodies of answers, with decimal strings for money, and functions that make them."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any

@@ -206,7 +206,7 @@ def _make(data_dir: Path) -> None:
 
 
 def _mode() -> int:
-    # Root's PostgreSQL runs as another user, who has to get through to its own folder.
+    # Root's PostgreSQL runs as another user, which must be able to enter its own folder.
     return 0o711 if os.geteuid() == 0 else 0o700
 
 

@@ -118,7 +118,7 @@ def _redis_program(chosen: str) -> Path:
         found = shutil.which(chosen)
         if not found:
             raise StartError(f"{variable('redis_bin')}={chosen} is not a program that can be executed")
-        return Path(found).absolute()  # not resolved: Debian's redis-server is a link whose name decides what it does
+        return Path(found).absolute()  # not resolved: a link named redis-server makes Debian's program a server
     packaged = _packaged_redis()
     if packaged:
         return packaged

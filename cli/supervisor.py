@@ -251,8 +251,9 @@ class Supervisor:
         self._pauses: set[asyncio.Event] = set()
 
     async def run_until(self, stop: asyncio.Event) -> None:
-        """Starts what does not run yet, restarts whatever ends, and stops everything once `stop` is set, also
-        when it is canceled or fails itself.
+        """Starts every member, restarts a member that ends, and stops all members once `stop` is set.
+
+        The members are stopped as well if this call is canceled or fails.
 
         Raises:
             StartError: a member cannot be started the first time.
@@ -263,7 +264,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep_running(member)) for member in self._members]
                 await stop.wait()
-                await cancel_and_wait(*keepers)  # one that starts a server may lose its first cancellation
+                await cancel_and_wait(*keepers)  # the start of a server may swallow one cancellation
         finally:
             await self.stop()
 

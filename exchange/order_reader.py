@@ -217,7 +217,7 @@ class OrderReader:
         orders: list[Order] = []
         bound = await self._bound(card, before)
         at_once = min(limit, OPEN_A_READ)
-        mark = b"," if side is None else f",{side.value},".encode()  # without it a line need not be parsed
+        mark = b"," if side is None else f",{side.value},".encode()  # a line without it is skipped unread
         async with aclosing(self._books.open_lines(card, trader_id, before=bound, at_once=at_once)) as pages:
             async for lines in pages:
                 orders += [

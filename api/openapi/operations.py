@@ -1,7 +1,7 @@
 """Descriptions of handlers for the OpenAPI document (`api/openapi/document.py`), beyond their signatures.
 
-A call names only its own errors. The document adds the errors of every call, and those of every call with a token, a
-body, a parameter or the header Prefer.
+A call names only its own errors. The document adds the errors of every call. It also adds those that come with a token,
+a body, a parameter or the header Prefer.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""`/fills`: what was traded of one's own orders."""
+"""`/fills`: the fills of the caller's orders."""
 
 from typing import Annotated
 

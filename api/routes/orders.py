@@ -50,9 +50,9 @@ async def answer_order(context: Context, caller: Caller, headers: Headers, body:
     """
     decoder = context.decoder
     if len(body) <= LARGE_BYTES:
-        command = decoder.place_order(body, caller.trader_id)
+        command = decoder.decode_order(body, caller.trader_id)
     else:
-        command = await decoder.offload(decoder.place_order, body, caller.trader_id)
+        command = await decoder.offload(decoder.decode_order, body, caller.trader_id)
     seconds = wait_seconds(list_header(headers, b"prefer"))
     if seconds == NO_WAIT:
         return Answer(202, result_json(command, await context.exchange.place(command)).encode())
@@ -68,7 +68,7 @@ async def answer_orders(context: Context, caller: Caller, _: Headers, body: byte
     Raises:
         TcgxError: the batch was refused as a whole, or no order was placed.
     """
-    asked = await context.decoder.place_orders(body, caller.trader_id)
+    asked = await context.decoder.decode_orders(body, caller.trader_id)
     commands = [order for order in asked if isinstance(order, PlaceOrder)]
     placed = await context.exchange.place_many(commands)
     results = [result_json(command, outcome) for command, outcome in zip(commands, placed, strict=True)]
