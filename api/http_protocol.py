@@ -337,7 +337,7 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         cycle.response_complete = True
-        self.transport.write(_encoded(answer, name, keep_alive=cycle.keep_alive))
+        self.transport.write(_encode(answer, name, keep_alive=cycle.keep_alive))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -389,7 +389,7 @@ class Protocol(HttpToolsProtocol):
         self._has_ended = True
         if self._fast_path is not None:
             self._fast_path.observe_refusal(problem)
-        self.transport.write(_encoded(problem_answer(problem), request_id(self._request_id), keep_alive=False))
+        self.transport.write(_encode(problem_answer(problem), request_id(self._request_id), keep_alive=False))
         if self._has_eof:
             self.transport.close()
             return
@@ -434,7 +434,7 @@ def _too_slow(part: str, seconds: float) -> Problem:
     return Problem(408, "request_timeout", "Request timeout", f"the {part} did not come whole within {seconds:g} s")
 
 
-def _encoded(answer: Answer, request_id: str, *, keep_alive: bool) -> bytes:
+def _encode(answer: Answer, request_id: str, *, keep_alive: bool) -> bytes:
     """Encodes an answer as the bytes of HTTP/1.1."""
     head = _head(answer.status, answer.headers, keep_alive)
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, common_header_lines(request_id), len(answer.body), answer.body)

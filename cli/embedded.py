@@ -44,7 +44,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
 
 
-def _remembered(path: Path) -> Place:
+def _last_place(path: Path) -> Place:
     try:
         return msgspec.json.decode(path.read_bytes()[:MEMORABLE_BYTES_MAX], type=Place)
     except (OSError, msgspec.DecodeError):
@@ -308,7 +308,7 @@ class EmbeddedServer:
     def _find_place(self, *, port: int, account: Account | None) -> Place:
         """Returns the place of the last start if it is still free, else a new one. `port` 0 means any port."""
         path = self._data_dir / f"{self.name}.json"
-        earlier = _remembered(path)
+        earlier = _last_place(path)
         run_dir = _run_dir(self._data_dir, self.name, earlier.run_dir, account)
         found = Place(run_dir=str(run_dir), port=port or _free_port(earlier.port))
         datadir.write_private(path, msgspec.json.encode(found))

@@ -101,15 +101,15 @@ class _Grid:
     def bid(self, level: Level) -> str:
         """Formats a price level of the bids; its bar grows to the left."""
         price_cents, quantity = level
-        text = f"{self._filled(quantity, toward_left=True)} {quantity:>{self._quantity},}".strip()
+        text = f"{self._draw_bar(quantity, toward_left=True)} {quantity:>{self._quantity},}".strip()
         blank = " " * (self._half() - len(text))
-        return self.line(blank + self._colored(text, GREEN), price_text(price_cents), "")
+        return self.line(blank + self._colorize(text, GREEN), price_text(price_cents), "")
 
     def ask(self, level: Level) -> str:
         """Formats a price level of the asks; its bar grows to the right."""
         price_cents, quantity = level
-        text = f"{quantity:<{self._quantity},} {self._filled(quantity, toward_left=False)}".strip()
-        return self.line("", price_text(price_cents), self._colored(text, RED))
+        text = f"{quantity:<{self._quantity},} {self._draw_bar(quantity, toward_left=False)}".strip()
+        return self.line("", price_text(price_cents), self._colorize(text, RED))
 
     def rule(self, text: str = "") -> str:
         """Formats a horizontal rule with a text in its middle."""
@@ -119,7 +119,7 @@ class _Grid:
     def _half(self) -> int:
         return self._quantity + (self._bar + 1 if self._bar else 0)
 
-    def _filled(self, quantity: int, *, toward_left: bool) -> str:
+    def _draw_bar(self, quantity: int, *, toward_left: bool) -> str:
         """Formats a bar in proportion to the quantity; the smallest quantity still has a visible bar."""
         glyphs = self._style.glyphs
         if not self._bar:
@@ -133,7 +133,7 @@ class _Grid:
             else full * glyphs.full + half * glyphs.left_half
         )
 
-    def _colored(self, text: str, color: str) -> str:
+    def _colorize(self, text: str, color: str) -> str:
         return f"{color}{text}{PLAIN}" if self._style.color else text
 
 

@@ -21,7 +21,7 @@ def main(words: Sequence[str]) -> int:
         code = standard_streams.CLOSED_PIPE
     except OSError as error:  # a full disk, a removed folder: a traceback would not explain it
         reason = error.strerror or str(error)
-        code = _failed(f"{error.filename}: {reason}" if error.filename else reason)
+        code = _print_error(f"{error.filename}: {reason}" if error.filename else reason)
     except KeyboardInterrupt:
         code = INTERRUPTED
     return standard_streams.flushed(code)
@@ -49,13 +49,13 @@ def _run_command(given: argparse.Namespace) -> int:
     try:
         settings, sources = configuration.load(given)
     except TcgxError as error:
-        return _failed(str(error))
+        return _print_error(str(error))
     try:
         return run(given, settings, sources)
     except TcgxError as error:
-        return _failed(configuration.explain(error, settings, sources))
+        return _print_error(configuration.explain(error, settings, sources))
 
 
-def _failed(sentence: str) -> int:
+def _print_error(sentence: str) -> int:
     print(f"tcgx: {sentence}", file=sys.stderr)
     return 1

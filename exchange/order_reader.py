@@ -135,7 +135,7 @@ class CompletedOrders:
         found = [self._cache[card, sequence] for sequence in sequences if (card, sequence) in self._cache]
         missing = set(sequences).difference(order.sequence for order in found)
         # The second look into the archive finds orders that moved there meanwhile.
-        for look in (self._archived, self._recent, self._archived) if missing else ():
+        for look in (self._from_archive, self._from_events, self._from_archive) if missing else ():
             read = await look(card, missing)
             self.add(read)
             found += read
@@ -144,10 +144,10 @@ class CompletedOrders:
                 break
         return found
 
-    async def _archived(self, card: str, sequences: Iterable[int]) -> list[Order]:
+    async def _from_archive(self, card: str, sequences: Iterable[int]) -> list[Order]:
         return await self._archive.orders_with(card, list(sequences))
 
-    async def _recent(self, card: str, sequences: Iterable[int]) -> list[Order]:
+    async def _from_events(self, card: str, sequences: Iterable[int]) -> list[Order]:
         cursors = await self._archive.cursors([card])
         return await self._books.completed_orders(card, sequences, archived=cursors[card].sequence)
 
@@ -296,7 +296,7 @@ class OrderReader:
             lines += [line for line in event.order_lines.splitlines() if mark in line]
         return [order for order in await parse_orders(card, lines) if order.trader_id == trader_id]
 
-    async def canceled(self, card: str, cancels: Cancels, limit: int) -> list[Order]:
+    async def canceled_orders(self, card: str, cancels: Cancels, limit: int) -> list[Order]:
         """Reads the orders that matched cancels have canceled: the `limit` newest, newest first.
 
         Raises:

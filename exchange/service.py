@@ -444,7 +444,7 @@ class Exchange:
         """
         if not await self._notifier.wait(card, cancels.last, deadline - _now()):
             raise TimeoutError
-        return await self._reader.canceled(card, cancels, CANCELED_MAX)
+        return await self._reader.canceled_orders(card, cancels, CANCELED_MAX)
 
     async def _first_order(self, command: PlaceOrder, accepted: Accepted) -> Order:
         """Reads the first order with the client_order_id of a repeated one."""

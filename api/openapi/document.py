@@ -228,15 +228,15 @@ class DocumentBuilder:
         example = msgspec.to_builtins(ERROR_CODES["422 invalid_price"].example(self._texts))
         made["Problem"]["examples"] = [example]
         made["FieldError"]["examples"] = example["errors"]
-        return {name: self._resolved(schema, set(made)) for name, schema in made.items()}
+        return {name: self._resolve(schema, set(made)) for name, schema in made.items()}
 
-    def _resolved(self, schema: Any, components: set[str]) -> Any:
+    def _resolve(self, schema: Any, components: set[str]) -> Any:
         """Replaces every format in a schema by the schema that the format stands for."""
         if isinstance(schema, list):
-            return [self._resolved(part, components) for part in schema]
+            return [self._resolve(part, components) for part in schema]
         if not isinstance(schema, dict):
             return schema
-        resolved = {key: self._resolved(part, components) for key, part in schema.items() if key != "examples"}
+        resolved = {key: self._resolve(part, components) for key, part in schema.items() if key != "examples"}
         if "examples" in schema:
             resolved["examples"] = schema["examples"]
         if "prefixItems" in resolved:
@@ -298,7 +298,7 @@ class DocumentBuilder:
     def _parameter(self, parameter: Json) -> Json:
         schema = _without_null(parameter["schema"])
         name = schema.get("format", FORMAT_OF_PARAMETER.get(parameter["name"]))
-        resolved = _without_null(self._resolved(schema | ({"format": name} if name else {}), set()))
+        resolved = _without_null(self._resolve(schema | ({"format": name} if name else {}), set()))
         description = parameter.get("description") or resolved.get("description")
         resolved.pop("description", None)
         if name in self._schemas:
@@ -312,7 +312,7 @@ class DocumentBuilder:
         schema = body["content"][JSON]["schema"]
         example = {"summary": "An order" if schema["$ref"].endswith("OrderBody") else "An example"}
         return {
-            "description": self._described(schema),
+            "description": self._description_of(schema),
             "required": True,
             "content": {JSON: {"schema": schema, "examples": {"example": example | {"value": self._example(schema)}}}},
         }
@@ -323,12 +323,12 @@ class DocumentBuilder:
         example = _merge(self._example(schema), given[0] if given else {})
         default = response["description"] == HTTPStatus(status).description
         return {
-            "description": self._described(schema) if default else response["description"],
+            "description": self._description_of(schema) if default else response["description"],
             **_headers(HEADERS_OF_ALL),
             "content": {JSON: {"schema": schema, "examples": {"example": {"summary": "An example", "value": example}}}},
         }
 
-    def _described(self, schema: Json) -> str:
+    def _description_of(self, schema: Json) -> str:
         return str(self._schemas[schema["$ref"].removeprefix(SCHEMAS)]["description"])
 
     def _texts_of(self, path: str, operation: Json) -> dict[str, str]:
