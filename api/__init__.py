@@ -1,1 +1,1 @@
-"""The edge: REST, authentication and what is wrong with a request."""
+"""The REST door: HTTP protocol, routes, decoding of bodies, problems and the OpenAPI document."""

@@ -1,8 +1,9 @@
-"""The application: all wiring of the API is in `create_app`."""
+"""The Litestar application. `create_app` wires all parts of the API."""
 
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from time import perf_counter
 from typing import Any, cast
@@ -31,10 +32,10 @@ from api.common_headers import common_headers, request_id
 from api.context import Context
 from api.decoding import OrderDecoder
 from api.fast_path import FastPath
-from api.gate import Gate, Limit, Observer, header
+from api.gate import Gate, Limit, Observer, failsafe, header
 from api.openapi import document
 from api.parameters import KnownParameters
-from api.problems import MEDIA_TYPE, Problem, headers_of, of_error, of_unexpected
+from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
 from api.routes import cards, fills, health, history, orders
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
@@ -43,21 +44,21 @@ from exchange import wiring
 SCHEMA = "/schema"
 ASSETS = f"{SCHEMA}/assets"
 
-# How Litestar words what it has no exception of its own for.
+# Litestar tells these two cases only by the text of a general exception.
 MISSING_PARAMETER = re.compile(r"Missing required query parameter '(\w+)'")
 DISCONNECTED = "client disconnected prematurely"
 
 SWAGGER, DOCUMENT = f"{SCHEMA}/swagger", f"{SCHEMA}/openapi.json"
-POINTERS = {
+HINTS = {
     "/": f"; all calls are described at {SWAGGER} and {DOCUMENT}",
     "/health": "; there are /health/live and /health/ready",
     "/metrics": "; there are /health/live and /health/ready",
 }
-"""What is said of paths at which people look for something that is elsewhere."""
+"""Hints for paths at which people look for a page that is elsewhere."""
 
 
 class Api(Litestar):
-    """Litestar, with HEAD wherever GET is, and a name for each request."""
+    """Litestar with an id for each request, HEAD for each GET, and an observer of the answers."""
 
     async def __call__(
         self,
@@ -65,35 +66,38 @@ class Api(Litestar):
         receive: Receive | LifeSpanReceive,
         send: Send | LifeSpanSend,
     ) -> None:
-        """Answers a request. HEAD is GET whose body the server leaves out: it goes by the scope that it has itself."""
+        """Answers a request. HEAD is handled as GET: uvicorn drops the body, since its own scope still says HEAD."""
         if scope["type"] == ScopeType.HTTP:
-            asked = cast(HTTPScope, scope)
-            asked["state"] = {
-                **asked.get("state", {}),
-                "request_id": request_id(header(asked["headers"], b"x-request-id")),
+            http_scope = cast(HTTPScope, scope)
+            http_scope["state"] = {
+                **http_scope.get("state", {}),
+                "request_id": request_id(header(http_scope["headers"], b"x-request-id")),
             }
-            if asked["method"] == "HEAD" and "GET" in self.methods(asked["path"]):
-                scope = cast(HTTPScope, {**asked, "method": "GET"})
+            if http_scope["method"] == "HEAD" and "GET" in self.methods(http_scope["path"]):
+                scope = cast(HTTPScope, {**http_scope, "method": "GET"})
             if self.state.observer is not None:
-                await self._observed(cast(HTTPScope, scope), cast(Receive, receive), cast(Send, send))
+                await self._answer_observed(cast(HTTPScope, scope), cast(Receive, receive), cast(Send, send))
                 return
         await super().__call__(scope, receive, send)
 
-    async def _observed(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        """Answers a request, and tells the observer. A path at which there is nothing has no operation."""
+    async def _answer_observed(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Answers a request and reports the answer to the observer."""
         started, statuses = perf_counter(), []
 
-        async def noted(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
             await send(message)
 
-        await super().__call__(scope, receive, noted)
-        operation = getattr(scope.get("route_handler"), "operation_id", None)
-        self.state.observer(operation or "", statuses[0] if statuses else 0, perf_counter() - started)
+        try:
+            await super().__call__(scope, receive, send_and_note)
+        finally:
+            operation = getattr(scope.get("route_handler"), "operation_id", None) or ""
+            for status in statuses:
+                self.state.observer(operation, status, perf_counter() - started)
 
     def methods(self, path: str) -> list[str]:
-        """What a path takes; empty if there is nothing at it."""
+        """The methods of a path; empty if the path does not exist."""
         try:
             self.asgi_router.handle_routing(path=normalize_path(path), method="none of them")
         except MethodNotAllowedException as error:
@@ -105,37 +109,24 @@ class Api(Litestar):
 
 
 def create_app(settings: Settings, *, limit: Limit | None = None, observer: Observer | None = None) -> Api:
-    """The API for these settings; it connects when it starts. `app.state.fast_path` is what our own server answers
-    without it (`api/fast_path.py`). `limit` and `observer` hold for both (`api/gate.py`).
+    """Makes the API for these settings; the app connects to the servers when it starts.
+
+    `app.state.fast_path` has the calls that our HTTP server answers without the app (`api/fast_path.py`). `limit` and
+    `observer` hold for both ways (`api/gate.py`).
 
     Raises:
-        StartError: no key to sign tokens with.
+        StartError: the settings have no key to sign tokens, or too short a one.
     """
     if len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
         raise StartError(f"TCGX_JWT_SECRET must be set, to at least {JWT_SECRET_BYTES_MIN} bytes")
 
+    observer = None if observer is None else failsafe(observer)
     fast_path = FastPath(orders.FAST_PATH, body_bytes_max=settings.body_bytes_max)
-
-    @asynccontextmanager
-    async def services(app: Litestar) -> AsyncIterator[None]:
-        async with wiring.connect(settings) as connected:
-            context = Context(
-                settings=settings,
-                exchange=connected.exchange,
-                authenticator=connected.authenticator,
-                gate=Gate(connected.authenticator, limit=limit, observer=observer),
-                decoder=OrderDecoder(settings),
-                readiness=connected.readiness,
-            )
-            app.state.context = context
-            app.state.background = connected.background
-            fast_path.open(context)
-            yield
 
     return Api(
         route_handlers=[
-            to_swagger,
-            to_document,
+            redirect_to_swagger,
+            redirect_to_document,
             *orders.ROUTES,
             *cards.ROUTES,
             *fills.ROUTES,
@@ -143,29 +134,48 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *health.ROUTES,
             _swagger_files(),
         ],
-        lifespan=[services],
+        lifespan=[partial(_services, limit=limit)],
         state=State({"settings": settings, "fast_path": fast_path, "observer": observer}),
         openapi_config=_openapi(settings),
         exception_handlers={
-            TcgxError: _our_error,
+            TcgxError: _tcgx_error,
             HTTPException: _http_error,
             Exception: _unexpected_error,
         },
         request_max_body_size=settings.body_bytes_max,
         guards=[KnownParameters()],
-        before_send=[_complete],
+        before_send=[_add_common_headers],
         on_app_init=[_without_logging],
     )
 
 
+@asynccontextmanager
+async def _services(app: Litestar, *, limit: Limit | None) -> AsyncIterator[None]:
+    """Connects the app to its servers while it runs."""
+    settings: Settings = app.state.settings
+    async with wiring.connect(settings) as connected:
+        context = Context(
+            settings=settings,
+            exchange=connected.exchange,
+            authenticator=connected.authenticator,
+            gate=Gate(connected.authenticator, limit=limit, observer=app.state.observer),
+            decoder=OrderDecoder(settings),
+            readiness=connected.readiness,
+        )
+        app.state.context = context
+        app.state.background = connected.background
+        app.state.fast_path.open(context)
+        yield
+
+
 def _without_logging(config: AppConfig) -> AppConfig:
-    """Log lines go through structlog alone."""
+    """Turns off Litestar's logging: log lines go through structlog alone."""
     config.logging_config = None
     return config
 
 
-async def _complete(message: Message, scope: Scope) -> None:
-    """Gives each answer the headers that all have; one that says which methods there are, says them all."""
+async def _add_common_headers(message: Message, scope: Scope) -> None:
+    """Adds the common headers to an answer. `Allow` gets every method of the path; Litestar leaves out HEAD."""
     if message["type"] != "http.response.start" or scope["type"] != ScopeType.HTTP:
         return
     headers = [*message["headers"], *common_headers(_request_id(scope))]
@@ -180,14 +190,14 @@ def _request_id(scope: Scope) -> str:
 
 
 @get("/docs", include_in_schema=False)
-async def to_swagger() -> Redirect:
-    """Where people look for it."""
+async def redirect_to_swagger() -> Redirect:
+    """Redirects from the path at which people look for documentation."""
     return Redirect(SWAGGER)
 
 
 @get("/openapi.json", include_in_schema=False)
-async def to_document() -> Redirect:
-    """Where programs look for it."""
+async def redirect_to_document() -> Redirect:
+    """Redirects from the path at which programs look for the document."""
     return Redirect(DOCUMENT)
 
 
@@ -219,28 +229,28 @@ def _response(problem: Problem) -> Response[bytes]:
         msgspec.json.encode(problem),
         status_code=problem.status,
         media_type=MEDIA_TYPE,
-        headers=headers_of(problem),
+        headers=problem_headers(problem),
     )
 
 
-def _nothing_at(path: str) -> Problem:
-    detail = f"there is nothing at {path[:VALUE_CHARACTERS_MAX]}{POINTERS.get(path, '')}"
+def _not_found(path: str) -> Problem:
+    detail = f"there is nothing at {path[:VALUE_CHARACTERS_MAX]}{HINTS.get(path, '')}"
     return Problem(404, "not_found", "Not found", detail)
 
 
 def _problem_instead_of_page(response: Response[Any]) -> Response[Any]:
-    """Litestar's OpenAPI router answers what it does not have with a page of HTML."""
-    return _response(_nothing_at(f"this path below {SCHEMA}")) if response.status_code == 404 else response
+    """Replaces the HTML page that Litestar's OpenAPI router sends for an unknown path."""
+    return _response(_not_found(f"this path below {SCHEMA}")) if response.status_code == 404 else response
 
 
-def _our_error(request: Request[Any, Any, Any], error: TcgxError) -> Response[bytes]:
-    return _response(of_error(error, _request_id(request.scope)))
+def _tcgx_error(request: Request[Any, Any, Any], error: TcgxError) -> Response[bytes]:
+    return _response(problem_of(error, _request_id(request.scope)))
 
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Litestar's own errors, in our words."""
+    """Turns an error of Litestar into a problem."""
     if isinstance(error, ValidationException):
-        return _response(of_error(InvalidRequest(_parameter_errors(request, error))))
+        return _response(problem_of(InvalidRequest(_parameter_errors(request, error))))
     if isinstance(error, MethodNotAllowedException):
         detail = f"{request.method} is not a method of {request.url.path}"
         return _response(Problem(405, "method_not_allowed", "Method not allowed", detail))
@@ -253,7 +263,7 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
 
 def _client_problem(request: Request[Any, Any, Any], error: ClientException) -> Problem:
     if isinstance(error, NotFoundException):
-        return _nothing_at(request.url.path)
+        return _not_found(request.url.path)
     if error.status_code == 413:
         size = request.app.state.settings.body_bytes_max
         return Problem(413, "body_too_large", "Body too large", f"the body has more than {size} bytes")
@@ -261,7 +271,7 @@ def _client_problem(request: Request[Any, Any, Any], error: ClientException) -> 
 
 
 def _parameter_errors(request: Request[Any, Any, Any], error: ValidationException) -> list[Violation]:
-    """Every query parameter that is wrong, with the rule from the handler's signature."""
+    """Lists every wrong query parameter with the rule of the handler's signature."""
     parameters = request.route_handler.parsed_fn_signature.parameters
     missing = MISSING_PARAMETER.match(error.detail)
     if missing:
@@ -288,4 +298,4 @@ def _rule(definition: Any) -> str:
 
 def _unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     name = _request_id(request.scope)
-    return _response(of_unexpected(error, name, method=request.method, path=request.url.path))
+    return _response(unexpected_problem(error, name, method=request.method, path=request.url.path))

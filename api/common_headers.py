@@ -1,4 +1,4 @@
-"""Headers that every answer has, whatever gives it: Date, X-Content-Type-Options, and X-Request-Id."""
+"""The headers of every answer, on both ways: Date, X-Content-Type-Options and X-Request-Id."""
 
 import itertools
 import re
@@ -13,24 +13,24 @@ _numbers = itertools.count(1)
 
 
 def request_id(given: bytes | None) -> str:
-    """The `X-Request-Id` of a request; a new one where it has none, or one that could do harm in a log."""
+    """Returns the `X-Request-Id` of a request, or a new id if it has none or one that could harm a log."""
     if given is not None and REQUEST_ID.fullmatch(given):
         return given.decode()
     return f"{_PROCESS}-{next(_numbers):x}"
 
 
 def common_headers(request_id: str) -> tuple[tuple[bytes, bytes], ...]:
-    """These headers, for the answer to a request."""
-    return (NOSNIFF, (b"date", _dates.now()), (b"x-request-id", request_id.encode()))
+    """The common headers as ASGI has them."""
+    return (NOSNIFF, (b"date", _date_header.now()), (b"x-request-id", request_id.encode()))
 
 
-def common_lines(request_id: str) -> bytes:
-    """The same as they are sent."""
-    return b"%b%b\r\n" % (_dates.lines(), request_id.encode())
+def common_header_lines(request_id: str) -> bytes:
+    """The common headers as bytes of HTTP/1.1."""
+    return b"%b%b\r\n" % (_date_header.lines(), request_id.encode())
 
 
-class _Dates:
-    """The time as HTTP writes it (RFC 9110, 5.6.7), and the lines around it; written out once a second."""
+class _DateHeader:
+    """The header `Date` (RFC 9110, 5.6.7) and the lines around it, formatted once a second."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -42,7 +42,7 @@ class _Dates:
         return self._text
 
     def lines(self) -> bytes:
-        """All that comes before the value of `X-Request-Id`."""
+        """The common headers up to the value of `X-Request-Id`."""
         second = int(time())
         if second != self._second:
             self._second = second
@@ -51,4 +51,4 @@ class _Dates:
         return self._lines
 
 
-_dates = _Dates()
+_date_header = _DateHeader()

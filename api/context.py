@@ -1,4 +1,4 @@
-"""What the handlers share, made once in `create_app`."""
+"""The services that all handlers share; `create_app` makes them once."""
 
 from typing import Any, cast
 
@@ -31,10 +31,10 @@ def context_of(request: ASGIConnection[Any, Any, Any, Any]) -> Context:
 
 
 def caller_of(request: ASGIConnection[Any, Any, Any, Any]) -> tuple[Context, Caller]:
-    """What a handler of Litestar works with, and who asks.
+    """Returns the context of a request's app, and the authenticated caller.
 
     Raises:
-        TcgxError: as `Gate.admit`.
+        TcgxError: see `Gate.admit`.
     """
     context = context_of(request)
     return context, context.gate.admit(request.scope["headers"])

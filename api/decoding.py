@@ -1,4 +1,4 @@
-"""Request bodies: a right one is decoded in one go; a wrong one becomes a draft, whose rules are in core/rules.py."""
+"""Request bodies. A valid body is decoded in one step; an invalid one becomes a draft for core/rules.py."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from api.openapi.fields import described
+from api.openapi.fields import field_meta
 from core.errors import VALUE_CHARACTERS_MAX, Kind, RequestError
 from core.model import COMMANDS_MAX, TRADER_ID_MAX, PlaceOrder, Side, TimeInForce, price_text
 from core.rules import (
@@ -28,13 +28,13 @@ from core.settings import Settings
 T = TypeVar("T")
 
 BATCH_ERRORS_MAX = 1_000
-"""Of a batch, each wrong order tells its first violation, and all together so many more."""
+"""Violations that the refusals of one batch list together; beyond it each wrong order lists one."""
 SLICE_SECONDS = 0.002
-"""How long a wrong batch is looked at before others are served."""
+"""Time for which the slow decoding of a batch keeps the event loop before other tasks run."""
 LARGE_BYTES = 16_384
-"""One order that is larger, or a body that is wrong as a whole, is looked at in a thread: a megabyte takes 0.3 s."""
-NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for a body that is wrong; the last for one that is nested too deeply."""
+"""A larger order, or a larger body that is wrong as a whole, is decoded in a thread: a megabyte takes 0.3 s."""
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""The errors of msgspec for an invalid body; `RecursionError` is for one that is nested too deeply."""
 PRICE = "Dollars with at most two decimals: a string, or a number."
 NEW_CLIENT_ORDER_ID = (
     "Your own id of the order. Repeated within 24 h on the same card it gives the first order back, and a conflict if "
@@ -47,28 +47,28 @@ GTC = TimeInForce.GTC  # an attribute of an enum costs more than a comparison
 class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
     """An order to place."""
 
-    card: Annotated[str, described("The card to trade.", name="Card")]
-    side: Annotated[Side, described("The side of the order.")]
-    price: Annotated[msgspec.Raw, described(PRICE, name="order_price")]
-    quantity: Annotated[int | msgspec.UnsetType, described("How many of the card.", name="order_quantity")] = (
+    card: Annotated[str, field_meta("The card to trade.", name="Card")]
+    side: Annotated[Side, field_meta("The side of the order.")]
+    price: Annotated[msgspec.Raw, field_meta(PRICE, name="order_price")]
+    quantity: Annotated[int | msgspec.UnsetType, field_meta("How many of the card.", name="order_quantity")] = (
         msgspec.UNSET
     )
     client_order_id: Annotated[
-        str | msgspec.UnsetType | None, described(NEW_CLIENT_ORDER_ID, name="client_order_id")
+        str | msgspec.UnsetType | None, field_meta(NEW_CLIENT_ORDER_ID, name="client_order_id")
     ] = msgspec.UNSET
-    time_in_force: Annotated[TimeInForce | msgspec.UnsetType, described("How long the order waits.", default="gtc")] = (
-        msgspec.UNSET
-    )
+    time_in_force: Annotated[
+        TimeInForce | msgspec.UnsetType, field_meta("How long the order waits.", default="gtc")
+    ] = msgspec.UNSET
 
 
 class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
     """Orders to place. One that is wrong is refused in its place of the answer's `results`, and spoils no other."""
 
-    orders: Annotated[list[OrderBody], described("The orders, in the order in which they are placed.", name="batch")]
+    orders: Annotated[list[OrderBody], field_meta("The orders, in the order in which they are placed.", name="batch")]
 
 
-class MixedBatchBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The same where one is not: each is then decoded on its own, so that it spoils no other."""
+class RawBatchBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A batch whose orders are not decoded yet. Each is decoded on its own, so that a wrong one spoils no other."""
 
     orders: list[msgspec.Raw]
 
@@ -76,12 +76,12 @@ class MixedBatchBody(msgspec.Struct, forbid_unknown_fields=True):
 class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
     """An API key to exchange for an access token."""
 
-    trader_id: Annotated[int, described("The trader's number.", 1, minimum=1, maximum=TRADER_ID_MAX)]
-    api_key: Annotated[str, described("The trader's API key.", "hYk2…", minLength=1, maxLength=API_KEY_CHARACTERS_MAX)]
+    trader_id: Annotated[int, field_meta("The trader's number.", 1, minimum=1, maximum=TRADER_ID_MAX)]
+    api_key: Annotated[str, field_meta("The trader's API key.", "hYk2…", minLength=1, maxLength=API_KEY_CHARACTERS_MAX)]
 
 
 class InvalidBody(RequestError):
-    """A body that is no draft at all."""
+    """A body is no JSON object."""
 
     kind = Kind.INVALID
 
@@ -92,7 +92,7 @@ class InvalidBody(RequestError):
 
 
 class OrderDecoder:
-    """Turns bodies into commands, by the rules of an exchange with these settings."""
+    """Decodes bodies into commands by the rules of an exchange with these settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._rules = OrderRules(settings)
@@ -100,62 +100,65 @@ class OrderDecoder:
         self._quantity_max = settings.max_quantity
         self._decode = msgspec.json.Decoder(OrderBody).decode
         self._decode_batch = msgspec.json.Decoder(BatchBody).decode
-        self._decode_mixed_batch = msgspec.json.Decoder(MixedBatchBody).decode
-        self._prices = _spellings(settings.price_cents_min, settings.price_cents_max)
-        self._explaining = asyncio.Lock()
+        self._decode_raw_batch = msgspec.json.Decoder(RawBatchBody).decode
+        self._prices = _price_spellings(settings.price_cents_min, settings.price_cents_max)
+        self._slow_decoding = asyncio.Lock()
 
-    def place_order(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
-        """The order that a body asks for.
+    def decode_order(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
+        """Decodes the order of a body.
 
         Raises:
-            InvalidBody: it is no JSON object.
-            InvalidRequest: it breaks rules; every wrong field is named.
+            InvalidBody: the body is no JSON object.
+            InvalidRequest: fields break rules; the error names every one, up to `errors_max`.
         """
         try:
             order = self._decode(body)
-        except NOT_DECODED:
+        except DECODE_ERRORS:
             return self._decode_with_errors(body, trader_id, errors_max)
         commands = self._decode_fast([order], body, trader_id)
         return commands[0] if commands else self._decode_with_errors(body, trader_id, errors_max)
 
-    async def apart(self, decode: Callable[..., T], body: bytes, *arguments: Any) -> T:
-        """What a decoder makes of a body. Where that may take long, others are served meanwhile; one such body waits
-        for another."""
+    async def offload(self, decode: Callable[..., T], body: bytes, *arguments: Any) -> T:
+        """Runs a decoder, for a large body in a thread so that other requests are served meanwhile.
+
+        One large body waits for another: together they would take the processor from everybody else.
+        """
         if len(body) <= LARGE_BYTES:
             return decode(body, *arguments)
-        async with self._explaining:
+        async with self._slow_decoding:
             return await asyncio.to_thread(decode, body, *arguments)
 
-    async def place_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | RequestError]:
-        """The orders that the body of `POST /orders/batch` asks for, or what is wrong with each: as many as it has.
+    async def decode_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | RequestError]:
+        """Decodes the body of `POST /orders/batch`: a command or an error for each of its orders.
 
-        A batch that is wrong takes long to look at: others are served in between, and one such batch waits for another.
+        The slow decoding of an invalid batch yields to other requests, and one such batch waits for another.
 
         Raises:
             InvalidBody: the body is no JSON object.
-            InvalidRequest: it has other fields than `orders`, or none or more than `COMMANDS_MAX` orders.
+            InvalidRequest: the body has a field beside `orders`, or not 1 to `COMMANDS_MAX` orders.
         """
         try:
             orders = self._decode_batch(body).orders
-        except NOT_DECODED:
+        except DECODE_ERRORS:
             orders = []
         commands = self._decode_fast(orders, body, trader_id, names=1) if 1 <= len(orders) <= COMMANDS_MAX else None
         if commands:
             return list(commands)
-        async with self._explaining:
-            raws = self._raws(body)
-            whole = len(body) > LARGE_BYTES and not _is_sure(body, raws)
-            found = await asyncio.to_thread(_orders_of, body, raws) if whole else _orders_of(body, raws)
-            return await self._one_by_one(found, trader_id)
+        async with self._slow_decoding:
+            raws = self._split_batch(body)
+            whole = len(body) > LARGE_BYTES and not _is_unambiguous(body, raws)
+            found = await asyncio.to_thread(_batch_orders, body, raws) if whole else _batch_orders(body, raws)
+            return await self._decode_each(found, trader_id)
 
     def _decode_fast(
         self, orders: Sequence[OrderBody], body: bytes, trader_id: int, *, names: int = 0
     ) -> list[PlaceOrder]:
-        """The commands of a body that is right, every order of it; otherwise none, and the slow ways say why.
+        """Checks decoded orders and returns their commands; empty if any order is invalid. The slow way explains why.
 
-        A field that is given twice, of which the decoder keeps the last, shows in the quotes of the body: there are
-        more than those of each name (`names` around the orders) and each text that was kept. Nor is a body taken if an
-        escape could hide a quote.
+        msgspec keeps the last of a field that is given twice. The quotes of the body reveal it: they are more than
+        those of the known names (`names` of them around the orders) and of the kept texts. An escape could hide a
+        quote, so a body with a backslash goes the slow way. The function is long and flat because every order passes
+        through it.
         """
         if b"\\" in body:
             return []
@@ -201,18 +204,18 @@ class OrderDecoder:
             )
         return commands if body.count(b'"') == 2 * quoted else []
 
-    def _raws(self, body: bytes) -> list[msgspec.Raw]:
-        """The orders of a batch, none of them decoded yet; empty if the body is wrong."""
+    def _split_batch(self, body: bytes) -> list[msgspec.Raw]:
+        """Returns the orders of a batch without decoding them; empty if the body is invalid."""
         try:
             body.decode()
-            return self._decode_mixed_batch(body).orders
-        except NOT_DECODED:
+            return self._decode_raw_batch(body).orders
+        except DECODE_ERRORS:
             return []
 
-    async def _one_by_one(
+    async def _decode_each(
         self, orders: Sequence[msgspec.Raw] | Sequence[Any], trader_id: int
     ) -> list[PlaceOrder | RequestError]:
-        """The slow way for a batch: each order on its own."""
+        """The slow way for a batch: decodes each order on its own."""
         outcomes: list[PlaceOrder | RequestError] = []
         errors_left = BATCH_ERRORS_MAX
         until = time.perf_counter() + SLICE_SECONDS
@@ -222,37 +225,38 @@ class OrderDecoder:
                 if isinstance(order, msgspec.Raw):
                     body = bytes(order)
                     if len(body) <= LARGE_BYTES:
-                        outcomes.append(self.place_order(body, trader_id, errors_max))
+                        outcomes.append(self.decode_order(body, trader_id, errors_max))
                     else:
-                        outcomes.append(await asyncio.to_thread(self.place_order, body, trader_id, errors_max))
+                        outcomes.append(await asyncio.to_thread(self.decode_order, body, trader_id, errors_max))
                 else:
-                    outcomes.append(self._rules.check(_object(order), trader_id, errors_max=errors_max))
+                    outcomes.append(self._rules.check(_object_fields(order), trader_id, errors_max=errors_max))
             except RequestError as error:
                 errors_left -= len(error.violations)
-                outcomes.append(error.with_traceback(None))  # which would keep all that was decoded
+                outcomes.append(error.with_traceback(None))  # the traceback would keep all decoded values alive
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + SLICE_SECONDS
         return outcomes
 
     def _decode_with_errors(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
-        """The slow way: every rule, one by one."""
+        """The slow way for an order: checks every rule, so that the error can name every wrong field."""
         return self._rules.check(draft_of(body), trader_id, errors_max=errors_max)
 
 
-def _is_sure(body: bytes, raws: Sequence[msgspec.Raw]) -> bool:
-    """Whether nothing speaks against the orders that were found in the body of a batch."""
+def _is_unambiguous(body: bytes, raws: Sequence[msgspec.Raw]) -> bool:
+    """Whether msgspec's reading of a batch is the only possible one: one field `orders`, and no escapes."""
     return 1 <= len(raws) <= COMMANDS_MAX and body.count(b'"orders"') == 1 and b"\\" not in body
 
 
-def _orders_of(body: bytes, raws: list[msgspec.Raw]) -> Sequence[msgspec.Raw] | Sequence[Any]:
-    """The orders of a batch: `raws` where nothing speaks against them, else as the explaining decoder reads them. Where
-    the two decoders disagree, that one is right: it says what is wrong.
+def _batch_orders(body: bytes, raws: list[msgspec.Raw]) -> Sequence[msgspec.Raw] | Sequence[Any]:
+    """Returns the orders of a batch: `raws` if they are unambiguous, else as the json module reads them.
+
+    If the two decoders disagree, the json module decides, because its reading explains the errors.
 
     Raises:
-        InvalidBody, InvalidRequest: the body is wrong as a whole.
+        InvalidBody, InvalidRequest: the body is invalid as a whole.
     """
-    if _is_sure(body, raws):
+    if _is_unambiguous(body, raws):
         return raws
 
     def orders(value: Any) -> list[Any]:
@@ -264,40 +268,40 @@ def _orders_of(body: bytes, raws: list[msgspec.Raw]) -> Sequence[msgspec.Raw] | 
     return raws if len(raws) == len(found) else found
 
 
-def token_body(body: bytes) -> TokenBody:
-    """The body of `POST /auth/token`.
+def decode_token_body(body: bytes) -> TokenBody:
+    """Decodes the body of `POST /auth/token`.
 
     Raises:
-        InvalidBody: it is no JSON object.
-        InvalidRequest: it breaks rules; every wrong field is named.
+        InvalidBody: the body is no JSON object.
+        InvalidRequest: fields break rules; the error names every one.
     """
     trader_id, api_key = check_credentials(draft_of(body))
     return TokenBody(trader_id=trader_id, api_key=api_key)
 
 
 def draft_of(body: bytes) -> Draft:
-    """The fields of a JSON object in order, duplicates included; numbers with a point as decimals.
+    """Reads the fields of a JSON object in order, duplicates included; numbers with a point become decimals.
 
     Raises:
-        InvalidBody: it is not JSON, or not an object.
+        InvalidBody: the body is not JSON, or no object.
     """
     if not body.strip():
         raise InvalidBody("invalid_json", "Invalid JSON", "the body is empty: send a JSON object")
     try:
-        # Decoded here: json.loads would guess UTF-16 and UTF-32, and let lone surrogates pass.
+        # json.loads would guess UTF-16 and UTF-32 from bytes, and let lone surrogates pass.
         parsed = json.loads(
             body.decode(), object_pairs_hook=_fields, parse_float=_real, parse_int=_integer, parse_constant=_no_constant
         )
     except (ValueError, RecursionError) as error:
         raise InvalidBody("invalid_json", "Invalid JSON", f"the body is not JSON: {str(error)[:200]}") from None
-    return _object(parsed)
+    return _object_fields(parsed)
 
 
-def _object(parsed: Any) -> Draft:
-    """The fields of what was decoded.
+def _object_fields(parsed: Any) -> Draft:
+    """Returns the fields of a decoded JSON value.
 
     Raises:
-        InvalidBody: it is not an object.
+        InvalidBody: the value is no object.
     """
     if not isinstance(parsed, Fields):
         raise InvalidBody("invalid_body", "Invalid body", "the body must be a JSON object")
@@ -305,7 +309,7 @@ def _object(parsed: Any) -> Draft:
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> Fields:
-    """A function of Python, where another thread may go on; the type alone would hold all of them up to the end."""
+    """Makes the fields of an object. A Python function lets other threads run; the bare type would hold the GIL."""
     return Fields(pairs)
 
 
@@ -324,8 +328,8 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _spellings(low: int, high: int) -> dict[bytes, int]:
-    """Every usual spelling of every price as it stands in JSON: 5.5, 5.50, "5.5", "5.50", and 5 for 5.00."""
+def _price_spellings(low: int, high: int) -> dict[bytes, int]:
+    """Cents by every usual spelling of a price in JSON: 5.5, 5.50, "5.5", "5.50", and 5 for 5.00."""
     spellings: dict[bytes, int] = {}
     for cents in range(low, high + 1):
         text = price_text(cents)

@@ -1,8 +1,8 @@
-"""Calls that are answered without Litestar's machinery: what bots send thousands of times a second.
+"""The fast path: the calls that bots send thousands of times a second are answered without Litestar.
 
-An endpoint is a function from context, caller, headers and body to an answer. Litestar has a handler for each, which
-describes the call in the OpenAPI document and gives the answer of the same function. Litestar is asked wherever our
-HTTP protocol does not answer by itself (`api/http_protocol.py` says when), and under any other server.
+An endpoint is a function from context, caller, headers and body to an answer. Litestar has a handler for each endpoint
+as well: the handler describes the call in the OpenAPI document and calls the same function. Litestar answers whenever
+our HTTP protocol does not (`api/http_protocol.py` says when), and under every other server.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,7 +13,7 @@ import msgspec
 
 from api.context import Context
 from api.gate import Headers
-from api.problems import MEDIA_TYPE, Problem, headers_of, of_error, of_unexpected
+from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
 from core.errors import TcgxError
 from exchange.tokens import Caller
 
@@ -21,7 +21,7 @@ JSON_HEADERS = ((b"content-type", b"application/json"),)
 
 
 class Answer(NamedTuple):
-    """What goes back for a request; Content-Length is added where it is sent."""
+    """An HTTP answer without Content-Length, which the protocol adds."""
 
     status: int
     body: bytes
@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """A call of the fast path: its name in the OpenAPI document, and the function that answers it."""
+    """A call of the fast path: its `operation_id` in the OpenAPI document, and the function that answers it."""
 
     operation: str
     answer: Callable[[Context, Caller, Headers, bytes], Awaitable[Answer]]
@@ -44,15 +44,15 @@ class FastPath:
         self._context: Context | None = None
 
     def open(self, context: Context) -> None:
-        """From now on there is something to answer with."""
+        """Opens the fast path; until then `has` is False and Litestar answers."""
         self._context = context
 
     def has(self, method: bytes, target: bytes) -> bool:
-        """Whether a request is answered here. The target is as on the request line: one with a query is another."""
+        """Whether an endpoint answers the request. A target with a query is none of an endpoint."""
         return self._context is not None and (method, target) in self._endpoints
 
     async def answer(self, method: bytes, target: bytes, headers: Headers, body: bytes, request_id: str) -> Answer:
-        """The answer to a request, whatever happens."""
+        """Answers a request and reports the answer to the observer. Every error becomes a problem."""
         assert self._context is not None, "`has` was not asked"  # noqa: S101
         context, endpoint = self._context, self._endpoints[method, target]
         observer = context.gate.observer
@@ -60,16 +60,21 @@ class FastPath:
         try:
             answer = await endpoint.answer(context, context.gate.admit(headers), headers, body)
         except TcgxError as error:
-            answer = of_problem(of_error(error, request_id))
+            answer = problem_answer(problem_of(error, request_id))
         except Exception as error:  # noqa: BLE001 - the top of a request, as Litestar's handler of all exceptions is
-            answer = of_problem(of_unexpected(error, request_id, method=method.decode(), path=target.decode()))
+            answer = problem_answer(unexpected_problem(error, request_id, method=method.decode(), path=target.decode()))
         if observer:
             observer(endpoint.operation, answer.status, perf_counter() - started)
         return answer
 
+    def observe_refusal(self, problem: Problem) -> None:
+        """Reports a problem with which the protocol ends a connection to the observer."""
+        if self._context is not None and self._context.gate.observer is not None:
+            self._context.gate.observer("", problem.status, 0.0)
 
-def of_problem(problem: Problem) -> Answer:
-    """A problem as an answer."""
-    headers = {"content-type": MEDIA_TYPE, **headers_of(problem)}
+
+def problem_answer(problem: Problem) -> Answer:
+    """Encodes a problem as an answer."""
+    headers = {"content-type": MEDIA_TYPE, **problem_headers(problem)}
     encoded = tuple((name.encode(), value.encode()) for name, value in headers.items())
     return Answer(problem.status, msgspec.json.encode(problem), encoded)

@@ -1,7 +1,7 @@
-"""HTTP as uvicorn speaks it, with four differences.
+"""uvicorn's HTTP protocol with four differences.
 
-The fast path (`api/fast_path.py`) is answered here, without ASGI. Heads, bodies and silences have bounds. An offer to
-upgrade is passed over. Bytes that are no request are answered with a problem, after the requests before them.
+The protocol answers the fast path (`api/fast_path.py`) itself, without ASGI. It bounds heads, bodies and idle times. It
+ignores an offer to upgrade. It answers bytes that are no request with a problem, after the requests before them.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ import httptools
 from msgspec import structs
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.common_headers import common_lines, request_id
-from api.fast_path import Answer, FastPath, of_problem
+from api.common_headers import common_header_lines, request_id
+from api.fast_path import Answer, FastPath, problem_answer
 from api.problems import Problem
 from core.settings import Settings
 
 HEAD_BYTES_MAX = 65_536
 LINGER_SECONDS = 2.0
-"""How long a connection is kept after its last answer, for the client to read that."""
+"""Time that a client has to read the last answer before its connection is closed."""
 
 HOST = re.compile(rb"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*")
 
@@ -31,8 +31,8 @@ HOST = re.compile(rb"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*")
 MALFORMED = Problem(400, "malformed_request", "Malformed request", "this is not an HTTP/1.1 request")
 NO_HOST = structs.replace(MALFORMED, detail="an HTTP/1.1 request must have one header Host, with the name of a host")
 NO_TUNNEL = structs.replace(MALFORMED, detail="CONNECT is not a method here")
-CUT_OFF = Problem(400, "incomplete_request", "Incomplete request", "the client went away within the request")
-CUT_OFF_BODY = Problem(400, "incomplete_body", "Incomplete body", "the client went away within the body")
+INCOMPLETE = Problem(400, "incomplete_request", "Incomplete request", "the client went away within the request")
+INCOMPLETE_BODY = Problem(400, "incomplete_body", "Incomplete body", "the client went away within the body")
 TOO_LARGE = Problem(
     431,
     "headers_too_large",
@@ -42,7 +42,7 @@ TOO_LARGE = Problem(
 
 
 class Timeouts(NamedTuple):
-    """How long a client may take."""
+    """Time limits for a client."""
 
     head_seconds: float
     body_seconds: float
@@ -50,7 +50,7 @@ class Timeouts(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> "Timeouts":
-        """Those of the settings."""
+        """The time limits of these settings."""
         return cls(settings.head_seconds, settings.body_seconds, settings.keep_alive_seconds)
 
 
@@ -58,7 +58,7 @@ TIMEOUTS = Timeouts.of(Settings())
 
 
 class Stage(Enum):
-    """Which part of a request comes next on a connection."""
+    """The part of a request that a connection expects next."""
 
     NOTHING = 0
     HEAD = 1
@@ -68,13 +68,13 @@ class Stage(Enum):
 NOTHING, HEAD, BODY = Stage.NOTHING, Stage.HEAD, Stage.BODY  # an attribute of an enum costs more than a name
 
 
-class Refused(Exception):
-    """Tells the parser to give up; it does not leave this file."""
+class ParserAbort(Exception):
+    """Makes the parser stop. The parser turns it into an `HttpParserError`, so it never leaves this module."""
 
 
 class FastPathCycle:
-    """A request on the fast path, in the place of uvicorn's `RequestResponseCycle`: what uvicorn asks that one
-    while the request is under way (is it complete, should the connection stay), it asks this one."""
+    """A request on the fast path. It stands in for uvicorn's `RequestResponseCycle`, and so has the attributes that
+    uvicorn reads of one: `response_complete`, `keep_alive`, `disconnected` and `message_event`."""
 
     response_started = False
 
@@ -95,27 +95,27 @@ class FastPathCycle:
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
-        self.message_event = _NOBODY_WAITS
+        self.message_event = _NULL_EVENT
 
 
-class _Unheard:
-    """An event that nobody waits for: an endpoint begins when its body is whole."""
+class _NullEvent:
+    """An event without waiters: an endpoint runs once its body is whole."""
 
     def set(self) -> None:
-        """Somebody would go on."""
+        """Does nothing."""
 
 
-_NOBODY_WAITS = _Unheard()
+_NULL_EVENT = _NullEvent()
 
 
 class Protocol(HttpToolsProtocol):
     """One connection.
 
-    A request takes the fast path if it is an endpoint of it whose body has a Content-Length within its bound, and if it
-    comes after the answer to the one before it. All others, and those that say `Expect: 100-continue`, go to the app.
+    A request takes the fast path on three conditions: it names an endpoint, its Content-Length is within the bound, and
+    the request before it is answered. Every other request goes to the app, as does one with `Expect: 100-continue`.
 
-    A connection ends with a refusal once something comes that is no request, or not in time. Requests that were whole
-    before it are answered first: a client that reads an error first would take them for failed.
+    A connection ends with a refusal when bytes are no request, or come too late. Complete requests before the refusal
+    are answered first: a client that reads an error first would take them for failed.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Protocol(HttpToolsProtocol):
         self._stage = NOTHING
         self._has_entered_stage = False  # in this read
         self._is_upgrade = False
-        self._host = b""  # of the request before
+        self._host = b""  # of the previous request
         self._request_id: bytes | None = None
         self._problem = MALFORMED
         self._refusal: Problem | None = None
@@ -142,22 +142,25 @@ class Protocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
-    # -- what the transport says
+    # -- callbacks of the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
-        """A client has connected, and should say something soon."""
+        """Starts the time limit of the first request."""
         super().connection_made(transport)
-        self._limit(self._timeouts.head_seconds)
+        self._set_deadline(self._timeouts.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """Stops the timer of a closed connection."""
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """The parser keeps a header to itself until it is whole, so an endless one is counted here. What comes in the
-        same read as the end of the request before is not counted; a read has a bound of its own."""
+        """Parses bytes, and bounds the head and the parts beside the body.
+
+        The parser reports a header only once it is whole, so the bytes of an endless one are counted here. Bytes that
+        share a read with the end of the previous request are not counted; the size of a read is bounded anyway.
+        """
         if self._refusal is not None:
             return
         self._has_completed = self._has_entered_stage = False
@@ -170,7 +173,7 @@ class Protocol(HttpToolsProtocol):
         if self._stage is BODY:
             self._bytes_beside_body += self._read_bytes
             if self._has_entered_stage:
-                self._limit(self._timeouts.body_seconds)
+                self._set_deadline(self._timeouts.body_seconds)
             if self._fast_cycle is None and self._bytes_beside_body > HEAD_BYTES_MAX + self._read_bytes:
                 self._refuse(TOO_LARGE)
         elif not self._has_completed:
@@ -179,23 +182,24 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(TOO_LARGE)
                 return
         if self._stage is HEAD and self._has_entered_stage:
-            self._limit(self._timeouts.head_seconds)
+            self._set_deadline(self._timeouts.head_seconds)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # of asyncio, where uvicorn says nothing
-        """The client sends nothing more. It may still read (RFC 9112, 9.6): whether the connection stays for that."""
+        """Handles a client that has closed its sending side. Returns whether the connection stays open: the client may
+        still read (RFC 9112, 9.6)."""
         self._has_eof = True
         if self._has_ended:
             return False
         if self._refusal is None and self._stage is not NOTHING:
-            self._refuse(CUT_OFF_BODY if self._stage is BODY else CUT_OFF)
+            self._refuse(INCOMPLETE_BODY if self._stage is BODY else INCOMPLETE)
         elif self._refusal is None and self._is_answering():
             self.cycle.keep_alive = False
         return self._is_answering()
 
-    # -- what the parser says
+    # -- callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """The first byte of a request. What uvicorn makes here for the app, the fast path does not need."""
+        """Begins a request. The objects that uvicorn makes here are left to `_hand_to_app`."""
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -204,17 +208,17 @@ class Protocol(HttpToolsProtocol):
         self._has_entered_stage = True
 
     def on_headers_complete(self) -> None:
-        """Takes the request, or refuses it for its head."""
-        # What was read is at least as long as the head: most heads need not be measured.
+        """Chooses the way of the request, or refuses the request for its head."""
+        # The bytes read so far bound the length of the head, so most heads need not be measured.
         if (
             self._head_bytes + self._read_bytes > HEAD_BYTES_MAX
             and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES_MAX
         ):
-            self._give_up(TOO_LARGE)
+            self._abort(TOO_LARGE)
         method = self.parser.get_method()
         if self.parser.should_upgrade():
             if method == b"CONNECT":
-                self._give_up(NO_TUNNEL)
+                self._abort(NO_TUNNEL)
             self._is_upgrade = True
             return
         is_plain = self._is_plain(self.parser.get_http_version())
@@ -224,14 +228,14 @@ class Protocol(HttpToolsProtocol):
         if is_plain and self._fast_path is not None and self._fast_path.has(method, self.url):
             keep_alive = self.parser.should_keep_alive()
             self._fast_cycle = FastPathCycle(method, self.url, self.headers, self._request_id, keep_alive=keep_alive)
-            self.cycle = self._fast_cycle  # type: ignore[assignment]  # it stands in for one
+            self.cycle = self._fast_cycle  # type: ignore[assignment]  # a stand-in, see FastPathCycle
         else:
             self._fast_cycle = None
-            self._take_for_app()
-        self.headers = []  # takes the fields after a body, which are no headers (RFC 9110, 6.5.1)
+            self._hand_to_app()
+        self.headers = []  # collects the trailers, which are no headers (RFC 9110, 6.5.1)
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Collects a piece of the body."""
         if self._fast_cycle is None:
             self._bytes_beside_body = -self._read_bytes
             super().on_body(body)
@@ -239,7 +243,7 @@ class Protocol(HttpToolsProtocol):
             self._fast_cycle.body += body
 
     def on_message_complete(self) -> None:
-        """The next bytes are the head of another request."""
+        """Starts the answer to a complete request; the next bytes belong to another request."""
         if self._is_upgrade:
             return
         self._stage = NOTHING
@@ -247,7 +251,7 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._deadline = math.inf
         if self.cycle.response_complete:
-            self._limit(self._timeouts.keep_alive_seconds)
+            self._set_deadline(self._timeouts.keep_alive_seconds)
         if self._fast_cycle is None or self._fast_path is None:
             super().on_message_complete()
             return
@@ -256,10 +260,10 @@ class Protocol(HttpToolsProtocol):
         self.tasks.add(task)
 
     def _feed(self, data: bytes) -> None:
-        """Gives bytes to the parser.
+        """Feeds bytes to the parser.
 
-        An offer to upgrade may be passed over (RFC 9110, 7.8), but the parser takes what follows for another protocol,
-        the body too. It is given the head once more, without the offer.
+        A server may ignore an offer to upgrade (RFC 9110, 7.8). But the parser takes all bytes after the offer for
+        another protocol, even the body. So a new parser gets the head once more, without the offer.
         """
         rest: bytes | memoryview = data
         while True:
@@ -281,7 +285,7 @@ class Protocol(HttpToolsProtocol):
         lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
-    def _take_for_app(self) -> None:
+    def _hand_to_app(self) -> None:
         url, headers, expect = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expect
@@ -289,35 +293,35 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _is_plain(self, version: str) -> bool:
-        """Whether nothing about the request needs more than the fast path; looks at every header once.
+        """Whether the fast path can answer the request; reads every header once.
 
         Raises:
-            Refused: it is no request of HTTP/1.1 or 1.0.
+            ParserAbort: the head is none of HTTP/1.1 or 1.0.
         """
         is_plain = version == "1.1" and not self.expect_100_continue
         if self.cycle is not None and not self.cycle.response_complete:
-            is_plain = False  # it was sent before the one before it was answered: uvicorn has a queue for that
+            is_plain = False  # the previous request is not answered yet: uvicorn has a queue for this one
         body_bytes_max = 0 if self._fast_path is None else self._fast_path.body_bytes_max
         hosts = 0
         for name, value in self.headers:
             if name == b"host":
                 hosts += 1
                 if value != self._host and not HOST.fullmatch(value):
-                    self._give_up(NO_HOST)
+                    self._abort(NO_HOST)
                 self._host = value
             elif name == b"x-request-id":
                 self._request_id = self._request_id or value
             elif name == b"transfer-encoding" or (name == b"content-length" and int(value) > body_bytes_max):
                 is_plain = False
         if version not in ("1.1", "1.0"):
-            self._give_up(MALFORMED)
+            self._abort(MALFORMED)
         if hosts > 1 or (hosts == 0 and version == "1.1"):
-            self._give_up(NO_HOST)
+            self._abort(NO_HOST)
         return is_plain
 
-    def _give_up(self, problem: Problem) -> NoReturn:
+    def _abort(self, problem: Problem) -> NoReturn:
         self._problem = problem
-        raise Refused
+        raise ParserAbort
 
     # -- answers
 
@@ -328,18 +332,18 @@ class Protocol(HttpToolsProtocol):
             if self.flow.write_paused:
                 await self.flow.drain()
         except asyncio.CancelledError:
-            self.transport.close()  # the server does not wait any longer for this answer
+            self.transport.close()  # the server shuts down without this answer
             raise
         if self.transport.is_closing():
             return
         cycle.response_complete = True
-        self.transport.write(_encoded(answer, name, keep_alive=cycle.keep_alive))
+        self.transport.write(_encode(answer, name, keep_alive=cycle.keep_alive))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is written: the next request that waits is begun, or the client may send one."""
+        """After an answer: starts the next queued request, writes the refusal, or reads on."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -347,18 +351,18 @@ class Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
             self._start_asgi_task(*self.pipeline.pop())
         elif self._refusal is not None:
-            self._end(self._refusal)
+            self._write_last_answer(self._refusal)
         else:
             self.flow.resume_reading()
             if self._stage is NOTHING:
-                self._limit(self._timeouts.keep_alive_seconds)
+                self._set_deadline(self._timeouts.keep_alive_seconds)
 
     def _is_answering(self) -> bool:
-        """Whether there is a request without an answer."""
+        """Whether a request is not answered yet."""
         return self.cycle is not None and not self.cycle.response_complete and not self.cycle.disconnected
 
     def _refuse(self, problem: Problem) -> None:
-        """Looks at nothing that comes from now on, and answers this as the last."""
+        """Stops reading, and makes this problem the last answer of the connection."""
         if self.transport.is_closing():
             return
         self._refusal = problem
@@ -367,51 +371,59 @@ class Protocol(HttpToolsProtocol):
             cycle = self.cycle
             if self.pipeline and self.pipeline[0][0] is cycle:
                 self.pipeline.popleft()
-                return  # the one before it is not answered yet
+                return  # the request before it is not answered yet
             if cycle.response_started:
                 self.transport.close()
                 return
             cycle.disconnected = True
             cycle.message_event.set()
         if not self._is_answering():
-            self._end(problem)
+            self._write_last_answer(problem)
 
-    def _end(self, problem: Problem) -> None:
-        """Writes the last answer and hangs up in a way that lets the client read it: a connection that is closed with
-        bytes in it that nobody read is reset, and answers on their way are lost (RFC 9112, 9.6)."""
+    def _write_last_answer(self, problem: Problem) -> None:
+        """Writes the last answer and closes the sending side.
+
+        The kernel resets a connection that is closed with unread bytes, and answers on their way are lost (RFC 9112,
+        9.6). So the connection reads on until the client closes it or `LINGER_SECONDS` pass.
+        """
         self._has_ended = True
-        self.transport.write(_encoded(of_problem(problem), request_id(self._request_id), keep_alive=False))
+        if self._fast_path is not None:
+            self._fast_path.observe_refusal(problem)
+        self.transport.write(_encode(problem_answer(problem), request_id(self._request_id), keep_alive=False))
         if self._has_eof:
             self.transport.close()
             return
         self.transport.write_eof()
         self.flow.resume_reading()
-        self._limit(LINGER_SECONDS)
+        self._set_deadline(LINGER_SECONDS)
 
     # -- time
 
-    def _limit(self, seconds: float) -> None:
-        """From now on the client has this long. One timer serves all limits of a connection: it is moved when it would
-        come too late, and looks at the deadline when it comes too early."""
+    def _set_deadline(self, seconds: float) -> None:
+        """Gives the client this long from now on.
+
+        One timer serves all limits of a connection. It is replaced if it would fire too late; if it fires too early,
+        `_check_deadline` sets it again. Most requests therefore touch no timer.
+        """
         self._deadline = self.loop.time() + seconds
         if self._deadline >= self._timer_at:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = self._deadline
-        self._timer = self.loop.call_at(self._deadline, self._look_at_deadline)
+        self._timer = self.loop.call_at(self._deadline, self._check_deadline)
 
-    def _look_at_deadline(self) -> None:
+    def _check_deadline(self) -> None:
         self._timer, self._timer_at = None, math.inf
         left = self._deadline - self.loop.time()
         if self.transport.is_closing() or left == math.inf:
             return
         if left > 0:
-            self._limit(left)
+            self._set_deadline(left)
         elif self._has_ended or self._stage is NOTHING:
             self.transport.close()
         elif self.flow.read_paused:
-            self._limit(self._timeouts.head_seconds)  # it is we who do not read
+            self._set_deadline(self._timeouts.head_seconds)  # the server has paused reading, so the client is not late
         elif self._stage is HEAD:
             self._refuse(_too_slow("request line and headers", self._timeouts.head_seconds))
         else:
@@ -422,15 +434,15 @@ def _too_slow(part: str, seconds: float) -> Problem:
     return Problem(408, "request_timeout", "Request timeout", f"the {part} did not come whole within {seconds:g} s")
 
 
-def _encoded(answer: Answer, request_id: str, *, keep_alive: bool) -> bytes:
-    """An answer as it is sent, in one piece."""
+def _encode(answer: Answer, request_id: str, *, keep_alive: bool) -> bytes:
+    """Encodes an answer as the bytes of HTTP/1.1."""
     head = _head(answer.status, answer.headers, keep_alive)
-    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, common_lines(request_id), len(answer.body), answer.body)
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, common_header_lines(request_id), len(answer.body), answer.body)
 
 
 @lru_cache
 def _head(status: int, headers: tuple[tuple[bytes, bytes], ...], keep_alive: bool) -> bytes:
-    """A head, up to the headers that each answer has of its own. There are few different ones."""
+    """Encodes the status line and the headers that many answers share; the cache has few entries."""
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
     lines += [b"%b: %b" % header for header in headers]
     if not keep_alive:

@@ -1,4 +1,4 @@
-"""Query parameters: a route knows those of its handler's signature; all others are refused before anything is done."""
+"""Query parameters: a route has those of its handler's signature, and refuses every other one."""
 
 from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
@@ -10,17 +10,17 @@ ERRORS_MAX = 20
 
 
 class KnownParameters:
-    """A guard for all routes of an app."""
+    """A guard of Litestar for all routes: refuses unknown and repeated query parameters."""
 
     def __init__(self) -> None:
         self._names: dict[BaseRouteHandler, frozenset[str]] = {}
         self._lists: dict[BaseRouteHandler, frozenset[str]] = {}
 
     def __call__(self, connection: ASGIConnection, _: BaseRouteHandler) -> None:  # type: ignore[type-arg]
-        """Looks at the query of a request.
+        """Checks the query of a request.
 
         Raises:
-            InvalidRequest: a parameter is unknown, or given more than once.
+            InvalidRequest: a parameter is unknown, or is given more than once and is no list.
         """
         if not connection.scope["query_string"]:
             return
@@ -40,14 +40,14 @@ class KnownParameters:
             raise InvalidRequest(errors)
 
     def _known(self, connection: ASGIConnection) -> tuple[frozenset[str], frozenset[str]]:  # type: ignore[type-arg]
-        """The query parameters of the handler, as Litestar reads them from its signature, and those that are lists."""
+        """Returns the names of the handler's query parameters, and the names of those that are lists."""
         if not self._names:
             for route in connection.app.routes:
                 if isinstance(route, HTTPRoute):
                     for handler, model in route.route_handler_map.values():
                         self._names[handler] = frozenset(each.field_alias for each in model.expected_query_params)
                         self._lists[handler] = frozenset(model.sequence_query_parameter_names)
-        handler = connection.route_handler  # a guard is given a copy of it
+        handler = connection.route_handler  # the argument of a guard is a copy of it
         return self._names[handler], self._lists[handler]
 
 

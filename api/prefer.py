@@ -9,10 +9,10 @@ _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\s,;\"]*)\"?", re.IGNORECASE)
 
 
 def wait_seconds(header: str | None) -> float:
-    """How long the caller wants to wait; 0 if it does not say. Other preferences are passed over.
+    """Returns the seconds that a caller wants to wait; 0 without `wait`. Other preferences are ignored.
 
     Raises:
-        InvalidRequest: it is no number of seconds from 0 to `WAIT_SECONDS_MAX`.
+        InvalidRequest: `wait` is no number of seconds from 0 to `WAIT_SECONDS_MAX`.
     """
     if header is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""What goes wrong, as RFC 9457 problems: one struct, and one table from kinds of errors to HTTP statuses."""
+"""RFC 9457 problems: the struct of an error answer, and the table from kinds of errors to HTTP statuses."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import structlog
 
-from api.openapi.fields import described
+from api.openapi.fields import field_meta
 from core.errors import Kind, RateLimited, TcgxError
 
 log = structlog.get_logger()
@@ -31,10 +31,10 @@ STATUS_OF_KIND: Mapping[Kind, int] = {
 class FieldError(msgspec.Struct, frozen=True):
     """One thing that is wrong with one field: the rule it breaks and the value it has."""
 
-    field: Annotated[str, described("The field, parameter or header.")]
-    code: Annotated[str, described("Which rule is broken.", name="ErrorCode")]
-    rule: Annotated[str, described("The rule, in words that follow the field's name.")]
-    value: Annotated[Any, described("The wrong value, shortened; absent where the field is.", name="echo")] = (
+    field: Annotated[str, field_meta("The field, parameter or header.")]
+    code: Annotated[str, field_meta("Which rule is broken.", name="ErrorCode")]
+    rule: Annotated[str, field_meta("The rule, in words that follow the field's name.")]
+    value: Annotated[Any, field_meta("The wrong value, shortened; absent where the field is.", name="echo")] = (
         msgspec.UNSET
     )
 
@@ -42,24 +42,24 @@ class FieldError(msgspec.Struct, frozen=True):
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """What went wrong (RFC 9457)."""
 
-    status: Annotated[int, described("The HTTP status.", minimum=400, maximum=599)]
+    status: Annotated[int, field_meta("The HTTP status.", minimum=400, maximum=599)]
     code: Annotated[
-        str, described("What went wrong, stable; of several wrong fields the first one's.", name="ErrorCode")
+        str, field_meta("What went wrong, stable; of several wrong fields the first one's.", name="ErrorCode")
     ]
-    title: Annotated[str, described("The kind of problem in words.")]
-    detail: Annotated[str, described("This problem in words, with the values that are wrong.")]
-    type: Annotated[str, described("Always `about:blank`, which is left out.", "about:blank")] = "about:blank"
-    retry_after: Annotated[int, described("Of a 429: after how many seconds to try again.", 1, minimum=1)] = 0
-    limit: Annotated[int, described("Of a 429: how much may be asked at once, after a pause.", 1_000, minimum=1)] = 0
+    title: Annotated[str, field_meta("The kind of problem in words.")]
+    detail: Annotated[str, field_meta("This problem in words, with the values that are wrong.")]
+    type: Annotated[str, field_meta("Always `about:blank`, which is left out.", "about:blank")] = "about:blank"
+    retry_after: Annotated[int, field_meta("Of a 429: after how many seconds to try again.", 1, minimum=1)] = 0
+    limit: Annotated[int, field_meta("Of a 429: how much may be asked at once, after a pause.", 1_000, minimum=1)] = 0
     reset: Annotated[
-        int, described("Of a 429: after how many seconds of a pause that much may be asked again.", 10, minimum=1)
+        int, field_meta("Of a 429: after how many seconds of a pause that much may be asked again.", 10, minimum=1)
     ] = 0
-    errors: Annotated[list[FieldError], described("Every wrong field of the request; left out if there is none.")] = []
-    request_id: Annotated[str, described("Of a 500 or 503: finds the lines of the server's log.", "4f0c2a77-1a")] = ""
+    errors: Annotated[list[FieldError], field_meta("Every wrong field of the request; left out if there is none.")] = []
+    request_id: Annotated[str, field_meta("Of a 500 or 503: finds the lines of the server's log.", "4f0c2a77-1a")] = ""
 
 
-def of_error(error: TcgxError, request_id: str = "") -> Problem:
-    """An error as the problem that answers its request."""
+def problem_of(error: TcgxError, request_id: str = "") -> Problem:
+    """Turns an error into a problem. A status of 500 or above carries the `request_id`, which finds the log lines."""
     status = STATUS_OF_KIND[error.kind]
     rate = (error.retry_after, error.limit, error.reset) if isinstance(error, RateLimited) else (0, 0, 0)
     return Problem(
@@ -75,14 +75,14 @@ def of_error(error: TcgxError, request_id: str = "") -> Problem:
     )
 
 
-def of_unexpected(error: Exception, request_id: str, *, method: str, path: str) -> Problem:
-    """What nobody foresaw: the log gets all of it, the caller nothing."""
+def unexpected_problem(error: Exception, request_id: str, *, method: str, path: str) -> Problem:
+    """Turns an unexpected exception into a problem. The log gets the exception; the caller gets no detail of it."""
     log.error("a request failed", method=method, path=path, request_id=request_id, exc_info=error)
-    return of_error(TcgxError(str(error)), request_id)
+    return problem_of(TcgxError(str(error)), request_id)
 
 
-def headers_of(problem: Problem) -> dict[str, str]:
-    """The headers that go with a problem."""
+def problem_headers(problem: Problem) -> dict[str, str]:
+    """The headers that a problem needs beyond the common ones, by its status."""
     if problem.limit:
         return {
             "retry-after": str(problem.retry_after),

@@ -1,4 +1,4 @@
-"""One HTTP process: an app behind uvicorn, with our protocol in front. Several share the port (TCGX_API_WORKERS)."""
+"""One HTTP process: an app behind uvicorn and our protocol. Several processes share a port (TCGX_API_WORKERS)."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import uvicorn
 from litestar import Litestar
 
 from api.http_protocol import Protocol, Timeouts
-from api.listening import listen
+from api.listener import listen
 from core import service
 from core.errors import StartError, TcgxError
 from core.settings import Settings
@@ -21,17 +21,17 @@ log = structlog.get_logger()
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, stopped by our own signals: it would end by the signal instead of with exit code 0."""
+    """Uvicorn without its signal handlers: those end the process by the signal instead of with exit code 0."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals alone."""
+        """Leaves the signal handlers as they are."""
         yield
 
 
 @contextlib.asynccontextmanager
 async def _services(app: Litestar) -> AsyncIterator[None]:
-    """What the app connects to. Litestar does it in a task group, which wraps errors of ours."""
+    """Runs the lifespan of the app. Litestar runs it in a task group; an error of ours is taken out of its group."""
     try:
         async with app.lifespan():
             yield
@@ -44,33 +44,37 @@ async def _services(app: Litestar) -> AsyncIterator[None]:
         raise
 
 
+def _config(app: Litestar, settings: Settings) -> uvicorn.Config:
+    protocol = partial(Protocol, fast_path=app.state.fast_path, timeouts=Timeouts.of(settings))
+    return uvicorn.Config(
+        app,
+        loop="none",
+        http=cast(type[asyncio.Protocol], protocol),
+        ws="none",
+        lifespan="off",  # uvicorn would print the traceback of a StartError and exit
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=max(1, settings.stop_seconds - 2),
+    )
+
+
 async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callable[[Settings], Litestar]) -> None:
-    """Serves an app until `stopping` is set, or a task of `app.state.background` ends; then finishes the requests that
-    it has accepted.
+    """Serves an app until `stopping` is set or a task of `app.state.background` ends.
+
+    Requests that were accepted by then are still answered.
 
     Raises:
-        Exception: whatever ended a task of the background.
-        StartError: the port is taken, or Redis cannot be trusted with orders.
+        Exception: the error of the background task that ended.
+        StartError: the port is taken, or Redis is not configured to keep orders.
     """
     app = create_app(settings)
     service.freeze_garbage()
     async with nodes.connect(settings) as servers:
         await servers.check(durability=settings.durability)
     with contextlib.closing(listen(settings.host, settings.port, shared=settings.api_workers > 1)) as listener:
-        timeouts = Timeouts.of(settings)
-        config = uvicorn.Config(
-            app,
-            loop="none",
-            http=cast(type[asyncio.Protocol], partial(Protocol, fast_path=app.state.fast_path, timeouts=timeouts)),
-            ws="none",
-            lifespan="off",  # uvicorn would print the traceback of an error of ours, and end by itself
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            date_header=False,
-            timeout_graceful_shutdown=max(1, settings.stop_seconds - 2),
-        )
-        server = Server(config)
+        server = Server(_config(app, settings))
         async with _services(app):
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
             stop = asyncio.create_task(stopping.wait())

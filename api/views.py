@@ -1,4 +1,4 @@
-"""Answers: what a trader sees of orders, trades and books; decimal strings for money."""
+"""Views: the bodies of answers, with decimal strings for money, and functions that make them."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -19,9 +19,9 @@ from api.openapi.fields import (
     Quantity,
     Time,
     TradeId,
-    described,
+    field_meta,
 )
-from api.problems import Problem, of_error
+from api.problems import Problem, problem_of
 from core.errors import TcgxError
 from core.model import (
     Accepted,
@@ -41,9 +41,9 @@ from exchange.readiness import PARTS
 
 BUY, GTC = Side.BUY, TimeInForce.GTC
 TICK = price_text(1)
-"""Prices are whole cents."""
+"""The smallest step of a price, in dollars."""
 
-Missing = Annotated[str, described("A part that is not there.", enum=[*PARTS])]
+Missing = Annotated[str, field_meta("A part that is not there.", enum=[*PARTS])]
 
 
 class OrderView(msgspec.Struct, frozen=True):
@@ -58,8 +58,8 @@ class OrderView(msgspec.Struct, frozen=True):
     filled_quantity: FilledQuantity
     status: OrderStatus
     time_in_force: OrderTimeInForce
-    accepted_at: Annotated[Time, described("When the order was appended to its card's log.")]
-    closed_at: Annotated[Time | None, described("When the order was completed; null until then.", None)]
+    accepted_at: Annotated[Time, field_meta("When the order was appended to its card's log.")]
+    closed_at: Annotated[Time | None, field_meta("When the order was completed; null until then.", None)]
 
 
 class TradeView(msgspec.Struct, frozen=True):
@@ -69,19 +69,19 @@ class TradeView(msgspec.Struct, frozen=True):
     card: CardName
     price: PriceText
     quantity: Quantity
-    taker_side: Annotated[OrderSide, described("The side of the incoming order.")]
-    executed_at: Annotated[Time, described("When the orders were matched.")]
+    taker_side: Annotated[OrderSide, field_meta("The side of the incoming order.")]
+    executed_at: Annotated[Time, field_meta("When the orders were matched.")]
 
 
 class FillView(TradeView, frozen=True):
     """A trade of your own, as one of its two orders has it. A trade with yourself is two fills. The other trader is
     never named."""
 
-    order_id: Annotated[OrderId, described("Your order that was filled.")]
-    side: Annotated[OrderSide, described("The side of that order.")]
+    order_id: Annotated[OrderId, field_meta("Your order that was filled.")]
+    side: Annotated[OrderSide, field_meta("The side of that order.")]
     liquidity: Annotated[
         str,
-        described(
+        field_meta(
             "`maker`: the order rested in the book; `taker`: it traded when it arrived.",
             "taker",
             enum=["maker", "taker"],
@@ -94,31 +94,31 @@ class MatchedOrderView(OrderView, frozen=True):
 
     average_price: Annotated[
         str | None,
-        described(
+        field_meta(
             "The average of the prices of `trades`, weighted by quantity, in dollars with two to four decimals: exact "
             "but for the fourth, where a half is rounded up; null where nothing is filled.",
             name="average_price",
         ),
     ]
-    trades: Annotated[list[FillView], described("The fills of this order so far, oldest first.")]
+    trades: Annotated[list[FillView], field_meta("The fills of this order so far, oldest first.")]
 
 
 class RefusedView(msgspec.Struct, frozen=True):
     """An order of a batch that was not accepted, and why."""
 
-    error: Annotated[Problem, described("What `POST /orders` would answer to the order.")]
+    error: Annotated[Problem, field_meta("What `POST /orders` would answer to the order.")]
 
 
 class BatchView(msgspec.Struct, frozen=True):
     """The outcomes of a batch, in the order of its orders."""
 
-    results: Annotated[list[Any], described("An order or a refusal for each order of the batch.", name="results")]
+    results: Annotated[list[Any], field_meta("An order or a refusal for each order of the batch.", name="results")]
 
 
 class OrdersView(msgspec.Struct, frozen=True):
     """Orders, newest first."""
 
-    orders: Annotated[list[OrderView], described("The orders, newest first.")]
+    orders: Annotated[list[OrderView], field_meta("The orders, newest first.")]
 
 
 class OrdersPageView(OrdersView, frozen=True):
@@ -126,41 +126,41 @@ class OrdersPageView(OrdersView, frozen=True):
 
     next: Annotated[
         str | None,
-        described("`before` of the next page; null where this is the last one. The next one may be empty.", None),
+        field_meta("`before` of the next page; null where this is the last one. The next one may be empty.", None),
     ]
 
 
 class FillsView(msgspec.Struct, frozen=True):
     """A page of fills, newest first."""
 
-    fills: Annotated[list[FillView], described("Your fills, newest first.")]
+    fills: Annotated[list[FillView], field_meta("Your fills, newest first.")]
     next: Annotated[
         str | None,
-        described("`before` of the next page, to be sent as it is; null where this is the last one.", None),
+        field_meta("`before` of the next page, to be sent as it is; null where this is the last one.", None),
     ]
 
 
 class TradesView(msgspec.Struct, frozen=True):
     """Trades, newest first."""
 
-    trades: Annotated[list[TradeView], described("The trades, newest first.")]
+    trades: Annotated[list[TradeView], field_meta("The trades, newest first.")]
 
 
-LevelQuantity = Annotated[int, described("How many rest at this price.", 12, minimum=1)]
+LevelQuantity = Annotated[int, field_meta("How many rest at this price.", 12, minimum=1)]
 
 
 class BookView(msgspec.Struct, frozen=True):
     """A book's price levels, best first, as [price, quantity]."""
 
     card: CardName
-    sequence: Annotated[int, described("The card's last command that the levels contain.", 1001, minimum=0)]
+    sequence: Annotated[int, field_meta("The card's last command that the levels contain.", 1001, minimum=0)]
     bids: Annotated[
         list[tuple[BidPrice, LevelQuantity]],
-        described("The levels that buy, highest price first: pairs of price and quantity."),
+        field_meta("The levels that buy, highest price first: pairs of price and quantity."),
     ]
     asks: Annotated[
         list[tuple[AskPrice, LevelQuantity]],
-        described("The levels that sell, lowest price first: pairs of price and quantity."),
+        field_meta("The levels that sell, lowest price first: pairs of price and quantity."),
     ]
 
 
@@ -168,51 +168,53 @@ class CardView(msgspec.Struct, frozen=True):
     """A card's best prices and last trade, null where there is none; and what its orders must keep to."""
 
     card: CardName
-    best_bid: Annotated[BidPrice | None, described("The highest price that somebody buys at; null if nobody does.")]
-    best_ask: Annotated[AskPrice | None, described("The lowest price that somebody sells at; null if nobody does.")]
-    last_price: Annotated[PriceText | None, described("The price of the latest trade; null before the first.")]
-    price_min: Annotated[str, described("The lowest price of an order.", "1.00")]
-    price_max: Annotated[str, described("The highest price of an order.", "10.00")]
-    tick: Annotated[str, described("Every price is a multiple of it.", "0.01")]
-    quantity_max: Annotated[int, described("The largest quantity of an order.", 10_000)]
+    best_bid: Annotated[BidPrice | None, field_meta("The highest price that somebody buys at; null if nobody does.")]
+    best_ask: Annotated[AskPrice | None, field_meta("The lowest price that somebody sells at; null if nobody does.")]
+    last_price: Annotated[PriceText | None, field_meta("The price of the latest trade; null before the first.")]
+    price_min: Annotated[str, field_meta("The lowest price of an order.", "1.00")]
+    price_max: Annotated[str, field_meta("The highest price of an order.", "10.00")]
+    tick: Annotated[str, field_meta("Every price is a multiple of it.", "0.01")]
+    quantity_max: Annotated[int, field_meta("The largest quantity of an order.", 10_000)]
 
 
 class CardsView(msgspec.Struct, frozen=True):
     """Every card that is traded."""
 
-    cards: Annotated[list[CardView], described("The cards, in the order of the setting.")]
+    cards: Annotated[list[CardView], field_meta("The cards, in the order of the setting.")]
 
 
 class TokenView(msgspec.Struct, frozen=True):
     """An access token, to be sent as `Authorization: Bearer …`."""
 
-    access_token: Annotated[str, described("The token, a JWT.", "eyJhbGciOiJIUzI1NiIs…")]
-    token_type: Annotated[str, described("The scheme of the header.", enum=["bearer"])]
-    expires_in: Annotated[int, described("For how many seconds the token is valid.", name="token_seconds")]
+    access_token: Annotated[str, field_meta("The token, a JWT.", "eyJhbGciOiJIUzI1NiIs…")]
+    token_type: Annotated[str, field_meta("The scheme of the header.", enum=["bearer"])]
+    expires_in: Annotated[int, field_meta("For how many seconds the token is valid.", name="token_seconds")]
 
 
 class HealthView(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether the service can work."""
 
-    status: Annotated[str, described("What was found.", enum=["live", "ready", "not_ready"])]
-    missing: Annotated[list[Missing], described("What the service lacks; empty if it lacks nothing.", [])]
-    reasons: Annotated[list[str], described("What an operator has to do; left out where that is nothing.", [])] = []
+    status: Annotated[str, field_meta("What was found.", enum=["live", "ready", "not_ready"])]
+    missing: Annotated[list[Missing], field_meta("What the service lacks; empty if it lacks nothing.", [])]
+    reasons: Annotated[list[str], field_meta("What an operator has to do; left out where that is nothing.", [])] = []
 
 
 def order_view(order: Order) -> OrderView:
-    """An order as its trader sees it."""
+    """Makes the view of an order for its trader."""
     return OrderView(*_order_values(order))
 
 
-def outcome_text(command: PlaceOrder, outcome: Accepted | Order | TcgxError) -> str:
-    """`OrderView` of an order that was entered, or `RefusedView`, as JSON: of one that has its place in the log it is
-    written out here, which costs half as much, and as a text, so that a batch is encoded once. No text in it needs an
-    escape: a card is named by `CARD_PATTERN`, a client_order_id by `CLIENT_ORDER_ID_PATTERN`."""
+def result_json(command: PlaceOrder, outcome: Accepted | Order | TcgxError) -> str:
+    """Encodes the result of placing an order as JSON: `OrderView`, or `RefusedView` for an error.
+
+    An accepted order is formatted here, at half the cost of its struct. The result is a text, so that a batch is
+    encoded once. No value needs an escape: `CARD_PATTERN` and `CLIENT_ORDER_ID_PATTERN` allow no such character.
+    """
     if not isinstance(outcome, Accepted):
-        return refused_text(outcome) if isinstance(outcome, TcgxError) else _json(order_view(outcome))
+        return refusal_json(outcome) if isinstance(outcome, TcgxError) else _json(order_view(outcome))
     client_order_id = f'"{command.client_order_id}"' if command.client_order_id else "null"
     card = command.card
-    side = "buy" if command.side is BUY else "sell"  # the text of an enum costs as much as all other values
+    side = "buy" if command.side is BUY else "sell"  # an enum's value costs as much as all other values together
     time_in_force = "gtc" if command.time_in_force is GTC else command.time_in_force.value
     return (
         f'{{"order_id":"{card}-{outcome.sequence}","client_order_id":{client_order_id},'
@@ -222,9 +224,9 @@ def outcome_text(command: PlaceOrder, outcome: Accepted | Order | TcgxError) -> 
     )
 
 
-def refused_text(error: TcgxError) -> str:
-    """`RefusedView` as JSON."""
-    return _json(RefusedView(of_error(error)))
+def refusal_json(error: TcgxError) -> str:
+    """Encodes the `RefusedView` of an error as JSON."""
+    return _json(RefusedView(problem_of(error)))
 
 
 def _json(view: msgspec.Struct) -> str:
@@ -232,7 +234,7 @@ def _json(view: msgspec.Struct) -> str:
 
 
 def matched_view(order: Order, fills: Sequence[Fill]) -> MatchedOrderView:
-    """An order with its fills."""
+    """Makes the view of an order with its fills."""
     return MatchedOrderView(
         *_order_values(order), average_price=average_price_text(fills), trades=[fill_view(fill) for fill in fills]
     )
@@ -255,17 +257,17 @@ def _order_values(order: Order) -> tuple[str, str | None, str, str, str, int, in
 
 
 def orders_view(orders: list[Order]) -> OrdersView:
-    """A list of orders."""
+    """Makes the view of a list of orders."""
     return OrdersView([order_view(order) for order in orders])
 
 
 def orders_page_view(orders: list[Order], following: Order | None) -> OrdersPageView:
-    """A page of orders. `following`: the one that the next page goes on before."""
+    """Makes the view of a page. `following` is the order that is `before` of the next page; None on the last page."""
     return OrdersPageView([order_view(order) for order in orders], None if following is None else following.order_id)
 
 
 def fill_view(fill: Fill) -> FillView:
-    """A fill as its trader sees it."""
+    """Makes the view of a fill for its trader."""
     return FillView(
         *_trade_values(fill.trade),
         order_id(fill.trade.card, fill.sequence),
@@ -275,7 +277,7 @@ def fill_view(fill: Fill) -> FillView:
 
 
 def trade_view(trade: Trade) -> TradeView:
-    """A trade as everybody sees it."""
+    """Makes the public view of a trade."""
     return TradeView(*_trade_values(trade))
 
 
@@ -291,17 +293,17 @@ def _trade_values(trade: Trade) -> tuple[str, str, str, int, str, str]:
 
 
 def trades_view(trades: list[Trade]) -> TradesView:
-    """A list of trades."""
+    """Makes the view of a list of trades."""
     return TradesView([trade_view(trade) for trade in trades])
 
 
 def book_view(card: str, depth: Depth) -> BookView:
-    """A book's levels."""
+    """Makes the view of a book's price levels."""
     return BookView(card, depth.sequence, _levels(depth.bids), _levels(depth.asks))
 
 
 def card_view(card: str, depth: Depth, latest: list[Trade], settings: Settings) -> CardView:
-    """A card's best prices, last price and rules."""
+    """Makes the view of a card: best prices, last price, and the bounds of its orders."""
     return CardView(
         card,
         price_text(depth.bids[0][0]) if depth.bids else None,

@@ -10,7 +10,7 @@ import asyncpg
 
 from archiver.postgres import postgres_errors
 from core.errors import StartError
-from exchange.tokens import key_hash
+from exchange.tokens import hash_api_key
 
 KEY_BYTES = 32
 
@@ -36,7 +36,7 @@ async def seed(connection: asyncpg.Connection, count: int, out: Path | None) -> 
         with postgres_errors():
             await connection.copy_records_to_table(
                 "traders",
-                records=[(trader_id, key_hash(api_key)) for trader_id, api_key in created],
+                records=[(trader_id, hash_api_key(api_key)) for trader_id, api_key in created],
                 columns=("trader_id", "api_key_sha256"),
             )
         if out is not None and created:

@@ -45,7 +45,7 @@ def body_of(command: Command) -> OrderBody:
 
 def access_tokens(secret: str, count: int = TOKENS) -> list[str]:
     """Access tokens of the traders 1 to `count`."""
-    return [tokens.token(secret, trader_id, "trader", TOKEN_SECONDS) for trader_id in range(1, count + 1)]
+    return [tokens.issue_token(secret, trader_id, "trader", TOKEN_SECONDS) for trader_id in range(1, count + 1)]
 
 
 def post(path: str, body: bytes, token: str, *, headers: str = "") -> bytes:

@@ -1,6 +1,6 @@
-"""What can be typed after `tcgx`, and the module that does it.
+"""The commands of `tcgx` with their options, and the module that runs each.
 
-Only the command that is asked for is set up, and nothing of it is imported.
+Only the parser of the given command is built, and no module of a command is imported.
 """
 
 import argparse
@@ -13,28 +13,28 @@ from core.suggestions import did_you_mean
 
 CHECKS = ("redis", "functions", "engine", "database", "archiver", "history")
 SERVICES = ("api", "engine", "archiver")
-BESIDE_NOTHING = ("up", "bench", *SERVICES)
-"""Commands that take their settings from the environment alone, whatever runs in the data directory."""
+STANDALONE = ("up", "bench", *SERVICES)
+"""Commands that take no settings from the exchange that runs in the data directory."""
 
 USAGE_ERROR = 2
 MISSING = 1
-"""The exit code where a package is not installed."""
+"""The exit code if a package is not installed."""
 DEPTH_MAX = 1_000
 TRADERS_MAX = 1_000_000
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what may have been meant instead of what is not there."""
+    """A parser whose errors suggest a similar option or value."""
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """What was typed. Ends the process when it can't be understood, or asks for help."""
+        """Parses the words. Ends the process if they are invalid or ask for help."""
         arguments, unknown = self.parse_known_args(words)
         if unknown:
             self.error(self._about_unknown(unknown, arguments))
         return arguments
 
     def error(self, message: str) -> NoReturn:
-        """The use of the command, and a sentence."""
+        """Prints the usage of the command and a sentence, and ends the process."""
         self.print_usage(sys.stderr)
         sentence = message.removeprefix("argument ").replace(": must ", " must ", 1)
         self.exit(USAGE_ERROR, f"{self.prog}: {sentence}\n")
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Iterator[str]:
-    """The options of a parser, and of the action that was chosen in it."""
+    """Yields the options of a parser and of its chosen subcommand."""
     for action in parser._actions:
         yield from action.option_strings
         chosen = getattr(arguments, action.dest, None)
@@ -70,7 +70,7 @@ def _data_dir(text: str) -> str:
 
 
 def _add_data_dir(parser: argparse.ArgumentParser) -> None:
-    """Without a default: an outer parser may have read it already."""
+    """Adds --data-dir without a default: the outer parser may have read it already."""
     parser.add_argument(
         "--data-dir",
         metavar="FOLDER",
@@ -106,7 +106,7 @@ def _book(parser: Parser) -> None:
 
 
 def _traders(parser: Parser) -> None:
-    from pathlib import Path  # noqa: PLC0415 - as everything that only some commands need
+    from pathlib import Path  # noqa: PLC0415 - only some commands need it
 
     from core.model import TRADER_ID_MAX  # noqa: PLC0415
 
@@ -161,9 +161,9 @@ def _help(parser: Parser) -> None:
 
 
 class Command(NamedTuple):
-    """A command: its purpose, the module whose `run` does it, and the function that adds its options to a parser.
+    """A command: its purpose, the module whose `run` it calls, and the function that adds its options to a parser.
 
-    `needs`: packages that are installed by the extra with the command's name alone.
+    `needs` names packages that only the extra with the command's name installs.
     """
 
     summary: str
@@ -194,7 +194,7 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def read(words: Sequence[str]) -> argparse.Namespace:
-    """The command (`name`) and its options. Ends the process when they can't be understood, or ask for help."""
+    """Parses the command (`name`) and its options. Ends the process if they are invalid or ask for help."""
     first = _top().parse(words)
     if first.version:
         return argparse.Namespace(name="version")
@@ -221,7 +221,7 @@ def _known(name: str) -> str:
 
 
 def _refuse_without_extra(name: str, words: Sequence[str]) -> None:
-    """Ends the process where a package of the command's extra is missing. Help is given all the same."""
+    """Ends the process if a package of the command's extra is missing. Help works without the extra."""
     if not COMMANDS[name].needs or {"-h", "--help"} & set(words):
         return
     from importlib.util import find_spec  # noqa: PLC0415 - most commands have no extra

@@ -1,4 +1,4 @@
-"""`tcgx book`: a card's order book, as it is now."""
+"""`tcgx book`: draws a card's order book."""
 
 import argparse
 import os
@@ -17,5 +17,5 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
         raise StartError(f"there is no card {arguments.card!r}; there are {', '.join(configured.cards)}")
     async with connection.connect(configured.redis_url) as redis:
         depth = await BookReader(redis).depth(arguments.card, arguments.depth)
-    print(ladder.ladder(arguments.card, depth, ladder.look_of(sys.stdout, os.environ, arguments.color)))
+    print(ladder.ladder(arguments.card, depth, ladder.terminal_style(sys.stdout, os.environ, arguments.color)))
     return 0

@@ -1,4 +1,4 @@
-"""The settings of a command, and the source of each."""
+"""The settings of a command and the source of each setting."""
 
 import argparse
 import os
@@ -6,37 +6,37 @@ from collections.abc import Mapping
 
 import msgspec
 
-from cli.arguments import BESIDE_NOTHING
-from cli.run_file import Running, path_in, running
+from cli.arguments import STANDALONE
+from cli.run_file import RunFile, find_running, path_in
 from core.errors import SettingError, StartError, TcgxError, Unavailable
 from core.settings import PREFIX, Settings, check, environment_of, read, variable
 
 OPTIONS = ("data_dir", "port")
 
 Sources = Mapping[str, str]
-"""Of each variable whose value is not the default one."""
+"""The source of each variable whose value is not the default."""
 
 
-def of(given: argparse.Namespace) -> tuple[Settings, Sources]:
-    """Settings from options, the environment, and the exchange that runs in the data directory, in this order.
+def load(given: argparse.Namespace) -> tuple[Settings, Sources]:
+    """Loads the settings from options, the environment and the running exchange; the first one that has a value wins.
 
     Raises:
-        SettingError: a variable is unknown, or its value cannot work.
-        StartError: what the running exchange has announced can't be used.
+        SettingError: a variable is unknown, or its value is invalid.
+        StartError: the run file of the exchange cannot be used.
     """
     environment = {name: text for name, text in os.environ.items() if name.startswith(PREFIX)}
     options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name, None) is not None}
     settings = msgspec.structs.replace(read(environment), **options)
     check(settings)
     sources = dict.fromkeys(environment, "environment") | {variable(name): "option" for name in options}
-    here = None if given.name in BESIDE_NOTHING else running(settings.data_dir)
+    here = None if given.name in STANDALONE else find_running(settings.data_dir)
     if here is None or not here.is_meant_by(environment):
         return settings, sources
     beside = msgspec.structs.replace(_read_beside(here, environment, settings.data_dir), **options)
     return beside, dict.fromkeys(environment_of(beside), "running exchange") | sources
 
 
-def _read_beside(here: Running, environment: Mapping[str, str], data_dir: str) -> Settings:
+def _read_beside(here: RunFile, environment: Mapping[str, str], data_dir: str) -> Settings:
     try:
         return read({**here.variables(), **environment})
     except SettingError as error:
@@ -45,15 +45,16 @@ def _read_beside(here: Running, environment: Mapping[str, str], data_dir: str) -
         ) from error
 
 
-def explained(error: TcgxError, settings: Settings, sources: Sources) -> str:
-    """What is printed of an error. A server that nobody has named and that is away is an exchange that does not run."""
+def explain(error: TcgxError, settings: Settings, sources: Sources) -> str:
+    """Returns the text of an error for the terminal. If no variable names a server, an unreachable server means that no
+    exchange runs."""
     if isinstance(error, Unavailable) and not {variable("redis_url"), variable("database_url")} & set(sources):
-        return f"{nothing_runs(settings)} ({error})"
+        return f"{not_running_text(settings)} ({error})"
     return str(error)
 
 
-def nothing_runs(settings: Settings) -> str:
-    """The sentence, with what can be done."""
+def not_running_text(settings: Settings) -> str:
+    """Returns the sentence that no exchange runs, with the remedies."""
     return (
         f"no exchange runs in {settings.data_dir}: start one with `tcgx up`, or name the folder of one with --data-dir"
     )

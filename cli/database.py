@@ -1,4 +1,4 @@
-"""The database of a command, for as long as the command needs it."""
+"""The database connection of a command."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,8 +9,8 @@ from core.settings import Settings
 
 
 @asynccontextmanager
-async def connected(configured: Settings) -> AsyncIterator[Any]:
-    """A connection, closed at the end.
+async def open_database(configured: Settings) -> AsyncIterator[Any]:
+    """Connects to the database for the duration of the context.
 
     Raises:
         Unavailable: the database does not answer.

@@ -1,4 +1,4 @@
-"""The data directory of `tcgx up`: its lock, its secrets, and what else is in it.
+"""The data directory of `tcgx up`: its files, its lock and its secrets.
 
 <data_dir>/lock            held by the running `tcgx up`
            secrets.json    passwords and the key of the tokens, made once (0600)
@@ -21,20 +21,20 @@ import msgspec
 from core.errors import StartError
 
 EPHEMERAL = "tcgx-temp-"
-"""How the names of data directories begin that are to be removed at the end."""
+"""The prefix of the names of ephemeral data directories."""
 
 TEMPORARY_LOCK = "temporary.lock"
-"""Is held by the process that made such a directory. The lock of a `tcgx up` in it is another one."""
+"""The lock of the process that made an ephemeral directory. A `tcgx up` in the directory holds another lock."""
 
 SOCKETS = "tcgx-"
-"""How the names of folders with sockets begin."""
+"""The prefix of the names of folders for sockets."""
 
 OUTSIDE = Path("/var/lib/tcgx")
-"""Where PostgreSQL's data goes that its user could not reach in the data directory."""
+"""The folder for PostgreSQL's data if PostgreSQL's user cannot reach the data directory."""
 
 
 class Secrets(msgspec.Struct, frozen=True, kw_only=True):
-    """Made at the first start of a data directory and kept in its `secrets.json`."""
+    """The secrets of a data directory, made at its first start and kept in `secrets.json`."""
 
     redis_password: str
     postgres_password: str
@@ -43,10 +43,10 @@ class Secrets(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def lock(data_dir: Path) -> Iterator[None]:
-    """Makes the folder where it is missing, and keeps every other `tcgx up` out of it.
+    """Makes the folder if it is missing, and locks it against every other `tcgx up`.
 
     Raises:
-        StartError: another one uses it, or it cannot be written.
+        StartError: another `tcgx up` uses the folder, or the folder cannot be written.
     """
     try:
         _make(data_dir)
@@ -69,7 +69,7 @@ def is_locked(data_dir: Path) -> bool:
     """Whether a `tcgx up` uses this data directory.
 
     Raises:
-        StartError: it is no data directory, or not ours to look into.
+        StartError: the path is no data directory, or this user may not read it.
     """
     try:
         with (data_dir / "lock").open("rb") as file:
@@ -84,12 +84,12 @@ def is_locked(data_dir: Path) -> bool:
 
 
 def owner(data_dir: Path) -> str:
-    """The process id of the `tcgx up` that has locked a data directory."""
+    """Returns the process id of the `tcgx up` that has locked a data directory."""
     return (data_dir / "lock").read_text(errors="replace")[:20].strip() or "unknown"
 
 
 def unusable(data_dir: Path, error: OSError) -> StartError:
-    """The error that says why a data directory can't be used."""
+    """Makes the error that says why a data directory can't be used."""
     return StartError(f"the data directory {data_dir} cannot be used: {_reason(data_dir, error)}")
 
 
@@ -103,9 +103,9 @@ def _reason(data_dir: Path, error: OSError) -> str:
 
 @contextmanager
 def ephemeral() -> Iterator[Path]:
-    """A data directory that is removed at the end, with all that belongs to it.
+    """Makes a data directory for the duration of the context, and removes it with all its data at the end.
 
-    What a killed process has left of such directories is removed, too.
+    Leftovers of killed processes are removed first.
     """
     sweep()
     data_dir = Path(tempfile.mkdtemp(prefix=EPHEMERAL))
@@ -119,7 +119,7 @@ def ephemeral() -> Iterator[Path]:
 
 @contextmanager
 def _locked_from_the_start(data_dir: Path) -> Iterator[None]:
-    """Holds a lock that nobody ever sees free: the file gets its name once it is locked."""
+    """Holds a lock that no process ever sees free: the file gets its name once it is locked."""
     with tempfile.NamedTemporaryFile(dir=data_dir, delete=False) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         Path(file.name).rename(data_dir / TEMPORARY_LOCK)
@@ -127,9 +127,9 @@ def _locked_from_the_start(data_dir: Path) -> Iterator[None]:
 
 
 def sweep() -> None:
-    """Removes what killed processes of this user have left of ephemeral data directories."""
+    """Removes the ephemeral data directories that killed processes of this user have left."""
     for data_dir in Path(tempfile.gettempdir()).glob(f"{EPHEMERAL}*"):
-        # A file of another user, or one that another sweep removes at the same time.
+        # Another user may own a file, and another sweep may remove it at the same time.
         with suppress(OSError), ExitStack() as locks:
             about = data_dir.lstat()
             if stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and _is_dead(data_dir, locks):
@@ -138,13 +138,13 @@ def sweep() -> None:
 
 
 def _is_dead(data_dir: Path, locks: ExitStack) -> bool:
-    """Whether neither the process that made it nor a server in it lives. Their locks are held from then on."""
+    """Whether the maker of the directory and all its servers have ended. `locks` then holds their locks."""
     for name in (TEMPORARY_LOCK, "lock", "redis.lock", "postgres.lock"):
         try:
             descriptor = os.open(data_dir / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             if name == TEMPORARY_LOCK:
-                return False  # it is being made
+                return False  # the directory is being made
             continue
         locks.callback(os.close, descriptor)
         if not try_lock(descriptor):
@@ -153,7 +153,7 @@ def _is_dead(data_dir: Path, locks: ExitStack) -> bool:
 
 
 def _remove_sockets(data_dir: Path) -> None:
-    """Removes the folders of its servers' sockets (embedded.Place), which lie outside of it."""
+    """Removes the socket folders of the directory's servers (embedded.Place) that lie outside of it."""
     for path in (data_dir / "redis.json", data_dir / "postgres.json"):
         with suppress(OSError, msgspec.DecodeError):
             run_dir = Path(msgspec.json.decode(path.read_bytes(), type=_SocketPlace).run_dir)
@@ -166,7 +166,7 @@ class _SocketPlace(msgspec.Struct):
 
 
 def remove(data_dir: Path) -> None:
-    """Deletes a data directory, and the PostgreSQL data that had to be put outside of it. Stop the servers first."""
+    """Deletes a data directory, and its PostgreSQL data in `OUTSIDE`. The servers must have been stopped."""
     cluster = data_dir / "postgres"
     if cluster.is_symlink() and cluster.resolve().is_relative_to(OUTSIDE.resolve()):
         shutil.rmtree(cluster.resolve().parent, ignore_errors=True)
@@ -174,7 +174,7 @@ def remove(data_dir: Path) -> None:
 
 
 def load_secrets(data_dir: Path) -> Secrets:
-    """The secrets of a data directory; makes them the first time. Call it while holding its lock.
+    """Reads the secrets of a data directory; makes them the first time. The caller must hold the lock.
 
     Raises:
         StartError: the file cannot be read or written, or is damaged.
@@ -206,12 +206,12 @@ def _make(data_dir: Path) -> None:
 
 
 def _mode() -> int:
-    # Root's PostgreSQL runs as another user, who has to get through to its own folder.
+    # Root's PostgreSQL runs as another user, which must be able to enter its own folder.
     return 0o711 if os.geteuid() == 0 else 0o700
 
 
 def write_private(path: Path, text: bytes) -> None:
-    """All of it or nothing, also when the power fails."""
+    """Writes a file with mode 0600, wholly or not at all, even if the power fails."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -225,7 +225,7 @@ def write_private(path: Path, text: bytes) -> None:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Takes the lock of a file that is open; whether nobody else had it."""
+    """Tries to lock an open file; False if another process holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

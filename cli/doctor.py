@@ -1,4 +1,4 @@
-"""`tcgx doctor`: checks the servers, the database, and how far everything is."""
+"""`tcgx doctor`: checks the servers, the database, and the progress of engine and archiver."""
 
 import argparse
 import sys
@@ -8,18 +8,18 @@ from archiver import history, lag, postgres, queries, schema
 from archiver.queries import Archive
 from cli import configuration
 from cli.arguments import CHECKS
-from cli.database import connected
+from cli.database import open_database
 from core.errors import StartError, TcgxError
 from core.settings import Settings, variable
 from engine import connection, library
 from engine.book_reader import BookReader
 
 Check = Callable[[Settings], Awaitable[str]]
-"""What is found right, in words; raises a TcgxError where something is not."""
+"""Returns a sentence about what works; raises a TcgxError for a fault."""
 
 
 async def run(arguments: argparse.Namespace, configured: Settings) -> int:
-    """Makes every check, whatever the others say; the exit code is 1 where one fails."""
+    """Runs every check, even after a failure; the exit code is 1 if one fails."""
     failures = 0
     for name in [arguments.only] if arguments.only else CHECKS:
         try:
@@ -28,7 +28,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             failures += 1
             print(f"FAIL  {name:<10} {error}")
     if failures and variable("redis_url") not in arguments.sources:
-        print(f"tcgx: {configuration.nothing_runs(configured)}", file=sys.stderr)
+        print(f"tcgx: {configuration.not_running_text(configured)}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -56,7 +56,7 @@ async def _engine(configured: Settings) -> str:
 
 
 async def _database(configured: Settings) -> str:
-    async with connected(configured) as opened:
+    async with open_database(configured) as opened:
         await schema.check(opened, configured.cards)
         others = await queries.untraded_cards(opened, configured.cards)
     lost = f"; orders of cards that are not traded (TCGX_CARDS): {', '.join(others)}" if others else ""
@@ -75,7 +75,7 @@ async def _archiver(configured: Settings) -> str:
 
 
 async def _history(configured: Settings) -> str:
-    async with connected(configured) as opened, connection.connect(configured.redis_url) as redis:
+    async with open_database(configured) as opened, connection.connect(configured.redis_url) as redis:
         compared = await history.compare(redis, opened, configured.cards)
     faults = [comparison.verdict.sentence for comparison in compared.values() if comparison.verdict.fault]
     if faults:

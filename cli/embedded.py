@@ -1,7 +1,8 @@
-"""Servers for one machine: what the Redis and the PostgreSQL that live in a data directory (datadir.py) share.
+"""Embedded servers: the common part of the Redis and the PostgreSQL of a data directory (datadir.py).
 
-Of each there is `<name>.json`, which remembers port and socket folder, `<name>.log` and `<name>.lock`. The lock is
-inherited by the server itself: it is free when the last process of the server has ended, however its `tcgx up` ended.
+Each server has three files. `<name>.json` keeps its port and socket folder, `<name>.log` is its log, and `<name>.lock`
+is its lock. The server inherits the lock: it is free once the last process of the server has ended, even if `tcgx up`
+was killed.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ EARLIER_SECONDS = 30  # how long a server of an earlier, killed `tcgx up` may ta
 CHECK_SECONDS = 0.02
 LOG_LINES = 5
 CAUSE_LINES = 20
-SOCKET_NAME_MAX = ".s.PGSQL.5432.probe"  # no name of a socket of ours is longer
+SOCKET_NAME_MAX = ".s.PGSQL.5432.probe"  # the longest name of a socket
 SOCKET_FOLDER_BYTES_MAX = 65  # a socket's path has at most 107 bytes (macOS: 103), its name and our folder included
 MEMORABLE_BYTES_MAX = 10_000
 
@@ -37,13 +38,13 @@ log = structlog.get_logger()
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a server was reached last, so that it can be reached there again."""
+    """The port and socket folder of a server, kept so that it comes back to the same place."""
 
     run_dir: str = ""
     port: int = 0
 
 
-def _remembered(path: Path) -> Place:
+def _last_place(path: Path) -> Place:
     try:
         return msgspec.json.decode(path.read_bytes()[:MEMORABLE_BYTES_MAX], type=Place)
     except (OSError, msgspec.DecodeError):
@@ -51,7 +52,11 @@ def _remembered(path: Path) -> Place:
 
 
 async def _lock_for_child(path: Path) -> int:
-    """A locked descriptor for a server to inherit. Waits for the end of an earlier server that still holds it."""
+    """Opens and locks a file for a server to inherit; waits for an earlier server that still holds the lock.
+
+    Raises:
+        StartError: the earlier server does not end within `EARLIER_SECONDS`.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = _now() + EARLIER_SECONDS
@@ -70,9 +75,15 @@ def _now() -> float:
 
 
 def _run_dir(data_dir: Path, name: str, remembered: str, account: Account | None) -> Path:
-    """A private folder for a socket: in the data directory, where nobody tidies up, if a socket works there. Its path
-    may be too long, its file system may have none (that of a container on macOS), or the account may not reach it.
-    Else a short one elsewhere, that of the last time if it is still ours."""
+    """Returns a private folder for a socket.
+
+    The first choice is in the data directory, out of reach of a clean-up of temporary files. A socket may not work
+    there: its path is too long, its file system has no sockets (a container on macOS), or the account cannot reach it.
+    The second choice is the remembered folder if it is still private, and the last one a new temporary folder.
+
+    Raises:
+        StartError: no folder is short enough and within reach.
+    """
     uid = account.uid if account else os.geteuid()
     inside = data_dir / f"{name}.socket"
     if reaches(account, data_dir):
@@ -94,8 +105,8 @@ def _run_dir(data_dir: Path, name: str, remembered: str, account: Account | None
 
 
 def _takes_sockets(folder: Path) -> bool:
-    """Whether a server can listen on a socket in this folder, whatever its name, and a URL can name it: a comma in the
-    address of PostgreSQL stands between two hosts."""
+    """Whether a server can listen on a socket in this folder, and a URL can name it: in the address of PostgreSQL a
+    comma separates hosts."""
     path = folder / SOCKET_NAME_MAX
     if "," in str(folder):
         return False
@@ -110,7 +121,11 @@ def _takes_sockets(folder: Path) -> bool:
 
 
 def _make_again(folder: Path, account: Account | None) -> None:
-    """Makes the folder of a socket where somebody has removed it, at the same path: the services know that one."""
+    """Makes a removed socket folder again at the same path, which the services know.
+
+    Raises:
+        StartError: the folder belongs to another user now.
+    """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
         if account:
@@ -145,7 +160,7 @@ def _may_enter(account: Account, folder: Path) -> bool:
 
 
 class ServerLog:
-    """A server's log file; `tail` shows what was written since the server was started."""
+    """A server's log file; `tail` reads only lines since the start of the server."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -153,7 +168,7 @@ class ServerLog:
         self._start = self.file.seek(0, os.SEEK_END)
 
     def tail(self) -> str:
-        """Its last lines, as an error repeats them."""
+        """Returns the last lines, formatted for an error."""
         with self.path.open("rb") as file:
             file.seek(max(self._start, file.seek(0, os.SEEK_END) - MEMORABLE_BYTES_MAX))
             lines = file.read().decode(errors="replace").splitlines()
@@ -161,32 +176,36 @@ class ServerLog:
         return "\n  ".join([f"{cause}the end of {self.path}:", *lines[-LOG_LINES:]])
 
 
-class Running(msgspec.Struct, frozen=True):
-    """A server that was started, and its log."""
+class ServerProcess(msgspec.Struct, frozen=True):
+    """The process of a started server, and its log."""
 
     process: Process
     log: ServerLog
 
     def check(self, name: str, deadline: float) -> None:
-        """Raises: StartError, it has ended, or should have answered by now."""
+        """Checks a server that does not answer yet.
+
+        Raises:
+            StartError: the server has ended, or the deadline is over.
+        """
         if self.process.ended():
             raise StartError(f"{name} ended while starting; {self.log.tail()}")
         if _now() > deadline:
             raise StartError(f"{name} does not answer; {self.log.tail()}")
 
 
-class Loading(Exception):
-    """It answers that it is not ready yet: it reads its data."""
+class StillLoading(Exception):
+    """The server answers that it still reads its data."""
 
 
-class Silent(Exception):
-    """It does not answer yet."""
+class NoAnswer(Exception):
+    """The server does not answer yet."""
 
 
 class EmbeddedServer:
-    """The life that both servers share; it fits a `cli.supervisor.Supervisor`.
+    """The lifecycle of both servers; a member of a `cli.supervisor.Supervisor`.
 
-    `start` after an unexpected end brings the server back to the same port and socket. `stop` removes the socket.
+    After an unexpected end, `start` brings the server back to the same port and socket. `stop` removes the socket.
     """
 
     name: str
@@ -196,18 +215,18 @@ class EmbeddedServer:
         self._data_dir = Path(settings.data_dir).resolve()
         self._stop_seconds = settings.stop_seconds
         self._place: Place | None = None
-        self._running: Running | None = None
+        self._server: ServerProcess | None = None
 
     @property
     def pid(self) -> int | None:
-        """Its process id while it runs."""
-        return self._running.process.pid if self._running and not self._running.process.ended() else None
+        """The process id; None while the server does not run."""
+        return self._server.process.pid if self._server and not self._server.process.ended() else None
 
     async def start(self) -> None:
-        """Starts it unless it runs, and waits until it answers. After a failed first start nothing is left.
+        """Starts the server unless it runs, and waits until it answers. A failed first start leaves no files behind.
 
         Raises:
-            StartError: its program is missing, or it does not start; with the end of its log.
+            StartError: the program is missing, or the server does not start; the message has the end of its log.
         """
         if self.pid is not None:
             return
@@ -215,10 +234,10 @@ class EmbeddedServer:
         try:
             lock = await _lock_for_child(self._data_dir / f"{self.name}.lock")
             try:
-                self._running = await self._launch(lock)
+                self._server = await self._launch(lock)
             finally:
                 os.close(lock)
-            await self._answers(self._running)
+            await self._answers(self._server)
         except BaseException as error:
             await self._end()
             if first:
@@ -227,47 +246,52 @@ class EmbeddedServer:
                 raise StartError(f"{self.name} cannot be started in {self._data_dir}: {reason(error)}") from error
             raise
 
-    def last_words(self) -> str:
-        """The end of its log."""
-        return self._running.log.tail() if self._running else ""
+    def log_tail(self) -> str:
+        """Returns the end of the server's log."""
+        return self._server.log.tail() if self._server else ""
 
     async def wait(self) -> int:
-        """Waits until it has ended; its exit code."""
-        return await self._running.process.wait() if self._running else 0
+        """Waits until the server has ended; returns its exit code."""
+        return await self._server.process.wait() if self._server else 0
 
     async def stop(self) -> None:
-        """Asks it to write what it has and to end; SIGKILL after `stop_seconds`."""
+        """Stops the server cleanly; kills it after `stop_seconds`."""
         await self._end()
         self._forget()
 
-    async def _launch(self, lock: int) -> Running:
+    async def _launch(self, lock: int) -> ServerProcess:
         raise NotImplementedError
 
     async def _try(self) -> None:
-        """Returns when it answers. Raises: `StartError`, it never will; `Loading`; `Silent`."""
+        """Connects once.
+
+        Raises:
+            StartError: the server will never accept this connection.
+            StillLoading, NoAnswer: a later attempt may succeed.
+        """
         raise NotImplementedError
 
-    async def _answers(self, running: Running) -> None:
+    async def _answers(self, running: ServerProcess) -> None:
         deadline, load_deadline = _now() + START_SECONDS, _now() + LOAD_SECONDS
         while True:
             try:
                 return await self._try()
-            except Loading:
+            except StillLoading:
                 deadline = load_deadline
-            except Silent:
+            except NoAnswer:
                 pass
             running.check(self.name, deadline)
             await asyncio.sleep(CHECK_SECONDS)
 
     async def _end(self) -> None:
-        if self._running and not await self._running.process.stop(seconds=self._stop_seconds):
+        if self._server and not await self._server.process.stop(seconds=self._stop_seconds):
             log.warning("killed, because it did not stop in time", service=self.name, stop_seconds=self._stop_seconds)
 
     def _forget(self) -> None:
         if self._place:
             shutil.rmtree(self._place.run_dir, ignore_errors=True)
         self._place = None
-        self._running = None
+        self._server = None
 
     def _known(self) -> Place:
         if self._place is None:
@@ -275,16 +299,16 @@ class EmbeddedServer:
         return self._place
 
     def _keep_place(self, *, port: int, account: Account | None) -> Place:
-        """Where it is reached while this `tcgx up` runs: it stays the same over restarts."""
+        """Returns the place of the server, which stays the same over restarts within this `tcgx up`."""
         if self._place is None:
             self._place = self._find_place(port=port, account=account)
         _make_again(Path(self._place.run_dir), account)
         return self._place
 
     def _find_place(self, *, port: int, account: Account | None) -> Place:
-        """The place of the last start, as far as it is still free. `port` 0: any."""
+        """Returns the place of the last start if it is still free, else a new one. `port` 0 means any port."""
         path = self._data_dir / f"{self.name}.json"
-        earlier = _remembered(path)
+        earlier = _last_place(path)
         run_dir = _run_dir(self._data_dir, self.name, earlier.run_dir, account)
         found = Place(run_dir=str(run_dir), port=port or _free_port(earlier.port))
         datadir.write_private(path, msgspec.json.encode(found))
@@ -303,6 +327,6 @@ def _free_port(preferred: int) -> int:
 
 
 def package_folder(name: str) -> Path | None:
-    """Where a package is installed; none of its code is run."""
+    """Returns the folder of an installed package, without running its code; None if it is missing."""
     found = importlib.util.find_spec(name)
     return Path(found.origin).resolve().parent if found and found.origin else None

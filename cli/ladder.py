@@ -1,4 +1,4 @@
-"""A book drawn for a terminal: bids on the left, asks on the right, their bars growing away from the prices."""
+"""A drawing of a book for a terminal: bids on the left, asks on the right, bars that grow away from the prices."""
 
 import shutil
 import textwrap
@@ -19,8 +19,8 @@ BAR_MAX = 40
 GREEN, RED, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
-class Marks(msgspec.Struct, frozen=True):
-    """The characters of a drawing. A bar of a quantity may end with half a character, where there is one."""
+class Glyphs(msgspec.Struct, frozen=True):
+    """The characters of a drawing. A bar may end with half a character if the encoding has one."""
 
     column: str
     rule: str
@@ -30,29 +30,29 @@ class Marks(msgspec.Struct, frozen=True):
     between: str
 
 
-BLOCKS = Marks(column="│", rule="─", full="█", left_half="▌", right_half="▐", between=" · ")
-ASCII = Marks(column="|", rule="-", full="#", left_half="", right_half="", between=", ")
+BLOCKS = Glyphs(column="│", rule="─", full="█", left_half="▌", right_half="▐", between=" · ")
+ASCII = Glyphs(column="|", rule="-", full="#", left_half="", right_half="", between=", ")
 
 
-class Look(msgspec.Struct, frozen=True):
-    """What a terminal shows: how many columns, whether colours, and which characters."""
+class TerminalStyle(msgspec.Struct, frozen=True):
+    """The abilities of a terminal: columns, colours and characters."""
 
     width: int = 80
     color: bool = False
-    marks: Marks = BLOCKS
+    glyphs: Glyphs = BLOCKS
 
 
-def look_of(stream: TextIO, environment: Mapping[str, str], color: ColorChoice = "auto") -> Look:
-    """The look for a stream. `auto` colours on a terminal that is not dumb, unless NO_COLOR is set."""
+def terminal_style(stream: TextIO, environment: Mapping[str, str], color: ColorChoice = "auto") -> TerminalStyle:
+    """Returns the style for a stream. `auto` colours on a terminal that is not dumb, unless NO_COLOR is set."""
     able = stream.isatty() and environment.get("TERM", "dumb") != "dumb" and not environment.get("NO_COLOR")
-    return Look(
+    return TerminalStyle(
         width=shutil.get_terminal_size().columns,
         color=color == "always" or (color == "auto" and able),
-        marks=_marks(stream.encoding),
+        glyphs=_glyphs(stream.encoding),
     )
 
 
-def _marks(encoding: str) -> Marks:
+def _glyphs(encoding: str) -> Glyphs:
     try:
         "".join(msgspec.structs.astuple(BLOCKS)).encode(encoding)
     except UnicodeEncodeError:
@@ -60,20 +60,20 @@ def _marks(encoding: str) -> Marks:
     return BLOCKS
 
 
-def ladder(card: str, depth: Depth, look: Look) -> str:
-    """Asks above bids, best prices in the middle with spread and mid between them, totals of what is shown below.
+def ladder(card: str, depth: Depth, style: TerminalStyle) -> str:
+    """Draws asks above bids, with spread and mid price between them, and the totals of the shown levels below.
 
-    Lines are as long as the look is wide at most; of 40 columns, prices and quantities of 9 digits have enough.
+    No line is longer than the width of the style; 40 columns have room for prices and quantities of 9 digits.
     """
     if not depth.bids and not depth.asks:
         sentence = f"{card}: the book is empty: nobody buys or sells (after command {depth.sequence:,})"
-        return textwrap.fill(sentence, look.width)
-    grid = _Grid(depth, look)
+        return textwrap.fill(sentence, style.width)
+    grid = _Grid(depth, style)
     lines = [
-        textwrap.fill(f"{card} after command {depth.sequence:,}", look.width),
+        textwrap.fill(f"{card} after command {depth.sequence:,}", style.width),
         grid.line("bids", "price", "asks"),
         *(grid.ask(level) for level in reversed(depth.asks)),
-        grid.rule(_between(depth, look.marks)),
+        grid.rule(_between(depth, style.glyphs)),
         *(grid.bid(level) for level in depth.bids),
         grid.rule(),
         grid.line(_total(depth.bids), "total", _total(depth.asks)),
@@ -82,68 +82,70 @@ def ladder(card: str, depth: Depth, look: Look) -> str:
 
 
 class _Grid:
-    """The columns: bar, quantity, price, quantity, bar; both sides alike, so that the prices are in the middle."""
+    """The columns: bar, quantity, price, quantity, bar. Both sides are equally wide: the prices are in the middle."""
 
-    def __init__(self, depth: Depth, look: Look) -> None:
+    def __init__(self, depth: Depth, style: TerminalStyle) -> None:
         levels = [*depth.bids, *depth.asks]
-        self._look = look
+        self._style = style
         self._largest = max(quantity for _, quantity in levels)
         self._price = max(len("total"), *(len(price_text(price_cents)) for price_cents, _ in levels))
         self._quantity = max(len("bids"), len(_total(depth.bids)), len(_total(depth.asks)))
-        room = (min(look.width, WIDTH_MAX) - self._price - len(" | ") * 2) // 2 - self._quantity - 1
+        room = (min(style.width, WIDTH_MAX) - self._price - len(" | ") * 2) // 2 - self._quantity - 1
         self._bar = max(0, min(room, BAR_MAX))
 
     def line(self, bids: str, price: str, asks: str) -> str:
-        """A line with a text on either side of the prices."""
-        half, column = self._half(), self._look.marks.column
+        """Formats a line with a text on either side of the prices."""
+        half, column = self._half(), self._style.glyphs.column
         return f"{bids:>{half}} {column} {price:>{self._price}} {column} {asks}"
 
     def bid(self, level: Level) -> str:
-        """A price level of the bids; its bar grows to the left."""
+        """Formats a price level of the bids; its bar grows to the left."""
         price_cents, quantity = level
-        text = f"{self._filled(quantity, toward_left=True)} {quantity:>{self._quantity},}".strip()
+        text = f"{self._draw_bar(quantity, toward_left=True)} {quantity:>{self._quantity},}".strip()
         blank = " " * (self._half() - len(text))
-        return self.line(blank + self._colored(text, GREEN), price_text(price_cents), "")
+        return self.line(blank + self._colorize(text, GREEN), price_text(price_cents), "")
 
     def ask(self, level: Level) -> str:
-        """A price level of the asks; its bar grows to the right."""
+        """Formats a price level of the asks; its bar grows to the right."""
         price_cents, quantity = level
-        text = f"{quantity:<{self._quantity},} {self._filled(quantity, toward_left=False)}".strip()
-        return self.line("", price_text(price_cents), self._colored(text, RED))
+        text = f"{quantity:<{self._quantity},} {self._draw_bar(quantity, toward_left=False)}".strip()
+        return self.line("", price_text(price_cents), self._colorize(text, RED))
 
     def rule(self, text: str = "") -> str:
-        """A line across, with a text in its middle."""
+        """Formats a horizontal rule with a text in its middle."""
         width = 2 * self._half() + self._price + 2 * len(" | ")
-        return (f" {text} " if text else "").center(width, self._look.marks.rule)
+        return (f" {text} " if text else "").center(width, self._style.glyphs.rule)
 
     def _half(self) -> int:
         return self._quantity + (self._bar + 1 if self._bar else 0)
 
-    def _filled(self, quantity: int, *, toward_left: bool) -> str:
-        """A bar in proportion to the quantity: of the smallest one, too, something is seen."""
-        marks = self._look.marks
+    def _draw_bar(self, quantity: int, *, toward_left: bool) -> str:
+        """Formats a bar in proportion to the quantity; the smallest quantity still has a visible bar."""
+        glyphs = self._style.glyphs
         if not self._bar:
             return ""
-        if not marks.left_half:
-            return marks.full * max(1, round(self._bar * quantity / self._largest))
+        if not glyphs.left_half:
+            return glyphs.full * max(1, round(self._bar * quantity / self._largest))
         full, half = divmod(max(1, round(2 * self._bar * quantity / self._largest)), 2)
         return (
-            half * marks.right_half + full * marks.full if toward_left else full * marks.full + half * marks.left_half
+            half * glyphs.right_half + full * glyphs.full
+            if toward_left
+            else full * glyphs.full + half * glyphs.left_half
         )
 
-    def _colored(self, text: str, color: str) -> str:
-        return f"{color}{text}{PLAIN}" if self._look.color else text
+    def _colorize(self, text: str, color: str) -> str:
+        return f"{color}{text}{PLAIN}" if self._style.color else text
 
 
-def _between(depth: Depth, marks: Marks) -> str:
-    """What stands between the sides of a book."""
+def _between(depth: Depth, glyphs: Glyphs) -> str:
+    """Returns the text between the sides of a book: spread and mid price, or the empty side."""
     if not depth.asks:
         return "no asks: nobody sells"
     if not depth.bids:
         return "no bids: nobody buys"
     bid, ask = depth.bids[0][0], depth.asks[0][0]
     mid = price_text((bid + ask) // 2) + "5" * ((bid + ask) % 2)
-    return f"spread {price_text(ask - bid)}{marks.between}mid {mid}"
+    return f"spread {price_text(ask - bid)}{glyphs.between}mid {mid}"
 
 
 def _total(levels: list[Level]) -> str:

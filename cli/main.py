@@ -1,4 +1,4 @@
-"""Runs a command: reads what was typed, gathers the settings, and says in a sentence what went wrong."""
+"""Runs a command: parses the words, loads the settings, and prints an error as one sentence."""
 
 import argparse
 import sys
@@ -11,17 +11,17 @@ INTERRUPTED = 130
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs a command; the exit code is 1 for an error of ours, 2 for words that can't be understood."""
+    """Runs a command; returns its exit code: 1 for a TcgxError, 2 for invalid words."""
     standard_streams.replace_unencodable()
     try:
         code = _run(words)
-    except SystemExit as ended:  # of argparse: it has printed what there is to say
+    except SystemExit as ended:  # argparse has printed the reason
         code = ended.code if isinstance(ended.code, int) else 0
     except BrokenPipeError:
         code = standard_streams.CLOSED_PIPE
-    except OSError as error:  # a full disk, a folder that was removed: nothing that a traceback would explain
+    except OSError as error:  # a full disk, a removed folder: a traceback would not explain it
         reason = error.strerror or str(error)
-        code = _failed(f"{error.filename}: {reason}" if error.filename else reason)
+        code = _print_error(f"{error.filename}: {reason}" if error.filename else reason)
     except KeyboardInterrupt:
         code = INTERRUPTED
     return standard_streams.flush_output(code)
@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> int:
 def _run(words: Sequence[str]) -> int:
     given = arguments.read(words)
     if given.name == "version":
-        from importlib.metadata import version  # noqa: PLC0415 - as all that is imported here: help needs none of it
+        from importlib.metadata import version  # noqa: PLC0415 - like all imports here: help needs none of them
 
         print(f"tcgx {version('tcgx')}")
         return 0
@@ -47,15 +47,15 @@ def _run_command(given: argparse.Namespace) -> int:
     from core.errors import TcgxError  # noqa: PLC0415
 
     try:
-        settings, sources = configuration.of(given)
+        settings, sources = configuration.load(given)
     except TcgxError as error:
-        return _failed(str(error))
+        return _print_error(str(error))
     try:
         return run(given, settings, sources)
     except TcgxError as error:
-        return _failed(configuration.explained(error, settings, sources))
+        return _print_error(configuration.explain(error, settings, sources))
 
 
-def _failed(sentence: str) -> int:
+def _print_error(sentence: str) -> int:
     print(f"tcgx: {sentence}", file=sys.stderr)
     return 1

@@ -4,22 +4,22 @@ import argparse
 from typing import Any
 
 from archiver import recovery, schema
-from cli.database import connected
+from cli.database import open_database
 from core.settings import Settings
 from engine import connection, library
 
 
 async def run(_: argparse.Namespace, configured: Settings) -> int:
-    """Runs what has not been run, and prints the name of each."""
-    async with connected(configured) as database:
+    """Runs the migrations that have not been run, and prints their names."""
+    async with open_database(configured) as database:
         done = await schema.migrate(database, configured.cards)
-        done += await _marked(configured, database)
+        done += await _mark_histories(configured, database)
     print("\n".join(f"ran {name}" for name in done) or "the database is up to date")
     return 0
 
 
-async def _marked(configured: Settings, database: Any) -> list[str]:
-    """Gives histories to data from before there were any, as far as Redis can be asked."""
+async def _mark_histories(configured: Settings, database: Any) -> list[str]:
+    """Gives a history to the data of versions that had none; returns a line for each card."""
     async with connection.connect(configured.redis_url) as redis:
         await library.load(redis)
         marked = await recovery.mark_histories(redis, database, configured.cards)

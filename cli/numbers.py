@@ -10,10 +10,7 @@ _POWERS = {"k": 3, "m": 6}
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
-    """Reads a whole number from `low` to `high`; the error names both.
-
-    Besides digits it understands 1,000, 1_000, 10k, 2M and 1e5.
-    """
+    """Makes a type for argparse: a whole number from `low` to `high`, also as 1,000, 1_000, 10k, 2M or 1e5."""
 
     def read(text: str) -> int:
         number = _value(text)

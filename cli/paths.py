@@ -1,4 +1,4 @@
-"""Whether results can be written, before the work that makes them."""
+"""Checks of output paths before the work whose results go there."""
 
 import os
 import tempfile
@@ -8,10 +8,10 @@ from core.errors import StartError
 
 
 def check_folder(folder: Path) -> None:
-    """That files can be made in a folder, or in a new one of this name.
+    """Checks that files can be made in a folder, which may not exist yet. The check leaves no file behind.
 
     Raises:
-        StartError: they can't; nothing is left behind.
+        StartError: the folder cannot be written.
     """
     try:
         _try_folder(folder)
@@ -26,10 +26,10 @@ def _try_folder(folder: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """That a file can be written, in a folder that exists.
+    """Checks that a file can be written in an existing folder. The check leaves no file behind.
 
     Raises:
-        StartError: it can't; nothing is left behind.
+        StartError: the file cannot be written.
     """
     try:
         if path.is_dir():
@@ -45,5 +45,5 @@ def check_file(path: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> StartError:
-    """The error that names a path and the reason."""
+    """Makes the error for a path that cannot be written."""
     return StartError(f"{path} can't be written: {error.strerror}")

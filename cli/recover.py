@@ -1,4 +1,4 @@
-"""`tcgx recover`: what log and archive lack of each other, and another history after both."""
+"""`tcgx recover`: reports what log and archive lack of each other, and begins a new history after both."""
 
 import argparse
 import csv
@@ -9,7 +9,7 @@ from pathlib import Path
 from archiver import recovery
 from archiver.recovery import LostOrder, RecoveryPlan
 from cli import paths
-from cli.database import connected
+from cli.database import open_database
 from core.errors import StartError
 from core.model import price_text
 from core.settings import Settings
@@ -20,22 +20,22 @@ REPORT_COLUMNS = ("order_id", "trader_id", "card", "side", "price", "quantity", 
 
 
 async def run(arguments: argparse.Namespace, configured: Settings) -> int:
-    """Shows what there is to do, asks, and does it; the exit code is 1 where that was declined.
+    """Prints the plans, asks for agreement, and runs them; the exit code is 1 if the user declines.
 
     Raises:
-        StartError: a fault that this is no way out of, or nobody can be asked.
-        Unavailable: a server does not answer.
+        StartError: `recover` does not mend the fault, or no terminal is there to ask.
+        Unavailable: Redis or PostgreSQL does not answer.
     """
     report: Path | None = arguments.report
     if report is not None:
         paths.check_file(report)
-    async with connected(configured) as database, connection.connect(configured.redis_url) as redis:
+    async with open_database(configured) as database, connection.connect(configured.redis_url) as redis:
         await library.load(redis)
         plans = await recovery.plans(redis, database, configured.cards)
         if not plans:
             print("log and archive of every card belong together: there is nothing to recover")
             return 0
-        print("\n\n".join(_described(plan) for plan in plans))
+        print("\n\n".join(_describe(plan) for plan in plans))
         if report is not None:
             _write(report, plans)
         if not arguments.yes and not _is_agreed():
@@ -53,7 +53,7 @@ def _is_agreed() -> bool:
     return input("\nGo on with a new history, after both? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _described(plan: RecoveryPlan) -> str:
+def _describe(plan: RecoveryPlan) -> str:
     lines = [f"{plan.card}: {plan.sentence}"]
     if plan.log_lacks:
         first, last = plan.log_lacks

@@ -1,4 +1,4 @@
-"""`tcgx replay`: a card's log, run again through an empty server, must give the same state hash."""
+"""`tcgx replay`: runs a card's log through an empty server, which must give the same state hash."""
 
 import argparse
 import asyncio
@@ -26,15 +26,15 @@ SETTLE_TRIES = 50
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An entry of a card's log, as it is in Redis; one line of a file."""
+    """An entry of a card's log as Redis has it; one line of an export."""
 
     card: str
     id: str
     fields: list[str]
 
 
-class Expected(msgspec.Struct, frozen=True):
-    """The state that a card's log leads to; the last line of each card in a file."""
+class ExpectedState(msgspec.Struct, frozen=True):
+    """The state at the end of a card's log; the last line of a card in an export."""
 
     card: str
     state_hash: str
@@ -42,11 +42,11 @@ class Expected(msgspec.Struct, frozen=True):
     sequence: int
 
 
-Line = Entry | Expected
+Line = Entry | ExpectedState
 
 
 class _Position(msgspec.Struct, frozen=True):
-    """The last entry of a log that is wholly matched, how much of the next one is, and the last command."""
+    """The last entry that is wholly matched, the matched commands of the next entry, and the last command."""
 
     log_id: str
     part: int
@@ -54,21 +54,21 @@ class _Position(msgspec.Struct, frozen=True):
 
 
 async def run(arguments: argparse.Namespace, configured: Settings) -> int:
-    """Replays a file or the live server's log, or exports that; the exit code is 1 where a hash differs."""
+    """Replays a file or the live server's log, or exports the log; the exit code is 1 if a hash differs."""
     if arguments.export:
         paths.check_file(arguments.export)
         async with connection.connect(configured.redis_url) as live:
-            count = await export(of_server(live, configured.cards), arguments.export)
+            count = await export(server_lines(live, configured.cards), arguments.export)
         print(f"wrote {count} lines to {arguments.export}")
         return 0
-    outcome = await _replayed(arguments, configured)
+    outcome = await _replay_on_empty_server(arguments, configured)
     for card, expected, found in outcome:
         print(f"{card:<12} {found} {'same' if found == expected else f'DIFFERS from {expected}'}")
     return 0 if outcome and all(expected == found for _, expected, found in outcome) else 1
 
 
-async def _replayed(arguments: argparse.Namespace, configured: Settings) -> list[tuple[str, str, str]]:
-    """What `replay` returns, on a throw-away server."""
+async def _replay_on_empty_server(arguments: argparse.Namespace, configured: Settings) -> list[tuple[str, str, str]]:
+    """Runs `replay` on a throw-away server and returns its result."""
     batch = arguments.batch or configured.match_batch
     with datadir.ephemeral() as data_dir:
         local = msgspec.structs.replace(configured, data_dir=str(data_dir), durability="everysec", redis_core="any")
@@ -78,9 +78,9 @@ async def _replayed(arguments: argparse.Namespace, configured: Settings) -> list
             async with connection.connect(server.socket_url) as empty:
                 await library.load(empty)
                 if arguments.file:
-                    return await replay(_as_async(of_file(arguments.file)), empty, batch=batch)
+                    return await replay(_as_async(file_lines(arguments.file)), empty, batch=batch)
                 async with connection.connect(configured.redis_url) as live:
-                    return await replay(of_server(live, configured.cards), empty, batch=batch)
+                    return await replay(server_lines(live, configured.cards), empty, batch=batch)
         finally:
             await server.stop()
 
@@ -90,8 +90,8 @@ async def _as_async(lines: Iterator[Line]) -> AsyncIterator[Line]:
         yield line
 
 
-async def of_server(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
-    """The logs of a live server up to what is matched now, each followed by its state.
+async def server_lines(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
+    """Yields the matched part of each card's log on a live server, followed by the card's state.
 
     Raises:
         StartError: the beginning of a log has been trimmed.
@@ -118,11 +118,11 @@ async def of_server(redis: Redis, cards: Sequence[str]) -> AsyncIterator[Line]:
         yield expected
 
 
-def of_file(path: Path) -> Iterator[Line]:
-    """The lines of a file.
+def file_lines(path: Path) -> Iterator[Line]:
+    """Yields the lines of an export.
 
     Raises:
-        StartError: it can't be read, or a line is neither an entry nor a state.
+        StartError: the file can't be read, or a line is neither an entry nor a state.
     """
     try:
         file = path.open("rb")
@@ -139,7 +139,7 @@ def of_file(path: Path) -> Iterator[Line]:
 
 
 def _line(text: bytes) -> Line:
-    kind: type[Line] = Expected if b'"state_hash"' in text else Entry
+    kind: type[Line] = ExpectedState if b'"state_hash"' in text else Entry
     line = msgspec.json.decode(text, type=kind)
     if isinstance(line, Entry) and (not line.fields or len(line.fields) % 2):
         raise ValueError("`fields` must be names and values in turn")
@@ -147,7 +147,7 @@ def _line(text: bytes) -> Line:
 
 
 async def export(lines: AsyncIterator[Line], path: Path) -> int:
-    """Writes lines to a file. How many.
+    """Writes lines to a file; returns their number.
 
     Raises:
         StartError: the file can't be written.
@@ -164,7 +164,7 @@ async def export(lines: AsyncIterator[Line], path: Path) -> int:
 
 
 async def replay(lines: AsyncIterator[Line], redis: Redis, *, batch: int) -> list[tuple[str, str, str]]:
-    """Runs logs through an empty server. For each card: its name, the hash expected, the hash found."""
+    """Runs logs through an empty server; returns name, expected hash and found hash of each card."""
     books = BookReader(redis)
     client: Any = redis
     appended: set[str] = set()
@@ -197,14 +197,19 @@ async def _match(matcher: Matcher, card: str) -> None:
         raise matcher.last_error_by_card[card]
 
 
-async def _state(books: BookReader, client: Any, card: str) -> Expected:
-    """Hash and position of one moment between two entries; a busy card moves between two reads, so they are read
-    until they agree."""
+async def _state(books: BookReader, client: Any, card: str) -> ExpectedState:
+    """Reads hash and position of a card at one moment between two entries.
+
+    A busy card moves between two reads, so the reads are repeated until they agree.
+
+    Raises:
+        StartError: the card never stands still.
+    """
     for _ in range(SETTLE_TRIES):
         before = await _position(client, card)
         state_hash = await books.state_hash(card)
         if before == await _position(client, card) and before.part == 0:
-            return Expected(card, state_hash, before.log_id, before.sequence)
+            return ExpectedState(card, state_hash, before.log_id, before.sequence)
         await asyncio.sleep(0)
     raise StartError(f"{card} is matching without a pause: stop the flow of orders, or try again")
 
@@ -216,7 +221,11 @@ async def _position(client: Any, card: str) -> _Position:
 
 
 async def _check_base(redis: Redis, card: str) -> None:
-    """That a card's log leads to its books from nothing."""
+    """Checks that a card's log begins with empty books.
+
+    Raises:
+        StartError: the log begins after a loss.
+    """
     found = await history.read_log_state(redis, card)
     if found.base:
         raise StartError(
@@ -225,10 +234,10 @@ async def _check_base(redis: Redis, card: str) -> None:
         )
 
 
-def _check_beginning(card: str, entries: list[Any], expected: Expected) -> None:
+def _check_beginning(card: str, entries: list[Any], expected: ExpectedState) -> None:
     if expected.sequence == 0:
         return
-    # What append wrote names its own id, which ends in the sequence of its first command (lua/parts/log.lua).
+    # An entry of append has its own id as `entry`; the id ends in the first command's sequence (lua/parts/log.lua).
     firsts = [int(entry_id.partition(b"-")[2]) for entry_id, fields in entries if fields.get(b"entry") == entry_id]
     if 1 not in firsts:
         raise StartError(

@@ -1,4 +1,4 @@
-"""`<data dir>/run.json` (0600): where a running exchange is reached, and with which settings it runs."""
+"""The run file, `<data dir>/run.json` (0600): the addresses and settings of a running exchange."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -11,12 +11,12 @@ from cli import datadir
 from core.errors import StartError
 from core.settings import Settings, texts_of, variable
 
-OWN = ("redis_url", "database_url", "jwt_secret", "data_dir")
-"""Settings that commands take from elsewhere: addresses and key from fields of their own."""
+EXCLUDED = ("redis_url", "database_url", "jwt_secret", "data_dir")
+"""Settings that the run file does not list: addresses and key have fields of their own."""
 
 
-class Running(msgspec.Struct, frozen=True):
-    """A running exchange. `settings` are its variables; an exchange of an older version has written none."""
+class RunFile(msgspec.Struct, frozen=True):
+    """The contents of a run file. `settings` has variables with values; older versions have written none."""
 
     api: str
     redis: str
@@ -25,54 +25,51 @@ class Running(msgspec.Struct, frozen=True):
     settings: dict[str, str] = {}
 
     def variables(self) -> dict[str, str]:
-        """What a command must have in its environment to work beside this exchange.
-
-        A variable that this version does not know is left out.
-        """
+        """Returns the environment of a command that works on this exchange, without unknown variables."""
         known = {variable(field) for field in Settings.__struct_fields__}
         reached = {"redis_url": self.redis, "database_url": self.database, "jwt_secret": self.jwt_secret}
         kept = {name: text for name, text in self.settings.items() if name in known}
         return kept | {variable(field): text for field, text in reached.items()}
 
     def is_meant_by(self, environment: Mapping[str, str]) -> bool:
-        """Whether no variable names the server of another exchange."""
+        """Whether the variables name no server of another exchange."""
         addresses = {"redis_url": self.redis, "database_url": self.database}
         return all(environment.get(variable(field), url) == url for field, url in addresses.items())
 
 
-def of_settings(local: Settings, *, api: str, redis: str) -> Running:
-    """An exchange with these settings, as it is reached from outside."""
-    kept = {name: text for name, text in texts_of(local).items() if name not in map(variable, OWN)}
-    return Running(api, redis, local.database_url, local.jwt_secret, kept)
+def of_exchange(local: Settings, *, api: str, redis: str) -> RunFile:
+    """Makes the run file of an exchange. `api` and `redis` are its addresses for other programs."""
+    kept = {name: text for name, text in texts_of(local).items() if name not in map(variable, EXCLUDED)}
+    return RunFile(api, redis, local.database_url, local.jwt_secret, kept)
 
 
 def path_in(data_dir: str | Path) -> Path:
-    """The file of a data directory."""
+    """Returns the path of the run file in a data directory."""
     return Path(data_dir) / "run.json"
 
 
-def running(data_dir: str | Path) -> Running | None:
-    """The exchange that runs in this data directory, if one does.
+def find_running(data_dir: str | Path) -> RunFile | None:
+    """Reads the run file of the exchange that runs in this data directory; None if no exchange runs.
 
     Raises:
-        StartError: what `tcgx up` wrote there can't be read.
+        StartError: the run file can't be read.
     """
     path = path_in(data_dir)
     try:
-        announced = msgspec.json.decode(path.read_bytes(), type=Running)
+        announced = msgspec.json.decode(path.read_bytes(), type=RunFile)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StartError(f"{path} can't be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StartError(f"{path} can't be understood: {error}") from error
-    # One that was killed with -9 could not take its announcement back.
+    # An exchange that was killed with -9 has left its run file behind.
     return announced if datadir.is_locked(Path(data_dir)) else None
 
 
 @contextmanager
-def announced(data_dir: Path, here: Running) -> Iterator[None]:
-    """Lets commands find a running exchange.
+def announce(data_dir: Path, here: RunFile) -> Iterator[None]:
+    """Writes the run file for the duration of the context.
 
     Raises:
         StartError: the file can't be written.

@@ -1,4 +1,4 @@
-"""Runs the coroutine of a command until it ends, or a signal ends it."""
+"""Runs the coroutine of a command until it ends or a signal cancels it."""
 
 import argparse
 import asyncio
@@ -13,31 +13,31 @@ from core import service
 from core.settings import Settings
 
 Work = Callable[[argparse.Namespace, Settings], Awaitable[int]]
-"""Gets what was typed, with the sources of the settings as `sources`; the exit code."""
+"""Takes the arguments, with the sources of the settings as `sources`; returns the exit code."""
 
 SIGNALLED = 128
-"""The exit code after a signal, less its number."""
+"""The exit code after a signal is this plus the number of the signal."""
 
 
 def run(given: argparse.Namespace, settings: Settings, sources: Mapping[str, str]) -> int:
-    """The exit code of a command.
+    """Runs a command; returns its exit code.
 
     Raises:
-        TcgxError: it failed; the message says why.
+        TcgxError: the command failed; the message says why.
     """
     service.configure_logging(settings, "tcgx")
     given.sources = sources
-    return uvloop.run(_until_signal(_begun(given, settings)))
+    return uvloop.run(_until_signal(_import_and_run(given, settings)))
 
 
-async def _begun(given: argparse.Namespace, settings: Settings) -> int:
-    """Imports the command's module alone: no other command needs the benchmarks, nor `settings` the archive."""
+async def _import_and_run(given: argparse.Namespace, settings: Settings) -> int:
+    """Imports only the module of the command: most commands need neither the benchmarks nor the archive."""
     command: Work = importlib.import_module(COMMANDS[given.name].module).run
     return await command(given, settings)
 
 
 async def _until_signal(command: Awaitable[int]) -> int:
-    """A signal cancels the command, so that it cleans up. `up` and `bench` put handlers of their own in this place."""
+    """Runs a command; a signal cancels it, so that it cleans up. `up` and `bench` replace these signal handlers."""
     work = asyncio.ensure_future(command)
     received: list[signal.Signals] = []
 

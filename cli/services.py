@@ -13,7 +13,7 @@ Work = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
 
 def run(name: str, *, port: int | None = None) -> int:
-    """Runs a service until it is told to stop; the exit code. `port` counts more than the environment."""
+    """Runs a service until a signal stops it; returns its exit code. `port` overrides the environment."""
     environment = dict(os.environ)
     if port is not None:
         environment[variable("port")] = str(port)
@@ -21,6 +21,6 @@ def run(name: str, *, port: int | None = None) -> int:
 
 
 def _work(name: str) -> Work:
-    """What the service does. A service imports its own module alone."""
+    """Returns the function of a service; only the module of that service is imported."""
     work: Work = importlib.import_module(COMMANDS[name].module).work
     return work

@@ -1,7 +1,7 @@
-"""Child processes: started, kept running, stopped in order; none of them outlives this process.
+"""Child processes: a supervisor starts them, restarts them and stops them in order; none outlives this process.
 
-On Linux the kernel ends every child when the thread that started it ends (`PR_SET_PDEATHSIG`), so even a supervisor
-killed with -9 leaves nothing behind. Start children from the main thread.
+On Linux the kernel ends every child when the thread that started it ends (`PR_SET_PDEATHSIG`). So even a supervisor
+that was killed with -9 leaves no child behind. Children must be started from the main thread.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ RESTART_SECONDS_MIN = 0.1
 RESTART_SECONDS_MAX = 5.0
 REFUSED_CODE = 1
 REFUSED_SECONDS_MAX = 60.0
-"""How rarely a service is tried in the end that ends with this code: its reason will hardly go away by itself."""
+"""The longest delay before the restart of a service that ends with `REFUSED_CODE`: its reason rarely goes away."""
 STEADY_SECONDS = 10.0
 
 log = structlog.get_logger()
 
-# Looked up once here: between fork and exec as little as possible may happen.
+# The lookup is done once, here: between fork and exec as little as possible may run.
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
@@ -44,9 +44,9 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class Process:
-    """One child in a session of its own: Ctrl-C in the terminal does not reach it.
+    """A child process in a session of its own, which Ctrl-C in the terminal does not reach.
 
-    It belongs to no event loop, so a test may start it in one `asyncio.run` and stop it in another.
+    The process belongs to no event loop: it may be started in one `asyncio.run` and stopped in another.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Process:
         account: Account | None = None,
         inherited: Sequence[int] = (),
     ) -> None:
-        """Starts it. `stdin` is all that it can read; without `output` it writes where we write.
+        """Starts the process. `stdin` is its whole input; without `output` it inherits the output of this process.
 
         Raises:
             StartError: the program cannot be executed.
@@ -89,7 +89,7 @@ class Process:
     def _write(self, text: bytes) -> None:
         if self._popen.stdin is None:
             return
-        # A child that has ended already does not read; its exit code and its log tell why.
+        # A child that has ended already does not read; its exit code and its log have the reason.
         with suppress(BrokenPipeError), self._popen.stdin as pipe:
             pipe.write(text)
 
@@ -98,8 +98,8 @@ class Process:
         return self._popen.pid
 
     def ended(self) -> bool:
-        """Whether it has ended. What is left of its process group is killed then: orphaned workers would keep
-        the port of the service that is started next."""
+        """Whether the process has ended. The rest of its process group is then killed: an orphaned worker would keep
+        the port of the next service."""
         if self._popen.returncode is not None:
             return True
         if not _is_zombie(self._popen):
@@ -111,14 +111,14 @@ class Process:
         return True
 
     async def wait(self) -> int:
-        """Waits until it has ended; the exit code, or minus the number of the signal that killed it."""
+        """Waits for the end; returns the exit code, or minus the number of the signal that killed the process."""
         while not self.ended():
             await _end_of(self._popen)
         code: int = self._popen.returncode
         return code
 
     async def stop(self, *, seconds: float) -> bool:
-        """Asks it to end, and kills it after `seconds`; whether it ended by itself."""
+        """Sends the stop signal, and kills the process after `seconds`; False if it had to be killed."""
         if self.ended():
             return True
         self._popen.send_signal(self._stop_signal)
@@ -140,7 +140,7 @@ def _ends_with_us(number: signal.Signals) -> Callable[[], None] | None:
 
     def between_fork_and_exec() -> None:
         prctl(PR_SET_PDEATHSIG, int(number))
-        if os.getppid() != parent:  # we ended before the kernel knew whom to tell
+        if os.getppid() != parent:  # the parent ended before the kernel knew of the wish
             os._exit(1)
 
     return between_fork_and_exec
@@ -170,8 +170,8 @@ async def _end_of(popen: subprocess.Popen[bytes]) -> None:
         os.close(descriptor)
 
 
-class Supervised(Protocol):
-    """What a `Supervisor` keeps running: a service, or an embedded server."""
+class Member(Protocol):
+    """A member of a `Supervisor`: a service or an embedded server."""
 
     @property
     def name(self) -> str: ...
@@ -182,23 +182,23 @@ class Supervised(Protocol):
 
     @property
     def serves(self) -> bool:
-        """Whether others need it: when it is back, those that did not start without it are tried at once."""
+        """Whether other members need this one: when it is back, members that wait for a restart are started at once."""
 
-    def last_words(self) -> str:
-        """The end of its own log, if it does not write where we write."""
+    def log_tail(self) -> str:
+        """Returns the end of the member's own log; empty if it has none."""
 
     async def start(self) -> None:
-        """Starts it, in the same place as before; does nothing while it runs. Raises `StartError`."""
+        """Starts the member unless it runs, at the same address as before. Raises `StartError`."""
 
     async def wait(self) -> int:
         """Waits until it has ended; its exit code."""
 
     async def stop(self) -> None:
-        """Stops it; does nothing when it does not run."""
+        """Stops the member if it runs."""
 
 
 class Service:
-    """A program of ours, that writes where we write."""
+    """A service of this project; its output is the output of this process."""
 
     serves = False
 
@@ -214,12 +214,12 @@ class Service:
         """Its process id while it runs."""
         return self._process.pid if self._process and not self._process.ended() else None
 
-    def last_words(self) -> str:
-        """Nothing: it writes where we write."""
+    def log_tail(self) -> str:
+        """Returns an empty text: a service has no log file of its own."""
         return ""
 
     async def start(self) -> None:
-        """Starts it unless it runs.
+        """Starts the service unless it runs.
 
         Raises:
             StartError: the program cannot be executed.
@@ -232,7 +232,7 @@ class Service:
         return await self._process.wait() if self._process else 0
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL after `stop_seconds`."""
+        """Sends SIGTERM, and SIGKILL after `stop_seconds`."""
         if self._process and not await self._process.stop(seconds=self._stop_seconds):
             log.warning("killed, because it did not stop in time", service=self.name, stop_seconds=self._stop_seconds)
 
@@ -240,7 +240,7 @@ class Service:
 class Supervisor:
     """Keeps services and embedded servers running until it is told to stop."""
 
-    def __init__(self, members: Sequence[Supervised], *, stop_order: Sequence[str] = ()) -> None:
+    def __init__(self, members: Sequence[Member], *, stop_order: Sequence[str] = ()) -> None:
         """Members start in their order, and stop in the order of the names in `stop_order` (default: reversed)."""
         by_name = {member.name: member for member in members}
         order = list(stop_order) or list(reversed(by_name))
@@ -251,8 +251,9 @@ class Supervisor:
         self._pauses: set[asyncio.Event] = set()
 
     async def run_until(self, stop: asyncio.Event) -> None:
-        """Starts what does not run yet, restarts whatever ends, and stops everything once `stop` is set, also
-        when it is canceled or fails itself.
+        """Starts every member, restarts a member that ends, and stops all members once `stop` is set.
+
+        The members are stopped as well if this call is canceled or fails.
 
         Raises:
             StartError: a member cannot be started the first time.
@@ -261,18 +262,18 @@ class Supervisor:
             for member in self._members:
                 await member.start()
             async with asyncio.TaskGroup() as group:
-                keepers = [group.create_task(self._keep(member)) for member in self._members]
+                keepers = [group.create_task(self._keep_running(member)) for member in self._members]
                 await stop.wait()
-                await cancel_and_wait(*keepers)  # one that starts a server may lose its first cancellation
+                await cancel_and_wait(*keepers)  # the start of a server may swallow one cancellation
         finally:
             await self.stop()
 
     async def stop(self) -> None:
-        """Stops every member, one after the other."""
+        """Stops every member, one after the other, in the stop order."""
         for member in self._stopped_in_order:
             await member.stop()
 
-    async def _keep(self, member: Supervised) -> None:
+    async def _keep_running(self, member: Member) -> None:
         clock = asyncio.get_running_loop().time
         delay, is_told = RESTART_SECONDS_MIN, False
         while True:
@@ -291,8 +292,8 @@ class Supervisor:
             else:
                 delay = min(2 * delay, REFUSED_SECONDS_MAX if refuses else RESTART_SECONDS_MAX)
 
-    async def _run(self, member: Supervised) -> tuple[dict[str, str], bool]:
-        """Runs it once: how it ended, and whether it is one of those that may refuse to work for good."""
+    async def _run(self, member: Member) -> tuple[dict[str, str], bool]:
+        """Runs a member once; returns how it ended, and whether it refuses to work, perhaps for good."""
         is_start = member.pid is None
         try:
             await member.start()
@@ -303,12 +304,12 @@ class Supervisor:
                 woken.set()
         code = await member.wait()
         ending = {"ending": _ending(code)}
-        if code > 0 and (words := member.last_words()):
+        if code > 0 and (words := member.log_tail()):
             ending["said"] = words
         return ending, code == REFUSED_CODE and not member.serves
 
     async def _pause(self, seconds: float) -> bool:
-        """Waits before the next start; less, and true, where a server has come back meanwhile."""
+        """Waits before the next start; True if the return of a server has ended the wait early."""
         woken = asyncio.Event()
         self._pauses.add(woken)
         try:

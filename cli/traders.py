@@ -1,4 +1,4 @@
-"""`tcgx traders`: makes traders with API keys, and access tokens."""
+"""`tcgx traders`: creates traders with API keys, and prints access tokens."""
 
 import argparse
 import asyncio
@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from archiver import schema, traders
 from cli import configuration, paths
-from cli.database import connected
+from cli.database import open_database
 from core.errors import StartError, TcgxError
 from core.settings import Settings, variable
 from exchange import tokens
@@ -20,15 +20,17 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
     """Creates traders, or prints a token a line."""
     if arguments.action == "token":
         if not configured.jwt_secret:
-            raise StartError(f"no key to sign with: {configuration.nothing_runs(configured)}, or set TCGX_JWT_SECRET")
+            raise StartError(
+                f"no key to sign with: {configuration.not_running_text(configured)}, or set TCGX_JWT_SECRET"
+            )
         for trader_id in arguments.ids:
             role: tokens.Role = "admin" if arguments.admin else "trader"
-            print(tokens.token(configured.jwt_secret, trader_id, role, configured.token_seconds), flush=True)
+            print(tokens.issue_token(configured.jwt_secret, trader_id, role, configured.token_seconds), flush=True)
         if variable("database_url") in arguments.sources:
             await _warn_of_missing(arguments.ids, configured)
         return 0
     paths.check_file(arguments.out)
-    async with connected(configured) as database:
+    async with open_database(configured) as database:
         await schema.check(database, configured.cards)
         created = await traders.seed(database, arguments.count, arguments.out)
     where = f"; their API keys are in {arguments.out}" if created else ""
@@ -37,8 +39,8 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
 
 
 async def _warn_of_missing(ids: Sequence[int], configured: Settings) -> None:
-    """Says which traders do not exist. A token is made without the database, so one that is away is no error."""
+    """Warns of traders that do not exist. Tokens need no database, so an unreachable one is no error."""
     with suppress(TcgxError, TimeoutError):
-        async with asyncio.timeout(DATABASE_SECONDS), connected(configured) as database:
+        async with asyncio.timeout(DATABASE_SECONDS), open_database(configured) as database:
             for trader_id in await traders.missing(database, ids):
                 print(f"tcgx: there is no trader {trader_id}: its token is valid all the same", file=sys.stderr)

@@ -15,13 +15,13 @@ import msgspec
 import structlog
 
 import tcgx.__main__
-from api.listening import listen
+from api.listener import listen
 from archiver import postgres, recovery, schema, traders
 from cli import datadir, embedded, paths, run_file
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.greeting import greeting
-from cli.supervisor import Service, Supervised, Supervisor
+from cli.supervisor import Member, Service, Supervisor
 from core import service, settings
 from core.errors import StartError
 from core.settings import Settings, variable
@@ -29,8 +29,8 @@ from engine import connection, library
 
 log = structlog.get_logger()
 
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""For our own address, whatever proxy the environment names."""
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens URLs without the proxy of the environment: the address is this machine's."""
 
 READY_SECONDS = 60
 READY_CHECK_SECONDS = 0.05
@@ -39,17 +39,17 @@ STOP_ORDER = ("api", "engine", "archiver")
 
 
 async def run(arguments: argparse.Namespace, configured: Settings) -> int:
-    """Runs everything until SIGINT or SIGTERM.
+    """Runs the servers and services until SIGINT or SIGTERM.
 
     Raises:
-        StartError: something that it needs is missing or taken; the message says what to do.
+        StartError: a program is missing, or a port or folder is taken; the message says what to do.
     """
     stopping = service.stop_on_signals()
     home = Path(configured.data_dir)
     if not arguments.ephemeral:
         _refuse_running(home)
     listen(configured.host, configured.port, shared=False).close()
-    await connection.connect(configured.redis_url).aclose()  # connects to nothing: the URL is read
+    await connection.connect(configured.redis_url).aclose()  # makes no connection, but checks the URL
     with ExitStack() as stack:
         data_dir, announced_in = _data_dirs(home, stack, ephemeral=arguments.ephemeral)
         paths.check_file(run_file.path_in(announced_in))
@@ -62,7 +62,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             await service.until_stopped(_start(servers), stopping)
             if stopping.is_set():
                 return 0
-            await _serve(_pointed(local, servers), servers, stopping, announced_in=announced_in, stack=stack)
+            await _serve(_with_server_urls(local, servers), servers, stopping, announced_in=announced_in, stack=stack)
         finally:
             for server in reversed(servers):
                 await server.stop()
@@ -72,7 +72,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
 def _refuse_running(home: Path) -> None:
     if not datadir.is_locked(home):
         return
-    here = run_file.running(home)
+    here = run_file.find_running(home)
     where = here.api if here else "it is starting or stopping"
     raise StartError(
         f"the exchange of {home} runs already (process {datadir.owner(home)}): {where}; "
@@ -81,10 +81,10 @@ def _refuse_running(home: Path) -> None:
 
 
 def _data_dirs(home: Path, stack: ExitStack, *, ephemeral: bool) -> tuple[Path, Path]:
-    """The locked data directory, and the one in which commands find the exchange.
+    """Returns the locked data directory, and the directory in which commands find the exchange.
 
-    An ephemeral exchange keeps its data elsewhere. Commands find it in `home` all the same, unless another exchange
-    has that, or it can't be written: then in the directory of its data.
+    An ephemeral exchange keeps its data in a temporary directory, but commands find it in `home`. If another exchange
+    uses `home`, or `home` cannot be written, commands find it in the temporary directory.
     """
     if not ephemeral:
         stack.enter_context(datadir.lock(home))
@@ -103,14 +103,14 @@ def _data_dirs(home: Path, stack: ExitStack, *, ephemeral: bool) -> tuple[Path, 
 
 
 def _remove_empty(home: Path) -> None:
-    """Removes a data directory that held nothing but the lock; one that a person put something into stays."""
+    """Removes a data directory that has only the lock; a directory with other files stays."""
     (home / "lock").unlink()
     with suppress(OSError):
         home.rmdir()
 
 
 async def _start(servers: list[embedded.EmbeddedServer]) -> None:
-    """Starts all at once; when one fails, the others' starts have ended too before this does."""
+    """Starts all servers at once. If one fails, the other starts are awaited before the error is raised."""
     outcomes = await asyncio.gather(*(server.start() for server in servers), return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
@@ -118,7 +118,7 @@ async def _start(servers: list[embedded.EmbeddedServer]) -> None:
 
 
 def _servers(local: Settings, secrets: datadir.Secrets) -> list[embedded.EmbeddedServer]:
-    """The servers of this machine; one that a variable names elsewhere is not started."""
+    """Makes the embedded servers, without those for which a variable names another server."""
     servers: list[embedded.EmbeddedServer] = []
     if variable("redis_url") not in os.environ:
         servers.append(RedisServer(local, secrets))
@@ -127,8 +127,8 @@ def _servers(local: Settings, secrets: datadir.Secrets) -> list[embedded.Embedde
     return servers
 
 
-def _pointed(local: Settings, servers: list[embedded.EmbeddedServer]) -> Settings:
-    """The settings, pointing at the embedded servers."""
+def _with_server_urls(local: Settings, servers: list[embedded.EmbeddedServer]) -> Settings:
+    """Returns the settings with the URLs of the embedded servers."""
     for server in servers:
         if isinstance(server, RedisServer):
             local = msgspec.structs.replace(local, redis_url=server.socket_url)
@@ -147,10 +147,10 @@ async def _serve(
 ) -> None:
     await _prepare_database(local)
     public_redis = next((one.url for one in servers if isinstance(one, RedisServer)), local.redis_url)
-    here = run_file.of_settings(local, api=f"http://{_in_url(local.host)}:{local.port}", redis=public_redis)
-    stack.enter_context(run_file.announced(announced_in, here))
+    here = run_file.of_exchange(local, api=f"http://{_in_url(local.host)}:{local.port}", redis=public_redis)
+    stack.enter_context(run_file.announce(announced_in, here))
     services = _services(local)
-    members: list[Supervised] = [*servers, *services]
+    members: list[Member] = [*servers, *services]
     stop_order = [
         *(service.name for name in STOP_ORDER for service in services if service.name.split("-")[0] == name),
         *(server.name for server in reversed(servers)),
@@ -174,7 +174,7 @@ def _services(local: Settings) -> list[Service]:
     return [
         Service(
             name,
-            # A file, and -P: a folder named api or tcgx where the user stands must not take our place.
+            # A file and -P: a folder named api or tcgx in the current folder must not be imported instead.
             [sys.executable, "-P", tcgx.__main__.__file__, name.split("-")[0]],
             environment=environment,
             stop_seconds=local.stop_seconds,
@@ -205,10 +205,10 @@ async def _prepare_database(local: Settings) -> None:
 
 
 async def _mark_histories(local: Settings, database: asyncpg.Connection) -> None:
-    """Converts data from before there were histories.
+    """Gives a history to the data of versions that had none.
 
     Raises:
-        StartError: it cannot be converted.
+        StartError: the data cannot be converted.
     """
     async with connection.connect(local.redis_url) as redis:
         await library.load(redis)
@@ -217,7 +217,7 @@ async def _mark_histories(local: Settings, database: asyncpg.Connection) -> None
 
 
 async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_in: Path) -> None:
-    """Says where the exchange listens, once it is ready."""
+    """Prints the greeting once the exchange is ready."""
     deadline = asyncio.get_running_loop().time() + READY_SECONDS
     while asyncio.get_running_loop().time() < deadline and not stopping.is_set():
         if await asyncio.to_thread(_is_ready, api):
@@ -230,7 +230,7 @@ async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_i
 
 def _is_ready(api: str) -> bool:
     try:
-        with _DIRECT.open(f"{api}/health/ready", timeout=2) as answer:
+        with _OPENER.open(f"{api}/health/ready", timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False

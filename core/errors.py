@@ -50,7 +50,7 @@ def display_text(value: Any) -> str:
     """A value of a request as text for an error message, bounded in length."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = str(value)
+    text = str(value).encode(errors="backslashreplace").decode()  # a lone surrogate has no UTF-8
     text = text if len(text) <= VALUE_CHARACTERS_MAX else text[: VALUE_CHARACTERS_MAX - 3] + "..."
     return f"'{text}'" if isinstance(value, str) and value not in (AN_ARRAY, AN_OBJECT) else text
 

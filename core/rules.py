@@ -152,9 +152,9 @@ def check_fields(
 def _check_field(field: str, value: Any, checks: Mapping[str, Check], seen: AbstractSet[str]) -> Any:
     """The converted value of a field, or the rule that it breaks."""
     if field in seen:
-        return Violation(_printable(field), "duplicate_field", "must be given once")
+        return Violation(printable(field), "duplicate_field", "must be given once")
     if field not in checks:
-        return Violation(_printable(field), "unknown_field", "is not a field of this request")
+        return Violation(printable(field), "unknown_field", "is not a field of this request")
     try:
         return checks[field](value)
     except RuleViolation as violation:
@@ -171,7 +171,7 @@ def decimal(value: Any, unit: Decimal) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         return None
     number = Decimal(value)
-    if number.adjusted() >= DIGITS_MAX:
+    if not number.is_finite() or number.adjusted() >= DIGITS_MAX:
         return None
     rounded = number.quantize(unit)
     return rounded if rounded == number else None
@@ -219,12 +219,12 @@ def _echo(value: Any) -> Any:
         text = str(value)
         return value if len(text) <= VALUE_CHARACTERS_MAX else text[:VALUE_CHARACTERS_MAX]
     if isinstance(value, str):
-        return _printable(value)
-    if value is None or isinstance(value, bool | int):
+        return printable(value)
+    if value is None or isinstance(value, bool | int | float):
         return value
     return AN_OBJECT if isinstance(value, Fields | Mapping) else AN_ARRAY
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A text that can be encoded as UTF-8, bounded in length. A lone surrogate becomes its escape."""
     return text[:VALUE_CHARACTERS_MAX].encode(errors="backslashreplace").decode()

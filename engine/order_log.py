@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from core.errors import ClientOrderIdConflict, HistoryConflict, Overloaded, TcgxError, Unavailable, reason
 from core.log_limit import RateLimitedLog
 from core.model import COMMANDS_MAX, Accepted, Command, PlaceOrder, order_id
+from core.service import cancel_and_wait
 from engine import codec, keys, library
 from engine.connection import redis_errors
 from engine.fair_queue import FairQueue, Outcome, Submission
@@ -142,9 +143,13 @@ class OrderLog:
         raise AssertionError  # the second attempt returns or raises
 
     async def close(self) -> None:
-        """Waits until all submitted commands are appended."""
-        while self._appending is not None:
-            await asyncio.wait([self._appending])
+        """Waits until all submitted commands are appended. A canceled wait cancels the append as well."""
+        try:
+            while self._appending is not None:
+                await asyncio.wait([self._appending])
+        finally:
+            if self._appending is not None:
+                await cancel_and_wait(self._appending)
 
     def _submit(self, card: str, trader_id: int, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
         future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()

@@ -1,1 +1,1 @@
-"""What every door calls: orders in and out, who may do what. No transport in it."""
+"""The exchange below its doors: orders, market data, authentication and readiness. It knows no transport."""

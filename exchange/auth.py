@@ -1,4 +1,4 @@
-"""Who calls: API keys are exchanged for bearer tokens; a token is decoded once and remembered."""
+"""Authentication: API keys are exchanged for bearer tokens; the caller of a decoded token is cached."""
 
 import hmac
 import time
@@ -10,7 +10,7 @@ from exchange import tokens
 from exchange.login_limit import LoginLimit
 from exchange.tokens import Caller, ExpiredToken, InvalidToken
 
-REMEMBERED_MAX = 50_000
+CACHED_TOKENS_MAX = 50_000
 TOKEN_MISSING = "send an access token as `Authorization: Bearer …`; POST /auth/token gives one for a trader's API key"  # noqa: S105 - a sentence
 
 
@@ -22,61 +22,67 @@ class Authenticator:
         self._seconds = settings.token_seconds
         self._archive = archive
         self._limit = LoginLimit(settings.failed_logins_per_minute)
-        self._remembered: dict[bytes, Caller] = {}  # by header
+        self._caller_by_header: dict[bytes, Caller] = {}  # by header
 
     def authenticate(self, authorization: bytes | None) -> Caller:
-        """The caller behind an `Authorization` header, as it was received.
+        """Returns the caller of an `Authorization` header, given as received.
 
         Raises:
-            Unauthenticated: it is missing, malformed, wrong or expired.
+            Unauthenticated: the header is missing or malformed, or its token is wrong or expired.
         """
-        caller = self._remembered.get(authorization or b"")
+        caller = self._caller_by_header.get(authorization or b"")
         if caller is None:
-            caller = self._looked_at(_token((authorization or b"").decode("latin-1")))
+            caller = self._caller_of_token(_bearer_token((authorization or b"").decode("latin-1")))
         if caller.expires_at <= time.time():
             raise Unauthenticated("token_expired", "the access token has expired: get a new one from POST /auth/token")
         return caller
 
     async def token_for(self, trader_id: int, api_key: str, address: str | None = None) -> tuple[str, int]:
-        """An access token for an API key, and for how many seconds it is valid. `address`: where the caller is.
+        """Issues an access token for an API key; returns the token and its lifetime in seconds.
+
+        `address`: where the caller is, None if that is not known.
 
         Raises:
             RateLimited: too many logins from this address failed.
-            Unauthenticated: unknown trader or wrong key, one answer for both.
-            Unavailable: PostgreSQL, which knows the traders, does not answer.
+            Unauthenticated: the trader is unknown or the key is wrong; the error does not tell which.
+            Unavailable: PostgreSQL does not answer.
         """
         self._limit.check(address)
         stored = await self._archive.api_key(trader_id)
         expected, role = stored if stored else (bytes(32), "trader")
-        if not hmac.compare_digest(expected, tokens.key_hash(api_key)):
+        if not hmac.compare_digest(expected, tokens.hash_api_key(api_key)):
             self._limit.add_failure(address)
             raise Unauthenticated("invalid_credentials", f"trader {trader_id} does not exist or has another API key")
-        return tokens.token(
+        return tokens.issue_token(
             self._secret, trader_id, "admin" if role == "admin" else "trader", self._seconds
         ), self._seconds
 
-    def _looked_at(self, text: str) -> Caller:
-        """Decodes a token, unless it is remembered from a header that is spelled as most are."""
+    def _caller_of_token(self, text: str) -> Caller:
+        """Decodes a token, unless the cache has it under the usual spelling of the header."""
         usual = f"Bearer {text}".encode("latin-1")
-        caller = self._remembered.get(usual)
+        caller = self._caller_by_header.get(usual)
         if caller is None:
             caller = self._decode(text)
-            if len(self._remembered) >= REMEMBERED_MAX:
-                self._remembered.clear()
-            self._remembered[usual] = caller
+            if len(self._caller_by_header) >= CACHED_TOKENS_MAX:
+                self._caller_by_header.clear()
+            self._caller_by_header[usual] = caller
         return caller
 
     def _decode(self, text: str) -> Caller:
         try:
-            return tokens.caller_of(self._secret, text)
+            return tokens.decode_token(self._secret, text)
         except ExpiredToken as error:
             raise Unauthenticated("token_expired", str(error)) from None
         except InvalidToken as error:
             raise Unauthenticated("token_invalid", str(error)) from None
 
 
-def _token(header: str) -> str:
-    """The token in an `Authorization` header."""
+def _bearer_token(header: str) -> str:
+    """Returns the token of an `Authorization` header.
+
+    Raises:
+        Unauthenticated: the header is missing or malformed.
+    """
     if not header:
         raise Unauthenticated("token_missing", TOKEN_MISSING)
     scheme, _, text = header.partition(" ")

@@ -1,7 +1,7 @@
-"""What traders read of their orders and fills: from books, events and archive together, as if they were one.
+"""Reads of orders and fills, over books, events and archive as if they were one store.
 
-An order or a trade moves one way, from the book to the events, and from there to the archive. Each read looks at these
-in that order, so what moves meanwhile is met twice, if need be, and never missed.
+An order or a trade moves one way: from the book to the events, and from there to the archive. Each read visits the
+stores in that order. A record that moves meanwhile is read twice at worst, and never missed.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 from archiver.queries import Archive, TradeBoundary
-from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, Unavailable, Violation
+from core.errors import InvalidRequest, Unavailable, Violation
 from core.model import SEQUENCE_PATTERN, Fill, Order, Side, Status, Trade
+from core.rules import printable
 from core.settings import CARD_PATTERN
 from engine import codec
 from engine.book_reader import OPEN_ORDERS_PER_READ, BookReader
@@ -21,27 +22,27 @@ from engine.events import Event
 from engine.order_log import CancelAllResult
 
 READ_SECONDS = 5.0
-"""How long a read may take: a part of it, the events that are not archived, may be many while the archiver is away."""
+"""Time limit of a read: while the archiver is away, the events that are not archived become many."""
 
-KEPT_MAX = 20_000
-"""Completed orders that a process keeps, about half a kilobyte each."""
+CACHED_ORDERS_MAX = 20_000
+"""Completed orders in the cache of a process, about half a kilobyte each."""
 
-LOOKED_AT_MAX = 4
-"""Reads of `OPEN_ORDERS_PER_READ` orders, for one page of those of a side."""
+READS_PER_PAGE_MAX = 4
+"""Reads of `OPEN_ORDERS_PER_READ` orders for one page that is filtered by side, at most."""
 
-TRADES_LOOKED_AT, TRADES_LOOKED_AT_MIN = 100_000, 1_000
-"""Archived trades for one page of fills, of all cards together and of a card at least: 15 ms of PostgreSQL."""
+TRADES_SCANNED, TRADES_SCANNED_MIN = 100_000, 1_000
+"""Archived trades that one page of fills scans: of all cards together, and of each card at least."""
 
 TIME_PATTERN = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
-PLACE = re.compile(rf"({TIME_PATTERN})~({CARD_PATTERN.pattern})-t({SEQUENCE_PATTERN})~(maker|taker)", re.ASCII)
-"""A `FillKey` as a text."""
+FILL_KEY = re.compile(rf"({TIME_PATTERN})~({CARD_PATTERN.pattern})-t({SEQUENCE_PATTERN})~(maker|taker)", re.ASCII)
+"""The text of a `FillKey`."""
 
-Age = tuple[str, str, int]
-"""By which orders of several cards are sorted: accepted_at, card and sequence."""
+OrderKey = tuple[str, str, int]
+"""The sort key of orders of several cards: accepted_at, card and sequence."""
 
 
 class FillKey(NamedTuple):
-    """By which fills of several cards are sorted; of a trader's trade with itself the maker's fill is the older one."""
+    """The sort key of fills of several cards. In a trade of a trader with itself, the maker's fill is the older one."""
 
     executed_at: str
     card: str
@@ -50,20 +51,20 @@ class FillKey(NamedTuple):
 
     @property
     def text(self) -> str:
-        """A place between two fills, as a caller sends it back."""
+        """The key as the text that a caller sends back as `before`."""
         return f"{self.executed_at}~{self.card}-t{self.number}~{'taker' if self.is_taker else 'maker'}"
 
     @classmethod
     def parse(cls, text: str) -> "FillKey":
-        """The place that `text` wrote.
+        """Reads a key from its text.
 
         Raises:
-            InvalidRequest: it is none.
+            InvalidRequest: the text is no key.
         """
-        found = PLACE.fullmatch(text)
+        found = FILL_KEY.fullmatch(text)
         if not found or not _is_time(found[1]):
             rule = "must be the `next` of a page of fills"
-            raise InvalidRequest([Violation("before", "invalid_before", rule, text[:VALUE_CHARACTERS_MAX])])
+            raise InvalidRequest([Violation("before", "invalid_before", rule, printable(text))])
         return cls(found[1], found[2], int(found[3]), found[4] == "taker")
 
 
@@ -75,19 +76,19 @@ def _is_time(text: str) -> bool:
     return True
 
 
-def age(order: Order) -> Age:
-    """When an order was accepted, and what decides between orders of the same moment."""
+def order_key(order: Order) -> OrderKey:
+    """The sort key of an order: the time of acceptance, then card and sequence."""
     return order.accepted_at, order.card, order.sequence
 
 
 def fill_key(fill: Fill) -> FillKey:
-    """When a fill happened, and what decides between fills of the same moment."""
+    """The sort key of a fill: the time of the trade, then card, number and role."""
     trade = fill.trade
     return FillKey(trade.executed_at, trade.card, trade.number, fill.is_taker)
 
 
-async def parsed(card: str, lines: Iterable[bytes]) -> list[Order]:
-    """Orders from their lines. It lets others go first now and then: ten thousand lines take 30 ms."""
+async def parse_orders(card: str, lines: Iterable[bytes]) -> list[Order]:
+    """Parses the lines of orders. Other tasks run in between, since ten thousand lines take 30 ms."""
     orders = []
     for count, line in enumerate(lines, 1):
         orders.append(codec.order(card, line.decode().split(",")))
@@ -97,11 +98,11 @@ async def parsed(card: str, lines: Iterable[bytes]) -> list[Order]:
 
 
 @asynccontextmanager
-async def in_time() -> AsyncIterator[None]:
-    """Ends a read that takes longer than `READ_SECONDS`.
+async def read_timeout() -> AsyncIterator[None]:
+    """Limits the time of a read to `READ_SECONDS`.
 
     Raises:
-        Unavailable: it does.
+        Unavailable: the read takes longer.
     """
     try:
         async with asyncio.timeout(READ_SECONDS):
@@ -111,62 +112,63 @@ async def in_time() -> AsyncIterator[None]:
 
 
 class CompletedOrders:
-    """Completed orders by their sequences. They never change, so those that were read last are kept."""
+    """Completed orders by their sequences, with a cache: a completed order never changes."""
 
     def __init__(self, books: BookReader, archive: Archive) -> None:
         self._books = books
         self._archive = archive
-        self._kept: dict[tuple[str, int], Order] = {}
+        self._cache: dict[tuple[str, int], Order] = {}
 
-    def keep(self, orders: Iterable[Order]) -> None:
-        """Keeps these instead of those that were kept first."""
+    def add(self, orders: Iterable[Order]) -> None:
+        """Adds orders to the cache; beyond `CACHED_ORDERS_MAX` the oldest entries go."""
         for order in orders:
-            self._kept[order.card, order.sequence] = order
-        while len(self._kept) > KEPT_MAX:
-            del self._kept[next(iter(self._kept))]
+            self._cache[order.card, order.sequence] = order
+        while len(self._cache) > CACHED_ORDERS_MAX:
+            del self._cache[next(iter(self._cache))]
 
     async def find(self, card: str, sequences: Sequence[int]) -> list[Order]:
-        """The completed ones of these orders of a card.
+        """Reads the orders with these sequences of a card, without those that are not completed.
 
         Raises:
             Unavailable: the archive is needed and cannot be read.
         """
-        found = [self._kept[card, sequence] for sequence in sequences if (card, sequence) in self._kept]
+        found = [self._cache[card, sequence] for sequence in sequences if (card, sequence) in self._cache]
         missing = set(sequences).difference(order.sequence for order in found)
-        for look in (self._archived, self._recent, self._archived) if missing else ():  # what moves meanwhile is met
+        # The second look into the archive finds orders that moved there meanwhile.
+        for look in (self._from_archive, self._from_events, self._from_archive) if missing else ():
             read = await look(card, missing)
-            self.keep(read)
+            self.add(read)
             found += read
             missing.difference_update(order.sequence for order in read)
             if not missing:
                 break
         return found
 
-    async def _archived(self, card: str, sequences: Iterable[int]) -> list[Order]:
+    async def _from_archive(self, card: str, sequences: Iterable[int]) -> list[Order]:
         return await self._archive.orders_by_sequence(card, list(sequences))
 
-    async def _recent(self, card: str, sequences: Iterable[int]) -> list[Order]:
+    async def _from_events(self, card: str, sequences: Iterable[int]) -> list[Order]:
         cursors = await self._archive.cursors([card])
         return await self._books.completed_orders(card, sequences, archived=cursors[card].sequence)
 
 
-class _Part(NamedTuple):
-    """Fills of a card, and the key down to which none is missing; None where there are no more behind."""
+class _FillBatch(NamedTuple):
+    """Fills of a card, and the key down to which no fill is missing: None if no older fill exists."""
 
     fills: list[Fill]
     reached: FillKey | None
 
 
 class OrderReader:
-    """Finds and lists orders and fills of one trader, or of one order."""
+    """Finds and lists the orders and fills of one trader, and the fills of one order."""
 
     def __init__(self, books: BookReader, archive: Archive) -> None:
         self._books = books
         self._archive = archive
-        self._known = CompletedOrders(books, archive)
+        self._completed_orders = CompletedOrders(books, archive)
 
     async def find(self, card: str, sequence: int) -> Order | None:
-        """An order, wherever it is: in the log, a book, the events, or the archive.
+        """Reads an order from the log, a book, the events or the archive; None if no store has it.
 
         Raises:
             Unavailable: the archive is needed and cannot be read.
@@ -177,33 +179,33 @@ class OrderReader:
         position = await self._books.position(card)
         if sequence > position.appended:
             return None
-        found = await self._known.find(card, [sequence])
+        found = await self._completed_orders.find(card, [sequence])
         return found[0] if found else None
 
     async def latest(self, trader_id: int, cards: Sequence[str], limit: int) -> tuple[list[Order], Order | None]:
-        """A trader's latest orders on these cards, newest first, at most `LATEST`; and the one to go on before, None
-        where there are surely no more.
+        """Reads a trader's latest orders on these cards, newest first; `limit` is at most `LATEST`.
+
+        Returns a page, and the order that is `before` of the next page: None if this page is the last one.
 
         Raises:
             Unavailable: the archive is needed and cannot be read.
         """
-        async with in_time():
+        async with read_timeout():
             by_card = await asyncio.gather(*(self._latest(trader_id, card, limit) for card in cards))
         merged = _newest((order for orders, _ in by_card for order in orders), limit + 1)
         has_more = len(merged) > limit or any(is_full for _, is_full in by_card)
         return merged[:limit], merged[limit - 1] if has_more and len(merged) >= limit else None
 
     async def _latest(self, trader_id: int, card: str, limit: int) -> tuple[list[Order], bool]:
-        """The latest orders on a card, and whether there may be more."""
+        """Reads the latest orders on a card, and whether older ones may exist."""
         orders, completed = await self._books.latest(card, trader_id, limit)
         is_full = len(orders) + len(completed) == limit
-        return orders + await self._known.find(card, completed), is_full
+        return orders + await self._completed_orders.find(card, completed), is_full
 
     async def open_orders(
         self, trader_id: int, cards: Sequence[str], *, side: Side | None = None, before: Order | None = None, limit: int
     ) -> list[Order]:
-        """A trader's orders that rest in the books of these cards, newest first; those before an order, if one is
-        given."""
+        """Reads a trader's orders that rest in the books of these cards, newest first, from `before` on."""
         by_card = await asyncio.gather(
             *(self._open_orders(trader_id, card, side=side, before=before, limit=limit) for card in cards)
         )
@@ -215,20 +217,20 @@ class OrderReader:
         orders: list[Order] = []
         bound = await self._bound(card, before)
         at_once = min(limit, OPEN_ORDERS_PER_READ)
-        mark = b"," if side is None else f",{side.value},".encode()  # most lines need not be parsed for it
+        mark = b"," if side is None else f",{side.value},".encode()  # a line without it is skipped unread
         async with aclosing(self._books.open_lines(card, trader_id, before=bound, page_size=at_once)) as pages:
             async for lines in pages:
                 orders += [
                     order
-                    for order in await parsed(card, (line for line in lines if mark in line))
-                    if (side is None or order.side is side) and (before is None or age(order) < age(before))
+                    for order in await parse_orders(card, (line for line in lines if mark in line))
+                    if (side is None or order.side is side) and (before is None or order_key(order) < order_key(before))
                 ]
                 if len(orders) >= limit:
                     break
         return orders[:limit]
 
     async def _bound(self, card: str, before: Order | None) -> int | None:
-        """A sequence that all orders of a card before this one are below; None where that is not known."""
+        """A bound below which all orders of a card lie that are older than `before`; None if no bound is known."""
         if before is None:
             return None
         if before.card == card:
@@ -239,16 +241,18 @@ class OrderReader:
     async def orders(
         self, trader_id: int, cards: Sequence[str], *, side: Side | None, before: Order | None, limit: int
     ) -> tuple[list[Order], Order | None]:
-        """A trader's orders on these cards, newest first; and the one to go on before, None at the end. Of a side there
-        may be fewer than `limit`, though there are more.
+        """Reads a trader's orders on these cards, newest first, from `before` on.
+
+        Returns a page, and the order that is `before` of the next page: None if this page is the last one. A page that
+        is filtered by side may be short although more orders follow.
 
         Raises:
             Unavailable: the archive cannot be read.
         """
         found: list[Order] = []
         size = limit + 1 if side is None else OPEN_ORDERS_PER_READ
-        async with in_time():
-            for _ in range(LOOKED_AT_MAX):
+        async with read_timeout():
+            for _ in range(READS_PER_PAGE_MAX):
                 page = await self._orders(trader_id, cards, before=before, limit=size)
                 found += [order for order in page if side is None or order.side is side]
                 before = page[-1] if len(page) == size else None
@@ -258,37 +262,42 @@ class OrderReader:
 
     async def _orders(self, trader_id: int, cards: Sequence[str], *, before: Order | None, limit: int) -> list[Order]:
         accepted = await asyncio.gather(
-            *(self._accepted(trader_id, card, before=before, limit=limit) for card in cards)
+            *(self._read_accepted(trader_id, card, before=before, limit=limit) for card in cards)
         )
         resting = await self.open_orders(trader_id, cards, before=before, limit=limit)
         cursors = await self._archive.cursors(cards)
         recent = await asyncio.gather(
-            *(self._completed(trader_id, card, archived=cursors[card].sequence) for card in cards)
+            *(self._read_completed(trader_id, card, archived=cursors[card].sequence) for card in cards)
         )
-        start = None if before is None else age(before)
+        start = None if before is None else order_key(before)
         archived = await self._archive.orders_before(trader_id, cards=cards, before=start, limit=limit)
-        known = {age(order): order for orders in accepted for order in orders}
-        known |= {age(order): order for order in resting}
-        known |= {age(order): order for orders in recent for order in orders if start is None or age(order) < start}
-        known |= {age(order): order for order in archived}
+        known = {order_key(order): order for orders in accepted for order in orders}
+        known |= {order_key(order): order for order in resting}
+        known |= {
+            order_key(order): order
+            for orders in recent
+            for order in orders
+            if start is None or order_key(order) < start
+        }
+        known |= {order_key(order): order for order in archived}
         return _newest(known.values(), limit)
 
-    async def _accepted(self, trader_id: int, card: str, *, before: Order | None, limit: int) -> list[Order]:
-        """A trader's orders that are not matched yet."""
+    async def _read_accepted(self, trader_id: int, card: str, *, before: Order | None, limit: int) -> list[Order]:
+        """Reads a trader's orders that are not matched yet."""
         bound = await self._bound(card, before)
         orders = await self._books.accepted_orders(card, trader_id, before=bound, limit=limit)
-        return [order for order in orders if before is None or age(order) < age(before)]
+        return [order for order in orders if before is None or order_key(order) < order_key(before)]
 
-    async def _completed(self, trader_id: int, card: str, *, archived: int) -> list[Order]:
-        """A trader's orders that are completed and not archived."""
+    async def _read_completed(self, trader_id: int, card: str, *, archived: int) -> list[Order]:
+        """Reads a trader's orders that are completed and not archived."""
         mark = f",{trader_id},".encode()
         lines = []
         async for event in self._books.events(card, after=archived):
             lines += [line for line in event.order_lines.splitlines() if mark in line]
-        return [order for order in await parsed(card, lines) if order.trader_id == trader_id]
+        return [order for order in await parse_orders(card, lines) if order.trader_id == trader_id]
 
-    async def canceled(self, card: str, cancels: CancelAllResult, limit: int) -> list[Order]:
-        """The orders that these cancels, which are matched, have canceled: the newest, newest first.
+    async def canceled_orders(self, card: str, cancels: CancelAllResult, limit: int) -> list[Order]:
+        """Reads the orders that matched cancels have canceled: the `limit` newest, newest first.
 
         Raises:
             Unavailable: the archive is needed and cannot be read.
@@ -304,31 +313,31 @@ class OrderReader:
         ends = tuple(f",canceled,{at}".encode() for at in cancels.times)
         lines = [line for event in events for line in event.order_lines.splitlines() if line.endswith(ends)]
         own = sorted((line for line in lines if line[: codec.SEQUENCE_DIGITS] in targets), reverse=True)
-        return await parsed(card, own[:limit])
+        return await parse_orders(card, own[:limit])
 
     async def find_open(self, card: str, trader_id: int, client_order_id: str) -> Order | None:
-        """The trader's newest open order on a card with this client_order_id."""
+        """Reads the trader's newest open order on a card with this client_order_id."""
         mark = f",{client_order_id},".encode()
         async with aclosing(self._books.open_lines(card, trader_id)) as pages:
             async for lines in pages:
-                for order in await parsed(card, (line for line in lines if mark in line)):
+                for order in await parse_orders(card, (line for line in lines if mark in line)):
                     if order.client_order_id == client_order_id:
                         return order
         return None
 
     async def fills_of(self, order: Order) -> list[Fill]:
-        """All fills of an order that make up what is filled of it, oldest first.
+        """Reads the fills that make up an order's `filled_quantity`, oldest first.
 
         Raises:
-            Unavailable: the archive is needed for them and cannot be read.
+            Unavailable: some fills are in the archive, and the archive cannot be read.
         """
         if not order.filled_quantity:
             return []
-        async with in_time():
+        async with read_timeout():
             try:
-                fills = await self._fills_of(order, await self._archived(order.card))
+                fills = await self._fills_of(order, await self._archive_cursor(order.card))
             except Unavailable:
-                fills = await self._fills_of(order, None)  # a young order's are all in Redis
+                fills = await self._fills_of(order, None)  # Redis may have all fills of a young order
         filled, known = [], 0
         for fill in sorted(fills.values(), key=fill_key):
             if known < order.filled_quantity:
@@ -358,14 +367,15 @@ class OrderReader:
     async def fills_of_order(
         self, order: Order, *, before: FillKey | None, limit: int
     ) -> tuple[list[Fill], FillKey | None]:
-        """Fills of an order, newest first; those before a key, if one is given. And the key to go on before, None at
-        the end.
+        """Reads fills of an order, newest first, from `before` on.
+
+        Returns a page, and the key that is `before` of the next page: None if this page is the last one.
 
         Raises:
             Unavailable: the archive cannot be read.
         """
-        async with in_time():
-            archived = await self._archived(order.card)
+        async with read_timeout():
+            archived = await self._archive_cursor(order.card)
             after = max(order.sequence - 1, archived)
             fills = [fill async for fill in self._recent_fills_of(order, after=after)]
             bound = before.number if before and before.card == order.card else None
@@ -379,13 +389,15 @@ class OrderReader:
     async def fills(
         self, trader_id: int, cards: Sequence[str], *, before: FillKey | None, limit: int
     ) -> tuple[list[Fill], FillKey | None]:
-        """A trader's fills on these cards, newest first; those before a key, if one is given. And the key to go on
-        before, None at the end: there may be fewer than `limit`, though there are more.
+        """Reads a trader's fills on these cards, newest first, from `before` on.
+
+        Returns a page, and the key that is `before` of the next page: None if this page is the last one. A page may be
+        short although more fills follow.
 
         Raises:
             Unavailable: the archive cannot be read.
         """
-        async with in_time():
+        async with read_timeout():
             cursors = await self._archive.cursors(cards)
             recent = await asyncio.gather(
                 *(
@@ -393,7 +405,7 @@ class OrderReader:
                     for card in cards
                 )
             )
-            looked_at = max(TRADES_LOOKED_AT_MIN, TRADES_LOOKED_AT // len(cards))
+            looked_at = max(TRADES_SCANNED_MIN, TRADES_SCANNED // len(cards))
             archived = await asyncio.gather(
                 *(
                     self._archived_fills(trader_id, card, before=before, looked_at=looked_at, limit=limit)
@@ -401,7 +413,7 @@ class OrderReader:
                 )
             )
         parts = [*recent, *archived]
-        # Down to the latest of these keys nothing is missing, of whatever card.
+        # Down to the latest of these keys no fill of any card is missing.
         reached = max((part.reached for part in parts if part.reached is not None), default=None)
         fills = _newest_fills((fill for part in parts for fill in part.fills), before)
         complete = [fill for fill in fills if reached is None or fill_key(fill) >= reached]
@@ -409,8 +421,8 @@ class OrderReader:
 
     async def _recent_fills(
         self, trader_id: int, card: str, *, after: int, before: FillKey | None, limit: int
-    ) -> _Part:
-        """A trader's fills that are not archived, newest first."""
+    ) -> _FillBatch:
+        """Reads a trader's fills that are not archived, newest first."""
         mark = f",{trader_id},".encode()
         fills: list[Fill] = []
         async with aclosing(self._books.events(card, after=after)) as events:
@@ -418,27 +430,27 @@ class OrderReader:
                 found = [fill for trade in _trades(card, event, mark) for fill in own_fills(trade, trader_id)]
                 fills += [fill for fill in reversed(found) if before is None or fill_key(fill) < before]
                 if len(fills) >= limit:
-                    return _Part(fills, fill_key(fills[-1]))
-        return _Part(fills, None)
+                    return _FillBatch(fills, fill_key(fills[-1]))
+        return _FillBatch(fills, None)
 
     async def _archived_fills(
         self, trader_id: int, card: str, *, before: FillKey | None, looked_at: int, limit: int
-    ) -> _Part:
-        # Before a taker's fill there may be the maker's fill of the same trade.
+    ) -> _FillBatch:
+        # The maker's fill of the same trade may stand before a taker's fill.
         start = (
             None if before is None else TradeBoundary(before.executed_at, before.card, before.number + before.is_taker)
         )
         found = await self._archive.trades_of_trader(trader_id, card, before=start, scan_max=looked_at, limit=limit)
         reached = None if found.reached is None else fill_key(Fill(found.reached, is_taker=False))
-        return _Part([fill for trade in found.trades for fill in own_fills(trade, trader_id)], reached)
+        return _FillBatch([fill for trade in found.trades for fill in own_fills(trade, trader_id)], reached)
 
-    async def _archived(self, card: str) -> int:
+    async def _archive_cursor(self, card: str) -> int:
         cursors = await self._archive.cursors([card])
         return cursors[card].sequence
 
 
 def own_fills(trade: Trade, trader_id: int) -> list[Fill]:
-    """What a trade was for a trader, the maker's first."""
+    """The fills that a trade is for a trader: none, one, or two, the maker's first."""
     fills = []
     if trade.maker_trader_id == trader_id:
         fills.append(Fill(trade, is_taker=False))
@@ -448,7 +460,7 @@ def own_fills(trade: Trade, trader_id: int) -> list[Fill]:
 
 
 def _trades(card: str, event: Event, mark: bytes) -> list[Trade]:
-    """The trades of an event whose lines contain this."""
+    """Parses those trades of an event whose lines contain `mark`."""
     lines = event.trade_lines
     if mark not in lines:
         return []
@@ -456,10 +468,10 @@ def _trades(card: str, event: Event, mark: bytes) -> list[Trade]:
 
 
 def _newest(orders: Iterable[Order], limit: int) -> list[Order]:
-    return sorted(orders, key=age, reverse=True)[:limit]
+    return sorted(orders, key=order_key, reverse=True)[:limit]
 
 
 def _newest_fills(fills: Iterable[Fill], before: FillKey | None) -> list[Fill]:
-    """These fills, each once, newest first; those before a key, if one is given."""
+    """Sorts fills newest first, each once, from `before` on."""
     known = {fill_key(fill): fill for fill in fills}
     return [known[key] for key in sorted(known, reverse=True) if before is None or key < before]

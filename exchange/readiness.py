@@ -1,4 +1,4 @@
-"""Whether every part that orders need is there, asked now."""
+"""Readiness: a check of every part that orders need, made anew for each report."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
@@ -11,21 +11,21 @@ from core.errors import TcgxError
 from engine.book_reader import BookReader
 
 PARTS = ("redis", "functions", "engine", "postgresql", "archiver", "history")
-"""What orders need, in the order of asking."""
+"""The parts that orders need, in the order of a report."""
 
 LAG_SECONDS_MAX = 60
-"""An archive that is further behind is not archived, whoever has the archiver's lock."""
+"""The lag of the archive from which the archiver counts as missing, even if some process holds its lock."""
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The parts that are missing (`PARTS`), and what an operator has to do."""
+    """The missing parts (of `PARTS`), and for the history a sentence to the operator for each fault."""
 
     missing: Sequence[str]
     reasons: Sequence[str]
 
 
 class Readiness:
-    """Asks Redis and PostgreSQL. `faults` are those of the history, by card, as the process knows them."""
+    """Checks Redis and PostgreSQL. `faults` are the faults of the history by card; the process keeps them current."""
 
     def __init__(self, cards: Sequence[str], books: BookReader, archive: Archive, faults: Mapping[str, str]) -> None:
         self._cards = cards
@@ -34,7 +34,7 @@ class Readiness:
         self._faults = faults
 
     async def report(self) -> Report:
-        """What is missing now."""
+        """Checks every part now. A server that does not answer is a missing part, not an error."""
         checks: dict[str, Awaitable[bool]] = {
             "redis": self._books.answers(),
             "functions": self._has_functions(),
@@ -50,15 +50,14 @@ class Readiness:
         return Report([*missing, *(["history"] if self._faults else [])], list(self._faults.values()))
 
     async def _has_functions(self) -> bool:
-        """Whether Redis has our library, as far as Redis answers: where it does not, that is what is missing."""
+        """Whether Redis has the Lua library. True if Redis does not answer: then `redis` is the missing part."""
         try:
             return await self._books.has_functions()
         except TcgxError:
             return True
 
     async def _archives(self) -> bool:
-        """Whether an archiver has its lock, and the archive follows: the lock may be left over from one that is
-        gone."""
+        """Whether an archiver holds the lock and the archive keeps up. A dead archiver may leave the lock behind."""
         if not await self._archive.has_archiver():
             return False
         cursors = await self._archive.cursors(self._cards)

@@ -1,7 +1,7 @@
-"""What every door does with orders and market data: check, place, find, list, cancel, wait. No transport in it.
+"""The exchange as every door calls it: check, place, find, list, cancel and wait for orders; read market data.
 
-A wait has one deadline, which also holds for the reads after the match. The append alone is never given up: nobody
-would know whether the order is in the log.
+This module knows no transport. A call that waits has one deadline, which also holds for the reads after the match. Only
+the append is never cut short: otherwise the caller would not know whether the order is in the log.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import msgspec
 
 from archiver.queries import Archive
 from core.errors import (
-    VALUE_CHARACTERS_MAX,
     HistoryConflict,
     InvalidRequest,
     OrderCompleted,
@@ -39,30 +38,36 @@ from core.model import (
     Trade,
     order_id,
 )
-from core.rules import CLIENT_ORDER_ID, OrderRules
+from core.rules import CLIENT_ORDER_ID, OrderRules, printable
 from core.settings import CARD_PATTERN, Settings
 from engine.book_reader import BookReader, Depth
 from engine.match_notifications import MatchNotifier
 from engine.order_log import CancelAllResult, OrderLog
-from exchange.order_reader import FillKey, OrderReader, age, parsed
+from exchange.order_reader import FillKey, OrderReader, order_key, parse_orders
 from exchange.tokens import Caller
 
 SEQUENCE = re.compile(SEQUENCE_PATTERN)
 CANCELED_MAX = 10_000
-"""Of a card, so many orders that were canceled together are listed, the newest."""
+"""Orders that one cancel-all lists for a card, at most; the newest ones."""
 OPEN_LIMIT_MAX = 500
-"""Orders of a page of open orders at most."""
+"""Orders of a page of open orders, at most."""
+PAGE_LIMIT_MAX = 500
+"""Fills, archived orders and archived trades of a page, at most."""
+DEPTH_MAX = 1_000
+"""Price levels of each side of a book, at most."""
 
-OF_A_WHOLE_BATCH = RateLimited | HistoryConflict | Overloaded | Unavailable
-"""If all orders of a batch are refused for these, the batch is. They say when to repeat it, or that it may be."""
+WHOLE_BATCH_ERRORS = RateLimited | HistoryConflict | Overloaded | Unavailable
+"""A batch whose orders are all refused for these reasons is refused as a whole, so the caller learns when to repeat."""
 
-Placed = Accepted | Order
-"""What became of an order that was placed: its place in the log, or, where it repeats one, that one as it is now."""
+PlaceResult = Accepted | Order
+"""The place of a new order in the log; or, for a repeated client_order_id, the first order as it is now."""
 
 
 class OrderFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of a trader's orders are listed, as texts of a request: of this card and side, with this status (`open`, or
-    all), before an order of the trader, so many at most."""
+    """A filter over one trader's orders; its texts come from a request and are not checked yet.
+
+    `status` is `open`, or None for all. `before` is an order_id of the trader: the list goes on after that order.
+    """
 
     status: str | None = None
     card: str | None = None
@@ -72,7 +77,7 @@ class OrderFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exchange:
-    """The exchange as its callers see it. What is another trader's does not exist for a caller, an admin excepted."""
+    """The exchange of one process. A caller sees only orders of its own; an admin sees those of every trader."""
 
     def __init__(
         self, settings: Settings, order_log: OrderLog, books: BookReader, notifier: MatchNotifier, archive: Archive
@@ -87,20 +92,26 @@ class Exchange:
 
     # -- orders in
 
-    async def place(self, command: PlaceOrder) -> Placed:
-        """Places an order that was checked (`rules`); it is durable when this returns. Its place in the log; for a
-        repeated client_order_id the first order.
+    async def place(self, command: PlaceOrder) -> PlaceResult:
+        """Appends an order that `rules` has checked; the order is durable when this returns.
+
+        Returns the order's place in the log, or the first order if the client_order_id is a repeated one.
 
         Raises:
             ClientOrderIdConflict, RateLimited, TooManyOpenOrders: see `OrderLog.append`.
             HistoryConflict, Overloaded, Unavailable: see `OrderLog.append`.
         """
         accepted = await self._log.append(command)
-        return accepted if accepted.accepted_at else await self._first(command, accepted)
+        return accepted if accepted.accepted_at else await self._first_order(command, accepted)
 
-    async def place_and_wait(self, command: PlaceOrder, seconds: float) -> tuple[Order, list[Fill]] | Placed:
-        """Places an order and waits until it is matched: the order and its fills by then, or as `place` if the time is
-        over first."""
+    async def place_and_wait(self, command: PlaceOrder, seconds: float) -> tuple[Order, list[Fill]] | PlaceResult:
+        """Places an order and waits up to `seconds` for its match.
+
+        Returns the order and its fills after the match, or the result of `place` if the time is over first.
+
+        Raises:
+            ClientOrderIdConflict, HistoryConflict, Overloaded, Unavailable: see `OrderLog.append`.
+        """
         deadline = _now() + seconds
         accepted = await self._log.append(command)
         if await self._notifier.wait(command.card, accepted.sequence, deadline - _now()):
@@ -109,33 +120,35 @@ class Exchange:
                 return result
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
-                    return await self._matched(command, accepted)
-        return accepted if accepted.accepted_at else await self._first(command, accepted)
+                    return await self._order_and_fills(command, accepted)
+        return accepted if accepted.accepted_at else await self._first_order(command, accepted)
 
-    async def place_many(self, commands: Sequence[PlaceOrder]) -> list[Placed | TcgxError]:
-        """Places many orders, each with its own outcome, in order.
+    async def place_many(self, commands: Sequence[PlaceOrder]) -> list[PlaceResult | TcgxError]:
+        """Places many orders; each has its own result or error, in the order of the commands.
 
         Raises:
-            RateLimited, HistoryConflict, Overloaded, Unavailable: none of them was placed for this reason.
+            RateLimited, HistoryConflict, Overloaded, Unavailable: no order at all was placed, and this is the first
+                one's error.
         """
-        outcomes: list[Placed | TcgxError] = [*await self._log.append_all(commands)]
+        outcomes: list[PlaceResult | TcgxError] = [*await self._log.append_all(commands)]
         for place, outcome in enumerate(outcomes):
             if isinstance(outcome, Accepted) and outcome.accepted_at is None:
                 try:
-                    outcomes[place] = await self._first(commands[place], outcome)
+                    outcomes[place] = await self._first_order(commands[place], outcome)
                 except TcgxError as error:
                     outcomes[place] = error
-        if outcomes and all(isinstance(outcome, OF_A_WHOLE_BATCH) for outcome in outcomes):
+        if outcomes and all(isinstance(outcome, WHOLE_BATCH_ERRORS) for outcome in outcomes):
             raise next(outcome for outcome in outcomes if isinstance(outcome, TcgxError))
         return outcomes
 
     async def cancel(self, caller: Caller, name: str, seconds: float = 0.0) -> tuple[Order, bool]:
-        """Asks for an order to be canceled; waits up to `seconds` until that is matched. The order as it is then,
-        and whether the cancel is matched.
+        """Appends the cancel of an order, and waits up to `seconds` for the match of the cancel.
+
+        Returns the order as it is then, and whether the cancel is matched.
 
         Raises:
-            OrderNotFound: there is none with this order_id, or it is another trader's.
-            OrderCompleted: it is completed already.
+            OrderNotFound: the order does not exist, or belongs to another trader.
+            OrderCompleted: the order is completed already.
             HistoryConflict, Overloaded, Unavailable: see `OrderLog.append`.
         """
         order = await self.find(caller, name)
@@ -154,9 +167,11 @@ class Exchange:
     async def cancel_all(
         self, caller: Caller, card: str | None = None, seconds: float = 0.0
     ) -> tuple[list[Order], bool]:
-        """Cancels all the caller's orders on a card, or on all, that were accepted before, matched or not. Once that is
-        matched, the orders that it canceled, and True; where nobody waits or the time is over first, those that were
-        open, and False. Newest first, of each card the newest `CANCELED_MAX`.
+        """Cancels every order of the caller that was accepted before this call, matched or not.
+
+        `card` None means all cards. With `seconds` the call waits for the match of the cancels. It returns the canceled
+        orders and True; or, without a wait or after a timeout, the orders that were open and False. The newest order
+        comes first, and each card has at most `CANCELED_MAX`.
 
         Raises:
             InvalidRequest: the card is not traded.
@@ -172,19 +187,24 @@ class Exchange:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     canceled = await asyncio.gather(
-                        *(self._canceled(card, each, deadline) for card, each in zip(cards, cancels, strict=True))
+                        *(
+                            self._canceled_orders(card, each, deadline)
+                            for card, each in zip(cards, cancels, strict=True)
+                        )
                     )
-                    return _by_age(canceled), True
-        return _by_age([await parsed(card, lines) for card, lines in zip(cards, resting, strict=True)]), False
+                    return _newest_first(canceled), True
+        return _newest_first(
+            [await parse_orders(card, lines) for card, lines in zip(cards, resting, strict=True)]
+        ), False
 
     # -- orders out
 
     async def find(self, caller: Caller, name: str) -> Order:
-        """The caller's order (for an admin, anybody's) with this order_id.
+        """Reads an order by its order_id.
 
         Raises:
-            OrderNotFound: there is none, or it is another trader's.
-            Unavailable: a server that is needed does not answer.
+            OrderNotFound: the order does not exist, or belongs to another trader.
+            Unavailable: Redis or PostgreSQL does not answer.
         """
         card, _, digits = name.rpartition("-")
         if card not in self.cards or not SEQUENCE.fullmatch(digits):
@@ -195,11 +215,11 @@ class Exchange:
         return order
 
     async def find_by_client_id(self, caller: Caller, client_order_id: str) -> Order:
-        """The caller's latest order with this client_order_id, over all cards.
+        """Reads the caller's latest order with this client_order_id, over all cards.
 
         Raises:
-            OrderNotFound: there is none.
-            Unavailable: a server that is needed does not answer.
+            OrderNotFound: the caller has no such order.
+            Unavailable: Redis or PostgreSQL does not answer.
         """
         trader_id = caller.trader_id
         if not CLIENT_ORDER_ID.fullmatch(client_order_id):
@@ -215,7 +235,7 @@ class Exchange:
             )
         )
         if not any(found):
-            # An order may rest for longer than its id is remembered.
+            # An order may rest for longer than Redis keeps its client_order_id.
             found = await asyncio.gather(
                 *(self._reader.find_open(card, trader_id, client_order_id) for card in self.cards)
             )
@@ -225,22 +245,24 @@ class Exchange:
             orders = [archived] if archived else []
         if not orders:
             raise OrderNotFound(client_order_id)
-        return max(orders, key=age)
+        return max(orders, key=order_key)
 
-    async def orders(self, caller: Caller, which: OrderFilter) -> tuple[list[Order], Order | None]:
-        """The caller's orders, newest first, and the one that the next page goes on before; None where there are
-        surely no more. Of a side a page may have fewer orders than `limit`, though there are more.
+    async def orders(self, caller: Caller, order_filter: OrderFilter) -> tuple[list[Order], Order | None]:
+        """Lists the caller's orders, newest first.
+
+        Returns a page, and the order that is `before` of the next page: None if this page is the last one. A page that
+        is filtered by side may be short although more orders follow.
 
         Raises:
-            InvalidRequest: a filter is wrong; every wrong one is named.
-            Unavailable: a server that is needed does not answer.
+            InvalidRequest: a filter is wrong; the error names every wrong one.
+            Unavailable: Redis or PostgreSQL does not answer.
         """
-        self._check(which)
-        limit, trader_id = which.limit, caller.trader_id
-        cards = self._cards_of(which.card)
-        side = None if which.side is None else Side(which.side)
-        before = None if which.before is None else await self._own(caller, "before", which.before)
-        if which.status is not None:
+        self._check_filter(order_filter)
+        limit, trader_id = order_filter.limit, caller.trader_id
+        cards = self._cards_of(order_filter.card)
+        side = None if order_filter.side is None else Side(order_filter.side)
+        before = None if order_filter.before is None else await self._own_order(caller, "before", order_filter.before)
+        if order_filter.status is not None:
             found = await self._reader.open_orders(trader_id, cards, side=side, before=before, limit=limit + 1)
             return found[:limit], found[limit - 1] if len(found) > limit else None
         if before is None and side is None:
@@ -248,29 +270,32 @@ class Exchange:
         return await self._reader.orders(trader_id, cards, side=side, before=before, limit=limit)
 
     async def fills_of(self, order: Order) -> list[Fill]:
-        """All fills of an order, oldest first: their quantities add up to what is filled of it.
+        """Reads all fills of an order, oldest first; their quantities add up to `filled_quantity`.
 
         Raises:
-            Unavailable: the archive is needed for them and cannot be read.
+            Unavailable: some fills are in the archive, and the archive cannot be read.
         """
         return await self._reader.fills_of(order)
 
     async def fills(
         self, caller: Caller, *, card: str | None = None, name: str | None = None, before: str | None, limit: int
     ) -> tuple[list[Fill], str | None]:
-        """The caller's fills on a card, or of the order with an order_id, newest first; and the `before` of the next
-        page, None at the end. There may be fewer than `limit`, though there are more.
+        """Lists the caller's fills, newest first: on one card, or of the order with the order_id `name`.
+
+        Returns a page, and `before` of the next page: None if this page is the last one. A page may be short although
+        more fills follow.
 
         Raises:
-            InvalidRequest: the card, the order_id or `before` is wrong.
+            InvalidRequest: the card, the order_id, `before` or `limit` is wrong.
             Unavailable: the archive cannot be read.
         """
+        _check_count("limit", limit, PAGE_LIMIT_MAX)
         cards = self._cards_of(card)
         start = None if before is None else FillKey.parse(before)
         if name is None:
             found, following = await self._reader.fills(caller.trader_id, cards, before=start, limit=limit)
             return found, following and following.text
-        order = await self._own(caller, "order_id", name)
+        order = await self._own_order(caller, "order_id", name)
         if card not in (None, order.card):
             raise InvalidRequest([Violation("order_id", "invalid_order_id", f"must be an order_id of {card}", name)])
         found, following = await self._reader.fills_of_order(order, before=start, limit=limit)
@@ -279,61 +304,68 @@ class Exchange:
     async def archived_orders(
         self, caller: Caller, *, card: str | None = None, before: str | None = None, limit: int
     ) -> list[Order]:
-        """The caller's archived orders, by time of acceptance, newest first; those before an order_id.
+        """Lists the caller's archived orders by time of acceptance, newest first. `before` is an order_id.
 
         Raises:
-            InvalidRequest: the card or `before` is wrong.
+            InvalidRequest: the card, `before` or `limit` is wrong.
             Unavailable: the archive cannot be read.
         """
+        _check_count("limit", limit, PAGE_LIMIT_MAX)
         self._cards_of(card)
         start = None if before is None else _parse_id(before, "-", "an order_id, like pikachu-1001")
         try:
             return await self._archive.orders(caller.trader_id, card=card, before=start, limit=limit)
         except LookupError:
-            raise _wrong_before(before, "an order_id of the archive") from None
+            raise _invalid_before(before, "an order_id of the archive") from None
 
     # -- market data
 
     async def book(self, card: str, levels: int) -> Depth:
-        """The best price levels of a card's book.
+        """Reads the best price levels of a card's book, at most `levels` of each side.
 
         Raises:
-            UnknownCard: it is not traded.
+            UnknownCard: the card is not traded.
+            InvalidRequest: `levels` is not from 1 to `DEPTH_MAX`.
             Unavailable: Redis does not answer.
         """
-        return await self._books.depth(self._traded(card), levels)
+        self._check_traded(card)
+        _check_count("depth", levels, DEPTH_MAX)
+        return await self._books.depth(card, levels)
 
     async def latest_trades(self, card: str, limit: int) -> list[Trade]:
-        """A card's latest trades, newest first, `LATEST` at most.
+        """Reads a card's latest trades, newest first.
 
         Raises:
-            UnknownCard: it is not traded.
+            UnknownCard: the card is not traded.
+            InvalidRequest: `limit` is not from 1 to `LATEST`.
             Unavailable: Redis does not answer.
         """
-        return await self._books.latest_trades(self._traded(card), limit)
+        self._check_traded(card)
+        _check_count("limit", limit, LATEST)
+        return await self._books.latest_trades(card, limit)
 
     async def archived_trades(self, card: str, *, before: str | None = None, limit: int) -> list[Trade]:
-        """A card's archived trades, newest first; those before a trade_id.
+        """Lists a card's archived trades, newest first. `before` is a trade_id.
 
         Raises:
-            InvalidRequest: the card or `before` is wrong.
+            InvalidRequest: the card, `before` or `limit` is wrong.
             Unavailable: the archive cannot be read.
         """
+        _check_count("limit", limit, PAGE_LIMIT_MAX)
         self._cards_of(card)
         start = None if before is None else _parse_id(before, "-t", "a trade_id, like pikachu-t17")
         if start is not None and start[0] != card:
-            raise _wrong_before(before, f"a trade_id of {card}")
+            raise _invalid_before(before, f"a trade_id of {card}")
         return await self._archive.trades(card, before=start[1] if start else None, limit=limit)
 
-    # -- within
+    # -- internal
 
-    def _traded(self, card: str) -> str:
+    def _check_traded(self, card: str) -> None:
         if card not in self.cards:
             raise UnknownCard(card, self.cards)
-        return card
 
     def _cards_of(self, card: str | None) -> tuple[str, ...]:
-        """The cards that a filter admits."""
+        """The cards that a filter by card selects: one, or all for None."""
         if card is None:
             return self.cards
         if card not in self.cards:
@@ -342,44 +374,45 @@ class Exchange:
 
     def _unknown_card(self, card: str) -> Violation:
         rule = "must be one of " + ", ".join(self.cards)
-        return Violation("card", "unknown_card", rule, card[:VALUE_CHARACTERS_MAX])
+        return Violation("card", "unknown_card", rule, printable(card))
 
-    def _check(self, which: OrderFilter) -> None:
+    def _check_filter(self, order_filter: OrderFilter) -> None:
         errors = []
-        if which.status is not None and which.status != "open":
-            errors.append(Violation("status", "invalid_status", "must be open", which.status[:VALUE_CHARACTERS_MAX]))
-        if which.card is not None and which.card not in self.cards:
-            errors.append(self._unknown_card(which.card))
-        if which.side is not None and which.side not in tuple(Side):
+        if order_filter.status is not None and order_filter.status != "open":
+            errors.append(Violation("status", "invalid_status", "must be open", printable(order_filter.status)))
+        if order_filter.card is not None and order_filter.card not in self.cards:
+            errors.append(self._unknown_card(order_filter.card))
+        if order_filter.side is not None and order_filter.side not in tuple(Side):
             rule = "must be one of " + ", ".join(Side)
-            errors.append(Violation("side", "invalid_side", rule, which.side[:VALUE_CHARACTERS_MAX]))
-        if which.limit > LATEST and which.status is None:
+            errors.append(Violation("side", "invalid_side", rule, printable(order_filter.side)))
+        limit_max = LATEST if order_filter.status is None else OPEN_LIMIT_MAX
+        if not 1 <= order_filter.limit <= limit_max:
             rule = f"must be a whole number from 1 to {LATEST}, or to {OPEN_LIMIT_MAX} with status=open"
-            errors.append(Violation("limit", "invalid_limit", rule, str(which.limit)))
+            errors.append(Violation("limit", "invalid_limit", rule, str(order_filter.limit)))
         if errors:
             raise InvalidRequest(errors)
 
-    async def _own(self, caller: Caller, field: str, name: str) -> Order:
-        """The order that a field of a request names.
+    async def _own_order(self, caller: Caller, field: str, name: str) -> Order:
+        """Reads the order whose order_id a field of a request has.
 
         Raises:
-            InvalidRequest: it is none of the caller's.
+            InvalidRequest: the caller has no such order.
         """
         try:
             return await self.find(caller, name)
         except OrderNotFound:
             rule = "must be an order_id of yours, like pikachu-1001"
-            raise InvalidRequest([Violation(field, f"invalid_{field}", rule, name[:VALUE_CHARACTERS_MAX])]) from None
+            raise InvalidRequest([Violation(field, f"invalid_{field}", rule, printable(name))]) from None
 
-    async def _matched(self, command: PlaceOrder, accepted: Accepted) -> tuple[Order, list[Fill]]:
-        """An order that is matched, and its fills, read back."""
+    async def _order_and_fills(self, command: PlaceOrder, accepted: Accepted) -> tuple[Order, list[Fill]]:
+        """Reads a matched order and its fills back."""
         order = await self._reader.find(command.card, accepted.sequence)
         if order is None:
             raise Unavailable(f"order {order_id(command.card, accepted.sequence)} was matched but can't be read now")
         return order, await self._reader.fills_of(order)
 
     async def _open_lines(self, card: str, trader_id: int, deadline: float | None) -> list[bytes]:
-        """The lines of a trader's open orders on a card, as many as can be read by then."""
+        """Reads the lines of a trader's open orders on a card, as many as the deadline allows."""
         found: list[bytes] = []
         with contextlib.suppress(TimeoutError):
             async with (
@@ -393,10 +426,10 @@ class Exchange:
         return found[:CANCELED_MAX]
 
     async def _cancel_each(self, trader_id: int, cards: Sequence[str]) -> list[CancelAllResult]:
-        """Appends the cancels of every card.
+        """Appends a trader's cancels to the log of each card.
 
         Raises:
-            TcgxError: the cancels of one card are not appended.
+            TcgxError: the append to one of the logs failed.
         """
         outcomes = await asyncio.gather(
             *(self._log.cancel_all(card, trader_id) for card in cards), return_exceptions=True
@@ -409,22 +442,33 @@ class Exchange:
                 raise outcome
         return appended
 
-    async def _canceled(self, card: str, cancels: CancelAllResult, deadline: float) -> list[Order]:
-        """Waits until these are matched; the orders that they canceled.
+    async def _canceled_orders(self, card: str, cancels: CancelAllResult, deadline: float) -> list[Order]:
+        """Waits for the match of the cancels, and reads the orders that they canceled.
 
         Raises:
-            TimeoutError: they are not matched by the deadline.
+            TimeoutError: the cancels are not matched by the deadline.
         """
         if not await self._notifier.wait(card, cancels.last, deadline - _now()):
             raise TimeoutError
-        return await self._reader.canceled(card, cancels, CANCELED_MAX)
+        return await self._reader.canceled_orders(card, cancels, CANCELED_MAX)
 
-    async def _first(self, command: PlaceOrder, accepted: Accepted) -> Order:
-        """The order that this one repeats."""
+    async def _first_order(self, command: PlaceOrder, accepted: Accepted) -> Order:
+        """Reads the first order with the client_order_id of a repeated one."""
         first = await self._reader.find(command.card, accepted.sequence)
         if first is None:
             raise Unavailable(f"order {order_id(command.card, accepted.sequence)} can't be read now")
         return first
+
+
+def _check_count(field: str, count: int, count_max: int) -> None:
+    """Bounds a number of items that a caller asks for.
+
+    Raises:
+        InvalidRequest: the count is not from 1 to `count_max`.
+    """
+    if not 1 <= count <= count_max:
+        rule = f"must be a whole number from 1 to {count_max}"
+        raise InvalidRequest([Violation(field, f"invalid_{field}", rule, str(count))])
 
 
 def _may_see(caller: Caller, order: Order) -> bool:
@@ -432,23 +476,25 @@ def _may_see(caller: Caller, order: Order) -> bool:
 
 
 def _parse_id(name: str, separator: str, rule: str) -> tuple[str, int]:
-    """The card and the number of an order_id or trade_id."""
+    """Splits an order_id or a trade_id into card and number.
+
+    Raises:
+        InvalidRequest: the text is no such id.
+    """
     card, found, digits = name.rpartition(separator)
     if not found or not CARD_PATTERN.fullmatch(card) or not SEQUENCE.fullmatch(digits):
-        raise _wrong_before(name, rule)
+        raise _invalid_before(name, rule)
     return card, int(digits)
 
 
-def _wrong_before(value: str | None, rule: str) -> InvalidRequest:
-    return InvalidRequest(
-        [Violation("before", "invalid_before", f"must be {rule}", (value or "")[:VALUE_CHARACTERS_MAX])]
-    )
+def _invalid_before(value: str | None, rule: str) -> InvalidRequest:
+    return InvalidRequest([Violation("before", "invalid_before", f"must be {rule}", printable(value or ""))])
 
 
-def _by_age(by_card: Iterable[list[Order]]) -> list[Order]:
-    return sorted((order for orders in by_card for order in orders), key=age, reverse=True)
+def _newest_first(by_card: Iterable[list[Order]]) -> list[Order]:
+    return sorted((order for orders in by_card for order in orders), key=order_key, reverse=True)
 
 
 def _now() -> float:
-    """The clock of deadlines."""
+    """The time of the event loop, in which deadlines are given."""
     return asyncio.get_running_loop().time()

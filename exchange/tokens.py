@@ -1,4 +1,4 @@
-"""Access tokens and API keys: how they are made and checked, for the API and the command line."""
+"""Access tokens and hashes of API keys, for every door and the command line."""
 
 import hashlib
 import time
@@ -11,14 +11,14 @@ from core.model import TRADER_ID_MAX
 
 ALGORITHM = "HS256"
 ISSUER = "tcgx"
-CLOCK_SECONDS = 10
-"""A token may be so much younger than this machine's clock says it can be: whoever made it has another clock."""
+CLOCK_SKEW_SECONDS = 10
+"""Tolerance for the clock of the machine that issued a token: `iat` may lie this far in the future."""
 
 Role = Literal["trader", "admin"]
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who asks: a trader or an admin, until the token expires (seconds since 1970)."""
+    """The authenticated sender of a request. `expires_at` is the end of its token, in seconds since 1970."""
 
     trader_id: int
     role: Role
@@ -26,33 +26,38 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class InvalidToken(Exception):
-    """Not a token of ours; the message says why."""
+    """A text is no access token of this exchange; the message says why."""
 
 
 class ExpiredToken(InvalidToken):
-    """It was one."""
+    """The lifetime of an access token is over."""
 
 
-def token(secret: str, trader_id: int, role: Role, seconds: int) -> str:
-    """An access token, valid from now on."""
+def issue_token(secret: str, trader_id: int, role: Role, seconds: int) -> str:
+    """Signs an access token that is valid from now on for `seconds`."""
     now = int(time.time())
     claims = {"iss": ISSUER, "sub": str(trader_id), "role": role, "iat": now, "exp": now + seconds}
     return jwt.encode(claims, secret, ALGORITHM)
 
 
-def caller_of(secret: str, text: str) -> Caller:
-    """The caller that an access token speaks for.
+def decode_token(secret: str, text: str) -> Caller:
+    """Verifies an access token and returns its caller.
 
     Raises:
-        ExpiredToken: its time is over.
-        InvalidToken: wrong in any other way.
+        ExpiredToken: the lifetime of the token is over.
+        InvalidToken: the token is wrong in another way.
     """
     try:
         claims = jwt.decode(
-            text, secret, [ALGORITHM], issuer=ISSUER, leeway=CLOCK_SECONDS, options={"require": ["exp", "sub", "iss"]}
+            text,
+            secret,
+            [ALGORITHM],
+            issuer=ISSUER,
+            leeway=CLOCK_SKEW_SECONDS,
+            options={"require": ["exp", "sub", "iss"]},
         )
         expires_at = int(claims["exp"])
-        if expires_at <= time.time():  # the leeway is for its beginning alone
+        if expires_at <= time.time():  # the leeway is meant for `iat` alone
             raise jwt.ExpiredSignatureError
         return Caller(_trader_id(claims["sub"]), _role(claims.get("role")), expires_at)
     except jwt.ExpiredSignatureError:
@@ -61,8 +66,8 @@ def caller_of(secret: str, text: str) -> Caller:
         raise InvalidToken(f"the access token is not valid: {error}") from None
 
 
-def key_hash(api_key: str) -> bytes:
-    """What is stored of an API key: SHA-256. The keys are 32 random bytes, so a slow hash would add nothing."""
+def hash_api_key(api_key: str) -> bytes:
+    """The SHA-256 under which the archive stores an API key. A key is 32 random bytes, so a slow hash adds nothing."""
     return hashlib.sha256(api_key.encode(errors="surrogatepass")).digest()
 
 

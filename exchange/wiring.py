@@ -1,4 +1,4 @@
-"""The parts of an exchange in one process of a door, connected to Redis and PostgreSQL."""
+"""Wiring: the parts of an exchange in the process of a door, connected to Redis and PostgreSQL."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -22,8 +22,8 @@ from exchange.service import Exchange
 
 
 class Services(msgspec.Struct, frozen=True):
-    """What a door needs. A task of `background` that ends by an error leaves the others half alive: the process of the
-    door should end then."""
+    """The services of a door. If a task of `background` ends with an error, the process of the door must end too:
+    its other parts would work with stale state."""
 
     exchange: Exchange
     authenticator: Authenticator
@@ -33,20 +33,20 @@ class Services(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def connect(settings: Settings) -> AsyncIterator[Services]:
-    """An exchange until the end of the context; every order that was placed is appended before that.
+    """Connects an exchange for the duration of the context. The exit waits until every placed order is appended.
 
     Raises:
-        Unavailable: a server does not answer.
+        Unavailable: Redis or PostgreSQL does not answer.
     """
     async with (
         nodes.connect(settings) as servers,
-        connection.connect(settings.redis_url) as writing,
+        connection.connect(settings.redis_url) as append_connection,
         postgres.pool(settings.database_url) as pool,
     ):
         await servers.load_library()
         history = ArchivedHistory(servers.commands, pool, settings.cards)
         order_log = OrderLog(
-            writing,
+            append_connection,
             backlog_max=settings.backlog_max,
             pending_max=settings.append_pending_max,
             self_trade=settings.self_trade,
@@ -56,17 +56,19 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
         notifier = MatchNotifier(servers)
         archive, books = Archive(pool), BookReader(servers.commands)
         stopping = asyncio.Event()
-        listening = asyncio.create_task(notifier.run(stopping), name="match notifications")
-        comparing = asyncio.create_task(history.run(stopping), name="history")
+        notifications = asyncio.create_task(notifier.run(stopping), name="match notifications")
+        comparison = asyncio.create_task(history.run(stopping), name="history")
         try:
             yield Services(
                 exchange=Exchange(settings, order_log, books, notifier, archive),
                 authenticator=Authenticator(settings, archive),
                 readiness=Readiness(settings.cards, books, archive, history.faults),
-                background=(listening, comparing),
+                background=(notifications, comparison),
             )
         finally:
-            await order_log.close()
-            stopping.set()
-            await asyncio.wait({comparing})  # it tells the archive which sequences were given out
-            await cancel_and_wait(listening, comparing)
+            try:
+                await order_log.close()
+                stopping.set()
+                await asyncio.wait({comparison})  # its last step registers the sequences in the archive
+            finally:  # even if the wait is canceled: no task may outlive its connections
+                await cancel_and_wait(notifications, comparison)

@@ -1,1 +1,1 @@
-"""Where every process of this project begins: the command `tcgx`."""
+"""The command `tcgx`, with which every process of this project starts."""

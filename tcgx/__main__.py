@@ -24,7 +24,7 @@ class OurPackages:
 def main() -> int:
     """Runs a command; the exit code."""
     sys.meta_path.insert(0, OurPackages)
-    from core import standard_streams  # noqa: PLC0415 - found only now
+    from core import standard_streams  # noqa: PLC0415 - the finder above must come first
 
     standard_streams.open_missing()
     from cli.main import main as run  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Running exchanges in both ways: services one by one on servers of their own, or `tcgx up` in a folder."""
+"""RunFile exchanges in both ways: services one by one on servers of their own, or `tcgx up` in a folder."""
 
 import asyncio
 import csv
@@ -22,7 +22,7 @@ from redis import Redis
 from archiver import traders
 from archiver.postgres import connect
 from cli import datadir
-from cli.run_file import Running, running
+from cli.run_file import RunFile, find_running
 from core.settings import Settings
 from engine import keys
 from exchange import tokens
@@ -173,7 +173,7 @@ class ExchangeServer:
 
     def bearer(self, trader_id: int, role: tokens.Role = "trader") -> dict[str, str]:
         """The header that says who it is."""
-        token = tokens.token(self.settings.jwt_secret, trader_id, role, TOKEN_SECONDS)
+        token = tokens.issue_token(self.settings.jwt_secret, trader_id, role, TOKEN_SECONDS)
         return {"authorization": f"Bearer {token}"}
 
     def api_key(self, trader_id: int) -> str:
@@ -389,16 +389,16 @@ class TcgxUp:
         return result.stdout
 
     @property
-    def urls(self) -> Running:
+    def urls(self) -> RunFile:
         """Where it is reached, as it tells the commands beside it."""
-        found = running(self.data_dir)
+        found = find_running(self.data_dir)
         assert found, f"nothing is announced in {self.data_dir}"
         return found
 
     def traders(self, *ids: int) -> list[Trader]:
         """Traders with a token each."""
         secret = self.urls.jwt_secret
-        return [self.trader(tokens.token(secret, trader_id, "trader", TOKEN_SECONDS)) for trader_id in ids]
+        return [self.trader(tokens.issue_token(secret, trader_id, "trader", TOKEN_SECONDS)) for trader_id in ids]
 
     def trader(self, token: str = "") -> Trader:
         """The trader of this token; nobody without one."""

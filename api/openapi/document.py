@@ -1,7 +1,7 @@
 """The OpenAPI document of the exchange that runs.
 
-Litestar knows the calls and their parameters, msgspec the structs of bodies and answers. What both leave open is added
-here: the cards, bounds and examples of the settings, the errors of each call, and the headers of answers.
+Litestar knows the calls and their parameters; msgspec knows the structs of bodies and answers. This module adds the
+rest: cards, bounds and examples from the settings, the errors of each call, and the headers of answers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,14 +18,14 @@ from litestar.openapi.spec import Components, Contact, License, OpenAPI, Securit
 
 from api import decoding, views
 from api.common_headers import REQUEST_ID
-from api.openapi.error_codes import BODY, ERROR_CODES, EVERY_CALL, TOKEN, ErrorCode, of_parameter
-from api.openapi.fields import SIDES, STATUSES, TIMES_IN_FORCE, listed
+from api.openapi.error_codes import BODY, ERROR_CODES, EVERY_CALL, TOKEN, ErrorCode, parameter_code
+from api.openapi.fields import SIDES, STATUSES, TIMES_IN_FORCE, markdown_list
 from api.openapi.operations import SCHEMAS
 from api.openapi.price_pattern import price_pattern
 from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, FieldError, Problem
-from core.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, Side, Status, TimeInForce, price_text
+from core.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, SEQUENCE_PATTERN, Side, Status, TimeInForce, price_text
 from core.settings import CARD_PATTERN, Settings
-from exchange.order_reader import PLACE
+from exchange.order_reader import FILL_KEY
 
 Json = dict[str, Any]
 
@@ -75,15 +75,15 @@ ENUMS: Mapping[type[StrEnum], tuple[str, Mapping[Any, str]]] = {
     TimeInForce: ("How long an order waits.", TIMES_IN_FORCE),
 }
 FORMAT_OF_PARAMETER = {"card": "Card", "order_id": "order_id", "client_order_id": "client_order_id"}
-"""What parameters with these names are, where their handlers say nothing else."""
+"""The formats of parameters with these names, unless a handler names another format."""
 
-PLACES: Mapping[str, str] = {
+BEFORE_RULES: Mapping[str, str] = {
     "/orders": "an order_id of yours, like pikachu-1001",
     "/fills": "the `next` of a page of fills",
     "/history/orders": "an order_id, like pikachu-1001",
     "/history/trades": "a trade_id, like pikachu-t17",
 }
-"""What the parameter `before` must be, by path."""
+"""The rule of the parameter `before`, by path."""
 
 RETRY_AFTER: Json = {
     "description": "After how many seconds to try again.",
@@ -125,17 +125,17 @@ HEADERS_OF_ALL: Mapping[str, Json] = {
         "schema": {"type": "string", "enum": ["nosniff"]},
     },
 }
-"""The headers of every answer, beyond those that describe its body."""
+"""The headers of every answer, without those that describe its body."""
 
 
 class Config(OpenAPIConfig):
-    """Litestar's configuration of a document that is completed by the settings of the exchange."""
+    """Litestar's configuration of a document that the settings of the exchange complete."""
 
     def __init__(self, settings: Settings, **options: Any) -> None:
         super().__init__(
             title="tcgx",
             version="0.1.0",
-            description=DESCRIPTION.format_map(_texts(settings)),
+            description=DESCRIPTION.format_map(_texts_of_settings(settings)),
             license=License(name="MIT", identifier="MIT"),
             contact=Contact(name="tcgx"),
             tags=[Tag(name=name, description=sentence) for name, sentence in TAGS.items()],
@@ -151,7 +151,7 @@ class Config(OpenAPIConfig):
         self._settings = settings
 
     def to_openapi_schema(self) -> OpenAPI:
-        """The document without its calls, which Litestar adds."""
+        """Makes the document without its calls, which Litestar adds."""
         plain = super().to_openapi_schema()
         document = Document(**{field.name: getattr(plain, field.name) for field in fields(plain)})
         document.settings = self._settings
@@ -166,19 +166,19 @@ class Document(OpenAPI):
         self.settings = Settings()
 
     def to_schema(self) -> Json:
-        """The whole document."""
-        return Completion(self.settings).of(super().to_schema())
+        """Builds the complete document."""
+        return DocumentBuilder(self.settings).of(super().to_schema())
 
 
 class SwaggerPage(SwaggerRenderPlugin):
-    """Swagger UI: calls folded, schemas closed, and the token kept when the page is loaded again."""
+    """Swagger UI with folded calls and schemas; the browser keeps the token over a reload."""
 
     def __init__(self, document_url: str, **options: Any) -> None:
         super().__init__(**options)
         self._document_url = document_url
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: Json) -> bytes:  # noqa: ARG002 - the page loads it
-        """The page."""
+        """Renders the page."""
         options = {
             "url": self._document_url,
             "dom_id": "#swagger",
@@ -199,21 +199,21 @@ class SwaggerPage(SwaggerRenderPlugin):
         ).encode()
 
 
-class Completion:
-    """Completes a document for an exchange with these settings."""
+class DocumentBuilder:
+    """Builds the complete document for an exchange with these settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._formats = formats(settings)
-        self._texts = _texts(settings)
+        self._texts = _texts_of_settings(settings)
         self._schemas: Json = {}
 
     def of(self, document: Json) -> Json:
-        """The complete document."""
+        """Completes a document of Litestar."""
         found = sorted({error.key for _, _, operation in _operations(document) for error in codes_of(operation)})
         self._schemas = self._components([key.partition(" ")[2] for key in found])
         for path, method, operation in _operations(document):
             document["paths"][path][method] = self._operation(path, operation)
-        document["components"]["schemas"] = _reachable(self._schemas, document["paths"])
+        document["components"]["schemas"] = _referenced_schemas(self._schemas, document["paths"])
         return document
 
     # -- schemas
@@ -225,7 +225,7 @@ class Completion:
         )
         for enum, (sentence, words) in ENUMS.items():
             made[enum.__name__] |= {
-                "description": f"{sentence}\n\n{listed(words)}",
+                "description": f"{sentence}\n\n{markdown_list(words)}",
                 "type": "string",
                 "enum": [word.value for word in words],
             }
@@ -235,22 +235,22 @@ class Completion:
         found = {code: meanings.get(code, "The query parameter breaks its rule.") for code in sorted(set(codes))}
         made["ErrorCode"] = {
             "title": "ErrorCode",
-            "description": f"What is wrong, for programs; codes do not change.\n\n{listed(found)}",
+            "description": f"What is wrong, for programs; codes do not change.\n\n{markdown_list(found)}",
             "type": "string",
             "enum": [*found],
         }
         example = msgspec.to_builtins(ERROR_CODES["422 invalid_price"].example(self._texts))
         made["Problem"]["examples"] = [example]
         made["FieldError"]["examples"] = example["errors"]
-        return {name: self._resolved(schema, set(made)) for name, schema in made.items()}
+        return {name: self._resolve(schema, set(made)) for name, schema in made.items()}
 
-    def _resolved(self, schema: Any, components: set[str]) -> Any:
-        """A schema whose formats, here and within it, are replaced by what they stand for."""
+    def _resolve(self, schema: Any, components: set[str]) -> Any:
+        """Replaces every format in a schema by the schema that the format stands for."""
         if isinstance(schema, list):
-            return [self._resolved(part, components) for part in schema]
+            return [self._resolve(part, components) for part in schema]
         if not isinstance(schema, dict):
             return schema
-        resolved = {key: self._resolved(part, components) for key, part in schema.items() if key != "examples"}
+        resolved = {key: self._resolve(part, components) for key, part in schema.items() if key != "examples"}
         if "examples" in schema:
             resolved["examples"] = schema["examples"]
         if "prefixItems" in resolved:
@@ -268,7 +268,7 @@ class Completion:
         return meaning | kept | {key: part for key, part in meaning.items() if key != "description"}
 
     def _example(self, schema: Json) -> Any:
-        """A value for a schema: its first example, or one made of those of its parts."""
+        """Makes an example for a schema: its first example, or one composed of the examples of its parts."""
         if "$ref" in schema:
             return self._example(self._schemas[schema["$ref"].removeprefix(SCHEMAS)])
         for chosen in (schema.get("examples"), schema.get("enum")):
@@ -312,7 +312,7 @@ class Completion:
     def _parameter(self, parameter: Json) -> Json:
         schema = _without_null(parameter["schema"])
         name = schema.get("format", FORMAT_OF_PARAMETER.get(parameter["name"]))
-        resolved = _without_null(self._resolved(schema | ({"format": name} if name else {}), set()))
+        resolved = _without_null(self._resolve(schema | ({"format": name} if name else {}), set()))
         description = parameter.get("description") or resolved.get("description")
         resolved.pop("description", None)
         if name in self._schemas:
@@ -320,13 +320,13 @@ class Completion:
         elif not resolved.get("examples"):
             resolved["examples"] = [self._example(resolved)]
         kept = {key: parameter[key] for key in ("name", "in", "required")}
-        return kept | {"description": description, "schema": _whole(resolved)}
+        return kept | {"description": description, "schema": _with_whole_bounds(resolved)}
 
     def _request_body(self, body: Json) -> Json:
         schema = body["content"][JSON]["schema"]
         example = {"summary": "An order" if schema["$ref"].endswith("OrderBody") else "An example"}
         return {
-            "description": self._described(schema),
+            "description": self._description_of(schema),
             "required": True,
             "content": {JSON: {"schema": schema, "examples": {"example": example | {"value": self._example(schema)}}}},
         }
@@ -334,19 +334,19 @@ class Completion:
     def _answer(self, status: int, response: Json) -> Json:
         schema = response["content"][JSON]["schema"]
         given = [example["value"] for example in response["content"][JSON].get("examples", {}).values()]
-        example = _merged(self._example(schema), given[0] if given else {})
+        example = _merge(self._example(schema), given[0] if given else {})
         default = response["description"] == HTTPStatus(status).description
         return {
-            "description": self._described(schema) if default else response["description"],
+            "description": self._description_of(schema) if default else response["description"],
             **_headers(HEADERS_OF_ALL),
             "content": {JSON: {"schema": schema, "examples": {"example": {"summary": "An example", "value": example}}}},
         }
 
-    def _described(self, schema: Json) -> str:
+    def _description_of(self, schema: Json) -> str:
         return str(self._schemas[schema["$ref"].removeprefix(SCHEMAS)]["description"])
 
     def _texts_of(self, path: str, operation: Json) -> dict[str, str]:
-        """What examples of the errors of a call say."""
+        """The texts for the examples of a call's errors, by their names in braces."""
         parameters = operation.get("parameters", [])
         asked = {
             parameter["name"]: str(self._example(parameter["schema"]))
@@ -359,7 +359,7 @@ class Completion:
             "path": path.format_map(asked),
             "asked": next(iter(asked.values()), ""),
             "query": next(iter(needed), ""),
-            "place": PLACES.get(path, ""),
+            "place": BEFORE_RULES.get(path, ""),
             "parameter": next(iter(known), ""),
             "parameters": ", ".join(sorted(known)) or "none",
         }
@@ -370,7 +370,7 @@ class Completion:
 
 
 def codes_of(operation: Json) -> list[ErrorCode]:
-    """The errors of a call as Litestar describes it: those that its handler names, and those of its kind."""
+    """Lists the errors of a call: those that its handler names, and those of every call of its kind."""
     keys = [*EVERY_CALL]
     if operation.get("security"):
         keys += TOKEN
@@ -388,7 +388,7 @@ def codes_of(operation: Json) -> list[ErrorCode]:
             keys += ["422 missing_parameter"] if parameter["required"] else []
             keys += ["422 unknown_card"] if parameter["name"] == "card" else []
             if "minimum" in schema:
-                bounded.append(of_parameter(parameter["name"], int(schema["minimum"]), int(schema["maximum"])))
+                bounded.append(parameter_code(parameter["name"], int(schema["minimum"]), int(schema["maximum"])))
     for response in operation["responses"].values():
         if _is_refusal(response):
             examples = response["content"].get(MEDIA_TYPE, {}).get("examples", {})
@@ -397,56 +397,10 @@ def codes_of(operation: Json) -> list[ErrorCode]:
 
 
 def formats(settings: Settings) -> Mapping[str, Json]:
-    """What the formats of `api/openapi/fields.py` stand for in an exchange with these settings."""
-    card, low, high = settings.cards[0], settings.price_cents_min, settings.price_cents_max
-    bid = min(max(EXAMPLE_CENTS, low), max(low, high - SPREAD_CENTS))
-    ask = min(bid + SPREAD_CENTS, high)
-    price = {"type": "string", "pattern": r"^[0-9]+\.[0-9]{2}$"}
+    """The schemas that the formats of `api/openapi/fields.py` stand for, in an exchange with these settings."""
     return {
-        "Card": {
-            "description": "A card that is traded here.",
-            "type": "string",
-            "enum": [*settings.cards],
-            "examples": [card],
-        },
-        "card_name": {"type": "string", "pattern": f"^{CARD_PATTERN.pattern}$", "examples": [card]},
-        "order_id": {
-            "description": "The order's id.",
-            "type": "string",
-            "pattern": rf"^{CARD_PATTERN.pattern}-[1-9][0-9]{{0,11}}$",
-            "examples": [f"{card}-1001"],
-        },
-        "trade_id": {
-            "type": "string",
-            "pattern": rf"^{CARD_PATTERN.pattern}-t[1-9][0-9]{{0,11}}$",
-            "examples": [f"{card}-t17"],
-        },
-        "client_order_id": {
-            "description": "The trader's own id of the order.",
-            "type": ["string", "null"],
-            "pattern": f"^(?:{CLIENT_ORDER_ID_PATTERN})$",
-            "examples": ["my-order-1"],
-        },
-        "fill_place": {
-            "type": "string",
-            "pattern": f"^{PLACE.pattern}$",
-            "examples": [f"{EXAMPLE_TIME}~{card}-t17~taker"],
-        },
-        "price": price | {"examples": [price_text(bid)]},
-        "average_price": {
-            "type": ["string", "null"],
-            "pattern": r"^[0-9]+\.[0-9]{2,4}$",
-            "examples": [price_text(bid)],
-        },
-        "bid_price": price | {"examples": [price_text(bid)]},
-        "ask_price": price | {"examples": [price_text(ask)]},
-        "order_price": {
-            "oneOf": [
-                {"type": "string", "pattern": price_pattern(low, high)},
-                {"type": "number", "minimum": low / 100, "maximum": high / 100, "multipleOf": 0.01},
-            ],
-            "examples": [price_text(bid)],
-        },
+        **_id_formats(settings.cards),
+        **_price_formats(settings.price_cents_min, settings.price_cents_max),
         "order_quantity": {
             "type": "integer",
             "minimum": 1,
@@ -462,7 +416,61 @@ def formats(settings: Settings) -> Mapping[str, Json]:
     }
 
 
-def _texts(settings: Settings) -> dict[str, str]:
+def _id_formats(cards: Sequence[str]) -> dict[str, Json]:
+    card, name = cards[0], CARD_PATTERN.pattern
+    return {
+        "Card": {
+            "description": "A card that is traded here.",
+            "type": "string",
+            "enum": [*cards],
+            "examples": [card],
+        },
+        "card_name": {"type": "string", "pattern": f"^{name}$", "examples": [card]},
+        "order_id": {
+            "description": "The order's id.",
+            "type": "string",
+            "pattern": f"^{name}-{SEQUENCE_PATTERN}$",
+            "examples": [f"{card}-1001"],
+        },
+        "trade_id": {"type": "string", "pattern": f"^{name}-t{SEQUENCE_PATTERN}$", "examples": [f"{card}-t17"]},
+        "client_order_id": {
+            "description": "The trader's own id of the order.",
+            "type": ["string", "null"],
+            "pattern": f"^(?:{CLIENT_ORDER_ID_PATTERN})$",
+            "examples": ["my-order-1"],
+        },
+        "fill_key": {
+            "type": "string",
+            "pattern": f"^{FILL_KEY.pattern}$",
+            "examples": [f"{EXAMPLE_TIME}~{card}-t17~taker"],
+        },
+    }
+
+
+def _price_formats(low: int, high: int) -> dict[str, Json]:
+    bid = min(max(EXAMPLE_CENTS, low), max(low, high - SPREAD_CENTS))
+    ask = min(bid + SPREAD_CENTS, high)
+    price = {"type": "string", "pattern": r"^[0-9]+\.[0-9]{2}$"}
+    return {
+        "price": price | {"examples": [price_text(bid)]},
+        "average_price": {
+            "type": ["string", "null"],
+            "pattern": r"^[0-9]+\.[0-9]{2,4}$",
+            "examples": [price_text(bid)],
+        },
+        "bid_price": price | {"examples": [price_text(bid)]},
+        "ask_price": price | {"examples": [price_text(ask)]},
+        "order_price": {
+            "oneOf": [
+                {"type": "string", "pattern": price_pattern(low, high)},
+                {"type": "number", "minimum": low / 100, "maximum": high / 100, "multipleOf": 0.01},
+            ],
+            "examples": [price_text(bid)],
+        },
+    }
+
+
+def _texts_of_settings(settings: Settings) -> dict[str, str]:
     return {
         "card": settings.cards[0],
         "cards": ", ".join(settings.cards),
@@ -484,7 +492,7 @@ def _operations(document: Json) -> list[tuple[str, str, Json]]:
 
 
 def _is_refusal(response: Json) -> bool:
-    """Whether a response is one that `_refusal` makes: a problem, or Litestar's own shape of a 400, never given."""
+    """Whether `_refusal` replaces a response: a problem, or Litestar's own schema of a 400, which is never sent."""
     schemas = [content.get("schema", {}) for content in response.get("content", {}).values()]
     return any(
         schema.get("$ref") == f"{SCHEMAS}Problem" or "status_code" in schema.get("required", ()) for schema in schemas
@@ -497,7 +505,7 @@ def _refusal(status: int, errors: Sequence[ErrorCode], texts: Mapping[str, str])
         error.code: {"summary": error.meaning, "value": msgspec.to_builtins(error.example(texts))} for error in errors
     }
     return {
-        "description": listed(words),
+        "description": markdown_list(words),
         **_headers({**HEADERS.get(status, {}), **HEADERS_OF_ALL}),
         "content": {MEDIA_TYPE: {"schema": {"$ref": f"{SCHEMAS}Problem"}, "examples": examples}},
     }
@@ -508,7 +516,7 @@ def _headers(headers: Mapping[str, Json]) -> Json:
 
 
 def _without_null(schema: Json) -> Json:
-    """The schema of a parameter: null stands for one that is not there."""
+    """Removes null from the schema of a parameter: Litestar uses it for an absent one."""
     schema = dict(schema)
     choices = [choice for choice in schema.pop("oneOf", []) if choice.get("type") != "null"]
     for choice in choices:
@@ -518,24 +526,24 @@ def _without_null(schema: Json) -> Json:
     return schema
 
 
-def _whole(schema: Json) -> Json:
-    """Bounds as whole numbers, where Litestar makes them floats."""
+def _with_whole_bounds(schema: Json) -> Json:
+    """Turns the bounds that Litestar makes floats into whole numbers."""
     return {
         key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in schema.items()
     }
 
 
-def _merged(example: Any, changes: Any) -> Any:
-    """An example with changes, which may be of parts of parts."""
+def _merge(example: Any, changes: Any) -> Any:
+    """Applies changes to an example, at any depth."""
     if isinstance(example, dict) and isinstance(changes, dict):
-        return example | {name: _merged(example.get(name), change) for name, change in changes.items()}
+        return example | {name: _merge(example.get(name), change) for name, change in changes.items()}
     if isinstance(example, list) and example and isinstance(changes, list):
-        return [_merged(example[min(place, len(example) - 1)], change) for place, change in enumerate(changes)]
+        return [_merge(example[min(place, len(example) - 1)], change) for place, change in enumerate(changes)]
     return changes
 
 
-def _reachable(schemas: Json, paths: Json) -> Json:
-    """The schemas that the calls refer to, by name."""
+def _referenced_schemas(schemas: Json, paths: Json) -> Json:
+    """Selects the schemas that the calls refer to, by name."""
     found: set[str] = set()
     waiting = _references(paths)
     while waiting:

@@ -1,7 +1,7 @@
-"""Every code of a problem, with what the OpenAPI document says of it: status, title, meaning and an example.
+"""Every code of a problem as the OpenAPI document describes it: status, title, meaning and an example.
 
-Texts in braces are of the exchange that runs: `{cards}`, `{price_min}`; `{asked}` is what the path of the call names.
-A code that is not here fails tests/test_openapi.py.
+Names in braces stand for values of the running exchange, as in `{cards}`; `{asked}` is the parameter in the path.
+tests/test_openapi.py fails for a code that is missing here.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from api.http_protocol import HEAD_BYTES_MAX
-from api.problems import Problem, of_error
+from api.problems import Problem, problem_of
 from core.errors import InvalidRequest, Violation
 from core.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX, TRADER_ID_MAX
 from exchange.auth import TOKEN_MISSING
@@ -19,7 +19,7 @@ RATE_EXAMPLE = {"retry_after": 1, "limit": 1_000, "reset": 10}
 
 
 class ErrorCode(msgspec.Struct, frozen=True):
-    """One code under one status. A code of a field has the field, its rule and a wrong value in place of `detail`."""
+    """A code under one status. The code of a field has `field`, `rule` and a wrong `value` instead of `detail`."""
 
     status: int
     code: str
@@ -32,27 +32,27 @@ class ErrorCode(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """How a call names it, as in `404 unknown_card`."""
+        """The key by which a call names the code, as in `404 unknown_card`."""
         return f"{self.status} {self.code}"
 
     def example(self, texts: Mapping[str, str]) -> Problem:
-        """A problem with this code, as an exchange with these texts would give it."""
+        """Makes an example of a problem with this code; `texts` replace the names in braces."""
         if not self.field:
             problem = Problem(self.status, self.code, self.title, self.detail.format_map(texts))
             return msgspec.structs.replace(problem, **RATE_EXAMPLE) if self.status == 429 else problem
         value = self.value.format_map(texts) if isinstance(self.value, str) else self.value
         error = Violation(self.field.format_map(texts), self.code, self.rule.format_map(texts), value)
-        return of_error(InvalidRequest([error]))
+        return problem_of(InvalidRequest([error]))
 
 
-def _of_field(code: str, field: str, meaning: str, rule: str, value: Any = msgspec.UNSET) -> ErrorCode:
+def _field_code(code: str, field: str, meaning: str, rule: str, value: Any = msgspec.UNSET) -> ErrorCode:
     return ErrorCode(422, code, "Invalid request", meaning, field=field, rule=rule, value=value)
 
 
-def of_parameter(name: str, low: int, high: int) -> ErrorCode:
-    """The code of a query parameter that is a whole number within bounds."""
+def parameter_code(name: str, low: int, high: int) -> ErrorCode:
+    """Makes the code of a query parameter that is a whole number within bounds."""
     rule = f"must be a whole number from {low} to {high}"
-    return _of_field(f"invalid_{name}", name, f"The query parameter {name} breaks its rule.", rule, str(low - 1))
+    return _field_code(f"invalid_{name}", name, f"The query parameter {name} breaks its rule.", rule, str(low - 1))
 
 
 _TABLE = (
@@ -185,101 +185,101 @@ _TABLE = (
     ErrorCode(
         422, "invalid_body", "Invalid body", "The body is JSON, but no object.", "the body must be a JSON object"
     ),
-    _of_field("missing_field", "{required}", "A field that is required is not in the body.", "is required"),
-    _of_field(
+    _field_code("missing_field", "{required}", "A field that is required is not in the body.", "is required"),
+    _field_code(
         "unknown_field", "colour", "The body has a field that the call does not know.", "is not a field of this request"
     ),
-    _of_field("duplicate_field", "{required}", "The body has a field twice.", "must be given once"),
-    _of_field("too_many_errors", "body", "More is wrong than is listed.", "has more that is wrong"),
-    _of_field("unknown_card", "card", "The card is not traded here.", "must be one of {cards}", "missingno"),
-    _of_field("invalid_side", "side", "The side is no side.", "must be one of buy, sell", "hold"),
-    _of_field(
+    _field_code("duplicate_field", "{required}", "The body has a field twice.", "must be given once"),
+    _field_code("too_many_errors", "body", "More is wrong than is listed.", "has more that is wrong"),
+    _field_code("unknown_card", "card", "The card is not traded here.", "must be one of {cards}", "missingno"),
+    _field_code("invalid_side", "side", "The side is no side.", "must be one of buy, sell", "hold"),
+    _field_code(
         "invalid_price",
         "price",
         "The price is out of its bounds, has more than two decimals, or is no decimal.",
         "must be a decimal from {price_min} to {price_max} with at most two decimals",
         "5.505",
     ),
-    _of_field(
+    _field_code(
         "invalid_quantity",
         "quantity",
         "The quantity is out of its bounds, or no whole number.",
         "must be a whole number from 1 to {max_quantity}",
         0,
     ),
-    _of_field(
+    _field_code(
         "invalid_client_order_id",
         "client_order_id",
         "The client_order_id has other characters than it may have, or too many.",
         CLIENT_ORDER_ID_RULE,
         "my order",
     ),
-    _of_field(
+    _field_code(
         "invalid_time_in_force",
         "time_in_force",
         "The time in force is none of the three.",
         "must be one of gtc, ioc, fok",
         "day",
     ),
-    _of_field(
+    _field_code(
         "invalid_orders",
         "orders",
         "The batch is no list, is empty or too long.",
         f"must be a list of 1 to {COMMANDS_MAX} orders",
         "an array",
     ),
-    _of_field(
+    _field_code(
         "invalid_trader_id",
         "trader_id",
         "The trader_id is no whole number, or out of its bounds.",
         f"must be a whole number from 1 to {TRADER_ID_MAX}",
         0,
     ),
-    _of_field(
+    _field_code(
         "invalid_api_key",
         "api_key",
         "The api_key is no text of a possible length.",
         "must be a string of 1 to 200 characters",
         "",
     ),
-    _of_field(
+    _field_code(
         "invalid_prefer",
         "Prefer",
         "The header Prefer asks for a wait that is no number of seconds within its bounds.",
         "wait must be a number of seconds from 0 to 10",
         "60",
     ),
-    _of_field(
+    _field_code(
         "invalid_before",
         "before",
         "The parameter before names nothing that a page could end with.",
         "must be {place}",
         "yesterday",
     ),
-    _of_field(
+    _field_code(
         "invalid_order_id",
         "order_id",
         "The parameter order_id names no order of the caller's, or none of the card that is asked for.",
         "must be an order_id of yours, like pikachu-1001",
         "1001",
     ),
-    _of_field("invalid_status", "status", "The parameter status is no status to list by.", "must be open", "filled"),
-    _of_field(
+    _field_code("invalid_status", "status", "The parameter status is no status to list by.", "must be open", "filled"),
+    _field_code(
         "invalid_limit",
         "limit",
         "The parameter limit is out of the bounds of the list.",
         "must be a whole number from 1 to 50, or to 500 with status=open",
         "501",
     ),
-    _of_field(
+    _field_code(
         "unknown_parameter",
         "colour",
         "The call does not know the query parameter.",
         "is not a parameter of this request; it takes {parameters}",
     ),
-    _of_field("duplicate_parameter", "{parameter}", "A query parameter is given twice.", "must be given once"),
-    _of_field("missing_parameter", "{query}", "A query parameter that is required is not there.", "is required"),
-    _of_field(
+    _field_code("duplicate_parameter", "{parameter}", "A query parameter is given twice.", "must be given once"),
+    _field_code("missing_parameter", "{query}", "A query parameter that is required is not there.", "is required"),
+    _field_code(
         "invalid_parameter",
         "parameters",
         "The query parameters cannot be read; `detail` says why.",

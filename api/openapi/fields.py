@@ -1,8 +1,8 @@
 """The fields of bodies and answers, described once for the OpenAPI document.
 
-A description costs nothing when a struct is encoded or decoded. `format` names what `api/openapi/document.py` knows
-more about: the cards, bounds and examples of the exchange that runs. Bounds are not in the structs: `api/decoding.py`
-says which rule is broken, and a decoder with bounds would not.
+A description costs nothing when a struct is encoded or decoded. `format` names a schema of `api/openapi/document.py`,
+which has the cards, bounds and examples of the running exchange. The structs have no bounds: `core/rules.py` names the
+broken rule, and a decoder with bounds would not.
 """
 
 from collections.abc import Mapping
@@ -29,36 +29,36 @@ TIMES_IN_FORCE: Mapping[TimeInForce, str] = {
 SIDES: Mapping[Side, str] = {Side.BUY: "bids for the card", Side.SELL: "asks for the card"}
 
 
-def listed(words: Mapping[Any, str]) -> str:
-    """Words and what they mean, as a list in Markdown."""
+def markdown_list(words: Mapping[Any, str]) -> str:
+    """Formats words and their meanings as a list in Markdown."""
     return "\n".join(f"- `{word}`: {meaning}" for word, meaning in words.items())
 
 
-def described(description: str, *examples: Any, name: str | None = None, **schema: Any) -> Meta:
-    """What the document says about a field; `name` is its format, the rest stands in its schema as it is."""
+def field_meta(description: str, *examples: Any, name: str | None = None, **schema: Any) -> Meta:
+    """Describes a field. `name` is its format; `schema` goes into its schema unchanged."""
     extra = schema | ({"format": name} if name else {})
     return Meta(description=description, examples=[*examples] or None, extra_json_schema=extra or None)
 
 
-def word(description: str, words: type[StrEnum]) -> Meta:
-    """A field that is a text with one of the values of an enum, whose schema has that enum's name."""
+def enum_meta(description: str, words: type[StrEnum]) -> Meta:
+    """Describes a field whose text is a value of an enum; the schema of the enum has the enum's name."""
     return Meta(description=description, extra_json_schema={"format": words.__name__})
 
 
 OrderId = Annotated[
-    str, described("The exchange's id of the order: its card and its place in the card's log.", name="order_id")
+    str, field_meta("The exchange's id of the order: its card and its place in the card's log.", name="order_id")
 ]
-TradeId = Annotated[str, described("The exchange's id of the trade: its card and its number.", name="trade_id")]
+TradeId = Annotated[str, field_meta("The exchange's id of the trade: its card and its number.", name="trade_id")]
 ClientOrderId = Annotated[
-    str | None, described("The trader's own id of the order; null if it has none.", name="client_order_id")
+    str | None, field_meta("The trader's own id of the order; null if it has none.", name="client_order_id")
 ]
-CardName = Annotated[str, described("The card.", name="card_name")]
-PriceText = Annotated[str, described("Dollars with two decimals.", name="price")]
-BidPrice = Annotated[str, described("The price, in dollars with two decimals.", name="bid_price")]
-AskPrice = Annotated[str, described("The price, in dollars with two decimals.", name="ask_price")]
-OrderSide = Annotated[str, word("The side of the order.", Side)]
-OrderStatus = Annotated[str, word("Where the order is in its life.", Status)]
-OrderTimeInForce = Annotated[str, word("How long the order waits.", TimeInForce)]
-Quantity = Annotated[int, described("How many of the card.", 1, minimum=1)]
-FilledQuantity = Annotated[int, described("How many of them are filled.", 0, minimum=0)]
-Time = Annotated[str, described("RFC 3339 in UTC, to the millisecond.", name="date-time")]
+CardName = Annotated[str, field_meta("The card.", name="card_name")]
+PriceText = Annotated[str, field_meta("Dollars with two decimals.", name="price")]
+BidPrice = Annotated[str, field_meta("The price, in dollars with two decimals.", name="bid_price")]
+AskPrice = Annotated[str, field_meta("The price, in dollars with two decimals.", name="ask_price")]
+OrderSide = Annotated[str, enum_meta("The side of the order.", Side)]
+OrderStatus = Annotated[str, enum_meta("Where the order is in its life.", Status)]
+OrderTimeInForce = Annotated[str, enum_meta("How long the order waits.", TimeInForce)]
+Quantity = Annotated[int, field_meta("How many of the card.", 1, minimum=1)]
+FilledQuantity = Annotated[int, field_meta("How many of them are filled.", 0, minimum=0)]
+Time = Annotated[str, field_meta("RFC 3339 in UTC, to the millisecond.", name="date-time")]

@@ -1,7 +1,7 @@
-"""What handlers tell the OpenAPI document (`api/openapi/document.py`), beyond their signatures.
+"""Descriptions of handlers for the OpenAPI document (`api/openapi/document.py`), beyond their signatures.
 
-A call names the errors that it alone has. Those that every call has, or every call with a token, a body, a parameter
-or the header Prefer, are added where the document is made.
+A call names only its own errors. The document adds the errors of every call. It also adds those that come with a token,
+a body, a parameter or the header Prefer.
 """
 
 from collections.abc import Iterable
@@ -34,17 +34,17 @@ PREFER = Parameter(
 
 
 def problems(*keys: str) -> dict[int, ResponseSpec]:
-    """The errors that this call has beyond those of its kind, as `404 order_not_found`.
+    """Describes the errors of a call beyond those of its kind, by keys such as `404 order_not_found`.
 
     Raises:
-        KeyError: a code is not in `ERROR_CODES`.
+        KeyError: `ERROR_CODES` does not have a key.
     """
     by_status = sorted((ERROR_CODES[key] for key in keys), key=_status)
     return {status: _refusals(codes) for status, codes in groupby(by_status, key=_status)}
 
 
 def answer(view: type[msgspec.Struct], description: str, **example: Any) -> ResponseSpec:
-    """An answer that is no error. `example`: where its example differs from the usual one of the view."""
+    """Describes an answer that is no error. `example` has the values that differ from the usual example of the view."""
     return ResponseSpec(
         data_container=view,
         description=description,
@@ -67,13 +67,13 @@ def _refusals(codes: Iterable[ErrorCode]) -> ResponseSpec:
     )
 
 
-def _takes(body: type[msgspec.Struct]) -> RequestBody:
+def _request_body(body: type[msgspec.Struct]) -> RequestBody:
     schema = Reference(ref=SCHEMAS + body.__name__)
     return RequestBody(content={"application/json": OpenAPIMediaType(schema=schema)}, required=True)
 
 
 @dataclass
-class PrefersWait(Operation):
+class WaitOperation(Operation):
     """A call that takes the header `Prefer: wait=N`."""
 
     def __post_init__(self) -> None:
@@ -81,25 +81,25 @@ class PrefersWait(Operation):
 
 
 @dataclass
-class PlacesOrder(PrefersWait):
+class PlaceOrderOperation(WaitOperation):
     """`POST /orders`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.request_body = _takes(OrderBody)
+        self.request_body = _request_body(OrderBody)
 
 
 @dataclass
-class PlacesOrders(Operation):
+class PlaceOrdersOperation(Operation):
     """`POST /orders/batch`."""
 
     def __post_init__(self) -> None:
-        self.request_body = _takes(BatchBody)
+        self.request_body = _request_body(BatchBody)
 
 
 @dataclass
-class ExchangesKey(Operation):
+class CreateTokenOperation(Operation):
     """`POST /auth/token`."""
 
     def __post_init__(self) -> None:
-        self.request_body = _takes(TokenBody)
+        self.request_body = _request_body(TokenBody)

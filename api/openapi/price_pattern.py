@@ -1,4 +1,4 @@
-"""A regular expression for the prices of an exchange, so that a schema says which texts are prices."""
+"""A regular expression for the prices of an exchange, for the schema of a price."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def price_pattern(low: int, high: int) -> str:
 
 
 def _cents(low: int, high: int) -> str:
-    """What may follow the dollars: .50, .5 for .50, and nothing for .00."""
+    """A regular expression for the cents after the dollars: .50, .5 for .50, and nothing for .00."""
     if (low, high) == (0, 99):
         return r"(?:\.[0-9]{1,2})?"
     first, last = -(-low // 10), high // 10
@@ -28,7 +28,7 @@ def _cents(low: int, high: int) -> str:
 
 
 def _numbers(low: int, high: int, *, width: int = 0) -> Iterator[str]:
-    """Regular expressions that together match the numbers from `low` to `high`, with leading zeros up to `width`."""
+    """Yields regular expressions that together match `low` to `high`, with leading zeros up to `width` digits."""
     while low <= high:
         free = 0
         while low and low % 10 ** (free + 1) == 0 and low + 10 ** (free + 1) - 1 <= high:

@@ -10,8 +10,7 @@ from api.context import context_of
 from api.openapi import operations
 from api.views import BookView, CardsView, CardView, TradesView, book_view, card_view, trades_view
 from core.model import LATEST
-
-DEPTH_MAX = 1_000
+from exchange.service import DEPTH_MAX
 
 
 @get(

@@ -1,4 +1,4 @@
-"""`/fills`: what was traded of one's own orders."""
+"""`/fills`: the fills of the caller's orders."""
 
 from typing import Annotated
 
@@ -7,9 +7,9 @@ from litestar.params import Parameter
 
 from api.context import caller_of
 from api.openapi import operations
-from api.routes.history import LIMIT_MAX
 from api.routes.orders import BEARER
 from api.views import FillsView, fill_view
+from exchange.service import PAGE_LIMIT_MAX
 
 
 @get(
@@ -31,9 +31,9 @@ async def list_fills(
     card: Annotated[str | None, Parameter(description="only this card")] = None,
     order_id: Annotated[str | None, Parameter(description="only this order of yours")] = None,
     before: Annotated[
-        str | None, Parameter(description="the `next` of a page", schema_extra={"format": "fill_place"})
+        str | None, Parameter(description="the `next` of a page", schema_extra={"format": "fill_key"})
     ] = None,
-    limit: Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description="how many at most")] = 50,
+    limit: Annotated[int, Parameter(ge=1, le=PAGE_LIMIT_MAX, description="how many at most")] = 50,
 ) -> FillsView:
     """A trader's fills."""
     context, caller = caller_of(request)

@@ -9,9 +9,9 @@ from api.context import caller_of, context_of
 from api.openapi import operations
 from api.routes.orders import BEARER, FILLED
 from api.views import OrdersView, TradesView, orders_view, trades_view
+from exchange.service import PAGE_LIMIT_MAX
 
-LIMIT_MAX = 500
-Limit = Annotated[int, Parameter(ge=1, le=LIMIT_MAX, description="how many at most")]
+Limit = Annotated[int, Parameter(ge=1, le=PAGE_LIMIT_MAX, description="how many at most")]
 
 
 @get(

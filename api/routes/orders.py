@@ -7,7 +7,7 @@ from litestar import Request, Response, delete, get, post
 from litestar.params import FromPath, Parameter
 
 from api.context import Context, caller_of, context_of
-from api.decoding import LARGE_BYTES, token_body
+from api.decoding import LARGE_BYTES, decode_token_body
 from api.fast_path import Answer, Endpoint
 from api.gate import Headers, list_header
 from api.openapi import operations
@@ -24,8 +24,8 @@ from api.views import (
     order_view,
     orders_page_view,
     orders_view,
-    outcome_text,
-    refused_text,
+    refusal_json,
+    result_json,
 )
 from core.model import LATEST, PlaceOrder, Side
 from exchange.service import OPEN_LIMIT_MAX, OrderFilter
@@ -41,34 +41,42 @@ ACCEPTED = {"status": "accepted"}
 FILLED = {"status": "filled", "filled_quantity": 1, "closed_at": "2026-11-22T23:53:06.125Z"}
 MATCHED = FILLED | {"trades": [{"executed_at": FILLED["closed_at"]}]}
 CANCELED = {"status": "canceled", "closed_at": "2026-11-22T23:54:10.001Z"}
-"""What orders have in examples of answers."""
+"""Values of orders in the examples of the OpenAPI document."""
 
 
 async def answer_order(context: Context, caller: Caller, headers: Headers, body: bytes) -> Answer:
-    """Places the order of a body."""
+    """Places the order of a body; answers 200 after its match, or 202.
+
+    Raises:
+        TcgxError: the order was refused, or no server answered.
+    """
     decoder = context.decoder
     if len(body) <= LARGE_BYTES:
-        command = decoder.place_order(body, caller.trader_id)
+        command = decoder.decode_order(body, caller.trader_id)
     else:
-        command = await decoder.apart(decoder.place_order, body, caller.trader_id)
+        command = await decoder.offload(decoder.decode_order, body, caller.trader_id)
     seconds = wait_seconds(list_header(headers, b"prefer"))
     if seconds == NO_WAIT:
-        return Answer(202, outcome_text(command, await context.exchange.place(command)).encode())
+        return Answer(202, result_json(command, await context.exchange.place(command)).encode())
     placed = await context.exchange.place_and_wait(command, seconds)
     if isinstance(placed, tuple):
         return Answer(200, msgspec.json.encode(matched_view(*placed)))
-    return Answer(202, outcome_text(command, placed).encode())
+    return Answer(202, result_json(command, placed).encode())
 
 
 async def answer_orders(context: Context, caller: Caller, _: Headers, body: bytes) -> Answer:
-    """Places the orders of a batch."""
-    asked = await context.decoder.place_orders(body, caller.trader_id)
+    """Places the orders of a batch; answers 202 with a result for each order.
+
+    Raises:
+        TcgxError: the batch was refused as a whole, or no order was placed.
+    """
+    asked = await context.decoder.decode_orders(body, caller.trader_id)
     commands = [order for order in asked if isinstance(order, PlaceOrder)]
     placed = await context.exchange.place_many(commands)
-    results = [outcome_text(command, outcome) for command, outcome in zip(commands, placed, strict=True)]
+    results = [result_json(command, outcome) for command, outcome in zip(commands, placed, strict=True)]
     if len(commands) < len(asked):
         accepted = iter(results)
-        results = [next(accepted) if isinstance(order, PlaceOrder) else refused_text(order) for order in asked]
+        results = [next(accepted) if isinstance(order, PlaceOrder) else refusal_json(order) for order in asked]
     return Answer(202, f'{{"results":[{",".join(results)}]}}'.encode())
 
 
@@ -76,7 +84,7 @@ FAST_PATH = {
     (b"POST", b"/orders"): Endpoint("place_order", answer_order),
     (b"POST", b"/orders/batch"): Endpoint("place_orders", answer_orders),
 }
-"""What needs no Litestar to be answered (`api/fast_path.py`)."""
+"""The endpoints of the fast path (`api/fast_path.py`), by method and target."""
 
 
 def _response(answer: Answer) -> Response[Any]:
@@ -89,7 +97,7 @@ def _response(answer: Answer) -> Response[Any]:
     tags=["auth"],
     summary="Exchange an API key for an access token",
     description="Source: the traders table in PostgreSQL.",
-    operation_class=operations.ExchangesKey,
+    operation_class=operations.CreateTokenOperation,
     responses=operations.problems(
         *("401 invalid_credentials", "422 invalid_trader_id", "422 invalid_api_key", RATE_LIMITED, "503 unavailable")
     ),
@@ -98,7 +106,7 @@ def _response(answer: Answer) -> Response[Any]:
 async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
     """An access token for a trader's API key."""
     context = context_of(request)
-    body = await context.decoder.apart(token_body, await request.body())
+    body = await context.decoder.offload(decode_token_body, await request.body())
     address = request.client.host if request.client else None
     value, seconds = await context.authenticator.token_for(body.trader_id, body.api_key, address)
     return TokenView(value, "bearer", seconds)
@@ -114,7 +122,7 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
         "after matching, with its fills by then, or 202 if N seconds pass first. After a timeout or a 5xx repeat the "
         "request with the same `client_order_id`: you get the first order back. Source: the log and books in Redis."
     ),
-    operation_class=operations.PlacesOrder,
+    operation_class=operations.PlaceOrderOperation,
     responses={
         200: operations.answer(
             MatchedOrderView,
@@ -145,7 +153,7 @@ async def place_order(request: Request) -> Response[OrderView]:  # type: ignore[
         "orders. Orders of one card keep their order. After a timeout or a 5xx repeat with the same "
         "`client_order_id`s. Source: the logs in Redis."
     ),
-    operation_class=operations.PlacesOrders,
+    operation_class=operations.PlaceOrdersOperation,
     responses={
         202: operations.answer(BatchView, "An outcome for each order.", results=[ACCEPTED, {}]),
         **operations.problems("422 invalid_orders", RATE_LIMITED, *APPENDS),
@@ -194,8 +202,8 @@ async def list_orders(
 ) -> OrdersPageView:
     """A trader's orders."""
     context, caller = caller_of(request)
-    which = OrderFilter(status=status, card=card, side=side, before=before, limit=limit)
-    return orders_page_view(*await context.exchange.orders(caller, which))
+    order_filter = OrderFilter(status=status, card=card, side=side, before=before, limit=limit)
+    return orders_page_view(*await context.exchange.orders(caller, order_filter))
 
 
 @get(
@@ -254,7 +262,7 @@ async def get_order_by_client_id(
         "The cancel takes its place in the card's log: what was matched before it stays. Answers 202 once it is "
         "durable; with `Prefer: wait=N`, 200 with the order after matching. Source: the log and books in Redis."
     ),
-    operation_class=operations.PrefersWait,
+    operation_class=operations.WaitOperation,
     responses={
         200: operations.answer(
             OrderView, "With `Prefer: wait=N`: the order after matching, canceled or completed before.", **CANCELED
@@ -284,7 +292,7 @@ async def cancel_order(request: Request, order_id: FromPath[str]) -> Response[Or
         "`Prefer: wait=N`, 200 after matching with the orders that they canceled, or 202 if N seconds pass first. "
         "Newest first, of each card the newest 10,000. Source: log, books and events in Redis."
     ),
-    operation_class=operations.PrefersWait,
+    operation_class=operations.WaitOperation,
     responses={
         200: operations.answer(
             OrdersView, "With `Prefer: wait=N`: the orders that were open, after matching.", orders=[CANCELED]

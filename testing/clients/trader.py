@@ -108,8 +108,9 @@ class Trader:
         """The same by batches, matched."""
         order = {"card": card, "side": "buy", "price": "1.00", "time_in_force": "ioc"}
         for start in range(0, count, BATCH_MAX):
-            answer = self.http.post("/orders/batch", json={"orders": [order] * min(BATCH_MAX, count - start)})
-        last = answer.json()["results"][-1]["order_id"]
+            orders = {"orders": [order] * min(BATCH_MAX, count - start)}
+            answer = self.insist("POST", "/orders/batch", orders)  # of a full backlog nothing was accepted
+        last = answer.body["results"][-1]["order_id"]
         until(lambda: self.order(last)["status"] == "expired")
         self.expired(card, 1)
 

@@ -111,8 +111,8 @@ def text(value: str | None) -> Token:
 
 def swapped_role(exchange: ExchangeServer) -> str:
     """A trader's token whose claims say admin, with the signature that it had."""
-    header, _, signature = tokens.token(exchange.settings.jwt_secret, CALLER, "trader", 60).split(".")
-    claims = tokens.token(exchange.settings.jwt_secret, CALLER, "admin", 60).split(".")[1]
+    header, _, signature = tokens.issue_token(exchange.settings.jwt_secret, CALLER, "trader", 60).split(".")
+    claims = tokens.issue_token(exchange.settings.jwt_secret, CALLER, "admin", 60).split(".")[1]
     return f"Bearer {header}.{claims}.{signature}"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from api import decoding
 from api.decoding import OrderDecoder
-from api.problems import Problem, of_error
+from api.problems import Problem, problem_of
 from core.errors import RequestError
 from core.model import PlaceOrder, Side, TimeInForce
 from core.rules import ERRORS_MAX
@@ -30,7 +30,7 @@ fast = OrderDecoder(SETTINGS)
 class ExplainingBodies(OrderDecoder):
     """The same rules, always the slow way."""
 
-    def place_order(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
+    def decode_order(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
         return self._decode_with_errors(body, trader_id, errors_max)
 
 
@@ -39,9 +39,9 @@ slow = ExplainingBodies(SETTINGS)
 
 def outcome(decoder: OrderDecoder, body: bytes) -> PlaceOrder | Problem:
     try:
-        return decoder.place_order(body, TRADER)
+        return decoder.decode_order(body, TRADER)
     except RequestError as error:
-        return of_error(error)
+        return problem_of(error)
 
 
 def spellings(cents: int) -> list[str]:
@@ -66,7 +66,7 @@ def is_taken_fast(body: bytes, monkeypatch: pytest.MonkeyPatch) -> bool:
     asked: list[bytes] = []
     with monkeypatch.context() as patched:
         patched.setattr(fast, "_decode_with_errors", lambda text, *_: asked.append(text))
-        fast.place_order(body, TRADER)
+        fast.decode_order(body, TRADER)
     return not asked
 
 
@@ -75,7 +75,7 @@ def test_every_price_in_every_usual_spelling_is_taken_fast(monkeypatch: pytest.M
         for text in spellings(cents):
             body = f'{{"card":"pikachu","side":"buy","price":{text}}}'.encode()
 
-            order = fast.place_order(body, TRADER)
+            order = fast.decode_order(body, TRADER)
 
             assert order.price_cents == cents
             assert outcome(slow, body) == order
@@ -86,7 +86,7 @@ def test_every_price_in_every_usual_spelling_is_taken_fast(monkeypatch: pytest.M
 def test_every_price_in_unusual_spellings_is_the_same_price() -> None:
     for cents in PRICES:
         for text in unusual_spellings(cents):
-            order = fast.place_order(f'{{"card":"pikachu","side":"sell","price":{text}}}'.encode(), TRADER)
+            order = fast.decode_order(f'{{"card":"pikachu","side":"sell","price":{text}}}'.encode(), TRADER)
 
             assert order.price_cents == cents, text
 
@@ -117,7 +117,7 @@ def test_a_body_with_every_field_is_taken_fast(side: str, time_in_force: str, mo
     }
     body = json.dumps(fields).encode()
 
-    order = fast.place_order(body, TRADER)
+    order = fast.decode_order(body, TRADER)
 
     assert order == PlaceOrder(
         trader_id=TRADER,
@@ -235,7 +235,7 @@ def test_a_problem_never_grows_with_the_body() -> None:
     ],
 )
 def test_a_token_body_is_read(body: bytes, trader_id: int, api_key: str) -> None:
-    found = decoding.token_body(body)
+    found = decoding.decode_token_body(body)
 
     assert (found.trader_id, found.api_key) == (trader_id, api_key)
 
@@ -246,7 +246,7 @@ SURROGATES = ["\\ud83d", "\\ud800", "\\udc00", "\\udfff\\ud800", "\\uD83D\\u0041
 
 def batch(*orders: str) -> list[PlaceOrder | RequestError]:
     """The outcomes of a batch of these orders."""
-    return asyncio.run(OrderDecoder(SETTINGS).place_orders(f'{{"orders":[{",".join(orders)}]}}'.encode(), TRADER))
+    return asyncio.run(OrderDecoder(SETTINGS).decode_orders(f'{{"orders":[{",".join(orders)}]}}'.encode(), TRADER))
 
 
 def alone(order: str) -> PlaceOrder | Problem:
@@ -255,7 +255,7 @@ def alone(order: str) -> PlaceOrder | Problem:
 
 def assert_as_alone(orders: list[str]) -> None:
     """That each order of a batch is what it is alone."""
-    found = [of_error(one) if isinstance(one, RequestError) else one for one in batch(*orders)]
+    found = [problem_of(one) if isinstance(one, RequestError) else one for one in batch(*orders)]
     assert found == [alone(order) for order in orders]
 
 
@@ -311,7 +311,7 @@ def test_a_value_that_is_nested_too_deeply_is_no_order(field: str, deep: int, pa
     else:
         assert [isinstance(one, PlaceOrder) for one in batch(GOOD, order, GOOD)] == [True, False, True]
     with pytest.raises(RequestError):
-        decoding.token_body(order.encode())
+        decoding.decode_token_body(order.encode())
 
 
 def test_batches_of_random_orders_have_the_outcomes_of_their_orders() -> None:
@@ -325,11 +325,11 @@ def test_batches_of_random_orders_have_the_outcomes_of_their_orders() -> None:
             orders = [a_body(choose) for _ in range(choose.randint(1, 6))]
             body = b'{"orders":[' + b",".join(orders) + b"]}"
             try:
-                found = await decoder.place_orders(body, TRADER)
+                found = await decoder.decode_orders(body, TRADER)
             except RequestError:
                 continue
             compared += 1
-            problems = [of_error(one) if isinstance(one, RequestError) else one for one in found]
+            problems = [problem_of(one) if isinstance(one, RequestError) else one for one in found]
             assert problems == [outcome(slow, order) for order in orders], (SEED, body)
         return compared
 
@@ -355,9 +355,9 @@ def wrong_orders(count: int) -> dict[str, str]:
 @pytest.mark.parametrize("name", wrong_orders(1))
 def test_a_wrong_batch_has_a_bounded_answer_which_says_that_there_is_more(name: str) -> None:
     body = f'{{"orders":[{wrong_orders(1_000)[name]}]}}'.encode()
-    found = asyncio.run(OrderDecoder(SETTINGS).place_orders(body, TRADER))
+    found = asyncio.run(OrderDecoder(SETTINGS).decode_orders(body, TRADER))
 
-    problems = [of_error(one) for one in found if isinstance(one, RequestError)]
+    problems = [problem_of(one) for one in found if isinstance(one, RequestError)]
     assert len(problems) == 1_000
     assert sum(len(problem.errors) for problem in problems) <= 2 * decoding.BATCH_ERRORS_MAX + 4 * 1_000
     assert len(msgspec.json.encode(problems)) < 2_500_000
@@ -384,7 +384,7 @@ def test_others_are_served_while_a_wrong_batch_is_looked_at(name: str) -> None:
 
     async def turns() -> int:
         """How often somebody else is served while four such batches are looked at."""
-        looking = asyncio.gather(*(decoder.place_orders(body, TRADER) for _ in range(4)))
+        looking = asyncio.gather(*(decoder.decode_orders(body, TRADER) for _ in range(4)))
         count = 0
         while not looking.done():
             count += 1
@@ -400,9 +400,9 @@ def test_a_right_batch_waits_for_no_wrong_one() -> None:
     wrong = f'{{"orders":[{wrong_orders(1_000)["unknown fields"]}]}}'.encode()
 
     async def first() -> str:
-        slow = asyncio.create_task(decoder.place_orders(wrong, TRADER), name="wrong")
+        slow = asyncio.create_task(decoder.decode_orders(wrong, TRADER), name="wrong")
         await asyncio.sleep(0)
-        right = asyncio.create_task(decoder.place_orders(f'{{"orders":[{GOOD}]}}'.encode(), TRADER), name="right")
+        right = asyncio.create_task(decoder.decode_orders(f'{{"orders":[{GOOD}]}}'.encode(), TRADER), name="right")
         done, _ = await asyncio.wait({slow, right}, return_when=asyncio.FIRST_COMPLETED)
         await slow
         return ", ".join(task.get_name() for task in done)
@@ -427,9 +427,9 @@ def test_others_are_served_while_a_large_body_is_looked_at(call: str, body: byte
     async def turns() -> int:
         """How often somebody else is served meanwhile."""
         calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
-            "order": lambda: decoder.apart(decoder.place_order, body, TRADER),
-            "batch": lambda: decoder.place_orders(body, TRADER),
-            "token": lambda: decoder.apart(decoding.token_body, body),
+            "order": lambda: decoder.offload(decoder.decode_order, body, TRADER),
+            "batch": lambda: decoder.decode_orders(body, TRADER),
+            "token": lambda: decoder.offload(decoding.decode_token_body, body),
         }
         looking = asyncio.create_task(calls[call]())
         count = 0

@@ -88,7 +88,7 @@ def test_both_ways_tell_the_observer_and_keep_to_the_limit(exchange: ExchangeSer
     with served(exchange.settings, limit=limit, observer=seen.answered) as url:
         seen.answers.clear()
 
-        with http_client(url, f"Bearer {tokens.token(secret, TRADER, 'trader', 60)}") as trader:
+        with http_client(url, f"Bearer {tokens.issue_token(secret, TRADER, 'trader', 60)}") as trader:
             assert trader.post("/orders", json=ORDER).status_code == 202
             assert trader.post("/orders?x=1", json=ORDER).status_code == 422  # Litestar's way: the target has a query
             assert trader.post("/orders", json=ORDER | {"price": "0"}).status_code == 422
@@ -106,7 +106,7 @@ def test_both_ways_tell_the_observer_and_keep_to_the_limit(exchange: ExchangeSer
             ("cancel_orders", 200),
         ]
 
-        with http_client(url, f"Bearer {tokens.token(secret, LIMITED, 'trader', 60)}") as limited:
+        with http_client(url, f"Bearer {tokens.issue_token(secret, LIMITED, 'trader', 60)}") as limited:
             answers = [limited.post("/orders", json=ORDER), limited.get("/orders"), limited.delete("/orders")]
             answers += [limited.get("/cards"), limited.post("/orders", json=ORDER, headers={"authorization": "x"})]
         assert [answer.status_code for answer in answers] == [503, 503, 503, 200, 401]

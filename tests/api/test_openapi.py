@@ -223,7 +223,7 @@ def test_the_pattern_of_prices_matches_what_is_accepted(low: int, high: int) -> 
     def accepts(text: str) -> bool:
         body = msgspec.json.encode({"card": "pikachu", "side": "buy", "price": text})
         try:
-            bodies.place_order(body, 1)
+            bodies.decode_order(body, 1)
         except InvalidRequest:
             return False
         return True
@@ -246,7 +246,7 @@ CODE_AT = {
 }
 """Where the code stands in a call of these."""
 
-PASSED_ON = {"code", "wrong.code", "self.code", "each.code", "error.code", "f'invalid_{name}'"}
+PASSED_ON = {"code", "violation.code", "wrong.code", "self.code", "each.code", "error.code", "f'invalid_{name}'"}
 """A code that was given to the caller, or is of a parameter."""
 
 MADE = {"f'invalid_{field}'": ("invalid_before", "invalid_order_id")}
@@ -530,7 +530,7 @@ def test_a_wrong_wait_is_answered_as_the_document_says(caller: httpx.Client, ser
 def test_requests_without_a_valid_token_are_answered_as_the_document_says(
     running: ExchangeServer, served: Json
 ) -> None:
-    expired = tokens.token(running.settings.jwt_secret, CALLER, "trader", -1)
+    expired = tokens.issue_token(running.settings.jwt_secret, CALLER, "trader", -1)
     headers: dict[str, dict[str, str]] = {
         "token_missing": {},
         "token_invalid": {"authorization": "Basic eDp5"},

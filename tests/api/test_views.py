@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from api.decoding import InvalidBody
-from api.views import OrderView, RefusedView, order_view, outcome_text
+from api.views import OrderView, RefusedView, order_view, result_json
 from core.errors import ClientOrderIdConflict, InvalidRequest, Overloaded, TcgxError, Violation
 from core.model import Accepted, Fill, Order, PlaceOrder, Side, Status, TimeInForce, Trade, average_price_text
 
@@ -55,7 +55,7 @@ def test_an_accepted_order_is_written_as_its_view_is_encoded() -> None:
     for number, command in enumerate(commands(), 1):
         entered = Accepted(number**3, AT)
 
-        written = outcome_text(command, entered).encode()
+        written = result_json(command, entered).encode()
 
         assert written == msgspec.json.encode(order_view(order_of(command, entered)))
         assert msgspec.json.decode(written, type=OrderView).order_id == f"{command.card}-{number**3}"
@@ -105,7 +105,7 @@ def test_a_repeated_order_is_shown_as_it_is_now() -> None:
         order_of(command, Accepted(7, AT)), status=Status.FILLED, filled_quantity=command.quantity, closed_at=AT
     )
 
-    assert outcome_text(command, first).encode() == msgspec.json.encode(order_view(first))
+    assert result_json(command, first).encode() == msgspec.json.encode(order_view(first))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_repeated_order_is_shown_as_it_is_now() -> None:
     ],
 )
 def test_a_refused_order_is_its_problem(error: TcgxError) -> None:
-    refused = msgspec.json.decode(outcome_text(commands()[0], error), type=RefusedView)
+    refused = msgspec.json.decode(result_json(commands()[0], error), type=RefusedView)
 
     assert refused.error.detail
     assert refused.error.status in (409, 422, 503)

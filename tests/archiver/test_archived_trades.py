@@ -161,8 +161,8 @@ def test_the_last_trade_before_a_moment_is_found_on_every_card(archived: Servers
 def test_the_pages_of_fills_have_all_of_them_however_few_trades_a_page_looks_at(
     archived: Servers, monkeypatch: pytest.MonkeyPatch, cards: Sequence[str], looked_at: int, limit: int
 ) -> None:
-    monkeypatch.setattr(order_reader, "TRADES_LOOKED_AT", looked_at)
-    monkeypatch.setattr(order_reader, "TRADES_LOOKED_AT_MIN", 1)
+    monkeypatch.setattr(order_reader, "TRADES_SCANNED", looked_at)
+    monkeypatch.setattr(order_reader, "TRADES_SCANNED_MIN", 1)
 
     async def paged(_: Archive, orders: OrderReader) -> list[list[Fill]]:
         found = []

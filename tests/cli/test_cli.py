@@ -214,7 +214,7 @@ def test_help_imports_the_parser_alone(where: Path, words: str) -> None:
 def test_help_of_the_benchmarks_imports_their_options_and_none_of_their_packages(where: Path) -> None:
     modules = imported_by_command(where, "help bench match")
 
-    assert packages(modules) <= {"tcgx", "cli", "core", "bench", "msgspec", "typing_extensions"}
+    assert packages(modules) <= {"tcgx", "cli", "core", "bench", "testing", "msgspec", "typing_extensions"}
     assert "bench.match" not in modules
 
 
@@ -764,7 +764,7 @@ def test_what_an_older_version_announced_is_understood(where: Path) -> None:
     (where / "run.json").write_text(json.dumps(announced | {"jwt_secret": "k" * 32}))
     descriptor = locked(where)
     try:
-        found = run_file.running(where)
+        found = run_file.find_running(where)
         token = tcgx(where, "traders", "token", "1", "--data-dir", str(where))
     finally:
         os.close(descriptor)
@@ -777,7 +777,7 @@ def test_what_an_older_version_announced_is_understood(where: Path) -> None:
 
 def test_what_another_version_announced_and_cannot_work_here_is_a_sentence(where: Path) -> None:
     settings = {"TCGX_CARDS": "mew", "TCGX_OF_TOMORROW": "1", "TCGX_DURABILITY": "sometimes"}
-    here = run_file.Running("http://x", "redis://127.0.0.1:1/0", "postgresql://x@y/z", "k" * 32, settings)
+    here = run_file.RunFile("http://x", "redis://127.0.0.1:1/0", "postgresql://x@y/z", "k" * 32, settings)
     (where / "run.json").write_bytes(msgspec.json.encode(here))
     descriptor = locked(where)
     try:

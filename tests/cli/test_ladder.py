@@ -7,20 +7,20 @@ from collections.abc import Mapping
 
 import pytest
 
-from cli.ladder import ASCII, BLOCKS, GREEN, PLAIN, RED, ColorChoice, Look, Marks, ladder, look_of
+from cli.ladder import ASCII, BLOCKS, GREEN, PLAIN, RED, ColorChoice, Glyphs, TerminalStyle, ladder, terminal_style
 from engine.book_reader import Depth
 
 BOOK = Depth(1234, [(540, 20), (539, 7), (500, 1), (95, 333)], [(560, 3), (561, 1200), (700, 12), (100000, 1)])
 COLORS = re.compile(r"\x1b\[\d+m")
 
 
-def drawn(depth: Depth, look: Look) -> str:
+def drawn(depth: Depth, look: TerminalStyle) -> str:
     return "\n" + ladder("pikachu", depth, look) + "\n"
 
 
 def test_bids_grow_to_the_left_and_asks_to_the_right_of_the_prices() -> None:
     assert (
-        drawn(BOOK, Look(width=60))
+        drawn(BOOK, TerminalStyle(width=60))
         == """
 pikachu after command 1,234
                    bids │   price │ asks
@@ -41,7 +41,7 @@ pikachu after command 1,234
 
 def test_forty_columns_are_enough() -> None:
     assert (
-        drawn(BOOK, Look(width=40))
+        drawn(BOOK, TerminalStyle(width=40))
         == """
 pikachu after command 1,234
          bids │   price │ asks
@@ -61,7 +61,7 @@ pikachu after command 1,234
 
 
 def test_where_there_is_no_utf_8_it_is_drawn_in_ascii() -> None:
-    picture = drawn(Depth(9, [(540, 20), (500, 1)], [(561, 10)]), Look(width=48, marks=ASCII))
+    picture = drawn(Depth(9, [(540, 20), (500, 1)], [(561, 10)]), TerminalStyle(width=48, glyphs=ASCII))
 
     assert picture.isascii()
     assert (
@@ -115,7 +115,7 @@ pikachu after command 12
     ],
 )
 def test_a_book_that_lacks_a_side_or_both_says_so_in_words(depth: Depth, expected: str) -> None:
-    assert drawn(depth, Look(width=40)) == expected
+    assert drawn(depth, TerminalStyle(width=40)) == expected
 
 
 @pytest.mark.parametrize("width", [40, 47, 60, 80, 120, 200])
@@ -128,11 +128,11 @@ def test_no_line_is_longer_than_the_terminal_is_wide(width: int, color: bool) ->
         bids, asks = levels[:10][::-1], levels[10:]
         cut = choose.choice([(10, 10), (10, 0), (0, 10), (1, 1), (0, 0)])
         depth = Depth(choose.randint(0, 10**9), bids[: cut[0]], asks[: cut[1]])
-        for marks in (ASCII, BLOCKS):
-            lines = COLORS.sub("", ladder("a" * 31, depth, Look(width, color, marks))).splitlines()
+        for glyphs in (ASCII, BLOCKS):
+            lines = COLORS.sub("", ladder("a" * 31, depth, TerminalStyle(width, color, glyphs))).splitlines()
 
             assert max(map(len, lines)) <= width, f"seed {seed}"
-            middles = {line.find(f" {marks.column} ") for line in lines} - {-1}
+            middles = {line.find(f" {glyphs.column} ") for line in lines} - {-1}
             assert len(middles) <= 1, f"seed {seed}: the prices are not below each other"
 
 
@@ -140,7 +140,7 @@ def test_a_bar_is_in_proportion_and_the_smallest_is_seen() -> None:
     quantities = [100, 50, 25, 1]
     depth = Depth(1, [(500 - place, quantity) for place, quantity in enumerate(quantities)], [(600, 100)])
 
-    lines = ladder("mew", depth, Look(width=80)).splitlines()
+    lines = ladder("mew", depth, TerminalStyle(width=80)).splitlines()
 
     halves = [2 * line.count("█") + line.count("▐") for line in lines if "█" in line or "▐" in line]
     longest = halves[1]
@@ -150,7 +150,7 @@ def test_a_bar_is_in_proportion_and_the_smallest_is_seen() -> None:
 
 @pytest.mark.parametrize(("width", "longest"), [(40, 9), (60, 19), (80, 29), (120, 40), (500, 40)])
 def test_bars_take_the_room_that_there_is(width: int, longest: int) -> None:
-    lines = ladder("mew", Depth(1, [(500, 9)], [(600, 9)]), Look(width=width)).splitlines()
+    lines = ladder("mew", Depth(1, [(500, 9)], [(600, 9)]), TerminalStyle(width=width)).splitlines()
 
     assert sorted({line.count("█") for line in lines}) == [0, longest]
 
@@ -159,8 +159,8 @@ def test_bars_take_the_room_that_there_is(width: int, longest: int) -> None:
 
 
 def test_bids_are_green_and_asks_red_where_colour_is_wanted() -> None:
-    plain = ladder("pikachu", BOOK, Look(width=60))
-    colored = ladder("pikachu", BOOK, Look(width=60, color=True))
+    plain = ladder("pikachu", BOOK, TerminalStyle(width=60))
+    colored = ladder("pikachu", BOOK, TerminalStyle(width=60, color=True))
 
     assert COLORS.sub("", colored) == plain
     assert COLORS.search(plain) is None
@@ -200,16 +200,16 @@ XTERM = {"TERM": "xterm-256color"}
 def test_colour_is_for_terminals_that_want_it(
     color: ColorChoice, tty: bool, environment: Mapping[str, str], expected: bool
 ) -> None:
-    assert look_of(Terminal(tty=tty), environment, color).color is expected
+    assert terminal_style(Terminal(tty=tty), environment, color).color is expected
 
 
 @pytest.mark.parametrize(
-    ("encoding", "marks"), [("utf-8", BLOCKS), ("ascii", ASCII), ("latin-1", ASCII), ("utf-16", BLOCKS)]
+    ("encoding", "glyphs"), [("utf-8", BLOCKS), ("ascii", ASCII), ("latin-1", ASCII), ("utf-16", BLOCKS)]
 )
-def test_characters_are_those_that_the_stream_can_write(encoding: str, marks: Marks) -> None:
-    look = look_of(Terminal(encoding=encoding), XTERM)
+def test_characters_are_those_that_the_stream_can_write(encoding: str, glyphs: Glyphs) -> None:
+    look = terminal_style(Terminal(encoding=encoding), XTERM)
 
-    assert look.marks == marks
+    assert look.glyphs == glyphs
     assert ladder("mew", BOOK, look).encode(encoding)
 
 
@@ -217,4 +217,4 @@ def test_characters_are_those_that_the_stream_can_write(encoding: str, marks: Ma
 def test_the_width_is_that_of_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: str, width: int) -> None:
     monkeypatch.setenv("COLUMNS", columns)
 
-    assert look_of(Terminal(), XTERM).width == width
+    assert terminal_style(Terminal(), XTERM).width == width

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from cli import datadir, supervisor
 from cli.embedded_redis import RedisServer
-from cli.supervisor import Service, Supervised, Supervisor
+from cli.supervisor import Member, Service, Supervisor
 from core.errors import StartError
 from core.settings import Settings
 from tests.cli.test_embedded import lives, redis_says
@@ -91,7 +91,7 @@ def diary(tmp_path: Path) -> Diary:
 
 
 @asynccontextmanager
-async def supervised(*members: Supervised, stop_order: tuple[str, ...] = ()) -> AsyncIterator[None]:
+async def supervised(*members: Member, stop_order: tuple[str, ...] = ()) -> AsyncIterator[None]:
     stop = asyncio.Event()
     task = asyncio.create_task(Supervisor(members, stop_order=stop_order).run_until(stop))
     try:
@@ -167,7 +167,7 @@ class Kept:
         self.ends = asyncio.Event()
         self._words = words
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         return self._words
 
     async def start(self) -> None:

@@ -34,7 +34,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 def through(exchange: ExchangeServer, trader_id: int, work: Callable[[Say], Awaitable[None]]) -> None:
     """Does work with the toy door, connected to a running exchange as a process of its own would be."""
     settings = exchange.settings
-    token = tokens.token(settings.jwt_secret, trader_id, "trader", 60)
+    token = tokens.issue_token(settings.jwt_secret, trader_id, "trader", 60)
 
     async def connected() -> None:
         async with wiring.connect(settings) as services:

@@ -1,18 +1,18 @@
-"""The socket that an API process listens on."""
+"""The listening socket of an API process."""
 
 import socket
 
 from core.errors import StartError
 
 BACKLOG = 2_048
-"""Connections that wait to be accepted, at most."""
+"""Connections in the queue of the kernel, at most."""
 
 
 def listen(host: str, port: int, *, shared: bool) -> socket.socket:
-    """A listening socket.
+    """Opens a listening socket. `shared` lets other processes listen on the same port.
 
     Raises:
-        StartError: the port is taken.
+        StartError: the address cannot be bound, mostly because the port is taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
