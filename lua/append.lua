@@ -64,41 +64,46 @@ local function orders_by_trader(args, ids_from)
 end
 
 -- Checks the limits of the traders of a call. Returns the reply that names those who may not place all of their orders;
--- or nil, and a function that counts the orders of the call, which are behind a sequence.
+-- or nil, and what `count_orders` needs once the orders are in the log.
 local function check_limits(tag, args, ids_from, matched, now_ms)
   local per_second, burst, open_max = string.match(args[6], '^(%d+) (%d+) (%d+)$')
   per_second, burst, open_max = tonumber(per_second), tonumber(burst), tonumber(open_max)
   local orders, ids = orders_by_trader(args, ids_from)
   local refused, debts, open, counted_ms = { -1 }, {}, {}, {}
-  local function refuse(id, room, limit, value)
-    for _, part in ipairs({ id, room, limit, value }) do refused[#refused + 1] = part end
-  end
   for i = 1, #ids do
-    local id, allowed, wait_ms = ids[i], math.huge, nil
-    local wanted = orders[id]
+    local id, wanted = ids[i], orders[ids[i]]
+    local by_rate, by_open, wait_ms = wanted, wanted, nil -- how many orders each limit allows
+    if per_second > 0 then debts[id], by_rate, wait_ms = rate.look(tag, id, per_second, burst, now_ms) end
     if open_max > 0 then
       open[id], counted_ms[id] = trader.open_orders(tag, id, open_max - wanted, matched, now_ms)
+      by_open = math.max(0, open_max - open[id])
     end
-    if per_second > 0 then debts[id], allowed, wait_ms = rate.look(tag, id, per_second, burst, now_ms) end
-    local room = open_max > 0 and math.max(0, open_max - open[id]) or math.huge
-    if room < wanted and room <= allowed then
-      refuse(id, room, 'open', open[id])
-    elseif allowed < wanted then
-      refuse(id, allowed, 'rate', wait_ms)
+    if math.min(by_rate, by_open) < wanted then
+      refused[#refused + 1] = id
+      refused[#refused + 1] = math.min(by_rate, by_open)
+      refused[#refused + 1] = by_open <= by_rate and 'open' or 'rate'
+      refused[#refused + 1] = by_open <= by_rate and open[id] or wait_ms
     end
   end
   if #refused > 1 then return refused end
-  return nil, function(sequence)
-    local last_of = {}
-    for a = RUNS + 1, ids_from, 2 do
-      sequence = sequence + args[a + 1]
-      last_of[args[a]] = sequence
-    end
-    for i = 1, #ids do
-      local id = ids[i]
-      if debts[id] then rate.take(tag, id, debts[id], orders[id], per_second, now_ms) end
-      if open[id] then trader.remember_open(tag, id, open[id] + orders[id], last_of[id], counted_ms[id]) end
-    end
+  return nil, {
+    ids = ids, orders = orders, per_second = per_second, now_ms = now_ms,
+    debts = debts, open = open, counted_ms = counted_ms,
+  }
+end
+
+-- Counts the orders of a call, which are behind a sequence, towards the limits of their traders.
+local function count_orders(tag, args, ids_from, sequence, checked)
+  local last_of = {}
+  for a = RUNS + 1, ids_from, 2 do
+    sequence = sequence + args[a + 1]
+    last_of[args[a]] = sequence
+  end
+  for i = 1, #checked.ids do
+    local id = checked.ids[i]
+    local orders, debt, open = checked.orders[id], checked.debts[id], checked.open[id]
+    if debt then rate.take(tag, id, debt, orders, checked.per_second, checked.now_ms) end
+    if open then trader.remember_open(tag, id, open + orders, last_of[id], checked.counted_ms[id]) end
   end
 end
 
@@ -134,9 +139,9 @@ local function append(keys, args)
     if repeated then return repeated end
   end
   local matched = log.last_matched(tag)
-  local limited, count_orders
+  local limited, checked
   if args[6] ~= '' then
-    limited, count_orders = check_limits(tag, args, ids_from, matched, now_ms)
+    limited, checked = check_limits(tag, args, ids_from, matched, now_ms)
     if limited then return limited end
   end
   if sequence - matched + count > waiting_max then return log.backlog(tag, sequence - matched) end
@@ -153,7 +158,7 @@ local function append(keys, args)
     last = last + args[a + 1]
     if args[a] ~= '' then refused = trader.add(tag, args[a], first, last, matched) or refused end
   end
-  if count_orders then count_orders(sequence) end
+  if checked then count_orders(tag, args, ids_from, sequence, checked) end
   -- A list's key has another type. The orders are in the log all the same, so the caller treats this as a lost reply.
   if refused then return redis.error_reply('ERR a list of a trader of ' .. tag .. ' cannot be written: ' .. refused) end
   return { sequence + 1, at, time_ms }

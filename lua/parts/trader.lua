@@ -18,8 +18,9 @@ local PAGE = 1000 -- items or orders of a read
 local CHECK_INTERVAL = 64
 -- A list is compacted when this many orders were added since the last compaction, and as many as that one left.
 local ADDED_MIN = 512
--- The open orders of a trader are counted anew after this time at the earliest. Counting goes through the whole list.
-local COUNT_INTERVAL_MS = 100
+-- The open orders of a trader are counted anew after this time at the earliest, and a millisecond for each of so many
+-- orders. Counting goes through the whole list, so it may take a small part of the server's time only.
+local COUNT_INTERVAL_MS, ORDERS_PER_MS = 100, 100
 local OPEN_ORDERS_MS = 3600 * 1000 -- how long a count is remembered
 
 local function list_key(tag, id) return tag .. ':trader:' .. id end
@@ -116,7 +117,7 @@ function trader.open_orders(tag, id, enough, matched, now_ms)
   local _, newest_sequence = parse_item(newest)
   -- Another last sequence: orders were added while nothing was limited, or the list was restored.
   if tonumber(last) == newest_sequence then
-    local recent = math.abs(now_ms - counted_ms) < COUNT_INTERVAL_MS
+    local recent = math.abs(now_ms - counted_ms) < COUNT_INTERVAL_MS + open / ORDERS_PER_MS
     if recent or tonumber(open) <= enough then return tonumber(open), tonumber(counted_ms) end
   end
   local sequences = trader.between(tag, id, 0, math.huge)
