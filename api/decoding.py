@@ -103,6 +103,7 @@ class OrderDecoder:
         self._decode_raw_batch = msgspec.json.Decoder(RawBatchBody).decode
         self._prices = _price_spellings(settings.price_cents_min, settings.price_cents_max)
         self._slow_decoding = asyncio.Lock()
+        self._large_decoding = asyncio.Lock()
 
     def decode_order(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
         """Decodes the order of a body.
@@ -131,17 +132,20 @@ class OrderDecoder:
     async def decode_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | RequestError]:
         """Decodes the body of `POST /orders/batch`: a command or an error for each of its orders.
 
-        The slow decoding of an invalid batch yields to other requests, and one such batch waits for another.
+        Large batches that arrive together are decoded one in each turn of the event loop, so that other requests are
+        served between them. The slow decoding of an invalid batch yields to other requests, and one such batch waits
+        for another.
 
         Raises:
             InvalidBody: the body is no JSON object.
             InvalidRequest: the body has a field beside `orders`, or not 1 to `COMMANDS_MAX` orders.
         """
-        try:
-            orders = self._decode_batch(body).orders
-        except DECODE_ERRORS:
-            orders = []
-        commands = self._decode_fast(orders, body, trader_id, names=1) if 1 <= len(orders) <= COMMANDS_MAX else None
+        if len(body) <= LARGE_BYTES:
+            commands = self._decode_valid_batch(body, trader_id)
+        else:
+            async with self._large_decoding:
+                await asyncio.sleep(0)
+                commands = self._decode_valid_batch(body, trader_id)
         if commands:
             return list(commands)
         async with self._slow_decoding:
@@ -149,6 +153,14 @@ class OrderDecoder:
             whole = len(body) > LARGE_BYTES and not _is_unambiguous(body, raws)
             found = await asyncio.to_thread(_batch_orders, body, raws) if whole else _batch_orders(body, raws)
             return await self._decode_each(found, trader_id)
+
+    def _decode_valid_batch(self, body: bytes, trader_id: int) -> list[PlaceOrder]:
+        """The commands of a batch; empty if anything in it is invalid."""
+        try:
+            orders = self._decode_batch(body).orders
+        except DECODE_ERRORS:
+            return []
+        return self._decode_fast(orders, body, trader_id, names=1) if 1 <= len(orders) <= COMMANDS_MAX else []
 
     def _decode_fast(
         self, orders: Sequence[OrderBody], body: bytes, trader_id: int, *, names: int = 0

@@ -442,3 +442,24 @@ def test_others_are_served_while_a_large_body_is_looked_at(call: str, body: byte
         return count
 
     assert asyncio.run(turns()) > 10
+
+
+def test_large_batches_that_arrive_together_leave_turns_of_the_loop_to_others() -> None:
+    body = msgspec.json.encode({"orders": [{"card": "pikachu", "side": "buy", "price": "1.00"}] * 1_000})
+
+    async def main() -> list[int]:
+        decoder, turn, decoded_in = OrderDecoder(SETTINGS), 0, list[int]()
+
+        async def decode() -> None:
+            assert len(await decoder.decode_orders(body, TRADER)) == 1_000
+            decoded_in.append(turn)
+
+        batches = [asyncio.create_task(decode()) for _ in range(10)]
+        while not all(batch.done() for batch in batches):
+            turn += 1
+            await asyncio.sleep(0)
+        return decoded_in
+
+    decoded_in = asyncio.run(main())
+    assert len(body) > decoding.LARGE_BYTES
+    assert len(set(decoded_in)) == 10, "two batches were decoded in one turn"
