@@ -143,24 +143,24 @@ def _tail(make: Callable[[random.Random, int], bytes]) -> Action:
         try:
             exchange.start_again("redis")
         except StartError:
-            how = _repaired(folder, programs[0]) if programs else ""
+            how = _repaired(newest, programs[0]) if programs else ""
             if not how:
                 os.truncate(newest, before)
-                how = "what was added was cut off, because there is no valkey-check-aof"
+                how = "what was added was cut off, because valkey-check-aof did not repair it"
             exchange.notes.append(f"Redis did not start with the damaged AOF; {how}")
             exchange.start_again("redis")
 
     return act
 
 
-def _repaired(folder: Path, program: Path) -> str:
-    """Repairs an AOF with the tool of the server, which is the server itself under another name; empty if it fails."""
-    tool = folder.parent.parent / "valkey-check-aof"
+def _repaired(file: Path, program: Path) -> str:
+    """Repairs an AOF with the tool of the server, which is the server itself under another name; empty if it fails.
+
+    The tool gets the last file alone: of a manifest it also checks the base, whose format it does not know.
+    """
+    tool = file.parent.parent.with_name("valkey-check-aof")
     shutil.copy2(program, tool)
-    (manifest,) = folder.glob("*.manifest")
-    done = subprocess.run(
-        [tool, "--fix", manifest], input=b"y\n", capture_output=True, timeout=CHECK_SECONDS, check=False
-    )
+    done = subprocess.run([tool, "--fix", file], input=b"y\n", capture_output=True, timeout=CHECK_SECONDS, check=False)
     return "valkey-check-aof --fix repaired it" if done.returncode == 0 else ""
 
 

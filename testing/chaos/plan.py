@@ -15,7 +15,7 @@ ALONE = 0.4
 FIRST_SECONDS = (0.3, 2.5)
 """A fault begins within this time after the load, or after the fault before it on the same part."""
 MATCH_BATCHES = (10, 1_000)
-ARCHIVE_BATCH_BYTES = (1, 4_000_000)
+ARCHIVE_BATCH_BYTES = (10_000, 4_000_000)
 """Small values give many calls and many transactions, so that a kill is likely to meet one under way."""
 
 
