@@ -25,7 +25,7 @@ from testing.chaos.machine import Clock, SmallDisk
 from testing.chaos.plan import SERVICES, Plan
 from testing.faults import all_of, crash
 from testing.oracle.judge import matched_of
-from testing.servers import KEEP_ALL, Servers, client_of, free_port
+from testing.servers import KEEP_ALL, Servers, client_of, fetch, free_port
 from testing.services import Service
 from testing.waiting import NotInTime
 
@@ -37,6 +37,14 @@ START_SECONDS = 60.0
 RECOVERY_SECONDS = 120.0
 EVENT_RETENTION = 200
 """Small, so that the archiver trims during a round. The log is kept whole, because it is what is judged."""
+
+
+END_CONNECTIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+UNANSWERED = (RedisError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""What the clients of both servers raise while a server is away."""
 
 
 class Stopped(Exception):
@@ -249,7 +257,7 @@ class Exchange:
         """The last sequence of each card; None while Redis does not answer."""
         try:
             found: Any = self.redis.mget([keys.key(card, "sequence") for card in self.settings.cards])
-        except (RedisError, OSError):
+        except UNANSWERED:
             return None
         return {card: int(value or 0) for card, value in zip(self.settings.cards, found, strict=True)}
 
@@ -259,7 +267,7 @@ class Exchange:
             if any(matched_of(self.redis, card) < sequence for card, sequence in goal.items()):
                 return False
             archived = self.servers.archived()
-        except (RedisError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except UNANSWERED:
             return False
         return all(archived.get(card, 0) >= sequence for card, sequence in goal.items())
 
@@ -269,14 +277,35 @@ class Exchange:
         Raises:
             NotInTime: Redis does not answer within `RECOVERY_SECONDS`.
         """
+        self._insist("Redis", lambda: self.redis.config_set("maxmemory", maximum))
 
-        def is_set() -> bool:
+    def rewrite_aof(self) -> None:
+        """Makes Redis begin a rewrite of its AOF.
+
+        Raises:
+            NotInTime: Redis does not answer within `RECOVERY_SECONDS`.
+        """
+        self._insist("Redis", self.redis.bgrewriteaof)
+
+    def end_database_connections(self) -> None:
+        """Ends all connections of PostgreSQL but this one.
+
+        Raises:
+            NotInTime: PostgreSQL does not answer within `RECOVERY_SECONDS`.
+        """
+        self._insist("PostgreSQL", lambda: fetch(self.settings.database_url, END_CONNECTIONS))
+
+    def _insist(self, server: str, call: Callable[[], object]) -> None:
+        """Makes a call until the server answers: it may be on its way back from a fault."""
+
+        def is_done() -> bool:
             try:
-                return bool(self.redis.config_set("maxmemory", maximum))
-            except (RedisError, OSError):
+                call()
+            except UNANSWERED:
                 return False
+            return True
 
-        self.wait_until(is_set, "Redis does not answer", seconds=RECOVERY_SECONDS)
+        self.wait_until(is_done, f"{server} does not answer", seconds=RECOVERY_SECONDS)
 
     def recover(self) -> None:
         """Returns when the exchange is ready, and the archive has all that was in the log at that moment.

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from testing.faults import FULL_BYTES
 STEPS_SECONDS = (-7_200, -3_600, -5, 5, 3_600, 7_200)
 TAIL_BYTES_MAX = 4_096
 CHECK_SECONDS = 60
+REWRITE_SECONDS = 0.1
+"""A rewrite of the AOF of a round takes about this long."""
 
 Action = Callable[[Exchange, Fault], AbstractContextManager[None]]
 
@@ -96,6 +99,24 @@ def _cut(link: str, cut: Cut) -> Action:
         exchange.links[link].cut = "nothing"
 
     return act
+
+
+@contextmanager
+def _killed_in_rewrite(exchange: Exchange, fault: Fault) -> Iterator[None]:
+    """A rewrite of the AOF begins, and SIGKILL follows at any moment of it."""
+    exchange.rewrite_aof()
+    exchange.run_until(time.monotonic() + fault.value * REWRITE_SECONDS)
+    exchange.held.add("redis")
+    exchange.kill("redis")
+    yield
+    exchange.start_again("redis")
+
+
+@contextmanager
+def _disconnected(exchange: Exchange, _: Fault) -> Iterator[None]:
+    """PostgreSQL ends the connections of all clients, as an administrator may."""
+    exchange.end_database_connections()
+    yield
 
 
 @contextmanager
@@ -186,6 +207,8 @@ ACTIONS: Mapping[str, Action] = {
     "postgres hung": _paused("postgres"),
     "redis away": _down("redis"),
     "redis hung": _paused("redis"),
+    "kill redis while it rewrites its AOF": _killed_in_rewrite,
+    "postgres ends all connections": _disconnected,
     "memory full": _memory_full,
     "zeros at the end of the AOF": _tail(_zeros),
     "garbage at the end of the AOF": _tail(_garbage),

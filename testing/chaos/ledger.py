@@ -42,6 +42,8 @@ class Ledger:
         self.canceled: list[CancelOrder] = []
         self.unfound: list[str] = []
         """Acknowledged orders that the exchange did not find when their trader canceled them."""
+        self.repeats = 0
+        """How many requests were sent again, after no answer or one that says so."""
         self._batches = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -52,6 +54,11 @@ class Ledger:
             entered = [Placed(command, sent_at, batch) for command in commands]
             self.placed += entered
         return entered
+
+    def repeated(self) -> None:
+        """Counts a request that is sent again."""
+        with self._lock:
+            self.repeats += 1
 
     @property
     def acknowledged(self) -> int:

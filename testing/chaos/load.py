@@ -26,6 +26,8 @@ ORDERS_A_BATCH = (2, 30)
 RECENT_MAX = 50
 """Cancels and repeats concern one of the latest acknowledged orders of a client."""
 LIFETIMES = (TimeInForce.GTC, TimeInForce.GTC, TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK)
+WAITING = 0.1
+"""The share of orders that wait for their match (`Prefer: wait`)."""
 TOO_MANY = 429
 
 
@@ -78,10 +80,10 @@ class Client:
         self._thread.join()
 
     def _run(self) -> None:
-        acts: list[Callable[[], None]] = [self._place, self._place_batch, self._cancel, self._repeat]
+        acts: list[Callable[[], None]] = [self._place, self._place_batch, self._cancel, self._cancel_all, self._repeat]
         try:
             while not self._ends.stopping.is_set():
-                self._choose.choices(acts, (70, 8, 16, 6))[0]()
+                self._choose.choices(acts, (70, 8, 15, 1, 6))[0]()
                 self._ends.stopping.wait(self._choose.expovariate(1 / PAUSE_SECONDS))
         except Abandoned:
             return
@@ -121,14 +123,21 @@ class Client:
         elif status != 409:
             self._ledger.unfound.append(f"{card}-{sequence} (status {status})")
 
+    def _cancel_all(self) -> None:
+        answer = self._insist("DELETE", "/orders")
+        for order in answer.body["orders"]:
+            card, _, sequence = order["order_id"].rpartition("-")
+            self._ledger.canceled.append(CancelOrder(trader_id=self._trader_id, card=card, sequence=int(sequence)))
+
     def _repeat(self) -> None:
         """Sends an acknowledged order again, as a client does that has lost its notes."""
         if self._recent:
             self._send_order(self._choose.choice(self._recent))
 
     def _send_order(self, placed: Placed) -> None:
-        answer = self._insist("POST", "/orders", _body(placed.command))
-        if answer.status != 202:
+        prefer = {"prefer": "wait=1"} if self._choose.random() < WAITING else {}
+        answer = self._insist("POST", "/orders", _body(placed.command), **prefer)
+        if answer.status not in (200, 202):
             placed.refusal = str(answer)
             return
         self._enter(placed, answer.body)
@@ -165,29 +174,30 @@ class Client:
 
     # -- HTTP
 
-    def _insist(self, method: str, path: str, body: object = None) -> Answer:
+    def _insist(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
         """The first answer that is neither 5xx nor 429.
 
         Raises:
             Abandoned: the load ends before.
         """
         while True:
-            answer = self._request(method, path, msgspec.json.encode(body) if body else None)
+            answer = self._request(method, path, msgspec.json.encode(body) if body else None, headers)
             if answer is not None and answer.status < 500 and answer.status != TOO_MANY:
                 return answer
             self._pause()
 
     def _pause(self) -> None:
+        self._ledger.repeated()
         if self._ends.abandoned.wait(self._choose.uniform(*REPEAT_SECONDS)):
             raise Abandoned
 
-    def _request(self, method: str, path: str, body: bytes | None) -> Answer | None:
+    def _request(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Answer | None:
         """One request; None without a whole answer in time."""
         if self._connection is None:
             seconds = self._choose.uniform(*ANSWER_SECONDS)
             self._connection = http.client.HTTPConnection("127.0.0.1", self._door.port, timeout=seconds)
         try:
-            self._connection.request(method, path, body, self._headers)
+            self._connection.request(method, path, body, self._headers | headers)
             response = self._connection.getresponse()
             text = response.read()
         except (OSError, http.client.HTTPException):

@@ -42,6 +42,8 @@ KINDS: Sequence[Kind] = (
     Kind("postgres hung", "postgres", (11.0, 13.0)),
     Kind("redis away", "redis", (6.0, 8.0)),
     Kind("redis hung", "redis", (6.0, 8.0)),
+    Kind("kill redis while it rewrites its AOF", "redis", (0.0, 0.5)),
+    Kind("postgres ends all connections", "postgres", (0.0, 0.2)),
     Kind("memory full", "redis", (1.0, 3.0)),
     Kind("zeros at the end of the AOF", "redis", (0.0, 0.2)),
     Kind("garbage at the end of the AOF", "redis", (0.0, 0.2)),

@@ -9,7 +9,7 @@ import msgspec
 from testing.chaos.plan import KINDS
 from testing.chaos.round import Outcome
 
-COLUMNS = ("fault", "rounds", "acknowledged", "lost", "doubled", "other", "recovery s")
+COLUMNS = ("fault", "rounds", "acknowledged", "repeated", "lost", "doubled", "other", "recovery s")
 OTHERS = ("altered", "order", "answer", "log", "state", "archive")
 SHOWN_MAX = 10
 """How many violations of a round are shown; the JSON has all."""
@@ -19,10 +19,15 @@ def line(outcome: Outcome) -> str:
     """A round in a line."""
     names = " + ".join(fault.kind for fault in outcome.faults) or "no fault"
     recovery = "none" if outcome.recovery_seconds is None else f"{outcome.recovery_seconds:.2f} s"
-    return (
-        f"seed {outcome.seed}: {names}; acknowledged {outcome.acknowledged:,}, lost {outcome.count('lost')}, "
-        f"doubled {outcome.count('doubled')}, other {outcome.count(*OTHERS)}, recovery {recovery}"
-    )
+    counts = {
+        "acknowledged": outcome.acknowledged,
+        "repeated": outcome.repeats,
+        "lost": outcome.count("lost"),
+        "doubled": outcome.count("doubled"),
+        "other": outcome.count(*OTHERS),
+    }
+    told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"seed {outcome.seed}: {names}; {told}, recovery {recovery}"
 
 
 def details(outcome: Outcome, command: str) -> list[str]:
@@ -57,7 +62,9 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     recovery = f"{statistics.median(times):.2f}, at most {times[-1]:.2f}" if times else ""
     counts = [sum(outcome.count(*rules) for outcome in outcomes) for rules in (("lost",), ("doubled",), OTHERS)]
     acknowledged = sum(outcome.acknowledged for outcome in outcomes)
-    return name, f"{len(outcomes):,}", f"{acknowledged:,}", *(f"{count:,}" for count in counts), recovery
+    repeats = sum(outcome.repeats for outcome in outcomes)
+    numbers = (len(outcomes), acknowledged, repeats, *counts)
+    return name, *(f"{number:,}" for number in numbers), recovery
 
 
 def _aligned(row: Iterable[str], widths: Sequence[int]) -> str:

@@ -29,6 +29,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     faults: Sequence[Fault]
     sent: int
     acknowledged: int
+    repeats: int
     commands: int
     trades: int
     load_seconds: float
@@ -102,6 +103,7 @@ def _judged(exchange: Exchange, load: Load, plan: Plan) -> Outcome:
         faults=plan.faults,
         sent=len(load.ledger.placed),
         acknowledged=load.ledger.acknowledged,
+        repeats=load.ledger.repeats,
         commands=sum(card.sequence for card in evidence.values()),
         trades=sum(len(card.trades) for card in evidence.values()),
         load_seconds=round(seconds, 3),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,18 +11,22 @@ import msgspec
 import pytest
 
 from core.model import CancelOrder, Command, PlaceOrder, Side, TimeInForce
-from testing.chaos import report
-from testing.chaos.checker import CardEvidence, Violation, check
+from core.settings import Settings
+from engine import keys
+from testing.chaos import evidence, report
+from testing.chaos import round as rounds
+from testing.chaos.checker import CardEvidence, Evidence, Violation, check
 from testing.chaos.ledger import Ledger, Placed
 from testing.chaos.plan import FAULTS_MAX, KINDS, kind_of, plan
 from testing.chaos.round import Outcome
 from testing.oracle.reference_book import ReferenceBook
 from testing.processes import PROGRAM, finished
+from testing.servers import client_of, fetch
 
 SEED = 7
 ORDERS = 400
 RUN_SECONDS = 115
-CARD = "pikachu"
+CARD, OTHER_CARD = "pikachu", "squirtle"
 AT = "2026-11-26T12:00:00.000Z"
 
 Change = Callable[[Ledger, dict[str, CardEvidence]], None]
@@ -268,6 +273,7 @@ def outcome(**changes: object) -> Outcome:
         faults=plan(2).faults,
         sent=1_000,
         acknowledged=1_000,
+        repeats=30,
         commands=1_100,
         trades=500,
         load_seconds=5.0,
@@ -288,7 +294,7 @@ def test_a_violation_is_reported_with_the_command_that_repeats_its_round() -> No
         "  repeat it with: tcgx chaos --rounds 1 --seed 12",
     ]
     assert report.line(broken) == (
-        "seed 12: kill engine; acknowledged 1,000, lost 1, doubled 0, other 0, recovery 1.50 s"
+        "seed 12: kill engine; acknowledged 1,000, repeated 30, lost 1, doubled 0, other 0, recovery 1.50 s"
     )
 
 
@@ -296,8 +302,8 @@ def test_the_table_has_a_row_for_each_kind_and_the_sums_of_its_rounds() -> None:
     table = report.table([outcome(), outcome(recovery_seconds=2.5, violations=[Violation("state", "another book")])])
 
     assert [line.split() for line in table.splitlines()[1:]] == [
-        ["kill", "engine", "2", "2,000", "0", "0", "1", "2.00,", "at", "most", "2.50"],
-        ["all", "rounds", "2", "2,000", "0", "0", "1", "2.00,", "at", "most", "2.50"],
+        ["kill", "engine", "2", "2,000", "60", "0", "0", "1", "2.00,", "at", "most", "2.50"],
+        ["all", "rounds", "2", "2,000", "60", "0", "0", "1", "2.00,", "at", "most", "2.50"],
     ]
 
 
@@ -318,6 +324,29 @@ def test_a_short_run_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     assert all(each["acknowledged"] == each["sent"] > 100 for each in rounds)
     assert all(each["trades"] > 50 and each["violations"] == [] for each in rounds)
     assert "all rounds" in done.stdout
+
+
+@pytest.mark.server
+def test_what_is_missing_in_the_servers_of_a_round_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last log entry of a card, and one archived trade of another card, are removed before the verdict."""
+    gather = evidence.gather
+
+    def gather_less(settings: Settings) -> Evidence:
+        with client_of(settings.redis_url) as redis:
+            key = keys.key(CARD, "orders")
+            ((last, _),) = redis.xrevrange(key, count=1)
+            redis.xdel(key, last)
+        fetch(settings.database_url, "DELETE FROM trades WHERE card = $1 AND trade_number = 5", OTHER_CARD)
+        return gather(settings)
+
+    monkeypatch.setattr(rounds, "gather", gather_less)
+    monkeypatch.setattr(rounds, "AFTER_SECONDS", 2.0)
+    quiet = msgspec.structs.replace(plan(0), faults=())
+
+    found = rounds.run(quiet, library=None, stopping=threading.Event())
+
+    assert found.acknowledged == found.sent > 10
+    assert {violation.rule for violation in found.violations} == {"lost", "log", "archive"}
 
 
 def test_results_that_can_not_be_written_are_refused_before_the_first_round(tmp_path: Path) -> None:
