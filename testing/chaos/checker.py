@@ -91,7 +91,7 @@ def _order(placed: Placed, found: Sequence[tuple[int, PlaceOrder]]) -> Iterator[
 
 
 def _canceled(ledger: Ledger, evidence: Evidence) -> Iterator[Violation]:
-    """An acknowledged cancel is in the log, after its order."""
+    """An acknowledged cancel is in the log, after its order. An order that was canceled with all others rests no more."""
     logged: dict[tuple[str, int, int], int] = {}
     for card, of_card in evidence.items():
         for place, _, command in of_card.log:
@@ -101,6 +101,9 @@ def _canceled(ledger: Ledger, evidence: Evidence) -> Iterator[Violation]:
         place = logged.get((cancel.card, cancel.trader_id, cancel.sequence), 0)
         if place <= cancel.sequence:
             yield Violation("lost", f"the acknowledged cancel of {cancel.card}-{cancel.sequence} is not in the log")
+    resting = {(card, order.sequence) for card, of_card in evidence.items() for order in of_card.resting}
+    for card, sequence in resting.intersection(ledger.canceled_with_all):
+        yield Violation("lost", f"{card}-{sequence} rests, and a cancel of all orders of its trader was acknowledged")
     for order_id in ledger.unfound:
         yield Violation("answer", f"{order_id} was acknowledged, and was not found when it was canceled")
 

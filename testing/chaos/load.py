@@ -28,6 +28,8 @@ RECENT_MAX = 50
 LIFETIMES = (TimeInForce.GTC, TimeInForce.GTC, TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK)
 WAITING = 0.1
 """The share of orders that wait for their match (`Prefer: wait`)."""
+PRICES = {Side.BUY: (505, 525), Side.SELL: (515, 535)}
+"""Half of the prices cross, so that many orders trade and many rest until they are canceled."""
 TOO_MANY = 429
 
 
@@ -127,7 +129,7 @@ class Client:
         answer = self._insist("DELETE", "/orders")
         for order in answer.body["orders"]:
             card, _, sequence = order["order_id"].rpartition("-")
-            self._ledger.canceled.append(CancelOrder(trader_id=self._trader_id, card=card, sequence=int(sequence)))
+            self._ledger.canceled_with_all.append((card, int(sequence)))
 
     def _repeat(self) -> None:
         """Sends an acknowledged order again, as a client does that has lost its notes."""
@@ -162,11 +164,12 @@ class Client:
 
     def _command(self) -> PlaceOrder:
         choose = self._choose
+        side = choose.choice((Side.BUY, Side.SELL))
         return PlaceOrder(
             trader_id=self._trader_id,
             card=choose.choice(self._door.cards),
-            side=choose.choice((Side.BUY, Side.SELL)),
-            price_cents=choose.randint(510, 530),
+            side=side,
+            price_cents=choose.randint(*PRICES[side]),
             quantity=choose.randint(1, 20),
             time_in_force=choose.choice(LIFETIMES),
             client_order_id=f"{self._trader_id}-{next(self._numbers)}",

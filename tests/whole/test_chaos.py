@@ -103,6 +103,10 @@ def an_acknowledged_cancel_is_not_in_the_log(ledger: Ledger, _: dict[str, CardEv
     ledger.canceled.append(CancelOrder(trader_id=kept.command.trader_id + 1, card=CARD, sequence=kept.sequences[0]))
 
 
+def an_order_rests_after_all_were_canceled(ledger: Ledger, evidence: dict[str, CardEvidence]) -> None:
+    ledger.canceled_with_all.append((CARD, evidence[CARD].resting[0].sequence))
+
+
 def an_order_is_in_the_log_twice(ledger: Ledger, evidence: dict[str, CardEvidence]) -> None:
     of_card = evidence[CARD]
     of_card.log.append((len(of_card.log) + 1, AT, acknowledged(ledger).command))
@@ -205,6 +209,7 @@ CHANGES: list[tuple[Change, str]] = [
     (an_acknowledged_order_is_not_in_the_log, "lost"),
     (the_end_of_the_log_is_gone, "lost"),
     (an_acknowledged_cancel_is_not_in_the_log, "lost"),
+    (an_order_rests_after_all_were_canceled, "lost"),
     (an_order_is_in_the_log_twice, "doubled"),
     (a_repeat_was_answered_with_another_sequence, "doubled"),
     (an_id_was_given_to_two_orders, "doubled"),
