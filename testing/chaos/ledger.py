@@ -41,8 +41,10 @@ class Ledger:
         self.placed: list[Placed] = []
         self.canceled: list[CancelOrder] = []
         self.canceled_with_all: list[tuple[str, int]] = []
-        """Card and sequence of orders that the answer to a cancel of all orders named. Each was open shortly before, so it
-        has a cancel in the log, or was filled before the cancels."""
+        """Card and sequence of orders that the answer to a cancel of all orders named.
+
+        Each was open shortly before, so it has a cancel in the log, or was filled before the cancels.
+        """
         self.unfound: list[str] = []
         """Acknowledged orders that the exchange did not find when their trader canceled them."""
         self.repeats = 0
