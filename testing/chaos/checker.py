@@ -91,7 +91,7 @@ def _order(placed: Placed, found: Sequence[tuple[int, PlaceOrder]]) -> Iterator[
 
 
 def _canceled(ledger: Ledger, evidence: Evidence) -> Iterator[Violation]:
-    """An acknowledged cancel is in the log, after its order. An order that was canceled with all others does not rest."""
+    """An acknowledged cancel is in the log after its order. No order rests that was canceled with all others."""
     logged: dict[tuple[str, int, int], int] = {}
     for card, of_card in evidence.items():
         for place, _, command in of_card.log:
