@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from cli import paths
+from core.errors import StartError
 from core.settings import Settings
 from testing.chaos import report
 from testing.chaos import round as rounds
@@ -22,10 +23,12 @@ async def run(arguments: argparse.Namespace, _: Settings) -> int:
     """The exit code, which is 1 where a rule does not hold. A signal ends the present round, with its servers.
 
     Raises:
-        StartError: the file of the results can't be written, or an exchange does not start.
+        StartError: a file can't be written or is missing, or an exchange does not start.
     """
     if arguments.results:
         paths.check_file(arguments.results)
+    if arguments.faketime and not arguments.faketime.is_file():
+        raise StartError(f"--faketime {arguments.faketime}: there is no such file")
     stopping = threading.Event()
     # Servers end with the thread that started them, so one thread runs all rounds.
     work = asyncio.ensure_future(asyncio.to_thread(_rounds, arguments, stopping))

@@ -360,3 +360,10 @@ def test_results_that_can_not_be_written_are_refused_before_the_first_round(tmp_
     assert done.returncode == 1
     assert "/proc/x/y can't be written" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_library_that_is_not_there_is_refused_before_the_first_round(tmp_path: Path) -> None:
+    done = finished([PROGRAM, "chaos", "--faketime", "libfaketime.so"], where=tmp_path)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "tcgx: --faketime libfaketime.so: there is no such file\n"
