@@ -19,7 +19,7 @@ from testing.chaos.round import Outcome
 from testing.servers import folder
 
 
-async def run(arguments: argparse.Namespace, _: Settings) -> int:
+async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """The exit code, which is 1 where a rule does not hold. A signal ends the present round, with its servers.
 
     Raises:
@@ -31,7 +31,7 @@ async def run(arguments: argparse.Namespace, _: Settings) -> int:
         raise StartError(f"--faketime {arguments.faketime}: there is no such file")
     stopping = threading.Event()
     # Servers end with the thread that started them, so one thread runs all rounds.
-    work = asyncio.ensure_future(asyncio.to_thread(_rounds, arguments, stopping))
+    work = asyncio.ensure_future(asyncio.to_thread(_rounds, arguments, settings, stopping))
     try:
         outcomes = await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -52,7 +52,7 @@ def _finish(arguments: argparse.Namespace, outcomes: list[Outcome]) -> None:
         arguments.results.write_bytes(report.encoded(outcomes, about))
 
 
-def _rounds(arguments: argparse.Namespace, stopping: threading.Event) -> list[Outcome]:
+def _rounds(arguments: argparse.Namespace, settings: Settings, stopping: threading.Event) -> list[Outcome]:
     left_out = _left_out(arguments.faketime)
     for kind, reason in left_out.items():
         print(f"left out: {kind}, because {reason}", flush=True)
@@ -62,7 +62,7 @@ def _rounds(arguments: argparse.Namespace, stopping: threading.Event) -> list[Ou
     for number in range(arguments.rounds):
         planned: Plan = plan(arguments.seed + number).without(left_out)
         try:
-            outcome = rounds.run(planned, library=library, stopping=stopping)
+            outcome = rounds.run(planned, programs=settings, library=library, stopping=stopping)
         except Stopped:
             break
         outcomes.append(outcome)

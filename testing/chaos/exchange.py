@@ -54,7 +54,10 @@ class Stopped(Exception):
 class Exchange:
     """One exchange. Servers and services that end are started again, unless a fault keeps them down."""
 
-    def __init__(self, data_dir: Path, plan: Plan, *, clock: Clock | None, stopping: threading.Event) -> None:
+    def __init__(
+        self, data_dir: Path, plan: Plan, *, programs: Settings, clock: Clock | None, stopping: threading.Event
+    ) -> None:
+        """`programs`: settings that name the programs of Redis and PostgreSQL."""
         self.data_dir = data_dir
         self.clock = clock
         self.disk: SmallDisk | None = None
@@ -71,6 +74,8 @@ class Exchange:
             archive_batch_bytes=plan.archive_batch_bytes,
             port=self.port,
             redis_core="any",
+            redis_bin=programs.redis_bin,
+            pg_bin=programs.pg_bin,
         )
         self.ended: Counter[str] = Counter()
         """How often each service has ended by itself."""

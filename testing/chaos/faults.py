@@ -167,7 +167,7 @@ def _tail(make: Callable[[random.Random, int], bytes]) -> Action:
             how = _repaired(newest, programs[0]) if programs else ""
             if not how:
                 os.truncate(newest, before)
-                how = "what was added was cut off, because valkey-check-aof did not repair it"
+                how = "what was added was cut off, because no tool repaired it"
             exchange.notes.append(f"Redis did not start with the damaged AOF; {how}")
             exchange.start_again("redis")
 
@@ -179,10 +179,10 @@ def _repaired(file: Path, program: Path) -> str:
 
     The tool gets the last file alone: of a manifest it also checks the base, whose format it does not know.
     """
-    tool = file.parent.parent.with_name("valkey-check-aof")
+    tool = file.parent.parent.with_name("valkey-check-aof" if "valkey" in program.name else "redis-check-aof")
     shutil.copy2(program, tool)
     done = subprocess.run([tool, "--fix", file], input=b"y\n", capture_output=True, timeout=CHECK_SECONDS, check=False)
-    return "valkey-check-aof --fix repaired it" if done.returncode == 0 else ""
+    return f"{tool.name} --fix repaired it" if done.returncode == 0 else ""
 
 
 def _zeros(_: random.Random, count: int) -> bytes:

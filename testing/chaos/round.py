@@ -10,6 +10,7 @@ import msgspec
 
 from cli import datadir
 from core.errors import StartError, TcgxError
+from core.settings import Settings
 from testing.chaos import faults
 from testing.chaos.checker import Evidence, Violation, check
 from testing.chaos.evidence import gather
@@ -44,8 +45,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return len([violation for violation in self.violations if violation.rule in rules])
 
 
-def run(plan: Plan, *, library: Path | None, stopping: threading.Event) -> Outcome:
-    """Runs a round. `library`: libfaketime, needed by steps of the clock.
+def run(plan: Plan, *, programs: Settings, library: Path | None, stopping: threading.Event) -> Outcome:
+    """Runs a round. `programs`: as `Exchange` takes it. `library`: libfaketime, needed by steps of the clock.
 
     Raises:
         Stopped: `stopping` was set.
@@ -54,7 +55,7 @@ def run(plan: Plan, *, library: Path | None, stopping: threading.Event) -> Outco
     kinds = {fault.kind for fault in plan.faults}
     with datadir.ephemeral() as data_dir:
         clock = Clock(library, data_dir / "clock") if library and "clock step of redis" in kinds else None
-        exchange = Exchange(data_dir, plan, clock=clock, stopping=stopping)
+        exchange = Exchange(data_dir, plan, programs=programs, clock=clock, stopping=stopping)
         with ExitStack() as stack:
             if "disk full" in kinds:
                 exchange.disk = stack.enter_context(_mounted(data_dir / "redis"))

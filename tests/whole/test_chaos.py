@@ -352,7 +352,7 @@ def test_what_is_missing_in_the_servers_of_a_round_is_found(monkeypatch: pytest.
     monkeypatch.setattr(rounds, "AFTER_SECONDS", 2.0)
     quiet = msgspec.structs.replace(plan(0), faults=())
 
-    found = rounds.run(quiet, library=None, stopping=threading.Event())
+    found = rounds.run(quiet, programs=Settings(), library=None, stopping=threading.Event())
 
     assert found.acknowledged == found.sent > 10
     assert {violation.rule for violation in found.violations} == {"lost", "log", "archive"}
