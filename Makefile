@@ -37,6 +37,9 @@ format: .venv/ready ## puts the code into its format
 bench: .venv/ready ## the benchmarks, all of them (ARGS="match --orders 100000" and the like)
 	@exec "$(BIN)/tcgx" bench $(or $(ARGS),all)
 
+chaos: .venv/ready ## faults on purpose, under load (ARGS="--rounds 100 --seed 7" and the like)
+	@exec "$(BIN)/tcgx" chaos $(ARGS)
+
 lock: .venv/ready ## resolves the dependencies anew
 	@"$(BIN)/python" -m pip install --quiet uv
 	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --output-file requirements.lock pyproject.toml
@@ -45,4 +48,4 @@ lock: .venv/ready ## resolves the dependencies anew
 clean: ## removes the virtual environment
 	rm -rf .venv
 
-.PHONY: help setup run test quick check format bench lock clean
+.PHONY: help setup run test quick check format bench chaos lock clean

@@ -13,7 +13,7 @@ from core.suggestions import did_you_mean
 
 CHECKS = ("redis", "functions", "engine", "database", "archiver", "history")
 SERVICES = ("api", "engine", "archiver")
-STANDALONE = ("up", "bench", *SERVICES)
+STANDALONE = ("up", "bench", "chaos", *SERVICES)
 """Commands that take no settings from the exchange that runs in the data directory."""
 
 USAGE_ERROR = 2
@@ -21,6 +21,8 @@ MISSING = 1
 """The exit code if a package is not installed."""
 DEPTH_MAX = 1_000
 TRADERS_MAX = 1_000_000
+ROUNDS_MAX = 100_000
+SEED_MAX = 2**63 - 1
 
 
 class Parser(argparse.ArgumentParser):
@@ -156,6 +158,17 @@ def _bench(parser: Parser) -> None:
     add_benches(parser)
 
 
+def _chaos(parser: Parser) -> None:
+    from pathlib import Path  # noqa: PLC0415
+
+    parser.add_argument("--rounds", type=whole(1, ROUNDS_MAX), default=10, help="how many rounds (10)")
+    parser.add_argument(
+        "--seed", type=whole(0, SEED_MAX), default=1, help="of the first round; the next has one more (1)"
+    )
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write the outcome of every round as JSON")
+    parser.add_argument("--faketime", type=Path, metavar="FILE", help="libfaketime, if it is not where Debian puts it")
+
+
 def _help(parser: Parser) -> None:
     parser.add_argument("words", nargs="*", metavar="COMMAND", help="the command that is explained")
 
@@ -184,6 +197,7 @@ COMMANDS: Mapping[str, Command] = {
     "settings": Command("every setting with its value, default and source", "cli.settings"),
     "doctor": Command("check the servers, the database and how far everything is", "cli.doctor", _doctor),
     "bench": Command("benchmarks, on throw-away servers", "bench.command", _bench, needs=("matplotlib", "rich")),
+    "chaos": Command("faults on purpose, on throw-away exchanges under load", "cli.chaos", _chaos),
     "api": Command("run one API process, as in production", "api.__main__", _add_port),
     "engine": Command("run one engine process, as in production", "engine.matcher"),
     "archiver": Command("run one archiver process, as in production", "archiver.archiver"),
@@ -257,4 +271,4 @@ def _parser(name: str) -> Parser:
 
 
 def _has_data_dir(name: str) -> bool:
-    return name not in ("bench", "version", "help", *SERVICES)
+    return name not in ("bench", "chaos", "version", "help", *SERVICES)

@@ -27,6 +27,7 @@ def finished(
     *,
     where: Path | None = None,
     variables: Mapping[str, str] | None = None,
+    seconds: float = COMMAND_SECONDS,
 ) -> subprocess.CompletedProcess[str]:
     """A program, run to its end; its exit code may be any."""
     return subprocess.run(
@@ -36,7 +37,7 @@ def finished(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=COMMAND_SECONDS,
+        timeout=seconds,
         check=False,
     )
 

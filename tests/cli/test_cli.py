@@ -92,6 +92,7 @@ def shell(command: str, where: Path, **variables: str) -> "subprocess.CompletedP
         ("replay --batch 1e9", 2, "--batch must be a whole number from 1 to 10,000, got '1e9'"),
         ("doctor --only redi", 2, "did you mean redis?"),
         ("bench mach", 2, "did you mean match?"),
+        ("chaos --rounds 0", 2, "--rounds must be a whole number from 1 to 100,000, got '0'"),
         ("bench match --orders 1,00", 2, "--orders must be a whole number from 1 to 100,000,000, got '1,00'"),
         ("engine --data-dir D", 2, "there is no option --data-dir"),
         ("--data-dir D engine", 2, "takes no --data-dir"),
@@ -244,6 +245,7 @@ def test_help_takes_little_of_a_processor(where: Path) -> None:
         ("settings", BENCH | HTTP | ARCHIVE | {"redis"}),
         ("doctor", BENCH | HTTP),
         ("bench", {"matplotlib"}),
+        ("chaos", BENCH | HTTP | ARCHIVE | {"redis", "testing"}),
         ("api", BENCH),
         ("engine", BENCH | HTTP | ARCHIVE),
         ("archiver", BENCH | HTTP),
@@ -285,6 +287,13 @@ def test_without_the_extra_a_benchmark_says_which_one_to_install(where: Path, pa
 
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"tcgx: `tcgx bench` needs {package}: pip install 'tcgx[bench]'\n"
+
+
+def test_without_the_harness_chaos_says_so(where: Path) -> None:
+    done = without(where, "testing", "chaos --rounds 1")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "tcgx: `tcgx chaos` needs the package `testing` of tcgx, which is not installed here\n"
 
 
 @pytest.mark.parametrize("words", ["bench --help", "help bench million", "settings", "--help"])

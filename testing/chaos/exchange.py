@@ -1,0 +1,355 @@
+"""The exchange of a round: servers and services as processes, links between them, and what keeps them running."""
+
+import asyncio
+import http.client
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import asyncpg
+from redis import Redis, RedisError
+
+from cli.embedded import EmbeddedServer
+from core.errors import StartError
+from core.settings import Settings
+from engine import keys
+from testing.chaos.links import Link, Links
+from testing.chaos.machine import Clock, SmallDisk
+from testing.chaos.plan import SERVICES, Plan
+from testing.faults import all_of, crash
+from testing.oracle.judge import matched_of
+from testing.servers import KEEP_ALL, Servers, client_of, fetch, free_port
+from testing.services import Service
+from testing.waiting import NotInTime
+
+CLIENTS = "clients"
+POLL_SECONDS = 0.02
+RESTART_SECONDS = 0.3
+"""A process that has ended is started again so long after its last start, at the earliest."""
+START_SECONDS = 60.0
+RECOVERY_SECONDS = 120.0
+EVENT_RETENTION = 200
+"""Small, so that the archiver trims during a round. The log is kept whole, because it is what is judged."""
+
+
+END_CONNECTIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+UNANSWERED = (RedisError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""What the clients of both servers raise while a server is away."""
+
+
+class Stopped(Exception):
+    """Somebody has stopped the run."""
+
+
+class Exchange:
+    """One exchange. Servers and services that end are started again, unless a fault keeps them down."""
+
+    def __init__(
+        self, data_dir: Path, plan: Plan, *, programs: Settings, clock: Clock | None, stopping: threading.Event
+    ) -> None:
+        """`programs`: settings that name the programs of Redis and PostgreSQL."""
+        self.data_dir = data_dir
+        self.clock = clock
+        self.disk: SmallDisk | None = None
+        self.notes: list[str] = []
+        self.held: set[str] = set()
+        """Names of servers and services that are not started again."""
+        self.client_port = free_port()
+        self.port = free_port()
+        self.servers = Servers(
+            data_dir,
+            log_retention=KEEP_ALL,
+            event_retention=EVENT_RETENTION,
+            match_batch=plan.match_batch,
+            archive_batch_bytes=plan.archive_batch_bytes,
+            port=self.port,
+            redis_core="any",
+            redis_bin=programs.redis_bin,
+            pg_bin=programs.pg_bin,
+        )
+        self.ended: Counter[str] = Counter()
+        """How often each service has ended by itself."""
+        self._plan = plan
+        self._stopping = stopping
+        self._services: dict[str, Service] = {}
+        self._started_at: dict[str, float] = {}
+        self._links: Links | None = None
+        self.links: Mapping[str, Link] = {}
+        self._redis: Redis | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the servers. Known once started."""
+        return self.servers.settings
+
+    @property
+    def redis(self) -> Redis:
+        """A client of Redis that uses no link and sends nothing twice."""
+        if self._redis is None:
+            self._redis = client_of(self.settings.redis_url)
+        return self._redis
+
+    # -- life
+
+    def start(self) -> None:
+        """Starts everything; the exchange is ready when this returns."""
+        with self._clock_of_redis():
+            asyncio.run(self.servers.start())
+        self._start_links()
+        for name in SERVICES:
+            self.start_service(name)
+        self.wait_until(self.is_ready, "the exchange does not get ready", seconds=START_SECONDS)
+
+    def stop(self) -> None:
+        """Stops everything, in whatever state it is."""
+        if self._redis is not None:
+            self._redis.close()
+        for server in (self.servers.redis, self.servers.postgres):
+            if server.pid is not None:
+                _signal(all_of(server), signal.SIGCONT)
+        for service in self._services.values():
+            _signal([service.pid], signal.SIGCONT)
+            asyncio.run(service.process.stop(seconds=self.settings.stop_seconds))
+        asyncio.run(self.servers.stop())
+        if self._links is not None:
+            self._links.stop()
+
+    def _start_links(self) -> None:
+        folder = self.data_dir / "links"
+        folder.mkdir(mode=0o700)
+        socket, seed = self._redis_socket(), self._plan.seed
+        self.links = {name: Link(folder / name, socket, f"link {seed} {name}") for name in SERVICES}
+        self.links |= {CLIENTS: Link(self.client_port, self.port, f"link {seed}")}
+        self._links = Links([*self.links.values()])
+        self._links.start()
+
+    def _redis_socket(self) -> Path:
+        return Path(unquote(urlsplit(self.settings.redis_url).path))
+
+    @contextmanager
+    def _clock_of_redis(self) -> Iterator[None]:
+        if self.clock is None:
+            yield
+            return
+        with self.clock.inherited():
+            yield
+
+    # -- servers and services
+
+    def server(self, name: str) -> EmbeddedServer:
+        """Redis or PostgreSQL."""
+        return self.servers.redis if name == "redis" else self.servers.postgres
+
+    def start_server(self, name: str) -> None:
+        """Starts it on the data that it has.
+
+        Raises:
+            StartError: it does not start.
+        """
+        self._started_at[name] = time.monotonic()
+        with self._clock_of_redis():
+            asyncio.run(self.server(name).start())
+
+    def start_service(self, name: str) -> None:
+        """Starts a service, and does not wait for it. `engine-2` is a second engine, on the link of the first one."""
+        self._started_at[name] = time.monotonic()
+        link = self.data_dir / "links" / name.partition("-")[0]
+        redis_url = self.settings.redis_url.replace(quote(str(self._redis_socket())), quote(str(link)))
+        self._services[name] = self.servers.service(name, redis_url=redis_url)
+
+    def kill(self, name: str) -> None:
+        """Ends a server or service without a warning, unless it has ended already."""
+        if name not in self._services:
+            if self.server(name).pid is not None:
+                asyncio.run(crash(self.server(name)))
+            return
+        service = self._services.pop(name)
+        if not service.process.ended():
+            os.kill(service.pid, signal.SIGKILL)
+        service.wait()
+
+    def end_service(self, name: str) -> None:
+        """Asks a service to end, and kills it where it does not."""
+        service = self._services.pop(name)
+        if not asyncio.run(service.process.stop(seconds=self.settings.stop_seconds)):
+            self.notes.append(f"{name} did not end after SIGTERM, and was killed")
+
+    def start_again(self, name: str) -> None:
+        """Starts a server or service that a fault has kept down."""
+        self.held.discard(name)
+        if name in SERVICES:
+            self.start_service(name)
+        else:
+            self.start_server(name)
+
+    def pids(self, name: str) -> list[int]:
+        """The processes of a server or service; none if it has ended."""
+        if name in self._services:
+            return [] if self._services[name].process.ended() else [self._services[name].pid]
+        server = self.server(name)
+        return [] if server.pid is None else all_of(server)
+
+    def supervise(self) -> None:
+        """Starts again what has ended and may run."""
+        for name in ("redis", "postgres"):
+            if name not in self.held and self.server(name).pid is None and self._may_start(name):
+                self.notes.append(f"{name} ended by itself")
+                try:
+                    self.start_server(name)
+                except StartError as error:
+                    self.notes.append(f"{name} did not start: {error}")
+        for name, service in [*self._services.items()]:
+            if name not in self.held and service.process.ended() and self._may_start(name):
+                self.ended[name] += 1
+                self.start_service(name)
+
+    def _may_start(self, name: str) -> bool:
+        return time.monotonic() - self._started_at.get(name, 0.0) > RESTART_SECONDS
+
+    # -- waiting
+
+    def run_until(self, at: float) -> None:
+        """Supervises until this time of the monotonic clock.
+
+        Raises:
+            Stopped: somebody has stopped the run.
+        """
+        while True:
+            self.supervise()
+            left = at - time.monotonic()
+            if left <= 0:
+                return
+            if self._stopping.wait(min(POLL_SECONDS, left)):
+                raise Stopped
+
+    def wait_until(self, holds: Callable[[], bool], why: str, *, seconds: float) -> None:
+        """Supervises until this holds.
+
+        Raises:
+            NotInTime: it does not within `seconds`.
+            Stopped: somebody has stopped the run.
+        """
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                raise NotInTime(f"not within {seconds:.0f} s: {why}")
+            self.run_until(time.monotonic() + POLL_SECONDS)
+
+    # -- questions
+
+    def is_ready(self) -> bool:
+        """Whether `/health/ready` answers 200."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2.0)
+        try:
+            connection.request("GET", "/health/ready")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def sequences(self) -> dict[str, int] | None:
+        """The last sequence of each card; None while Redis does not answer."""
+        try:
+            found: Any = self.redis.mget([keys.key(card, "sequence") for card in self.settings.cards])
+        except UNANSWERED:
+            return None
+        return {card: int(value or 0) for card, value in zip(self.settings.cards, found, strict=True)}
+
+    def is_archived(self, goal: Mapping[str, int]) -> bool:
+        """Whether everything up to these sequences is matched and archived."""
+        try:
+            if any(matched_of(self.redis, card) < sequence for card, sequence in goal.items()):
+                return False
+            archived = self.servers.archived()
+        except UNANSWERED:
+            return False
+        return all(archived.get(card, 0) >= sequence for card, sequence in goal.items())
+
+    def limit_memory(self, maximum: int) -> None:
+        """Sets the memory of Redis in bytes; 0 is all that there is.
+
+        Raises:
+            NotInTime: Redis does not answer within `RECOVERY_SECONDS`.
+        """
+        self._insist("Redis", lambda: self.redis.config_set("maxmemory", maximum))
+
+    def rewrite_aof(self) -> None:
+        """Makes Redis begin a rewrite of its AOF.
+
+        Raises:
+            NotInTime: Redis does not answer within `RECOVERY_SECONDS`.
+        """
+        self._insist("Redis", self.redis.bgrewriteaof)
+
+    def end_database_connections(self) -> None:
+        """Ends all connections of PostgreSQL but this one.
+
+        Raises:
+            NotInTime: PostgreSQL does not answer within `RECOVERY_SECONDS`.
+        """
+        self._insist("PostgreSQL", lambda: fetch(self.settings.database_url, END_CONNECTIONS))
+
+    def _insist(self, server: str, call: Callable[[], object]) -> None:
+        """Makes a call until the server answers: it may be on its way back from a fault."""
+
+        def is_done() -> bool:
+            try:
+                call()
+            except UNANSWERED:
+                return False
+            return True
+
+        self.wait_until(is_done, f"{server} does not answer", seconds=RECOVERY_SECONDS)
+
+    def recover(self) -> None:
+        """Returns when the exchange is ready, and the archive has all that was in the log at that moment.
+
+        Raises:
+            NotInTime: it takes longer than `RECOVERY_SECONDS`.
+        """
+        self.wait_until(self.is_ready, "/health/ready does not answer 200", seconds=RECOVERY_SECONDS)
+        self.archive()
+
+    def archive(self) -> None:
+        """Returns when the archive has all that is in the log now.
+
+        Raises:
+            NotInTime: it takes longer than `RECOVERY_SECONDS`.
+        """
+        goal: dict[str, int] = {}
+
+        def has_goal() -> bool:
+            goal.update(self.sequences() or {})
+            return bool(goal)
+
+        self.wait_until(has_goal, "Redis does not answer", seconds=RECOVERY_SECONDS)
+        self.wait_until(lambda: self.is_archived(goal), f"the archive does not reach {goal}", seconds=RECOVERY_SECONDS)
+
+    def tracebacks(self) -> list[str]:
+        """Output files of services that have a traceback, with its last line."""
+        found = []
+        for path in sorted(self.data_dir.glob("*.output")):
+            text = path.read_text(errors="replace")
+            if "Traceback" in text:
+                error = next((line for line in text.partition("Traceback")[2].splitlines()[1:] if line[:1].strip()), "")
+                found.append(f"{path.stem}: {error}")
+        return found
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue

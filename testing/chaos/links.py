@@ -1,0 +1,102 @@
+"""Links: small proxies between clients, services and Redis, whose connections can be cut before or after an act."""
+
+import asyncio
+import random
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+CHUNK_BYTES = 65_536
+CUT_SHARE = 0.3
+"""Of the messages in the direction of the cut; others pass, so that work is under way when the next one is cut."""
+JOIN_SECONDS = 10.0
+
+Cut = Literal["nothing", "requests", "answers"]
+Address = Path | int
+"""A Unix socket, or a port of 127.0.0.1."""
+
+
+class Link:
+    """One proxy. `cut` says which messages end their connection instead of passing.
+
+    A cut request has not reached the server. A cut answer belongs to a request that the server has acted on.
+    """
+
+    def __init__(self, listens: Address, leads_to: Address, seed: str) -> None:
+        self.cut: Cut = "nothing"
+        self._listens = listens
+        self._leads_to = leads_to
+        self._choose = random.Random(seed)
+
+    async def listen(self) -> asyncio.Server:
+        """Listens from now on."""
+        if isinstance(self._listens, Path):
+            return await asyncio.start_unix_server(self._carry, self._listens)
+        return await asyncio.start_server(self._carry, "127.0.0.1", self._listens)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carries one connection to its end."""
+        try:
+            if isinstance(self._leads_to, Path):
+                onward, onward_writer = await asyncio.open_unix_connection(self._leads_to)
+            else:
+                onward, onward_writer = await asyncio.open_connection("127.0.0.1", self._leads_to)
+        except OSError:
+            writer.transport.abort()
+            return
+        ways = [
+            asyncio.ensure_future(self._pump(reader, onward_writer, "requests")),
+            asyncio.ensure_future(self._pump(onward, writer, "answers")),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            writer.transport.abort()
+            onward_writer.transport.abort()
+            await asyncio.gather(*ways, return_exceptions=True)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: Cut) -> None:
+        with suppress(OSError):
+            while data := await reader.read(CHUNK_BYTES):
+                if self.cut == kind and self._choose.random() < CUT_SHARE:
+                    return
+                writer.write(data)
+                await writer.drain()
+
+
+class Links:
+    """All links of an exchange, in a thread of their own."""
+
+    def __init__(self, links: list[Link]) -> None:
+        self._links = links
+        self._servers: list[asyncio.Server] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def start(self) -> None:
+        """All links listen when this returns."""
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(JOIN_SECONDS)
+
+    def stop(self) -> None:
+        """Ends all connections, and the thread. Does nothing before the start."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(JOIN_SECONDS)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
+
+    async def _listen(self) -> None:
+        for link in self._links:
+            self._servers.append(await link.listen())
+
+    async def _end(self) -> None:
+        for server in self._servers:
+            server.close()
+        carried = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in carried:
+            task.cancel()
+        await asyncio.gather(*carried, return_exceptions=True)
