@@ -146,6 +146,26 @@ def _recover(parser: Parser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the orders that are lost to this CSV file")
 
 
+def _backup(parser: Parser) -> None:
+    from pathlib import Path  # noqa: PLC0415
+
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file that is written; it must not exist")
+    parser.add_argument("--no-compress", action="store_true", help="a larger file, in less time")
+
+
+def _restore(parser: Parser) -> None:
+    from pathlib import Path  # noqa: PLC0415
+
+    parser.add_argument("file", type=Path, metavar="FILE", help="a file that `tcgx backup` wrote")
+    parser.add_argument("--check", action="store_true", help="check the file, and restore nothing")
+    parser.add_argument("--overwrite", action="store_true", help="delete the exchange that is on the servers")
+    parser.add_argument(
+        "--keep-history",
+        action="store_true",
+        help="continue at the next order id: only if no order was accepted after the backup",
+    )
+
+
 def _doctor(parser: Parser) -> None:
     parser.add_argument("--only", choices=CHECKS, help="this check alone")
 
@@ -181,6 +201,8 @@ COMMANDS: Mapping[str, Command] = {
     "state-hash": Command("a hash over each card's books, open orders and cursor", "cli.state_hash"),
     "migrate": Command("bring the database, and data of earlier versions, up to date", "cli.migrate"),
     "recover": Command("begin a new history where log and archive have parted", "cli.recover", _recover),
+    "backup": Command("log, books and archive in one file, while orders flow", "cli.backup", _backup),
+    "restore": Command("a backup into empty servers", "cli.restore", _restore),
     "settings": Command("every setting with its value, default and source", "cli.settings"),
     "doctor": Command("check the servers, the database and how far everything is", "cli.doctor", _doctor),
     "bench": Command("benchmarks, on throw-away servers", "bench.command", _bench, needs=("matplotlib", "rich")),

@@ -113,9 +113,12 @@ async def read_log_state(redis: Redis, card: str, event_id: str = "0-0") -> LogS
     Raises:
         Unavailable: Redis does not answer.
     """
-    mark, history_id, format_, base, sequence, matched, log_id, next_first, known = await _call(
-        redis, "history", card, event_id
-    )
+    return log_state_of(await _call(redis, "history", card, event_id))
+
+
+def log_state_of(reply: Sequence[Any]) -> LogState:
+    """Decodes a reply of lua/history.lua."""
+    mark, history_id, format_, base, sequence, matched, log_id, next_first, known = reply
     return LogState(
         mark=mark.decode(),
         history_id=history_id.decode(),

@@ -1,0 +1,197 @@
+"""Copies of all keys of a card at one moment, for a backup, and the way back.
+
+All keys are read in one MULTI, so that the copy is one state between two calls of the library. The names must be known
+before it. Only lists of traders get new names while orders flow, and the log still has all orders of such a list. So a
+list whose name was not known is made of the log, which is read in the same MULTI.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import redis.exceptions
+from redis.asyncio import Redis
+
+from core.errors import StartError, Unavailable
+from core.model import PlaceOrder
+from engine import codec, history, keys
+from engine.connection import redis_errors
+from engine.history import LogState
+
+PARTS = ("history", "sequence", "orders", "cursor", "bids", "asks", "open", "trades", "events", "compacted")
+SCAN_COUNT = 1_000
+SECONDS_A_DAY = 86_400
+TRIES_MAX = 5
+VALUE_BYTES_MAX = 512 * 1024 * 1024
+"""The largest value that a server takes with RESTORE (`proto-max-bulk-len`)."""
+
+RESTORE_BYTES = 8 * 1024 * 1024
+RESTORE_KEYS = 1_000
+
+
+class KeyCopy(msgspec.Struct, frozen=True, array_like=True):
+    """A key as DUMP returns it, or the items of a list. `expires_ms`: when it expires, in ms since 1970, or 0."""
+
+    name: str
+    value: bytes
+    expires_ms: int = 0
+    items: list[str] = []
+
+    @property
+    def bytes(self) -> int:
+        """The approximate size."""
+        return len(self.name) + len(self.value) + sum(map(len, self.items))
+
+
+class CardCopy(msgspec.Struct, frozen=True, kw_only=True):
+    """All keys of a card, and the log state at the same moment."""
+
+    log_state: LogState
+    keys: Sequence[KeyCopy]
+
+
+class _Before(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of the log before the names were read: the last sequence, and the newest entry."""
+
+    sequence: int
+    entry_id: str
+    names: Sequence[str]
+
+
+async def copy(redis: Redis, card: str, event_id: str) -> CardCopy:
+    """Copies a card. `event_id`: the last archived event, for the log state.
+
+    Raises:
+        StartError: a value is larger than a server takes.
+        Unavailable: Redis does not answer, or trims the log faster than names are read.
+    """
+    for _ in range(TRIES_MAX):
+        made = await _copy(redis, card, event_id, await _before(redis, card))
+        if made is not None:
+            return made
+    raise Unavailable(
+        f"the log of {card} is trimmed faster than its keys are read: raise TCGX_LOG_RETENTION, or try again when "
+        "fewer orders flow"
+    )
+
+
+async def _before(redis: Redis, card: str) -> _Before:
+    client: Any = redis
+    with redis_errors():
+        commands = client.pipeline(transaction=True)
+        commands.get(keys.key(card, "sequence"))
+        commands.xrevrange(keys.key(card, "orders"), count=1)
+        commands.time()
+        sequence, newest, (seconds, _) = await commands.execute()
+        found = [name.decode() async for name in client.scan_iter(match=f"{keys.tag(card)}:*", count=SCAN_COUNT)]
+    today = seconds // SECONDS_A_DAY
+    parts = [*PARTS, *(f"client_ids:{day}" for day in (today, today + 1))]
+    return _Before(
+        sequence=int(sequence or 0),
+        entry_id=newest[0][0].decode() if newest else "-",
+        names=sorted({*found, *(keys.key(card, part) for part in parts)}),
+    )
+
+
+async def _copy(redis: Redis, card: str, event_id: str, before: _Before) -> CardCopy | None:
+    """The copy. None if the log was trimmed beyond the entry that was the newest one before."""
+    client: Any = redis
+    ids = [name for name in before.names if name.startswith(keys.key(card, "client_ids:"))]
+    with redis_errors():
+        commands = client.pipeline(transaction=True)
+        commands.fcall_ro("history", 1, keys.tag(card), event_id)
+        commands.xrange(keys.key(card, "orders"), min=before.entry_id)
+        for name in ids:
+            commands.pexpiretime(name)
+        for name in before.names:
+            commands.dump(name)
+        reply, entries, *rest = await commands.execute()
+    if before.entry_id != "-" and (not entries or entries[0][0].decode() != before.entry_id):
+        return None
+    log_state = history.log_state_of(reply)
+    expiries = dict(zip(ids, rest, strict=False))
+    copies = [
+        KeyCopy(name, value, max(expiries.get(name, 0), 0))
+        for name, value in zip(before.names, rest[len(ids) :], strict=True)
+        if value is not None
+    ]
+    for one in copies:
+        _check_size(one)
+    lists = _lists_of(card, entries, before)
+    return CardCopy(log_state=log_state, keys=[*copies, *lists])
+
+
+def _check_size(one: KeyCopy) -> None:
+    if len(one.value) > VALUE_BYTES_MAX:
+        raise StartError(
+            f"{one.name} has {len(one.value):,} bytes, and no server takes back more than {VALUE_BYTES_MAX:,} at once"
+        )
+
+
+def _lists_of(card: str, entries: Sequence[Any], before: _Before) -> Iterator[KeyCopy]:
+    """The lists of traders whose first orders are in these entries."""
+    known = set(before.names)
+    items: dict[str, list[str]] = {}
+    for entry_id, fields in entries:
+        if fields.get(b"entry") != entry_id:  # not written by append; match rejects it
+            continue
+        for sequence, command in enumerate(codec.decode(card, fields), int(entry_id.partition(b"-")[2])):
+            name = keys.key(card, f"trader:{command.trader_id}") if isinstance(command, PlaceOrder) else ""
+            if name and sequence > before.sequence and name not in known:
+                items.setdefault(name, []).append(str(sequence))
+    return (KeyCopy(name, b"", 0, sequences) for name, sequences in items.items())
+
+
+async def restore(redis: Redis, copies: Sequence[KeyCopy]) -> None:
+    """Writes keys of a copy, which must not exist.
+
+    Raises:
+        StartError: a key exists, or the server is older than the one that was copied.
+        Unavailable: Redis does not answer, or is out of memory.
+    """
+    client: Any = redis
+    for page in _pages(copies):
+        commands = client.pipeline(transaction=False)
+        for one in page:
+            if one.items:
+                commands.rpush(one.name, *one.items)
+            else:
+                commands.restore(one.name, one.expires_ms, one.value, absttl=bool(one.expires_ms))
+        with redis_errors():
+            replies = await commands.execute(raise_on_error=False)
+            _check_replies(page, replies)
+
+
+def _check_replies(page: Sequence[KeyCopy], replies: Sequence[Any]) -> None:
+    for one, reply in zip(page, replies, strict=True):
+        if not isinstance(reply, Exception):
+            continue
+        if "BUSYKEY" in str(reply):
+            raise StartError(f"Redis has the key {one.name} already: restore into an empty server")
+        if isinstance(reply, redis.exceptions.ResponseError) and "payload version" in str(reply):
+            raise StartError(
+                f"Redis can't read the copy of {one.name}: it is older than the server that the backup was taken from"
+            )
+        raise reply
+
+
+def _pages(copies: Sequence[KeyCopy]) -> Iterator[list[KeyCopy]]:
+    page: list[KeyCopy] = []
+    size = 0
+    for one in copies:
+        page.append(one)
+        size += one.bytes
+        if size >= RESTORE_BYTES or len(page) == RESTORE_KEYS:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page
+
+
+async def names(redis: Redis, cards: Sequence[str]) -> AsyncIterator[str]:
+    """The names of all keys of these cards."""
+    client: Any = redis
+    for card in cards:
+        with redis_errors():
+            async for name in client.scan_iter(match=f"{keys.tag(card)}:*", count=SCAN_COUNT):
+                yield name.decode()
