@@ -201,6 +201,7 @@ COMMANDS: Mapping[str, Command] = {
     "state-hash": Command("a hash over each card's books, open orders and cursor", "cli.state_hash"),
     "migrate": Command("bring the database, and data of earlier versions, up to date", "cli.migrate"),
     "recover": Command("begin a new history where log and archive have parted", "cli.recover", _recover),
+    "rebuild-archive": Command("rows that the archive has lost, made of the log again", "cli.rebuild_archive"),
     "backup": Command("log, books and archive in one file, while orders flow", "cli.backup", _backup),
     "restore": Command("a backup into empty servers", "cli.restore", _restore),
     "settings": Command("every setting with its value, default and source", "cli.settings"),
@@ -254,7 +255,7 @@ def _refuse_without_extra(name: str, words: Sequence[str]) -> None:
 
 
 def _top() -> Parser:
-    listed = "\n".join(f"  {name:<12}{command.summary}" for name, command in COMMANDS.items())
+    listed = "\n".join(f"  {name:<16}{command.summary}" for name, command in COMMANDS.items())
     parser = Parser(
         prog="tcgx",
         usage="tcgx [--data-dir FOLDER] COMMAND …",

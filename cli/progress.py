@@ -9,10 +9,15 @@ MEGABYTE = 1_000_000
 
 
 class Progress:
-    """A line on standard error, if that is a terminal. `total`: the bytes that are expected, as far as known."""
+    """A line on standard error, if that is a terminal. `total`: what is expected, as far as known.
 
-    def __init__(self, label: str, total: int) -> None:
+    Counts are bytes if the unit is MB.
+    """
+
+    def __init__(self, label: str, total: int, *, unit: str = "MB") -> None:
         self._label = label
+        self._unit = unit
+        self._scale = MEGABYTE if unit == "MB" else 1
         self._total = total
         self._done = 0
         self._began_at = time.monotonic()
@@ -20,7 +25,7 @@ class Progress:
         self._is_shown = sys.stderr.isatty()
 
     def add(self, count: int) -> None:
-        """Adds bytes that are done."""
+        """Adds what is done."""
         self._done += count
         now = time.monotonic()
         if self._is_shown and now - self._drawn_at >= REDRAW_SECONDS:
@@ -39,6 +44,6 @@ class Progress:
         left = (self._total - self._done) / rate if rate else 0.0
         bar = "#" * int(share * WIDTH)
         return (
-            f"{self._label} [{bar:<{WIDTH}}] {share:4.0%}  {self._done / MEGABYTE:,.1f} MB  "
-            f"{rate / MEGABYTE:,.1f} MB/s  {max(int(left), 0)} s left"
+            f"{self._label} [{bar:<{WIDTH}}] {share:4.0%}  {self._done / self._scale:,.0f} {self._unit}  "
+            f"{rate / self._scale:,.0f} {self._unit}/s  {max(int(left), 0)} s left"
         )

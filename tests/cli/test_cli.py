@@ -241,6 +241,7 @@ def test_help_takes_little_of_a_processor(where: Path) -> None:
         ("state-hash", BENCH | HTTP | ARCHIVE),
         ("migrate", BENCH | HTTP),
         ("recover", BENCH | HTTP),
+        ("rebuild-archive", BENCH | HTTP),
         ("backup", BENCH | HTTP),
         ("restore", BENCH | HTTP),
         ("settings", BENCH | HTTP | ARCHIVE | {"redis"}),
