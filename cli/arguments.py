@@ -166,6 +166,10 @@ def _restore(parser: Parser) -> None:
     )
 
 
+def _repair(parser: Parser) -> None:
+    parser.add_argument("--yes", action="store_true", help="cut, and keep what is cut in a file beside")
+
+
 def _doctor(parser: Parser) -> None:
     parser.add_argument("--only", choices=CHECKS, help="this check alone")
 
@@ -204,6 +208,7 @@ COMMANDS: Mapping[str, Command] = {
     "rebuild-archive": Command("rows that the archive has lost, made of the log again", "cli.rebuild_archive"),
     "backup": Command("log, books and archive in one file, while orders flow", "cli.backup", _backup),
     "restore": Command("a backup into empty servers", "cli.restore", _restore),
+    "repair": Command("cut damage from the end of the log of a stopped `tcgx up`", "cli.repair", _repair),
     "settings": Command("every setting with its value, default and source", "cli.settings"),
     "doctor": Command("check the servers, the database and how far everything is", "cli.doctor", _doctor),
     "bench": Command("benchmarks, on throw-away servers", "bench.command", _bench, needs=("matplotlib", "rich")),

@@ -242,6 +242,7 @@ def test_help_takes_little_of_a_processor(where: Path) -> None:
         ("migrate", BENCH | HTTP),
         ("recover", BENCH | HTTP),
         ("rebuild-archive", BENCH | HTTP),
+        ("repair", BENCH | HTTP | ARCHIVE | {"redis"}),
         ("backup", BENCH | HTTP),
         ("restore", BENCH | HTTP),
         ("settings", BENCH | HTTP | ARCHIVE | {"redis"}),
