@@ -139,7 +139,7 @@ def _described(card: str, copy: CardCopy, archive_state: ArchiveState, members: 
         sequence=log_state.sequence,
         matched=log_state.matched,
         archived=start_cursor(log_state, archive_state).sequence,
-        keys=len(copy.keys),
+        parts=len(copy.keys),
         members=members,
     )
 
@@ -345,8 +345,8 @@ async def _restore_keys(redis: Redis, file: BackupReader, card: backup_file.Card
         kept = next((one for one in copies if one.name == history_key), kept)
         await card_copy.restore(redis, [one for one in copies if one.name != history_key])
         on_bytes(sum(one.bytes for one in copies))
-    if count != card.keys:
-        raise StartError(f"{card.card} got {count} keys, and the manifest has {card.keys}")
+    if count != card.parts:
+        raise StartError(f"the backup of {card.card} has {count} parts, and the manifest has {card.parts}")
     await recovery.match_waiting(redis, card.card)
     return kept
 

@@ -54,7 +54,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """A card: its history, the last appended, matched and archived sequence, and the members with its keys."""
+    """A card: its history, the last appended, matched and archived sequence, and the members with its keys.
+
+    `parts`: the number of `KeyCopy` in the members.
+    """
 
     card: str
     history_id: str
@@ -62,7 +65,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     matched: int
     archived: int
-    keys: int
+    parts: int
     members: list[str]
 
 

@@ -51,7 +51,6 @@ def _check_data_dir(arguments: argparse.Namespace, configured: Settings) -> None
 def described(manifest: Manifest) -> list[str]:
     """A line for each card of a backup."""
     return [
-        f"{one.card:<12} commands to {one.sequence:,} (matched {one.matched:,}, archived {one.archived:,}), "
-        f"{one.keys:,} keys"
+        f"{one.card:<12} commands to {one.sequence:,} (matched {one.matched:,}, archived {one.archived:,})"
         for one in manifest.cards
     ]
