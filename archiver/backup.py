@@ -7,8 +7,8 @@ a gap. If the archiver has trimmed that event in between, both are taken again.
 
 Restore. Orders that were placed after the backup are unknown, and their ids must not be given twice. So a restored card
 gets a new history like a card after a loss (archiver/recovery.py), after all of its events have been archived. The
-archive is committed before a card gets its history in Redis. A restore that was killed leaves a fault, never an
-exchange that works with half of the data.
+archive is committed before a card gets its history in Redis; until then its keys are marked. A restore that was killed
+leaves a fault, never an exchange that works with half of the data.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -282,17 +282,21 @@ async def restore(
             # Emptied tables are locked: an API process that still runs waits, and begins no history meanwhile.
             await database.execute(f"TRUNCATE {', '.join(TABLES)}")
             await _delete_keys(redis, known_cards)
+            for card in cards:
+                await history.mark_restoring(redis, card)
             await _fill_tables(database, file, on_bytes)
             histories = [await _restore_keys(redis, file, one, on_bytes) for one in manifest.cards]
             hashes = {card: await BookReader(redis).state_hash(card) for card in cards}
             begins = {} if keeps_history else {one.card: await _succeed(redis, database, one) for one in manifest.cards}
     for card, begin in begins.items():
         trades = await queries.trade_count(database, card)
-        begun = await history.begin(redis, card, ended="", history_id=begin.history_id, base=begin.base, trades=trades)
+        begun = await history.begin(
+            redis, card, ended=history.RESTORING_ID, history_id=begin.history_id, base=begin.base, trades=trades
+        )
         if begun != begin.history_id:
             raise StartError(f"a service began a history of {card} meanwhile: stop all services, and restore again")
     if keeps_history:
-        await card_copy.restore(redis, [one for one in histories if one is not None])
+        await _put_histories_back(redis, cards, histories)
     return [
         Restored(
             card=one.card,
@@ -331,8 +335,16 @@ async def _fill_tables(database: asyncpg.Connection, file: BackupReader, on_byte
             raise StartError(f"{table.name} got {rows} rows, and the manifest has {table.rows}")
 
 
+async def _put_histories_back(redis: Redis, cards: Sequence[str], copies: Sequence[KeyCopy | None]) -> None:
+    for card, one in zip(cards, copies, strict=True):
+        with redis_errors():
+            await redis.delete(keys.key(card, "history"))
+        if one is not None:
+            await card_copy.restore(redis, [one])
+
+
 async def _restore_keys(redis: Redis, file: BackupReader, card: backup_file.Card, on_bytes: OnBytes) -> KeyCopy | None:
-    """Restores the keys of a card without its history, which is returned. Without it no service works with the card.
+    """Restores the keys of a card without its history, which is returned. No service works with the card meanwhile.
 
     Commands that wait are matched. The same log always gives the same books.
     """

@@ -134,6 +134,8 @@ def created(path: Path, *, compresses: bool) -> Iterator[BackupWriter]:
             os.fsync(file.fileno())
         os.link(temporary, path)  # fails if somebody has made the file meanwhile
         _sync_folder(path.parent)
+    except OSError as error:
+        raise StartError(f"{path} can't be written: {error.strerror}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 

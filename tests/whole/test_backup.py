@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,12 +15,13 @@ from redis import Redis
 from archiver import backup_file
 from cli.replay import Entry, Expected, replay
 from core.model import PlaceOrder
+from core.settings import environment_of
 from engine import codec, connection, keys, library
 from testing.exchange import ExchangeServer, exchange_server, tcgx_up
 from testing.flows import CARDS
 from testing.oracle.judge import assert_archived, assert_books, log_of
 from testing.oracle.reference_book import ReferenceBook
-from testing.processes import module, tcgx
+from testing.processes import environment, finished, module, tcgx
 from testing.servers import KEEP_ALL, LoadedRedis, Servers, servers
 from testing.waiting import until
 
@@ -350,6 +353,39 @@ def test_a_backup_of_a_data_directory_becomes_another_data_directory(tmp_path: P
         assert bought["status"] == "filled"
         refusal = tcgx(second, "restore", str(file), "--overwrite")
         assert (refusal.returncode, "an engine is connected" in refusal.stderr) == (1, True)
+
+
+def test_a_killed_restore_leaves_servers_that_every_service_refuses(
+    own: ExchangeServer, target: Servers, tmp_path: Path
+) -> None:
+    file = tmp_path / "backup.tar"
+    with Flow(own) as flow:
+        flow.reaches(2_000)
+    taken(own, file)
+    command = [sys.executable, "-P", "-m", "tcgx", "restore", str(file)]
+    restoring = subprocess.Popen(command, env=environment(**environment_of(target.settings)), stdout=subprocess.DEVNULL)
+    with Redis.from_url(target.settings.redis_url) as client:
+        until(lambda: int(client.dbsize()) > len(CARDS), "the first key after the marks")
+        restoring.kill()
+        restoring.wait()
+        assert client.hget(keys.key(CARDS[0], "history"), "format") == b"0"
+
+    migrated = module("tcgx", "migrate", local=target.settings)
+
+    assert (migrated.returncode, "was not restored to the end" in migrated.stderr) == (1, True), migrated.stderr
+    assert "Redis is not empty" in refused(target, file)
+    assert restored(target, file, "--overwrite")
+    assert module("tcgx", "migrate", local=target.settings).returncode == 0
+
+
+def test_a_backup_that_does_not_fit_on_the_disk_leaves_nothing(own: ExchangeServer, tmp_path: Path) -> None:
+    own.client(1).post("/orders", json=SELL, headers={"prefer": "wait=5"})
+    command = ["prlimit", "--fsize=2000", sys.executable, "-P", "-m", "tcgx", "backup", str(tmp_path / "backup.tar")]
+
+    done = finished(command, variables=environment_of(own.settings))
+
+    assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
+    assert "backup.tar can't be written: File too large" in done.stderr
 
 
 def test_a_backup_is_never_written_over_a_file(own: ExchangeServer, tmp_path: Path) -> None:
