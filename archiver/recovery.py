@@ -90,7 +90,7 @@ async def plans(redis: Redis, database: asyncpg.Connection, cards: Sequence[str]
         if fault not in RECOVERABLE_FAULTS:
             raise StartError(comparison.verdict.sentence)
         if fault is Fault.OLDER:
-            await _match(redis, card)
+            await match_waiting(redis, card)
         make = _plan_for_archive if fault is Fault.ARCHIVE_OLDER else _plan_for_redis
         recovery_plans.append(await make(redis, database, card, comparison))
     return recovery_plans
@@ -167,6 +167,11 @@ async def _convert(redis: Redis, database: asyncpg.Connection, cards: Sequence[s
             await conversion.convert(redis, card)
 
 
+def base_after(highest: int) -> int:
+    """The base of a history that begins after a loss. `highest`: the highest sequence that is known."""
+    return (highest + JUMP) // ROUNDED_TO * ROUNDED_TO
+
+
 async def _plan_for_redis(
     redis: Redis, database: asyncpg.Connection, card: str, comparison: Comparison
 ) -> RecoveryPlan:
@@ -175,7 +180,7 @@ async def _plan_for_redis(
     assert fault is not None  # noqa: S101 - only cards with a fault get a plan
     kept_to = 0 if fault in RESTARTING_FAULTS else log_state.sequence
     highest = max(log_state.sequence, archive_state.last)
-    base = (highest + JUMP) // ROUNDED_TO * ROUNDED_TO
+    base = base_after(highest)
     resting = await _resting(redis, card)
     by_sequence = {order.sequence: order for order in resting}
     filled = await queries.filled_quantities(database, card, 0)
@@ -229,7 +234,7 @@ async def _plan_for_archive(
     )
 
 
-async def _match(redis: Redis, card: str) -> None:
+async def match_waiting(redis: Redis, card: str) -> None:
     """Matches waiting commands. This is safe, since the same log always gives the same books."""
     more = True
     while more:

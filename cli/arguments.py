@@ -148,6 +148,30 @@ def _recover(parser: Parser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the orders that are lost to this CSV file")
 
 
+def _backup(parser: Parser) -> None:
+    from pathlib import Path  # noqa: PLC0415
+
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file that is written; it must not exist")
+    parser.add_argument("--no-compress", action="store_true", help="a larger file, in less time")
+
+
+def _restore(parser: Parser) -> None:
+    from pathlib import Path  # noqa: PLC0415
+
+    parser.add_argument("file", type=Path, metavar="FILE", help="a file that `tcgx backup` wrote")
+    parser.add_argument("--check", action="store_true", help="check the file, and restore nothing")
+    parser.add_argument("--overwrite", action="store_true", help="delete the exchange that is on the servers")
+    parser.add_argument(
+        "--keep-history",
+        action="store_true",
+        help="continue at the next order id: only if no order was accepted after the backup",
+    )
+
+
+def _repair(parser: Parser) -> None:
+    parser.add_argument("--yes", action="store_true", help="cut, and keep what is cut in a file beside")
+
+
 def _doctor(parser: Parser) -> None:
     parser.add_argument("--only", choices=CHECKS, help="this check alone")
 
@@ -194,6 +218,10 @@ COMMANDS: Mapping[str, Command] = {
     "state-hash": Command("a hash over each card's books, open orders and cursor", "cli.state_hash"),
     "migrate": Command("bring the database, and data of earlier versions, up to date", "cli.migrate"),
     "recover": Command("begin a new history where log and archive have parted", "cli.recover", _recover),
+    "rebuild-archive": Command("rows that the archive has lost, made of the log again", "cli.rebuild_archive"),
+    "backup": Command("log, books and archive in one file, while orders flow", "cli.backup", _backup),
+    "restore": Command("a backup into empty servers", "cli.restore", _restore),
+    "repair": Command("cut damage from the end of the log of a stopped `tcgx up`", "cli.repair", _repair),
     "settings": Command("every setting with its value, default and source", "cli.settings"),
     "doctor": Command("check the servers, the database and how far everything is", "cli.doctor", _doctor),
     "bench": Command("benchmarks, on throw-away servers", "bench.command", _bench, needs=("matplotlib", "rich")),
@@ -246,7 +274,7 @@ def _refuse_without_extra(name: str, words: Sequence[str]) -> None:
 
 
 def _top() -> Parser:
-    listed = "\n".join(f"  {name:<12}{command.summary}" for name, command in COMMANDS.items())
+    listed = "\n".join(f"  {name:<16}{command.summary}" for name, command in COMMANDS.items())
     parser = Parser(
         prog="tcgx",
         usage="tcgx [--data-dir FOLDER] COMMAND …",

@@ -33,6 +33,11 @@ CAUSE_LINES = 20
 SOCKET_NAME_MAX = ".s.PGSQL.5432.probe"  # the longest name of a socket
 SOCKET_FOLDER_BYTES_MAX = 65  # a socket's path has at most 107 bytes (macOS: 103), its name and our folder included
 MEMORABLE_BYTES_MAX = 10_000
+CAUSES = {
+    NO_SPACE: "its disk is full; ",
+    "Bad file format reading the append only file": "the end of its log is damaged, `tcgx repair` shows where; ",
+}
+"""Texts in a server's log, and what they mean."""
 
 log = structlog.get_logger()
 
@@ -172,7 +177,7 @@ class ServerLog:
         with self.path.open("rb") as file:
             file.seek(max(self._start, file.seek(0, os.SEEK_END) - MEMORABLE_BYTES_MAX))
             lines = file.read().decode(errors="replace").splitlines()
-        cause = "its disk is full; " if any(NO_SPACE in line for line in lines[-CAUSE_LINES:]) else ""
+        cause = next((CAUSES[text] for line in lines[-CAUSE_LINES:] for text in CAUSES if text in line), "")
         return "\n  ".join([f"{cause}the end of {self.path}:", *lines[-LOG_LINES:]])
 
 

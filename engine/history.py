@@ -24,6 +24,10 @@ FORMAT = 2
 CONVERTED_FORMAT = 1
 """The format that `tcgx migrate` converts to `FORMAT` (archiver/conversion.py)."""
 
+RESTORING_FORMAT = 0
+RESTORING_ID = "0" * 32
+"""Format and history of a card whose keys are being restored. No service works with them."""
+
 ID_BYTES = 16
 
 
@@ -113,9 +117,12 @@ async def read_log_state(redis: Redis, card: str, event_id: str = "0-0") -> LogS
     Raises:
         Unavailable: Redis does not answer.
     """
-    mark, history_id, format_, base, sequence, matched, log_id, next_first, known = await _call(
-        redis, "history", card, event_id
-    )
+    return log_state_of(await _call(redis, "history", card, event_id))
+
+
+def log_state_of(reply: Sequence[Any]) -> LogState:
+    """Decodes a reply of lua/history.lua."""
+    mark, history_id, format_, base, sequence, matched, log_id, next_first, known = reply
     return LogState(
         mark=mark.decode(),
         history_id=history_id.decode(),
@@ -138,10 +145,21 @@ async def begin(redis: Redis, card: str, *, ended: str, history_id: str, base: i
     return str(reply.decode())
 
 
+async def mark_restoring(redis: Redis, card: str) -> None:
+    """Marks a card whose keys will be written one after the other, until `begin` ends `RESTORING_ID`."""
+    client: Any = redis
+    with redis_errors():
+        await client.hset(
+            keys.key(card, "history"), mapping={"id": RESTORING_ID, "format": RESTORING_FORMAT, "base": 0}
+        )
+
+
 def fault_of_format(card: str, state: LogState) -> str | None:
     """The reason why this version cannot use the data of a card. None if it can."""
     if state.history_id and state.format == CONVERTED_FORMAT:
         return f"the data of {card} in Redis has the format of an earlier version of tcgx: `tcgx migrate` converts it"
+    if state.history_id and state.format == RESTORING_FORMAT:
+        return f"{card} was not restored to the end: run `tcgx restore --overwrite` again"
     if state.history_id and state.format != FORMAT:
         return (
             f"the data of {card} in Redis has format {state.format}, and this version of tcgx works with format "
