@@ -6,7 +6,7 @@ from pathlib import Path
 from archiver import backup, backup_file
 from archiver.backup_file import Manifest
 from cli import configuration, paths
-from cli.database import connected
+from cli.database import open_database
 from cli.progress import Progress
 from cli.servers import reached
 from core.errors import StartError
@@ -27,7 +27,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
     with backup_file.created(path, compresses=not arguments.no_compress) as file:
         async with (
             reached(arguments, configured) as local,
-            connected(local) as database,
+            open_database(local) as database,
             connection.connect(local.redis_url) as redis,
         ):
             cards = await backup.traded_cards(database, local.cards)
@@ -45,7 +45,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
 def _check_data_dir(arguments: argparse.Namespace, configured: Settings) -> None:
     addresses = {variable("redis_url"), variable("database_url")}
     if not addresses <= set(arguments.sources) and not Path(configured.data_dir).is_dir():
-        raise StartError(configuration.nothing_runs(configured))
+        raise StartError(configuration.not_running_text(configured))
 
 
 def described(manifest: Manifest) -> list[str]:

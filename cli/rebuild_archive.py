@@ -11,7 +11,7 @@ from archiver import rebuild, schema
 from archiver.history import Fault, compare
 from archiver.rebuild import RebuildPlan
 from cli import datadir
-from cli.database import connected
+from cli.database import open_database
 from cli.embedded_redis import RedisServer
 from cli.progress import Progress
 from core.errors import StartError
@@ -26,7 +26,7 @@ async def run(_: argparse.Namespace, configured: Settings) -> int:
         StartError: log and archive of a card have parted in another way, or a log does not reach back to its beginning.
         Unavailable: a server does not answer.
     """
-    async with connected(configured) as database, connection.connect(configured.redis_url) as redis:
+    async with open_database(configured) as database, connection.connect(configured.redis_url) as redis:
         await schema.check(database, configured.cards)
         await library.load(redis)
         plans = await _plans(redis, database, configured.cards)

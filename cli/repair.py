@@ -27,7 +27,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
 
 def _repair(data_dir: Path, configured: Settings, *, is_agreed: bool) -> int:
     if not data_dir.is_dir():
-        raise StartError(configuration.nothing_runs(configured))
+        raise StartError(configuration.not_running_text(configured))
     with datadir.lock(data_dir), _redis_stopped(data_dir):
         damage = _damage(aof.files(data_dir))
         if damage is None:

@@ -6,7 +6,7 @@ import sys
 from archiver import backup, backup_file
 from archiver.backup_file import BackupReader
 from cli.backup import described
-from cli.database import connected
+from cli.database import open_database
 from cli.progress import Progress
 from cli.servers import reached
 from core.settings import Settings
@@ -40,7 +40,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
 async def _restore(arguments: argparse.Namespace, configured: Settings, file: BackupReader) -> None:
     async with (
         reached(arguments, configured) as local,
-        connected(local) as database,
+        open_database(local) as database,
         connection.connect(local.redis_url) as redis,
     ):
         await connection.check(redis, durability=local.durability)

@@ -62,5 +62,5 @@ async def _hashes(settings: Settings) -> dict[str, tuple[str, str]]:
         connection.connect(settings.redis_url) as live,
     ):
         await library.load(empty)
-        outcome = await replay.replay(replay.of_server(live, settings.cards), empty, batch=settings.match_batch)
+        outcome = await replay.replay(replay.server_lines(live, settings.cards), empty, batch=settings.match_batch)
     return {card: (expected, found) for card, expected, found in outcome}

@@ -56,7 +56,7 @@ class Client:
     """One trader in a thread of its own. Its requests follow from the seed; answers decide how far it comes."""
 
     def __init__(self, door: Door, ledger: Ledger, trader_id: int, seed: int, ends: "Ends") -> None:
-        token = tokens.token(door.jwt_secret, trader_id, "trader", TOKEN_SECONDS)
+        token = tokens.issue_token(door.jwt_secret, trader_id, "trader", TOKEN_SECONDS)
         self._headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         self._door = door
         self._ledger = ledger

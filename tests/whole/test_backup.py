@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from archiver import backup_file
-from cli.replay import Entry, Expected, replay
+from cli.replay import Entry, ExpectedState, replay
 from core.model import PlaceOrder
 from core.settings import environment_of
 from engine import codec, connection, keys, library
@@ -147,7 +147,7 @@ def replayed_hashes(source: Redis, sequences: Mapping[str, int], empty: LoadedRe
                 if int(entry_id.partition(b"-")[2]) <= last:
                     texts = [text.decode() for pair in fields.items() for text in pair]
                     yield Entry(card, entry_id.decode(), texts)
-            yield Expected(card, "", "", last)
+            yield ExpectedState(card, "", "", last)
 
     async def run() -> dict[str, str]:
         async with connection.connect(empty.url) as redis:
