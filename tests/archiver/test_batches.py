@@ -12,7 +12,7 @@ from archiver.reader import RowBuffer, read_rows
 from archiver.writer import RowBatch
 from core.model import Side
 from engine import connection
-from engine.events import ENTRIES_MAX, EventReader
+from engine.events import ENTRIES_MAX, EventGap, EventReader
 from testing.market import Market, many
 from testing.oracle.judge import assert_archived, judged
 from testing.servers import LoadedRedis, Servers, fetch
@@ -204,3 +204,19 @@ def test_the_log_says_when_the_archive_lags_and_when_it_has_caught_up(pair: Serv
     assert "card=pikachu" in warning
     assert "commands=4" in warning or "commands=2" in warning
     assert "caught_up_in_seconds=" in warning
+
+
+@pytest.mark.server
+def test_a_reader_stops_at_a_gap_between_events(redis_server: LoadedRedis, market: Market) -> None:
+    market.trade(events=3)
+    ids = [event_id for event_id, _ in market.events()]
+    market.redis.xdel(market.key("events"), ids[1])
+
+    async def read() -> None:
+        async with connection.connect_blocking(redis_server.url) as blocking:
+            events = EventReader(blocking, market.card, after=START.event_id, batch_bytes=1)
+            assert [event.id for event in await events.read(wait=False)] == ids[:1]
+            await events.read(wait=False)
+
+    with pytest.raises(EventGap, match="what is between was trimmed"):
+        asyncio.run(read())

@@ -871,3 +871,17 @@ def test_depth_is_right_where_the_books_are_another_servers(market: Market) -> N
     market.match()
 
     assert market.redis.fcall_ro("depth", 1, market.tag, 5)[1] == [400, 15]
+
+
+@pytest.mark.parametrize("name", ["asks", "bids", "open", "trades"])
+def test_a_key_of_another_type_refuses_the_call_before_its_first_write(market: Market, name: str) -> None:
+    market.buy("5.00")
+    market.redis.set(market.key(name), "in the way")
+
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        market.match()
+    assert not market.redis.exists(market.key("events"))
+    market.redis.delete(market.key(name))
+    market.match()
+
+    assert list(market.open()) == [1]
