@@ -7,10 +7,11 @@ import sys
 from api.app import create_app
 from api.server import serve
 from core import service
+from core.heartbeat import Progress
 from core.settings import Settings
 
 
-async def work(settings: Settings, stopping: asyncio.Event) -> None:
+async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None:
     """The API service."""
     await serve(settings, stopping, create_app)
 

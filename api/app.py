@@ -51,8 +51,7 @@ DISCONNECTED = "client disconnected prematurely"
 SWAGGER, DOCUMENT = f"{SCHEMA}/swagger", f"{SCHEMA}/openapi.json"
 HINTS = {
     "/": f"; all calls are described at {SWAGGER} and {DOCUMENT}",
-    "/health": "; there are /health/live and /health/ready",
-    "/metrics": "; there are /health/live and /health/ready",
+    "/metrics": "; there are /health, /health/live and /health/ready",
 }
 """Hints for paths at which people look for a page that is elsewhere."""
 

@@ -20,6 +20,7 @@ from api.openapi.fields import (
     Time,
     TradeId,
     field_meta,
+    markdown_list,
 )
 from api.problems import Problem, problem_of
 from core.errors import TcgxError
@@ -37,13 +38,17 @@ from core.model import (
 )
 from core.settings import Settings
 from engine.book_reader import Depth
-from exchange.readiness import PARTS
+from exchange.health_report import PARTS, STATUSES, Report
 
 BUY, GTC = Side.BUY, TimeInForce.GTC
 TICK = price_text(1)
 """The smallest step of a price, in dollars."""
 
-Missing = Annotated[str, field_meta("A part that is not there.", enum=[*PARTS])]
+Missing = Annotated[str, field_meta("A part that does not do its work.", enum=[*PARTS])]
+PartStatus = Annotated[str, field_meta(f"The state of the part:\n\n{markdown_list(STATUSES)}", enum=[*STATUSES])]
+PartReason = Annotated[str, field_meta("A sentence that explains it; empty if there is nothing to explain.", "")]
+AnsweredMs = Annotated[float | None, field_meta("How long its answer took; null if it did not answer.", 0.9)]
+HeartbeatSeconds = Annotated[float | None, field_meta("The age of its last heartbeat; null if there is none.", 1.0)]
 
 
 class OrderView(msgspec.Struct, frozen=True):
@@ -191,12 +196,101 @@ class TokenView(msgspec.Struct, frozen=True):
     expires_in: Annotated[int, field_meta("For how many seconds the token is valid.", name="token_seconds")]
 
 
-class HealthView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether the service can work."""
+class LivenessView(msgspec.Struct, frozen=True):
+    """Whether the process answers."""
 
-    status: Annotated[str, field_meta("What was found.", enum=["live", "ready", "not_ready"])]
-    missing: Annotated[list[Missing], field_meta("What the service lacks; empty if it lacks nothing.", [])]
-    reasons: Annotated[list[str], field_meta("What an operator has to do; left out where that is nothing.", [])] = []
+    status: Annotated[str, field_meta("What was found.", enum=["live"])]
+    missing: Annotated[list[Missing], field_meta("Always empty: nothing is asked.", [])]
+
+
+class PartView(msgspec.Struct, frozen=True):
+    """The state of a part of the exchange."""
+
+    status: PartStatus
+    reason: PartReason
+
+
+class RedisView(msgspec.Struct, frozen=True):
+    """The state of Redis. A value is null if Redis does not give it."""
+
+    status: PartStatus
+    reason: PartReason
+    answered_ms: AnsweredMs
+    role: Annotated[str, field_meta("Its role; empty if it does not say it.", enum=["primary", "replica", ""])]
+    aof: Annotated[
+        str,
+        field_meta(
+            "When it writes an order to disk; `off` if never, empty if it does not say it.",
+            enum=["always", "everysec", "no", "off", ""],
+        ),
+    ]
+    memory_used_bytes: Annotated[int | None, field_meta("The memory that counts for its limit.", 52_428_800)]
+    memory_max_bytes: Annotated[int | None, field_meta("Its limit (`maxmemory`); 0 if it has none.", 0)]
+
+
+class PostgresqlView(msgspec.Struct, frozen=True):
+    """The state of PostgreSQL."""
+
+    status: PartStatus
+    reason: PartReason
+    answered_ms: AnsweredMs
+
+
+class EngineView(msgspec.Struct, frozen=True):
+    """The state of the engine. A value is null if Redis does not give it."""
+
+    status: PartStatus
+    reason: PartReason
+    heartbeat_seconds: HeartbeatSeconds
+    waiting_commands: Annotated[int | None, field_meta("How many commands wait to be matched.", 0)]
+    still_seconds: Annotated[
+        float | None, field_meta("For how long commands of a card have waited while none of it was matched.", 0.0)
+    ]
+
+
+class ArchiverView(msgspec.Struct, frozen=True):
+    """The state of the archiver. A value is null if the servers do not give it."""
+
+    status: PartStatus
+    reason: PartReason
+    heartbeat_seconds: HeartbeatSeconds
+    activity: Annotated[str, field_meta("What it does at present; `writing` waits for PostgreSQL.", "reading")]
+    activity_seconds: Annotated[float | None, field_meta("For how long it has done that.", 1.2)]
+    lag_seconds: Annotated[float | None, field_meta("How far the archive is behind the engine, in seconds.", 0.0)]
+    lag_commands: Annotated[int | None, field_meta("How many matched commands are not archived.", 0)]
+
+
+class PartsView(msgspec.Struct, frozen=True):
+    """The state of each part of the exchange."""
+
+    redis: Annotated[RedisView, field_meta("Redis, where orders are appended and matched.")]
+    functions: Annotated[PartView, field_meta("The Lua library in Redis.")]
+    engine: Annotated[EngineView, field_meta("The process that has orders matched.")]
+    postgresql: Annotated[PostgresqlView, field_meta("PostgreSQL, which has the archive.")]
+    archiver: Annotated[ArchiverView, field_meta("The process that writes the archive.")]
+    history: Annotated[PartView, field_meta("Whether log and archive belong together.")]
+    backlog: Annotated[PartView, field_meta("Whether there is room for commands that wait to be matched.")]
+
+
+class HealthView(msgspec.Struct, frozen=True):
+    """The health of the exchange."""
+
+    status: Annotated[
+        str,
+        field_meta(
+            "`ready`: orders can be appended. `healthy`: every part does its work.",
+            enum=["ready", "not_ready", "healthy", "unhealthy"],
+        ),
+    ]
+    missing: Annotated[list[Missing], field_meta("The parts that do not do their work, needed by orders or not.", [])]
+    reasons: Annotated[list[str], field_meta("A sentence for each fault, and for what will become one.", [])]
+    parts: Annotated[PartsView, field_meta("The state of each part.")]
+
+
+def health_view(report: Report, status: str) -> HealthView:
+    """Makes the view of a report, without the causes that are for operators alone."""
+    parts = msgspec.convert(report, PartsView, from_attributes=True)
+    return HealthView(status, report.missing, report.reasons, parts)
 
 
 def order_view(order: Order) -> OrderView:

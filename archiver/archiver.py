@@ -20,20 +20,30 @@ from archiver.queries import Cursor
 from archiver.reader import RowBuffer, feed, read_rows
 from archiver.writer import RowBatch
 from core.errors import HistoryConflict, StartError, TcgxError
+from core.heartbeat import Progress
+from core.log_limit import RateLimitedLog
 from core.service import Backoff, cancel_and_wait, until_stopped
 from core.settings import Settings
-from engine import keys, library, nodes
+from engine import heartbeat, keys, library, nodes
 from engine.connection import redis_errors
 from engine.events import EventGap, EventReader
 from engine.nodes import Nodes
 
 log = structlog.get_logger()
+rate_limited_log = RateLimitedLog(log)
 
 TRIM_COMMANDS = 1_000
 """A card is trimmed after this many further archived commands."""
 
 LOCK_SECONDS = 0.2
 """The interval at which a waiting archiver tries to take the lock."""
+
+CONNECTING, STANDBY, RETRYING = "connecting", "standby", "retrying"
+READING, WRITING, TRIMMING = "reading", "writing", "trimming"
+"""The activities of an archiver. `WRITING` waits for PostgreSQL, `READING` and `TRIMMING` for Redis."""
+
+ARCHIVING = (READING, WRITING, TRIMMING)
+"""The activities of the archiver that holds the lock."""
 
 STEADY_SECONDS = 5.0
 """A round of at least this length resets the backoff. A shorter one may have done no work."""
@@ -50,10 +60,11 @@ class Archiver:
         *,
         pool: asyncpg.Pool,
         lag_reporter: lag.LagReporter | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """`database`: the connection that holds the lock and writes. `pool`: connections for reads.
 
-        `lag_reporter`: the reporter that was used while this archiver waited for the lock.
+        `lag_reporter`: the reporter that was used while this archiver waited for the lock. `progress` gets each step.
         """
         self._settings = settings
         self._nodes = nodes
@@ -61,6 +72,7 @@ class Archiver:
         self._database = database
         self._pool = pool
         self._lag_reporter = lag_reporter or lag.LagReporter(bound_seconds=settings.archive_lag_seconds)
+        self._progress = progress or Progress()
         self._archived: dict[str, Cursor] = {}
         self._histories: dict[str, str] = {}
         self._faults: dict[str, str] = {}
@@ -92,10 +104,12 @@ class Archiver:
         ]
         try:
             while not stopping.is_set():
+                self._progress.begin(READING)
                 batch = await until_stopped(_next_batch(buffer, tasks), stopping)
                 if batch:
                     await self._write(batch)
                 elif not stopping.is_set():
+                    self._progress.begin(WRITING)
                     await postgres.send_heartbeat(self._database)
         finally:
             await cancel_and_wait(*tasks)
@@ -109,7 +123,9 @@ class Archiver:
         """Writes a batch in one transaction, then trims cards in Redis."""
         cards = {rows.card for rows in batch}
         await self._check_histories(cards)
+        self._progress.begin(WRITING)
         await writer.insert(self._database, batch, {card: self._histories[card] for card in cards})
+        self._progress.begin(TRIMMING)
         self._archived |= {rows.card: rows.cursor for rows in batch}
         for card in cards:
             await self._trim(card, self._archived[card].sequence)
@@ -206,30 +222,34 @@ async def _next_batch(buffer: RowBuffer, others: Sequence["asyncio.Task[None]"])
         take.cancel()
 
 
-async def work(settings: Settings, stopping: asyncio.Event) -> None:
-    """The archiver service.
+async def work(settings: Settings, stopping: asyncio.Event, progress: Progress | None = None) -> None:
+    """The archiver service. `progress` gets each step.
 
     Raises:
         StartError: a server fails a check, or migrations are missing.
     """
     backoff = Backoff(stopping)
+    progress = progress or Progress()
     reported = _Reported({}, set())
     now = asyncio.get_running_loop().time
     async with (
         nodes.connect(settings) as servers,
         postgres.pool(settings.database_url) as pool,
+        heartbeat.sent_to_redis(settings, "archiver", progress),
     ):
         while not stopping.is_set():
             began = now()
             try:
-                await _archive(settings, (servers, pool), stopping, reported)
+                await _archive(settings, (servers, pool), stopping, (reported, progress))
             except StartError:
                 raise
             except HistoryConflict as error:
+                progress.begin(RETRYING)
                 _report_faults(reported.faults, {"all": str(error)})
                 await backoff.wait()
             except TcgxError as error:
-                log.warning("archiving will be tried again", reason=str(error))
+                progress.begin(RETRYING)
+                rate_limited_log.warning("archiving will be tried again", reason=str(error))
                 if now() - began >= STEADY_SECONDS:
                     backoff.succeeded()
                 await backoff.wait()
@@ -244,10 +264,15 @@ class _Reported(NamedTuple):
 
 
 async def _archive(
-    settings: Settings, clients: tuple[Nodes, asyncpg.Pool], stopping: asyncio.Event, reported: _Reported
+    settings: Settings,
+    clients: tuple[Nodes, asyncpg.Pool],
+    stopping: asyncio.Event,
+    states: tuple[_Reported, Progress],
 ) -> None:
     """One round: connects, waits for the lock, and archives until the stop or an error."""
     servers, pool = clients
+    reported, progress = states
+    progress.begin(CONNECTING)
     database = await postgres.connect(settings.database_url)
     try:
         await schema.check(database, settings.cards)
@@ -256,10 +281,11 @@ async def _archive(
         await servers.load_library()
         await postgres.set_session_timeouts(database)
         reporter = lag.LagReporter(bound_seconds=settings.archive_lag_seconds)
-        await until_stopped(_lock(settings, servers.commands, database, reporter), stopping)
+        await until_stopped(_lock(settings, servers.commands, (database, reporter), progress), stopping)
         if stopping.is_set():
             return
-        archiver = Archiver(settings, servers, database, pool=pool, lag_reporter=reporter)
+        archiver = Archiver(settings, servers, database, pool=pool, lag_reporter=reporter, progress=progress)
+        progress.begin(CONNECTING)
         _report_faults(reported.faults, await archiver.compare())
         log.info("archiving", cards=list(archiver.cards))
         await archiver.run(stopping)
@@ -285,14 +311,18 @@ def _report_faults(reported: dict[str, str], faults: Mapping[str, str]) -> None:
     reported.update(faults)
 
 
-async def _lock(settings: Settings, redis: Redis, database: asyncpg.Connection, reporter: lag.LagReporter) -> None:
+async def _lock(
+    settings: Settings, redis: Redis, waiting: tuple[asyncpg.Connection, lag.LagReporter], progress: Progress
+) -> None:
     """Waits until this connection holds the lock. Reports the lag meanwhile, since the holder of the lock may hang."""
+    database, reporter = waiting
     now = asyncio.get_running_loop().time
     measured_at = now()
     if await writer.lock_archiver(database):
         return
     log.info("waiting to be the one that archives")
     while not await writer.lock_archiver(database):
+        progress.begin(STANDBY)
         if now() - measured_at >= lag.MEASURE_SECONDS:
             measured_at = now()
             cursors = await queries.cursors(database)

@@ -250,10 +250,19 @@ class ArchivedHistory:
         if mark is None:
             raise HistoryConflict(self.faults.get(card, f"the history of {card} is not known yet"))
         if self._given[card] - self._registered[card] > UNREGISTERED_MAX:
-            raise Overloaded(
-                f"PostgreSQL has not heard of the last {UNREGISTERED_MAX} commands of {card}, and must answer first"
-            )
+            raise Overloaded(self._obstacle(card))
         return mark
+
+    def obstacles(self) -> dict[str, str]:
+        """For each card why its orders are refused although its history has no fault; empty if they are not."""
+        return {card: self._obstacle(card) for card in self._cards}
+
+    def _obstacle(self, card: str) -> str:
+        if card not in self._last_states and card not in self.faults:
+            return f"the log of {card} was not compared with the archive yet, for which PostgreSQL must answer once"
+        if self._given[card] - self._registered[card] > UNREGISTERED_MAX:
+            return f"PostgreSQL has not heard of the last {UNREGISTERED_MAX} commands of {card}, and must answer first"
+        return ""
 
     def forget(self, card: str) -> None:
         """Discards the mark of a card, since the server was restarted or replaced."""

@@ -202,7 +202,7 @@ class _PoolConnection(asyncpg.Connection):
             raise
 
 
-def pool(url: str) -> asyncpg.Pool:
+def pool(url: str, *, size: int = 4) -> asyncpg.Pool:
     """Creates a pool for the API. Connections open on first use, so orders are accepted without PostgreSQL.
 
     Raises:
@@ -219,7 +219,7 @@ def pool(url: str) -> asyncpg.Pool:
     return asyncpg.create_pool(
         url,
         min_size=0,
-        max_size=4,
+        max_size=size,
         timeout=CONNECT_SECONDS,
         command_timeout=CONNECT_SECONDS,
         init=check,

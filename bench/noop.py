@@ -3,10 +3,10 @@
 It is served exactly as the API is, by `api.server`, whatever HTTP server that uses: only the application is another.
 """
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from litestar.handlers import HTTPRouteHandler
 from api.fast_path import FastPath
 from api.server import serve
 from core import service
+from core.heartbeat import Progress
 from core.settings import Settings
 
 
@@ -51,7 +52,11 @@ def _without_logging(config: AppConfig) -> AppConfig:
 
 def run(name: str, create_app: Callable[[Settings], Litestar]) -> int:
     """Serves an app as `python -m api` serves the API; the exit code."""
-    return service.run(name, partial(serve, create_app=create_app), dict(os.environ))
+
+    async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None:
+        await serve(settings, stopping, create_app)
+
+    return service.run(name, work, dict(os.environ))
 
 
 if __name__ == "__main__":

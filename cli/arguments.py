@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 from cli.numbers import whole
 from core.suggestions import did_you_mean
 
-CHECKS = ("redis", "functions", "engine", "database", "archiver", "history")
+CHECKS = ("redis", "functions", "engine", "database", "archiver", "history", "backlog")
 SERVICES = ("api", "engine", "archiver")
 STANDALONE = ("up", "bench", "chaos", *SERVICES)
 """Commands that take no settings from the exchange that runs in the data directory."""

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 
 from cli.arguments import COMMANDS
 from core import service
+from core.heartbeat import Progress
 from core.settings import Settings, variable
 
-Work = Callable[[Settings, asyncio.Event], Awaitable[None]]
+Work = Callable[[Settings, asyncio.Event, Progress], Awaitable[None]]
 
 
 def run(name: str, *, port: int | None = None) -> int:

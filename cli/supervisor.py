@@ -18,7 +18,9 @@ from typing import IO, Protocol
 import msgspec
 import structlog
 
+from cli.watchdog import Watchdog
 from core.errors import StartError
+from core.heartbeat import DESCRIPTOR_VARIABLE
 from core.service import cancel_and_wait
 
 PR_SET_PDEATHSIG = 1
@@ -117,6 +119,10 @@ class Process:
         code: int = self._popen.returncode
         return code
 
+    def kill(self) -> None:
+        """Sends SIGKILL, unless the process has ended."""
+        self._popen.kill()
+
     async def stop(self, *, seconds: float) -> bool:
         """Sends the stop signal, and kills the process after `seconds`; False if it had to be killed."""
         if self.ended():
@@ -202,10 +208,21 @@ class Service:
 
     serves = False
 
-    def __init__(self, name: str, argv: Sequence[str | Path], *, environment: Mapping[str, str], stop_seconds: float):
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str],
+        stop_seconds: float,
+        hung_seconds: float = 0,
+    ) -> None:
+        """A process without a heartbeat for `hung_seconds` is killed; 0: never."""
         self.name = name
+        self._hung_seconds = hung_seconds
+        self._watchdog: Watchdog | None = None
         self._argv = tuple(argv)
-        self._environment = dict(environment)
+        self._environment = {name: text for name, text in environment.items() if name != DESCRIPTOR_VARIABLE}
         self._stop_seconds = stop_seconds
         self._process: Process | None = None
 
@@ -224,17 +241,35 @@ class Service:
         Raises:
             StartError: the program cannot be executed.
         """
-        if self.pid is None:
+        if self.pid is not None:
+            return
+        if self._watchdog:
+            self._watchdog.close()
+        self._watchdog = Watchdog(self.name, hung_seconds=self._hung_seconds) if self._hung_seconds else None
+        if self._watchdog is None:
             self._process = Process(self._argv, environment=self._environment)
+            return
+        with self._watchdog.pipe() as (variables, descriptor):
+            self._process = Process(self._argv, environment=self._environment | variables, inherited=[descriptor])
 
     async def wait(self) -> int:
-        """Waits until it has ended; its exit code."""
-        return await self._process.wait() if self._process else 0
+        """Waits until it has ended, and kills it if it hangs; its exit code."""
+        if not self._process:
+            return 0
+        if self._watchdog is None:
+            return await self._process.wait()
+        watching = asyncio.create_task(self._watchdog.watch(self._process.kill), name=f"watch {self.name}")
+        try:
+            return await self._process.wait()
+        finally:
+            await cancel_and_wait(watching)
 
     async def stop(self) -> None:
         """Sends SIGTERM, and SIGKILL after `stop_seconds`."""
         if self._process and not await self._process.stop(seconds=self._stop_seconds):
             log.warning("killed, because it did not stop in time", service=self.name, stop_seconds=self._stop_seconds)
+        if self._watchdog:
+            self._watchdog.close()
 
 
 class Supervisor:

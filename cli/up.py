@@ -178,6 +178,7 @@ def _services(local: Settings) -> list[Service]:
             [sys.executable, "-P", tcgx.__main__.__file__, name.split("-")[0]],
             environment=environment,
             stop_seconds=local.stop_seconds,
+            hung_seconds=local.hung_seconds,
         )
         for name in names
     ]
@@ -217,10 +218,10 @@ async def _mark_histories(local: Settings, database: asyncpg.Connection) -> None
 
 
 async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_in: Path) -> None:
-    """Prints the greeting once the exchange is ready."""
+    """Prints the greeting once every part of the exchange works."""
     deadline = asyncio.get_running_loop().time() + READY_SECONDS
     while asyncio.get_running_loop().time() < deadline and not stopping.is_set():
-        if await asyncio.to_thread(_is_ready, api):
+        if await asyncio.to_thread(_is_healthy, api):
             print(greeting(api, local, data_dir=str(announced_in)), flush=True)
             return
         await asyncio.sleep(READY_CHECK_SECONDS)
@@ -228,9 +229,9 @@ async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_i
         log.error("the exchange is not ready; the lines above say why", waited_seconds=READY_SECONDS)
 
 
-def _is_ready(api: str) -> bool:
+def _is_healthy(api: str) -> bool:
     try:
-        with _OPENER.open(f"{api}/health/ready", timeout=2) as answer:
+        with _OPENER.open(f"{api}/health", timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False

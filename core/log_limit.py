@@ -27,10 +27,17 @@ class RateLimitedLog:
 
     def warning(self, event: str, **fields: Any) -> None:
         """Writes a warning, now or at the end of the second."""
+        self._add(self._log.warning, event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Writes an error, now or at the end of the second."""
+        self._add(self._log.error, event, fields)
+
+    def _add(self, write: Callable[..., Any], event: str, fields: dict[str, Any]) -> None:
         now = self._clock()
         window = self._windows.setdefault(event, _Window())
         window.count += 1
-        window.fields = fields
+        window.write, window.fields = write, fields
         if now >= window.ends_at:
             self._write(event)
         elif window.timer is None:
@@ -44,7 +51,7 @@ class RateLimitedLog:
         times = {} if window.count == 1 else {"times": window.count}
         window.count = 0
         window.ends_at = self._clock() + self._seconds
-        self._log.warning(event, **window.fields, **times)
+        window.write(event, **window.fields, **times)
 
 
 class _Window:
@@ -53,8 +60,13 @@ class _Window:
     def __init__(self) -> None:
         self.ends_at = 0.0
         self.count = 0
+        self.write: Callable[..., Any] = _nothing
         self.fields: dict[str, Any] = {}
         self.timer: asyncio.TimerHandle | None = None
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Stands for the method of the logger until the first line."""
 
 
 def _call_later(seconds: float, write: Callable[[], None]) -> asyncio.TimerHandle | None:

@@ -13,8 +13,9 @@ import orjson
 import structlog
 import uvloop
 
-from core import standard_streams
+from core import heartbeat, standard_streams
 from core.errors import TcgxError
+from core.heartbeat import Progress
 from core.settings import Settings, read
 
 T = TypeVar("T")
@@ -121,12 +122,21 @@ def freeze_garbage() -> None:
     gc.freeze()
 
 
-def run(service: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]], environment: dict[str, str]) -> int:
-    """Runs a service until a signal stops it. The exit code is 0 after a stop and 1 after a `TcgxError`."""
+def run(
+    service: str,
+    work: Callable[[Settings, asyncio.Event, Progress], Awaitable[None]],
+    environment: dict[str, str],
+) -> int:
+    """Runs a service until a signal stops it. The exit code is 0 after a stop and 1 after a `TcgxError`.
+
+    `work` may record its activities in the progress. Heartbeats end if one of them stands still.
+    """
 
     async def main(settings: Settings) -> None:
-        freeze_garbage()
-        await work(settings, stop_on_signals())
+        stopping, progress = stop_on_signals(), Progress()
+        async with heartbeat.sent_to_parent(environment, progress):
+            freeze_garbage()
+            await work(settings, stopping, progress)
 
     standard_streams.open_missing()
     standard_streams.replace_unencodable()

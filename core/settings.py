@@ -14,6 +14,7 @@ from core.suggestions import did_you_mean
 PREFIX = "TCGX_"
 URLS = frozenset({"redis_url", "database_url"})
 JWT_SECRET_BYTES_MIN = 32
+HUNG_SECONDS_MIN = 2
 CARD_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 
@@ -136,6 +137,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, Setting("the folder with initdb and postgres that `tcgx up` uses, instead of the packaged one")
     ] = ""
     stop_seconds: Annotated[int, Setting("how long a service may take to stop before it is killed", 1, 600)] = 10
+    hung_seconds: Annotated[
+        int,
+        Setting(
+            "for how long the heartbeat of a service may stand still before `tcgx up` starts it again; 0: for ever",
+            0,
+            3_600,
+        ),
+    ] = 10
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Setting("the least important log lines that are written")
     ] = "info"
@@ -205,6 +214,11 @@ def check(settings: Settings) -> None:
         raise SettingError(
             f"{variable('price_cents_min')}={settings.price_cents_min} must not be above "
             f"{variable('price_cents_max')}={settings.price_cents_max}"
+        )
+    if 0 < settings.hung_seconds < HUNG_SECONDS_MIN:
+        raise SettingError(
+            f"{variable('hung_seconds')}={settings.hung_seconds} must be 0 or at least {HUNG_SECONDS_MIN}: "
+            "a busy service may miss a heartbeat"
         )
     if not settings.data_dir:
         raise SettingError(f"{variable('data_dir')} must name a folder")

@@ -144,7 +144,15 @@ async def check(client: Redis, *, durability: str) -> None:
         StartError: the server does not answer, refuses the password, is too old, may lose or evict orders, or is a
             replica or a part of a cluster.
     """
-    info, configuration = await _query(client)
+    check_properties(*await _query(client), durability=durability)
+
+
+def check_properties(info: Mapping[str, Any], configuration: Mapping[str, str], *, durability: str) -> None:
+    """Checks the reply to INFO, and the configuration of the append-only file. A property that is missing is right.
+
+    Raises:
+        StartError: the server is too old, may lose or evict orders, or is a replica or a part of a cluster.
+    """
     _check_role(info)
     version = str(info.get("redis_version", ".".join(map(str, VERSION_MIN))))
     if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:

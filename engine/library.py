@@ -115,7 +115,11 @@ async def load_again(client: Any) -> None:
 async def is_loaded(client: Any) -> bool:
     """Whether the server has the library of this version."""
     with redis_errors():
-        loaded = await client.function_list(library=NAME, withcode=True)
+        return is_listed(await client.function_list(library=NAME, withcode=True))
+
+
+def is_listed(loaded: Any) -> bool:
+    """Whether a reply to `FUNCTION LIST LIBRARYNAME tcgx WITHCODE` has the library of this version."""
     return bool(loaded) and source() in _texts(loaded[0])
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import structlog
 
 from core.errors import LogGap, TcgxError
+from core.heartbeat import Progress
 from core.log_limit import RateLimitedLog
 from core.service import Backoff, until_stopped
 from core.settings import Settings
-from engine import connection, cpu_affinity, history, keys, library, nodes
+from engine import connection, cpu_affinity, heartbeat, history, keys, library, nodes
 from engine.connection import BLOCK_MS, ENGINE_NAME, pack_command, redis_errors
 from engine.nodes import Node
 
@@ -89,7 +90,7 @@ class Matcher:
                     raise reply
         except TcgxError as error:
             if isinstance(error, LogGap):
-                log.error("matching stands still", card=card, reason=str(error))
+                rate_limited_log.error("matching stands still", card=card, reason=str(error))
             else:
                 rate_limited_log.warning("matching will be tried again", card=card, reason=str(error))
             self.last_error_by_card[card] = error
@@ -101,7 +102,7 @@ class Matcher:
             self._recently_active.add(card)
             self._commands_in_round += commands
         if rejected:
-            log.warning("rejected malformed log entries", card=card, count=rejected)
+            rate_limited_log.warning("rejected malformed log entries", card=card, count=rejected)
         self._log_ids[card] = log_id.decode()
         return bool(more)
 
@@ -125,12 +126,14 @@ class Matcher:
             list({names[name] for name, _ in reply} | (self._recently_active - self._retry_at.keys())) if reply else []
         )
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Matches until the stop. A call in progress is completed."""
+    async def run(self, stopping: asyncio.Event, progress: Progress | None = None) -> None:
+        """Matches until the stop. A call in progress is completed. `progress` gets each round."""
         backoff = Backoff(stopping)
+        progress = progress or Progress()
         all_cards = list(self._log_ids)
         due = all_cards
         while not stopping.is_set():
+            progress.begin("matching" if due else "waiting")
             try:
                 if due:
                     due = await self.match(due)
@@ -146,7 +149,7 @@ class Matcher:
                 due = [card for card in all_cards if card not in self._retry_at]
 
 
-async def work(settings: Settings, stopping: asyncio.Event) -> None:
+async def work(settings: Settings, stopping: asyncio.Event, progress: Progress) -> None:
     """The engine service: one matcher for the cards of each server.
 
     Raises:
@@ -159,5 +162,6 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
         matchers = [Matcher(node, batch=settings.match_batch, hold_ms=settings.match_hold_ms) for node in servers]
         with cpu_affinity.avoid_server_cores(servers.commands):
             log.info("matching", cards=settings.cards, batch=settings.match_batch)
-            await asyncio.gather(*(matcher.run(stopping) for matcher in matchers))
+            async with heartbeat.sent_to_redis(settings, "engine", progress):
+                await asyncio.gather(*(matcher.run(stopping, progress) for matcher in matchers))
         log.info("stopped")

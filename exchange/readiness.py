@@ -1,64 +1,256 @@
-"""Readiness: a check of every part that orders need, made anew for each report."""
+"""Readiness: asks every part of an exchange for its health, with a bound on the time and on the number of questions."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
+from redis.asyncio import Redis
 
-from archiver import lag
+from archiver import lag, postgres
+from archiver.lag import Lag
 from archiver.queries import Archive
-from core.errors import TcgxError
-from engine.book_reader import BookReader
+from core.errors import TcgxError, Unavailable
+from core.service import cancel_and_wait
+from core.settings import Settings
+from engine import connection
+from engine.book_reader import LogPosition
+from engine.server_state import ServerState, read_server_state
+from exchange import health_report
+from exchange.health_report import ArchiverPart, EnginePart, Part, PostgresqlPart, RedisPart, Report
 
-PARTS = ("redis", "functions", "engine", "postgresql", "archiver", "history")
-"""The parts that orders need, in the order of a report."""
+T = TypeVar("T")
 
-LAG_SECONDS_MAX = 60
-"""The lag of the archive from which the archiver counts as missing, even if some process holds its lock."""
+ANSWER_SECONDS = 0.8
+"""How long a report waits for the servers. It is made in less than 1 s, whatever hangs."""
+
+GIVE_UP_SECONDS = 2.0
+"""How long a question goes on, so that a server that is only slow is heard by the next report."""
+
+CACHE_SECONDS = 0.15
+"""The age up to which a report is given again. So a flood of probes costs seven checks a second."""
 
 
-class Report(msgspec.Struct, frozen=True):
-    """The missing parts (of `PARTS`), and for the history a sentence to the operator for each fault."""
+class Histories(Protocol):
+    """The histories of the cards, as the process of a door knows them (archiver/history.py)."""
 
-    missing: Sequence[str]
-    reasons: Sequence[str]
+    faults: dict[str, str]
+
+    def obstacles(self) -> Mapping[str, str]:
+        """For each card why its orders are refused although its history has no fault; empty if they are not."""
+
+
+class _Late(Unavailable):
+    """A server that has not refused a connection, and does not answer in time."""
+
+
+class Answer(msgspec.Struct, Generic[T], frozen=True):
+    """An answer, and how many milliseconds it took."""
+
+    value: T
+    ms: float
+
+
+class Question(Generic[T]):
+    """A question to a server, asked at most once at a time. A report that waits in vain leaves it to the next one."""
+
+    def __init__(self, ask: Callable[[], Awaitable[T]], server: str) -> None:
+        self._ask = ask
+        self._server = server
+        self._asking: asyncio.Task[Answer[T]] | None = None
+
+    def begin(self) -> "asyncio.Task[Answer[T]]":
+        """The question that is under way, or else a new one."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._timed(), name=f"question to {self._server}")
+            self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._asking
+
+    async def _timed(self) -> Answer[T]:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(GIVE_UP_SECONDS):
+                value = await self._ask()
+        except TimeoutError as error:
+            raise _Late(f"{self._server} does not answer in time") from error
+        return Answer(value, round((time.monotonic() - began) * 1_000, 1))
+
+    def result(self, asked: "asyncio.Task[Answer[T]]") -> Answer[T] | TcgxError:
+        """The answer, or the error in its place."""
+        if not asked.done():
+            return _Late(f"{self._server} does not answer in time")
+        try:
+            return asked.result()
+        except TcgxError as error:
+            return error
+
+    async def close(self) -> None:
+        """Ends the question that is under way."""
+        if self._asking is not None:
+            await cancel_and_wait(self._asking)
+
+
+class Archived(msgspec.Struct, frozen=True):
+    """The lag of the archive, and whether a connection holds the lock of the archiver."""
+
+    lags: Sequence[Lag]
+    has_lock: bool
 
 
 class Readiness:
-    """Checks Redis and PostgreSQL. `faults` are the faults of the history by card; the process keeps them current."""
+    """Reports the health of an exchange.
 
-    def __init__(self, cards: Sequence[str], books: BookReader, archive: Archive, faults: Mapping[str, str]) -> None:
-        self._cards = cards
-        self._books = books
+    Reports that are asked for at the same time are one. The connections are its own: busy ones of the exchange do not
+    delay it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis: Redis,
+        archive: Archive,
+        histories: Histories | None,
+        *,
+        memory_share_max: float = 1.0,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        """`memory_share_max`: the share of Redis's memory from which orders are refused.
+
+        `histories`: None in a process that compares no histories. `answer_seconds`: how long a report waits.
+        """
+        self._settings = settings
+        self._redis = redis
         self._archive = archive
-        self._faults = faults
+        self._histories = histories
+        self._memory_share_max = memory_share_max
+        self._answer_seconds = answer_seconds
+        self._server = Question(self._ask_redis, "Redis")
+        self._database = Question(archive.answers, "PostgreSQL")
+        self._archived = Question(self._ask_archived, "PostgreSQL")
+        self._reporting: asyncio.Task[Report] | None = None
+        self._reported_at = 0.0
+        self._still: dict[str, tuple[int, float]] = {}
 
     async def report(self) -> Report:
-        """Checks every part now. A server that does not answer is a missing part, not an error."""
-        checks: dict[str, Awaitable[bool]] = {
-            "redis": self._books.answers(),
-            "functions": self._has_functions(),
-            "engine": self._books.has_engine(),
-            "postgresql": self._archive.answers(),
-            "archiver": self._archives(),
-        }
-        outcomes = await asyncio.gather(*checks.values(), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, TcgxError):
-                raise outcome
-        missing = [name for name, outcome in zip(checks, outcomes, strict=True) if outcome is not True]
-        return Report([*missing, *(["history"] if self._faults else [])], list(self._faults.values()))
+        """The health of every part, at most `CACHE_SECONDS` old. It takes at most about `ANSWER_SECONDS`."""
+        if self._reporting is None or (self._reporting.done() and self._is_outdated()):
+            self._reporting = asyncio.create_task(self._report(), name="health report")
+        return await asyncio.shield(self._reporting)
 
-    async def _has_functions(self) -> bool:
-        """Whether Redis has the Lua library. True if Redis does not answer: then `redis` is the missing part."""
+    async def close(self) -> None:
+        """Ends all questions. Nobody waits for a report any more."""
+        await cancel_and_wait(*([self._reporting] if self._reporting else []))
+        for question in (self._server, self._database, self._archived):
+            await question.close()
+
+    def _is_outdated(self) -> bool:
+        return time.monotonic() - self._reported_at > CACHE_SECONDS
+
+    async def _report(self) -> Report:
+        asked = self._server.begin(), self._database.begin(), self._archived.begin()
+        await asyncio.wait(asked, timeout=self._answer_seconds)
+        server, database = self._server.result(asked[0]), self._database.result(asked[1])
+        report = self._judge(server, database, self._archived.result(asked[2]))
+        self._reported_at = time.monotonic()
+        return report
+
+    def _judge(
+        self,
+        server: Answer[ServerState] | TcgxError,
+        database: Answer[bool] | TcgxError,
+        archived: Answer[Archived] | TcgxError,
+    ) -> Report:
+        if isinstance(database, TcgxError):
+            postgresql = PostgresqlPart(**_fault(database))
+        else:
+            postgresql = PostgresqlPart(answered_ms=database.ms)
+        conflicts = self._histories.faults if self._histories else {}
+        obstacles = self._histories.obstacles() if self._histories else {}
+        history = health_report.history_part(conflicts, obstacles)
+        sentences = list(conflicts.values())
+        if isinstance(server, TcgxError):
+            unknown: dict[str, Any] = {"status": health_report.UNKNOWN}
+            return Report(
+                redis=RedisPart(**_fault(server)),
+                functions=Part(**unknown),
+                engine=EnginePart(**unknown),
+                postgresql=postgresql,
+                archiver=ArchiverPart(**unknown),
+                history=history,
+                backlog=Part(**unknown),
+                sentences=sentences,
+            )
+        state = server.value
+        lags, has_lock = (
+            ((), False) if isinstance(archived, TcgxError) else (archived.value.lags, archived.value.has_lock)
+        )
+        return Report(
+            redis=health_report.redis_part(state, server.ms, memory_share_max=self._memory_share_max),
+            functions=_functions_part(state),
+            engine=health_report.engine_part(state, self._still_seconds(state.positions)),
+            postgresql=postgresql,
+            archiver=health_report.archiver_part(state.heartbeats, lags, has_lock=has_lock, answers=postgresql.works),
+            history=history,
+            backlog=health_report.backlog_part(state.positions, self._settings.backlog_max),
+            sentences=sentences,
+        )
+
+    def _still_seconds(self, positions: Mapping[str, LogPosition]) -> float:
+        """For how long commands of some card have waited at each report, while none of the card was matched."""
+        now, still = time.monotonic(), {}
+        for card, place in positions.items():
+            if place.appended > place.matched:
+                before = self._still.get(card)
+                still[card] = before if before and before[0] == place.matched else (place.matched, now)
+        self._still = still
+        return max((now - since for _, since in still.values()), default=0.0)
+
+    async def _ask_redis(self) -> ServerState:
+        settings = self._settings
+        return await read_server_state(self._redis, settings.cards, durability=settings.durability)
+
+    async def _ask_archived(self) -> Archived:
+        cursors = await self._archive.cursors(self._settings.cards)
+        return Archived(await lag.lag(self._redis, cursors), await self._archive.has_archiver())
+
+
+def _functions_part(state: ServerState) -> Part:
+    if state.has_functions:
+        return Part()
+    reason = "Redis has no Lua library, or another version's; the next call loads it"
+    return Part(status=health_report.MISSING, reason=reason)
+
+
+def _fault(error: TcgxError) -> dict[str, Any]:
+    """Status, reason and cause of a server that does not answer. The reason ends where addresses may begin."""
+    status = health_report.HUNG if isinstance(error, _Late) else health_report.MISSING
+    return {"status": status, "reason": str(error).partition(":")[0], "cause": str(error)}
+
+
+@asynccontextmanager
+async def connect(
+    settings: Settings,
+    histories: Histories | None,
+    *,
+    memory_share_max: float = 1.0,
+    answer_seconds: float = ANSWER_SECONDS,
+) -> AsyncIterator[Readiness]:
+    """Readiness with connections of its own."""
+    async with (
+        connection.connect(settings.redis_url) as redis,
+        postgres.pool(settings.database_url, size=2) as pool,
+    ):
+        readiness = Readiness(
+            settings,
+            redis,
+            Archive(pool),
+            histories,
+            memory_share_max=memory_share_max,
+            answer_seconds=answer_seconds,
+        )
         try:
-            return await self._books.has_functions()
-        except TcgxError:
-            return True
-
-    async def _archives(self) -> bool:
-        """Whether an archiver holds the lock and the archive keeps up. A dead archiver may leave the lock behind."""
-        if not await self._archive.has_archiver():
-            return False
-        cursors = await self._archive.cursors(self._cards)
-        return all(card.seconds < LAG_SECONDS_MAX for card in await lag.lag(self._books.client, cursors))
+            yield readiness
+        finally:
+            await readiness.close()

@@ -16,6 +16,7 @@ from engine.book_reader import BookReader
 from engine.match_notifications import MatchNotifier
 from engine.order_log import OrderLog
 from engine.trader_limits import TraderLimits
+from exchange import readiness
 from exchange.auth import Authenticator
 from exchange.readiness import Readiness
 from exchange.service import Exchange
@@ -59,12 +60,13 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
         notifications = asyncio.create_task(notifier.run(stopping), name="match notifications")
         comparison = asyncio.create_task(history.run(stopping), name="history")
         try:
-            yield Services(
-                exchange=Exchange(settings, order_log, books, notifier, archive),
-                authenticator=Authenticator(settings, archive),
-                readiness=Readiness(settings.cards, books, archive, history.faults),
-                background=(notifications, comparison),
-            )
+            async with readiness.connect(settings, history) as health:
+                yield Services(
+                    exchange=Exchange(settings, order_log, books, notifier, archive),
+                    authenticator=Authenticator(settings, archive),
+                    readiness=health,
+                    background=(notifications, comparison),
+                )
         finally:
             try:
                 await order_log.close()

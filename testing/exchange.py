@@ -195,18 +195,18 @@ class ExchangeServer:
                 return RawAnswer(answer.status, headers, answer.read())
 
     def missing(self) -> list[str]:
-        """What /health/ready says is missing."""
-        answer = self.http.get("/health/ready")
-        ready = answer.json()
+        """The parts that do not do their work, as /health says."""
+        answer = self.http.get("/health")
+        health = answer.json()
         if answer.status_code == 500:
-            return [ready["title"]]
-        assert (answer.status_code == 200) == (not ready["missing"]) == (ready["status"] == "ready")
-        names: list[str] = ready["missing"]
+            return [health["title"]]
+        assert (answer.status_code == 200) == (not health["missing"]) == (health["status"] == "healthy")
+        names: list[str] = health["missing"]
         return names
 
     def ready(self, *, seconds: float = ANSWER_SECONDS) -> None:
         """Returns when nothing is missing."""
-        until(lambda: self.missing() == [], "the exchange is not ready", seconds=seconds)
+        until(lambda: self.missing() == [], "a part of the exchange is missing", seconds=seconds)
 
     def tcgx(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A `tcgx` command with the settings of the exchange, run to its end."""

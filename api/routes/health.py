@@ -1,10 +1,15 @@
-"""`/health`: whether the process lives, and whether it can work."""
+"""`/health`: whether the process lives, whether orders can be appended, and whether every part works."""
 
 from litestar import Request, Response, get
 
 from api.context import context_of
 from api.openapi import operations
-from api.views import HealthView
+from api.views import HealthView, LivenessView, health_view
+
+SOURCE = (
+    "Source: Redis and PostgreSQL, asked within the last 0.2 s. "
+    "The answer comes within a second, even if a server hangs."
+)
 
 
 @get(
@@ -14,9 +19,9 @@ from api.views import HealthView
     description="200 while the process answers. Source: the process alone; no server is asked.",
     operation_id="get_liveness",
 )
-async def live() -> HealthView:
+async def live() -> LivenessView:
     """The process lives."""
-    return HealthView("live", [])
+    return LivenessView("live", [])
 
 
 @get(
@@ -24,23 +29,66 @@ async def live() -> HealthView:
     tags=["health"],
     summary="Readiness",
     description=(
-        "503 names what is missing: redis (or it can't be written to), functions (Redis has another Lua library, or "
-        "none), engine (nobody matches), postgresql, archiver (nobody archives, or the archive is a minute behind), "
-        "history (log and archive do not belong together; `reasons` says how). "
-        "Source: Redis and PostgreSQL, asked now."
+        "200 if an order can be appended here, for load balancers. 503 if Redis does not answer, is a replica, has too "
+        "little memory, or does not keep orders as `TCGX_DURABILITY` says (`redis`); if it lacks the Lua library "
+        "(`functions`); if log and archive do not belong together (`history`); or if too many commands wait to be "
+        "matched (`backlog`). `engine`, `postgresql` and `archiver` are reported, but orders flow without them. "
+        + SOURCE
     ),
     responses={
-        200: operations.answer(HealthView, "Every part is there.", status="ready"),
-        503: operations.answer(HealthView, "A part is missing.", status="not_ready", missing=["redis"]),
+        200: operations.answer(HealthView, "Orders can be appended.", status="ready"),
+        503: operations.answer(
+            HealthView,
+            "No order can be appended.",
+            status="not_ready",
+            missing=["redis"],
+            reasons=["Redis did not answer"],
+            parts={"redis": {"status": "missing", "reason": "Redis did not answer", "answered_ms": None}},
+        ),
     },
     operation_id="get_readiness",
 )
 async def ready(request: Request) -> Response[HealthView]:  # type: ignore[type-arg]
-    """Every part that orders need is there."""
+    """Orders can be appended."""
     report = await context_of(request).readiness.report()
-    status = "not_ready" if report.missing else "ready"
-    view = HealthView(status, list(report.missing), list(report.reasons))
-    return Response(view, status_code=503 if report.missing else 200)
+    if report.takes_orders:
+        return Response(health_view(report, "ready"), status_code=200)
+    return Response(health_view(report, "not_ready"), status_code=503)
 
 
-ROUTES = [live, ready]
+@get(
+    "/health",
+    tags=["health"],
+    summary="Health",
+    description=(
+        "200 if every part does its work, for monitoring: the same report as `/health/ready`. 503 if `missing` names a "
+        f"part, even if orders can be appended without it. {SOURCE}"
+    ),
+    responses={
+        200: operations.answer(HealthView, "Every part does its work.", status="healthy"),
+        503: operations.answer(
+            HealthView,
+            "A part does not do its work.",
+            status="unhealthy",
+            missing=["engine"],
+            reasons=["the engine hangs: its last heartbeat is 4 s old"],
+            parts={
+                "engine": {
+                    "status": "hung",
+                    "reason": "the engine hangs: its last heartbeat is 4 s old",
+                    "heartbeat_seconds": 4.0,
+                }
+            },
+        ),
+    },
+    operation_id="get_health",
+)
+async def health(request: Request) -> Response[HealthView]:  # type: ignore[type-arg]
+    """Every part does its work."""
+    report = await context_of(request).readiness.report()
+    if report.missing:
+        return Response(health_view(report, "unhealthy"), status_code=503)
+    return Response(health_view(report, "healthy"), status_code=200)
+
+
+ROUTES = [live, ready, health]

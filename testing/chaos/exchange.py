@@ -108,7 +108,7 @@ class Exchange:
         self._start_links()
         for name in SERVICES:
             self.start_service(name)
-        self.wait_until(self.is_ready, "the exchange does not get ready", seconds=START_SECONDS)
+        self.wait_until(self.is_healthy, "the exchange does not get ready", seconds=START_SECONDS)
 
     def stop(self) -> None:
         """Stops everything, in whatever state it is."""
@@ -247,11 +247,11 @@ class Exchange:
 
     # -- questions
 
-    def is_ready(self) -> bool:
-        """Whether `/health/ready` answers 200."""
+    def is_healthy(self) -> bool:
+        """Whether `/health` answers 200."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2.0)
         try:
-            connection.request("GET", "/health/ready")
+            connection.request("GET", "/health")
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
@@ -313,12 +313,12 @@ class Exchange:
         self.wait_until(is_done, f"{server} does not answer", seconds=RECOVERY_SECONDS)
 
     def recover(self) -> None:
-        """Returns when the exchange is ready, and the archive has all that was in the log at that moment.
+        """Returns when every part works, and the archive has all that was in the log at that moment.
 
         Raises:
             NotInTime: it takes longer than `RECOVERY_SECONDS`.
         """
-        self.wait_until(self.is_ready, "/health/ready does not answer 200", seconds=RECOVERY_SECONDS)
+        self.wait_until(self.is_healthy, "/health does not answer 200", seconds=RECOVERY_SECONDS)
         self.archive()
 
     def archive(self) -> None:

@@ -547,8 +547,7 @@ MISTAKES = [
         token=text(None),
     ),
     of_path("the root", "/", 404, "not_found", "/schema/swagger and /schema/openapi.json"),
-    of_path("health", "/health", 404, "not_found", "there are /health/live and /health/ready"),
-    of_path("metrics", "/metrics", 404, "not_found", "there are /health/live and /health/ready"),
+    of_path("metrics", "/metrics", 404, "not_found", "there are /health, /health/live and /health/ready"),
     of_path("client id of dots", "/orders/by-client-id/%2E%2E", 404, "order_not_found", "no order '..'", "dots alone"),
     of_path("client id of a dot", "/orders/by-client-id/%2E", 404, "order_not_found", "no order '.'", "dots alone"),
 ]

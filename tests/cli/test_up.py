@@ -235,7 +235,7 @@ def test_the_doctor_finds_nothing(shared: TcgxUp) -> None:
     lines = shared.run("doctor").splitlines()
 
     assert [line.split()[:2] for line in lines] == [
-        ["ok", name] for name in ("redis", "functions", "engine", "database", "archiver", "history")
+        ["ok", name] for name in ("redis", "functions", "engine", "database", "archiver", "history", "backlog")
     ]
 
 
@@ -612,7 +612,7 @@ def test_every_killed_member_is_started_again_and_trading_goes_on(where: Path) -
             for trader, answer in zip((seller, buyer), orders, strict=True):
                 assert trader.completed(answer.body["order_id"])["status"] == "filled"
             assert until(lambda name=name: running.member(name), f"start of {name}") != killed  # type: ignore[misc]
-        until(lambda: buyer.insist("GET", "/health/ready").status == 200, "readiness")
+        until(lambda: buyer.insist("GET", "/health").status == 200, "health")
         settle(urls.redis, urls.database)
 
         statuses = archived_statuses(urls.database)

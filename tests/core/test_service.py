@@ -13,7 +13,7 @@ SERVICE = """
 import gc
 from core import service
 
-async def work(settings, stopping):
+async def work(settings, stopping, progress):
     print(gc.get_freeze_count())
 
 service.run("engine", work, {})

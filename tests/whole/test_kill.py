@@ -136,7 +136,7 @@ def test_an_order_that_was_acknowledged_is_there_once_whatever_server_is_killed(
         for client in clients:
             client.stop()
     urls = running.urls
-    until(lambda: clients[0].trader.insist("GET", "/health/ready").status == 200, "readiness")
+    until(lambda: clients[0].trader.insist("GET", "/health").status == 200, "health")
     settle(urls.redis, urls.database)
 
     logged = [

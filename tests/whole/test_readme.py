@@ -162,7 +162,7 @@ def check_production(checkout: Path, lines: list[str], port: int) -> None:
 
         def is_ready() -> bool:
             try:
-                return httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False).status_code == 200
+                return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
             except httpx.TransportError:
                 return False
 
