@@ -194,7 +194,7 @@ class TokenView(msgspec.Struct, frozen=True):
 class HealthView(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether the service can work."""
 
-    status: Annotated[str, field_meta("What was found.", enum=["live", "ready", "not_ready"])]
+    status: Annotated[str, field_meta("What was found.", enum=["live", "ready", "not_ready", "draining"])]
     missing: Annotated[list[Missing], field_meta("What the service lacks; empty if it lacks nothing.", [])]
     reasons: Annotated[list[str], field_meta("What an operator has to do; left out where that is nothing.", [])] = []
 

@@ -20,7 +20,7 @@ from archiver.queries import Cursor
 from archiver.reader import RowBuffer, feed, read_rows
 from archiver.writer import RowBatch
 from core.errors import HistoryConflict, StartError, TcgxError
-from core.service import Backoff, cancel_and_wait, until_stopped
+from core.service import Backoff, cancel_and_wait, tell_ready, until_stopped
 from core.settings import Settings
 from engine import keys, library, nodes
 from engine.connection import redis_errors
@@ -255,6 +255,7 @@ async def _archive(
         await servers.refuse_replicas()
         await servers.load_library()
         await postgres.set_session_timeouts(database)
+        tell_ready(settings)  # all that follows waits for the lock, which the predecessor may hold
         reporter = lag.LagReporter(bound_seconds=settings.archive_lag_seconds)
         await until_stopped(_lock(settings, servers.commands, database, reporter), stopping)
         if stopping.is_set():

@@ -27,6 +27,7 @@ async def live() -> HealthView:
         "503 names what is missing: redis (or it can't be written to), functions (Redis has another Lua library, or "
         "none), engine (nobody matches), postgresql, archiver (nobody archives, or the archive is a minute behind), "
         "history (log and archive do not belong together; `reasons` says how). "
+        "503 `draining`: this process is about to stop. "
         "Source: Redis and PostgreSQL, asked now."
     ),
     responses={
@@ -37,6 +38,8 @@ async def live() -> HealthView:
 )
 async def ready(request: Request) -> Response[HealthView]:  # type: ignore[type-arg]
     """Every part that orders need is there."""
+    if request.app.state.get("draining"):
+        return Response(HealthView("draining", []), status_code=503)
     report = await context_of(request).readiness.report()
     status = "not_ready" if report.missing else "ready"
     view = HealthView(status, list(report.missing), list(report.reasons))
