@@ -7,6 +7,7 @@ ignores an offer to upgrade. It answers bytes that are no request with a problem
 import asyncio
 import math
 import re
+import select
 from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
@@ -24,6 +25,9 @@ from core.settings import Settings
 HEAD_BYTES_MAX = 65_536
 LINGER_SECONDS = 2.0
 """Time that a client has to read the last answer before its connection is closed."""
+
+FAREWELL_SECONDS = 0.2
+"""Time that an idle client has to see the end of its connection, when the server stops."""
 
 HOST = re.compile(rb"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*")
 
@@ -70,6 +74,15 @@ NOTHING, HEAD, BODY = Stage.NOTHING, Stage.HEAD, Stage.BODY  # an attribute of a
 
 class ParserAbort(Exception):
     """Makes the parser stop. The parser turns it into an `HttpParserError`, so it never leaves this module."""
+
+
+class Drain:
+    """The end of a server. While it is on, the answer to the newest request of a connection closes the connection."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self.emptied = asyncio.Event()
+        """Set once the last connection has closed."""
 
 
 class FastPathCycle:
@@ -119,11 +132,18 @@ class Protocol(HttpToolsProtocol):
     """
 
     def __init__(
-        self, *args: Any, fast_path: FastPath | None = None, timeouts: Timeouts | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        fast_path: FastPath | None = None,
+        timeouts: Timeouts | None = None,
+        drain: Drain | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._fast_path = fast_path
         self._timeouts = timeouts or TIMEOUTS
+        self._drain = drain or Drain()
+        self._last_cycle: object = None  # the drain closes the connection after this request of the app
         self._fast_cycle: FastPathCycle | None = None
         self._stage = NOTHING
         self._has_entered_stage = False  # in this read
@@ -154,6 +174,8 @@ class Protocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
+        if self._drain.is_on and not self.connections:
+            self._drain.emptied.set()
 
     def data_received(self, data: bytes) -> None:
         """Parses bytes, and bounds the head and the parts beside the body.
@@ -161,7 +183,7 @@ class Protocol(HttpToolsProtocol):
         The parser reports a header only once it is whole, so the bytes of an endless one are counted here. Bytes that
         share a read with the end of the previous request are not counted; the size of a read is bounded anyway.
         """
-        if self._refusal is not None:
+        if self._refusal is not None or self._has_ended:
             return
         self._has_completed = self._has_entered_stage = False
         self._read_bytes = len(data)
@@ -286,11 +308,15 @@ class Protocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _hand_to_app(self) -> None:
-        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        url, headers, expect, previous = self.url, self.headers, self.expect_100_continue, self.cycle
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expect
         self.scope["headers"] = headers
         super().on_headers_complete()
+        if self._drain.is_on:
+            if previous is not None and previous is self._last_cycle:
+                previous.keep_alive = True
+            self.drain()
 
     def _is_plain(self, version: str) -> bool:
         """Whether the fast path can answer the request; reads every header once.
@@ -337,8 +363,9 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         cycle.response_complete = True
-        self.transport.write(_encode(answer, name, keep_alive=cycle.keep_alive))
-        if not cycle.keep_alive:
+        keep_alive = cycle.keep_alive and not (self._drain.is_on and not self.pipeline and self._stage is NOTHING)
+        self.transport.write(_encode(answer, name, keep_alive=keep_alive))
+        if not keep_alive:
             self.transport.close()
         self.on_response_complete()
 
@@ -397,6 +424,28 @@ class Protocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self._set_deadline(LINGER_SECONDS)
 
+    # -- stop
+
+    def drain(self) -> None:
+        """Makes the answer to the newest request the last one, as each answer is while the server drains."""
+        if self._is_answering() and self._fast_cycle is None:
+            self._last_cycle = self.cycle
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Ends the connection at the stop of the server: after the answer to a request that has arrived in part.
+
+        An idle connection is half closed. The client has `FAREWELL_SECONDS` to see this before a request of it would
+        be reset.
+        """
+        self._drain.is_on = True
+        if self._is_answering() or self._stage is not NOTHING or _has_unread(self.transport):
+            self.drain()
+        elif not self.transport.is_closing() and not self._has_ended:
+            self._has_ended = True
+            self.transport.write_eof()
+            self._set_deadline(FAREWELL_SECONDS)
+
     # -- time
 
     def _set_deadline(self, seconds: float) -> None:
@@ -428,6 +477,13 @@ class Protocol(HttpToolsProtocol):
             self._refuse(_too_slow("request line and headers", self._timeouts.head_seconds))
         else:
             self._refuse(_too_slow("body", self._timeouts.body_seconds))
+
+
+def _has_unread(transport: asyncio.Transport) -> bool:
+    """Whether the kernel has bytes of the client that the event loop has not read yet."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _too_slow(part: str, seconds: float) -> Problem:

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import signal
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
@@ -10,18 +13,47 @@ import structlog
 import uvicorn
 from litestar import Litestar
 
-from api.http_protocol import Protocol, Timeouts
-from api.listener import listen
+from api.context import Context
+from api.http_protocol import Drain, Protocol, Timeouts
+from api.listener import HAND_OVER_SECONDS, inherited, listen
 from core import service
 from core.errors import StartError, TcgxError
 from core.settings import Settings
-from engine import nodes
+from engine import loading, nodes
 
 log = structlog.get_logger()
 
 
 class Server(uvicorn.Server):
     """Uvicorn without its signal handlers: those end the process by the signal instead of with exit code 0."""
+
+    def __init__(self, app: Litestar, settings: Settings) -> None:
+        self._settings = settings
+        self._drain = Drain()
+        super().__init__(_config(app, settings, self._drain))
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to accept connections, and says so."""
+        await super().startup(sockets)
+        service.tell_ready(self._settings)
+
+    async def drain(self, *, seconds: float, accepts: bool) -> None:
+        """Makes each answer the last one of its connection, for up to `seconds`.
+
+        With `accepts`, new connections are accepted all the time. Without, the drain ends with the last connection.
+        """
+        self._drain.is_on = True
+        for connection in list(self.server_state.connections):
+            cast(Protocol, connection).drain()
+        if accepts:
+            await asyncio.sleep(seconds)
+            return
+        for listening in self.servers:
+            listening.close()
+        if self.server_state.connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._drain.emptied.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -44,8 +76,8 @@ async def _services(app: Litestar) -> AsyncIterator[None]:
         raise
 
 
-def _config(app: Litestar, settings: Settings) -> uvicorn.Config:
-    protocol = partial(Protocol, fast_path=app.state.fast_path, timeouts=Timeouts.of(settings))
+def _config(app: Litestar, settings: Settings, drain: Drain) -> uvicorn.Config:
+    protocol = partial(Protocol, fast_path=app.state.fast_path, timeouts=Timeouts.of(settings), drain=drain)
     return uvicorn.Config(
         app,
         loop="none",
@@ -60,10 +92,32 @@ def _config(app: Litestar, settings: Settings) -> uvicorn.Config:
     )
 
 
+class _DrainSeconds:
+    """The length of the drain: that of the settings, or the longer one of a server that SIGUSR1 has stopped."""
+
+    def __init__(self, settings: Settings, stopping: asyncio.Event) -> None:
+        self.now: float = settings.drain_seconds
+        self._stopping = stopping
+        if threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._hand_over)
+
+    def _hand_over(self) -> None:
+        self.now = max(self.now, HAND_OVER_SECONDS)
+        self._stopping.set()
+
+
+def _end_waits(app: Litestar) -> None:
+    """Ends waits for a match, so that these requests are answered in time: their orders are accepted already."""
+    context: Context = app.state.context
+    context.exchange.end_waits()
+
+
 async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callable[[Settings], Litestar]) -> None:
     """Serves an app until `stopping` is set or a task of `app.state.background` ends.
 
-    Requests that were accepted by then are still answered.
+    Then the server drains for `drain_seconds`. SIGUSR1 stops it as well, once a successor accepts on the same inherited
+    socket: the server drains for at least `HAND_OVER_SECONDS`, and accepts nothing. Requests that were accepted by the
+    end of the drain are still answered; waits for a match end early.
 
     Raises:
         Exception: the error of the background task that ended.
@@ -71,19 +125,32 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
     """
     app = create_app(settings)
     service.freeze_garbage()
+    drain_seconds = _DrainSeconds(settings, stopping)
     async with nodes.connect(settings) as servers:
+        await loading.wait_until_loaded(servers.commands, stopping)
+        if stopping.is_set():
+            return
         await servers.check(durability=settings.durability)
-    with contextlib.closing(listen(settings.host, settings.port, shared=settings.api_workers > 1)) as listener:
-        server = Server(_config(app, settings))
+    outliving = inherited(settings.listen_fd)
+    own = outliving or listen(settings.host, settings.port, shared=settings.api_workers > 1)
+    with contextlib.closing(own) as listener:
+        server = Server(app, settings)
         async with _services(app):
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
             stop = asyncio.create_task(stopping.wait())
             background: Sequence[asyncio.Task[None]] = app.state.get("background", ())
             await asyncio.wait({serving, stop, *background}, return_when=asyncio.FIRST_COMPLETED)
+            if server.started and stopping.is_set():
+                app.state.draining = True
+                draining = asyncio.create_task(server.drain(seconds=drain_seconds.now, accepts=outliving is None))
+                await asyncio.wait({draining, serving, *background}, return_when=asyncio.FIRST_COMPLETED)
+                await service.cancel_and_wait(draining)
             failed = [task for task in background if task.done()]
             server.should_exit = True
             stop.cancel()
+            ending = asyncio.get_running_loop().call_later(settings.stop_seconds / 2, _end_waits, app)
             await serving
+            ending.cancel()
         for task in failed:
             task.result()  # an error of it ends the process, which the supervisor starts again
         if not server.started:

@@ -279,7 +279,7 @@ class HealthView(msgspec.Struct, frozen=True):
         str,
         field_meta(
             "`ready`: orders can be appended. `healthy`: every part does its work.",
-            enum=["ready", "not_ready", "healthy", "unhealthy"],
+            enum=["ready", "not_ready", "draining", "healthy", "unhealthy"],
         ),
     ]
     missing: Annotated[list[Missing], field_meta("The parts that do not do their work, needed by orders or not.", [])]

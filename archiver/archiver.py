@@ -22,7 +22,7 @@ from archiver.writer import RowBatch
 from core.errors import HistoryConflict, StartError, TcgxError
 from core.heartbeat import Progress
 from core.log_limit import RateLimitedLog
-from core.service import Backoff, cancel_and_wait, until_stopped
+from core.service import Backoff, cancel_and_wait, tell_ready, until_stopped
 from core.settings import Settings
 from engine import heartbeat, keys, library, nodes
 from engine.connection import redis_errors
@@ -280,6 +280,7 @@ async def _archive(
         await servers.refuse_replicas()
         await servers.load_library()
         await postgres.set_session_timeouts(database)
+        tell_ready(settings)  # all that follows waits for the lock, which the predecessor may hold
         reporter = lag.LagReporter(bound_seconds=settings.archive_lag_seconds)
         await until_stopped(_lock(settings, servers.commands, (database, reporter), progress), stopping)
         if stopping.is_set():

@@ -172,6 +172,18 @@ def _repair(parser: Parser) -> None:
     parser.add_argument("--yes", action="store_true", help="cut, and keep what is cut in a file beside")
 
 
+def _service(text: str) -> str:
+    if text not in SERVICES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(SERVICES)}{did_you_mean(text, SERVICES)}")
+    return text
+
+
+def _restart(parser: Parser) -> None:
+    parser.add_argument(
+        "services", nargs="*", type=_service, metavar="SERVICE", help=f"{', '.join(SERVICES)} (all of them)"
+    )
+
+
 def _doctor(parser: Parser) -> None:
     parser.add_argument("--only", choices=CHECKS, help="this check alone")
 
@@ -211,6 +223,7 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = {
     "up": Command("run the whole exchange on this machine until Ctrl-C", "cli.up", _up),
+    "restart": Command("replace the services of a running `tcgx up`, one by one", "cli.restart", _restart),
     "urls": Command("where the running exchange is reached", "cli.urls", _urls),
     "book": Command("draw a card's order book", "cli.book", _book),
     "traders": Command("create traders, or make access tokens for them", "cli.traders", _traders),

@@ -79,7 +79,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _run_dir(data_dir: Path, name: str, remembered: str, account: Account | None) -> Path:
+def socket_folder(data_dir: Path, name: str, remembered: str, account: Account | None) -> Path:
     """Returns a private folder for a socket.
 
     The first choice is in the data directory, out of reach of a clean-up of temporary files. A socket may not work
@@ -314,7 +314,7 @@ class EmbeddedServer:
         """Returns the place of the last start if it is still free, else a new one. `port` 0 means any port."""
         path = self._data_dir / f"{self.name}.json"
         earlier = _last_place(path)
-        run_dir = _run_dir(self._data_dir, self.name, earlier.run_dir, account)
+        run_dir = socket_folder(self._data_dir, self.name, earlier.run_dir, account)
         found = Place(run_dir=str(run_dir), port=port or _free_port(earlier.port))
         datadir.write_private(path, msgspec.json.encode(found))
         return found

@@ -11,8 +11,9 @@ from cli import datadir
 from core.errors import StartError
 from core.settings import Settings, texts_of, variable
 
-EXCLUDED = ("redis_url", "database_url", "jwt_secret", "data_dir")
-"""Settings that the run file does not list: addresses and key have fields of their own."""
+EXCLUDED = ("redis_url", "database_url", "jwt_secret", "data_dir", "listen_fd", "ready_fd")
+"""Settings that the run file does not list: addresses and key have fields of their own, descriptors are of one
+process."""
 
 
 class RunFile(msgspec.Struct, frozen=True):
@@ -23,6 +24,8 @@ class RunFile(msgspec.Struct, frozen=True):
     database: str
     jwt_secret: str
     settings: dict[str, str] = {}
+    control: str = ""
+    """The path of the socket that takes `tcgx restart` (`cli/control.py`)."""
 
     def variables(self) -> dict[str, str]:
         """Returns the environment of a command that works on this exchange, without unknown variables."""
@@ -37,10 +40,10 @@ class RunFile(msgspec.Struct, frozen=True):
         return all(environment.get(variable(field), url) == url for field, url in addresses.items())
 
 
-def of_exchange(local: Settings, *, api: str, redis: str) -> RunFile:
-    """Makes the run file of an exchange. `api` and `redis` are its addresses for other programs."""
+def of_exchange(local: Settings, *, api: str, redis: str, control: str = "") -> RunFile:
+    """Makes the run file of an exchange. `api`, `redis` and `control` are its addresses for other programs."""
     kept = {name: text for name, text in texts_of(local).items() if name not in map(variable, EXCLUDED)}
-    return RunFile(api, redis, local.database_url, local.jwt_secret, kept)
+    return RunFile(api, redis, local.database_url, local.jwt_secret, kept, control)
 
 
 def path_in(data_dir: str | Path) -> Path:

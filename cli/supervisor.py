@@ -8,6 +8,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,12 @@ from typing import IO, Protocol
 import msgspec
 import structlog
 
+from api.listener import BACKLOG
 from cli.watchdog import Watchdog
 from core.errors import StartError
 from core.heartbeat import DESCRIPTOR_VARIABLE
 from core.service import cancel_and_wait
+from core.settings import variable
 
 PR_SET_PDEATHSIG = 1
 RESTART_SECONDS_MIN = 0.1
@@ -30,6 +33,8 @@ REFUSED_CODE = 1
 REFUSED_SECONDS_MAX = 60.0
 """The longest delay before the restart of a service that ends with `REFUSED_CODE`: its reason rarely goes away."""
 STEADY_SECONDS = 10.0
+READY_SECONDS = 60.0
+"""How long the new process of a service may take until it works."""
 
 log = structlog.get_logger()
 
@@ -123,11 +128,11 @@ class Process:
         """Sends SIGKILL, unless the process has ended."""
         self._popen.kill()
 
-    async def stop(self, *, seconds: float) -> bool:
-        """Sends the stop signal, and kills the process after `seconds`; False if it had to be killed."""
+    async def stop(self, *, seconds: float, number: signal.Signals | None = None) -> bool:
+        """Sends the stop signal, or `number`, and kills the process after `seconds`; False if it had to be killed."""
         if self.ended():
             return True
-        self._popen.send_signal(self._stop_signal)
+        self._popen.send_signal(number or self._stop_signal)
         try:
             async with asyncio.timeout(seconds):
                 await self.wait()
@@ -216,15 +221,26 @@ class Service:
         environment: Mapping[str, str],
         stop_seconds: float,
         hung_seconds: float = 0,
+        listener: socket.socket | None = None,
+        hand_over_signal: signal.Signals = signal.SIGTERM,
+        hand_over_seconds: float = 0.0,
     ) -> None:
-        """A process without a heartbeat for `hung_seconds` is killed; 0: never."""
+        """`listener`: a bound socket, on which every process of this service accepts connections, one after the other.
+
+        A process without a heartbeat for `hung_seconds` is killed; 0: never. `hand_over_signal` stops a process whose
+        successor works. Its end may then take `hand_over_seconds` more.
+        """
         self.name = name
         self._hung_seconds = hung_seconds
-        self._watchdog: Watchdog | None = None
+        self._watchdogs: dict[Process, Watchdog] = {}
         self._argv = tuple(argv)
         self._environment = {name: text for name, text in environment.items() if name != DESCRIPTOR_VARIABLE}
         self._stop_seconds = stop_seconds
+        self._listener = listener
+        self._hand_over_signal = hand_over_signal
+        self._hand_over_seconds = hand_over_seconds
         self._process: Process | None = None
+        self._predecessor: Process | None = None
 
     @property
     def pid(self) -> int | None:
@@ -241,35 +257,121 @@ class Service:
         Raises:
             StartError: the program cannot be executed.
         """
-        if self.pid is not None:
-            return
-        if self._watchdog:
-            self._watchdog.close()
-        self._watchdog = Watchdog(self.name, hung_seconds=self._hung_seconds) if self._hung_seconds else None
-        if self._watchdog is None:
-            self._process = Process(self._argv, environment=self._environment)
-            return
-        with self._watchdog.pipe() as (variables, descriptor):
-            self._process = Process(self._argv, environment=self._environment | variables, inherited=[descriptor])
+        if self.pid is None:
+            self._process = self._spawn()
+
+    def _spawn(self, ready_fd: int = 0) -> Process:
+        environment, inherited = self._environment, [ready_fd] if ready_fd else []
+        if ready_fd:
+            environment = environment | {variable("ready_fd"): str(ready_fd)}
+        if self._listener:
+            self._listener.listen(BACKLOG)
+            inherited.append(self._listener.fileno())
+            environment = environment | {variable("listen_fd"): str(self._listener.fileno())}
+        if not self._hung_seconds:
+            return Process(self._argv, environment=environment, inherited=inherited)
+        watchdog = Watchdog(self.name, hung_seconds=self._hung_seconds)
+        with watchdog.pipe() as (variables, heartbeats):
+            process = Process(self._argv, environment=environment | variables, inherited=[*inherited, heartbeats])
+        self._watchdogs[process] = watchdog
+        return process
 
     async def wait(self) -> int:
-        """Waits until it has ended, and kills it if it hangs; its exit code."""
-        if not self._process:
-            return 0
-        if self._watchdog is None:
-            return await self._process.wait()
-        watching = asyncio.create_task(self._watchdog.watch(self._process.kill), name=f"watch {self.name}")
+        """Waits until it has ended, and has no successor, and kills it if it hangs; its exit code."""
+        while self._process:
+            awaited = self._process
+            code = await self._end_of(awaited)
+            if awaited is self._process:
+                return code
+        return 0
+
+    async def _end_of(self, process: Process) -> int:
+        """Waits until a process has ended, and kills it if it hangs; its exit code."""
+        watchdog = self._watchdogs.get(process)
+        if watchdog is None:
+            return await process.wait()
+        watching = asyncio.create_task(watchdog.watch(process.kill), name=f"watch {self.name}")
         try:
-            return await self._process.wait()
+            return await process.wait()
         finally:
             await cancel_and_wait(watching)
+            if process.ended():
+                self._forget(process)
+
+    def _forget(self, process: Process) -> None:
+        """Closes the pipe of a process that has ended."""
+        if watchdog := self._watchdogs.pop(process, None):
+            watchdog.close()
+
+    async def replace(self, *, seconds: float) -> None:
+        """Starts a successor; once that works, the present process is stopped.
+
+        Raises:
+            StartError: the successor does not work within `seconds`. It is stopped, and the present process stays.
+        """
+        successor = await self._start_successor(seconds)
+        self._predecessor, self._process = self._process, successor
+        await self._stop_predecessor(seconds=self._stop_seconds + self._hand_over_seconds)
+
+    async def _start_successor(self, seconds: float) -> Process:
+        ready, ready_fd = os.pipe()
+        try:
+            try:
+                successor = self._spawn(ready_fd)
+            finally:
+                os.close(ready_fd)
+            try:
+                async with asyncio.timeout(seconds):
+                    works = await _gets_a_byte(ready)
+            except BaseException as error:
+                await self._stop(successor)
+                if isinstance(error, TimeoutError):
+                    text = f"the new process of {self.name} does not work after {seconds:g} s; the old one goes on"
+                    raise StartError(text) from error
+                raise
+            if not works:
+                await self._stop(successor)
+                ending = _ending(await successor.wait())
+                raise StartError(
+                    f"the new process of {self.name} has ended ({ending}), its lines in the log of `tcgx up` say why; "
+                    "the old one goes on"
+                )
+        finally:
+            os.close(ready)
+        return successor
+
+    async def _stop_predecessor(self, *, seconds: float) -> None:
+        if self._predecessor is None:
+            return
+        if not await self._predecessor.stop(seconds=seconds, number=self._hand_over_signal):
+            log.warning("killed, because it did not stop in time", service=self.name, stop_seconds=seconds)
+        self._forget(self._predecessor)
+        self._predecessor = None
 
     async def stop(self) -> None:
-        """Sends SIGTERM, and SIGKILL after `stop_seconds`."""
-        if self._process and not await self._process.stop(seconds=self._stop_seconds):
+        """Sends SIGTERM, and SIGKILL after `stop_seconds`. New connections are refused from now on."""
+        if self._listener:
+            self._listener.close()
+        for process in (self._predecessor, self._process):
+            if process:
+                await self._stop(process)
+
+    async def _stop(self, process: Process) -> None:
+        if not await process.stop(seconds=self._stop_seconds):
             log.warning("killed, because it did not stop in time", service=self.name, stop_seconds=self._stop_seconds)
-        if self._watchdog:
-            self._watchdog.close()
+        self._forget(process)
+
+
+async def _gets_a_byte(descriptor: int) -> bool:
+    """Waits for a byte in a pipe; False if all its writers have gone without one."""
+    readable = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
+    return bool(os.read(descriptor, 1))
 
 
 class Supervisor:
@@ -284,6 +386,8 @@ class Supervisor:
         self._members = tuple(members)
         self._stopped_in_order = tuple(by_name[name] for name in order)
         self._pauses: set[asyncio.Event] = set()
+        self._restart: asyncio.Task[None] | None = None
+        self._keeps_running = False
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Starts every member, restarts a member that ends, and stops all members once `stop` is set.
@@ -298,10 +402,40 @@ class Supervisor:
                 await member.start()
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep_running(member)) for member in self._members]
+                self._keeps_running = True
                 await stop.wait()
+                self._keeps_running = False
                 await cancel_and_wait(*keepers)  # the start of a server may swallow one cancellation
         finally:
+            self._keeps_running = False
+            if self._restart:
+                await cancel_and_wait(self._restart)
             await self.stop()
+
+    async def restart(self, names: Sequence[str], tell: Callable[[str], None]) -> None:
+        """Replaces the processes of services, one after the other (`Service.replace`). `tell` takes lines for a person.
+
+        A name stands for all workers: `api` for `api-1` and `api-2`.
+
+        Raises:
+            StartError: a service is missing or does not get a successor, another restart is under way, or all stops.
+        """
+        services = [one for one in self._members if isinstance(one, Service) and one.name.split("-")[0] in names]
+        missing = set(names) - {one.name.split("-")[0] for one in services}
+        if missing:
+            raise StartError(f"{', '.join(sorted(missing))}: no such service runs here")
+        if not self._keeps_running:
+            raise StartError("the exchange is starting or stopping")
+        if self._restart:
+            raise StartError("another restart is under way")
+        self._restart = asyncio.create_task(_replace_each(services, tell), name="restart")
+        try:
+            await asyncio.wait({self._restart})
+            if self._restart.cancelled():
+                raise StartError("the exchange was stopped before the end of the restart")
+            self._restart.result()
+        finally:
+            self._restart = None
 
     async def stop(self) -> None:
         """Stops every member, one after the other, in the stop order."""
@@ -355,6 +489,16 @@ class Supervisor:
         finally:
             self._pauses.discard(woken)
         return True
+
+
+async def _replace_each(services: Sequence[Service], tell: Callable[[str], None]) -> None:
+    clock = asyncio.get_running_loop().time
+    for number, one in enumerate(services, 1):
+        began, former = clock(), one.pid
+        tell(f"{number}/{len(services)} {one.name}: a new process starts beside process {former or '(none)'}")
+        await one.replace(seconds=READY_SECONDS)
+        log.info("replaced", service=one.name, former=former, process=one.pid)
+        tell(f"{number}/{len(services)} {one.name}: process {one.pid} has taken over after {clock() - began:.1f} s")
 
 
 def _ending(code: int) -> str:

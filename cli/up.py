@@ -4,6 +4,8 @@ import argparse
 import asyncio
 import http.client
 import os
+import signal
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -15,9 +17,9 @@ import msgspec
 import structlog
 
 import tcgx.__main__
-from api.listener import listen
+from api.listener import HAND_OVER_SECONDS, bind, listen
 from archiver import postgres, recovery, schema, traders
-from cli import datadir, embedded, paths, run_file
+from cli import control, datadir, embedded, paths, run_file
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.greeting import greeting
@@ -36,6 +38,8 @@ READY_SECONDS = 60
 READY_CHECK_SECONDS = 0.05
 SERVICES = ("engine", "archiver", "api")
 STOP_ORDER = ("api", "engine", "archiver")
+DESCRIPTORS = frozenset({variable("listen_fd"), variable("ready_fd")})
+"""Variables that hold for one process. The supervisor sets them for each process of its own."""
 
 
 async def run(arguments: argparse.Namespace, configured: Settings) -> int:
@@ -48,9 +52,11 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
     home = Path(configured.data_dir)
     if not arguments.ephemeral:
         _refuse_running(home)
-    listen(configured.host, configured.port, shared=False).close()
+    listeners = _bind(configured)
     await connection.connect(configured.redis_url).aclose()  # makes no connection, but checks the URL
     with ExitStack() as stack:
+        for listener in listeners:
+            stack.callback(listener.close)
         data_dir, announced_in = _data_dirs(home, stack, ephemeral=arguments.ephemeral)
         paths.check_file(run_file.path_in(announced_in))
         secrets = datadir.load_secrets(data_dir)
@@ -62,11 +68,33 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             await service.until_stopped(_start(servers), stopping)
             if stopping.is_set():
                 return 0
-            await _serve(_with_server_urls(local, servers), servers, stopping, announced_in=announced_in, stack=stack)
+            await _serve(
+                _with_server_urls(local, servers),
+                (servers, listeners),
+                stopping,
+                announced_in=announced_in,
+                data_dir=data_dir,
+            )
         finally:
             for server in reversed(servers):
                 await server.stop()
     return 0
+
+
+def _bind(configured: Settings) -> list[socket.socket]:
+    """Opens a socket for each API worker, which its processes inherit. None of them listens yet.
+
+    A connection waits in the queue of one socket, and a queue ends with the last process that has the socket. So the
+    sockets outlive the workers. Workers that shared one socket would share the connections unevenly.
+
+    Raises:
+        StartError: the address cannot be bound.
+    """
+    host, port, count = configured.host, configured.port, configured.api_workers
+    if count == 1:
+        return [bind(host, port, shared=False)]
+    listen(host, port, shared=False).close()  # another program may share the port, too
+    return [bind(host, port, shared=True) for _ in range(count)]
 
 
 def _refuse_running(home: Path) -> None:
@@ -139,48 +167,67 @@ def _with_server_urls(local: Settings, servers: list[embedded.EmbeddedServer]) -
 
 async def _serve(
     local: Settings,
-    servers: list[embedded.EmbeddedServer],
+    opened: tuple[list[embedded.EmbeddedServer], list[socket.socket]],
     stopping: asyncio.Event,
     *,
     announced_in: Path,
-    stack: ExitStack,
+    data_dir: Path,
 ) -> None:
+    servers, listeners = opened
     await _prepare_database(local)
     public_redis = next((one.url for one in servers if isinstance(one, RedisServer)), local.redis_url)
-    here = run_file.of_exchange(local, api=f"http://{_in_url(local.host)}:{local.port}", redis=public_redis)
-    stack.enter_context(run_file.announce(announced_in, here))
-    services = _services(local)
+    services = _services(local, listeners)
     members: list[Member] = [*servers, *services]
     stop_order = [
         *(service.name for name in STOP_ORDER for service in services if service.name.split("-")[0] == name),
         *(server.name for server in reversed(servers)),
     ]
     supervisor = Supervisor(members, stop_order=stop_order)
-    greeting = asyncio.create_task(_greet(here.api, local, stopping, announced_in), name="greet")
-    try:
-        await supervisor.run_until(stopping)
-    finally:
-        await service.cancel_and_wait(greeting)
+    async with control.listening(data_dir, supervisor.restart) as address:
+        api = f"http://{_in_url(local.host)}:{local.port}"
+        here = run_file.of_exchange(local, api=api, redis=public_redis, control=address)
+        with run_file.announce(announced_in, here):
+            greeting = asyncio.create_task(_greet(api, local, stopping, announced_in), name="greet")
+            try:
+                await supervisor.run_until(stopping)
+            finally:
+                await service.cancel_and_wait(greeting)
 
 
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _services(local: Settings) -> list[Service]:
+def _services(local: Settings, listeners: list[socket.socket]) -> list[Service]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(settings.PREFIX)}
     environment |= settings.environment_of(local)
-    names = ["engine", "archiver", *(f"api-{number}" for number in range(1, local.api_workers + 1))]
+    environment = {name: value for name, value in environment.items() if name not in DESCRIPTORS}
+    # A file and -P: a folder named api or tcgx in the current folder must not be imported instead.
+    program = [sys.executable, "-P", tcgx.__main__.__file__]
     return [
-        Service(
-            name,
-            # A file and -P: a folder named api or tcgx in the current folder must not be imported instead.
-            [sys.executable, "-P", tcgx.__main__.__file__, name.split("-")[0]],
-            environment=environment,
-            stop_seconds=local.stop_seconds,
-            hung_seconds=local.hung_seconds,
-        )
-        for name in names
+        *(
+            Service(
+                name,
+                [*program, name],
+                environment=environment,
+                stop_seconds=local.stop_seconds,
+                hung_seconds=local.hung_seconds,
+            )
+            for name in ("engine", "archiver")
+        ),
+        *(
+            Service(
+                f"api-{number}",
+                [*program, "api"],
+                environment=environment,
+                stop_seconds=local.stop_seconds + local.drain_seconds,
+                hung_seconds=local.hung_seconds,
+                listener=listener,
+                hand_over_signal=signal.SIGUSR1,
+                hand_over_seconds=HAND_OVER_SECONDS,
+            )
+            for number, listener in enumerate(listeners, 1)
+        ),
     ]
 
 

@@ -14,7 +14,7 @@ import structlog
 import uvloop
 
 from core import heartbeat, standard_streams
-from core.errors import TcgxError
+from core.errors import StartError, TcgxError
 from core.heartbeat import Progress
 from core.settings import Settings, read
 
@@ -91,6 +91,24 @@ async def cancel_and_wait(*tasks: "asyncio.Future[Any]") -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()
+
+
+def tell_ready(settings: Settings) -> None:
+    """Writes a newline into the pipe `ready_fd`, from which a service manager learns that this service works.
+
+    The pipe stays open, so that its number never means another file. Its reader may have gone.
+
+    Raises:
+        StartError: the setting names no open pipe.
+    """
+    if not settings.ready_fd:
+        return
+    try:
+        os.write(settings.ready_fd, b"\n")
+    except BrokenPipeError:
+        return
+    except OSError as error:
+        raise StartError(f"TCGX_READY_FD={settings.ready_fd} cannot be written to: {error.strerror}") from error
 
 
 class Backoff:

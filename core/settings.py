@@ -15,6 +15,7 @@ PREFIX = "TCGX_"
 URLS = frozenset({"redis_url", "database_url"})
 JWT_SECRET_BYTES_MIN = 32
 HUNG_SECONDS_MIN = 2
+DESCRIPTOR_MAX = 1_000_000
 CARD_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 
@@ -75,6 +76,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     keep_alive_seconds: Annotated[
         int, Setting("how long a connection stays open between an answer and the next request", 1, 86_400)
     ] = 75
+
+    drain_seconds: Annotated[
+        int,
+        Setting(
+            "how long the API goes on answering after SIGTERM, each answer with Connection: close; 0: it stops at once",
+            0,
+            600,
+        ),
+    ] = 0
+    listen_fd: Annotated[
+        int,
+        Setting("the number of a listening socket that the API inherits; 0: it opens its own", 0, DESCRIPTOR_MAX),
+    ] = 0
+    ready_fd: Annotated[
+        int,
+        Setting(
+            "the number of an inherited pipe that gets a newline once the service works; 0: none", 0, DESCRIPTOR_MAX
+        ),
+    ] = 0
 
     match_batch: Annotated[int, Setting("how many commands one match call takes at most", 1, 10_000)] = 1_000
     match_hold_ms: Annotated[

@@ -73,22 +73,32 @@ class MatchNotifier:
         self._notifications: dict[str, deque[MatchNotification]] = {
             card: deque(maxlen=NOTIFICATIONS_MAX) for card in cards
         }
-        self._waiters: dict[str, list[tuple[int, int, asyncio.Future[None]]]] = {card: [] for card in cards}
+        self._waiters: dict[str, list[tuple[int, int, asyncio.Future[bool]]]] = {card: [] for card in cards}
         self._count = 0
+        self._has_ended_waits = False
 
     async def wait(self, card: str, sequence: int, seconds: float) -> bool:
-        """Waits until a command is matched. False if that takes longer than `seconds`."""
+        """Waits until a command is matched. False if that takes longer than `seconds`, or `end_waits` is called."""
         if sequence <= self._matched[card]:
             return True
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._has_ended_waits:
+            return False
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._count += 1
         heapq.heappush(self._waiters[card], (sequence, self._count, future))
         try:
-            await asyncio.wait_for(future, seconds)
+            return await asyncio.wait_for(future, seconds)
         except TimeoutError:
             self._drop_canceled_waiters(card)
             return False
-        return True
+
+    def end_waits(self) -> None:
+        """Ends all waits, now and later."""
+        self._has_ended_waits = True
+        for waiters in self._waiters.values():
+            for _, _, future in waiters:
+                if not future.done():
+                    future.set_result(False)
 
     def result(self, command: PlaceOrder, accepted: Accepted) -> tuple[Order, list[Fill]] | None:
         """The state of an order after its match, and its fills. None if no kept notification has them."""
@@ -153,4 +163,4 @@ class MatchNotifier:
         while waiters and (waiters[0][0] <= self._matched[card] or waiters[0][2].done()):
             _, _, future = heapq.heappop(waiters)
             if not future.done():
-                future.set_result(None)
+                future.set_result(True)

@@ -13,9 +13,9 @@ import structlog
 from core.errors import LogGap, TcgxError
 from core.heartbeat import Progress
 from core.log_limit import RateLimitedLog
-from core.service import Backoff, until_stopped
+from core.service import Backoff, tell_ready, until_stopped
 from core.settings import Settings
-from engine import connection, cpu_affinity, heartbeat, history, keys, library, nodes
+from engine import connection, cpu_affinity, heartbeat, history, keys, library, loading, nodes
 from engine.connection import BLOCK_MS, ENGINE_NAME, pack_command, redis_errors
 from engine.nodes import Node
 
@@ -156,6 +156,9 @@ async def work(settings: Settings, stopping: asyncio.Event, progress: Progress) 
         StartError: Redis fails a check (`connection.check`), or does not answer.
     """
     async with nodes.connect(settings, ENGINE_NAME) as servers:
+        await loading.wait_until_loaded(servers.commands, stopping)
+        if stopping.is_set():
+            return
         await servers.check(durability=settings.durability)
         await servers.load_library()
         await history.check_matchable(servers.commands, settings.cards)
@@ -163,5 +166,6 @@ async def work(settings: Settings, stopping: asyncio.Event, progress: Progress) 
         with cpu_affinity.avoid_server_cores(servers.commands):
             log.info("matching", cards=settings.cards, batch=settings.match_batch)
             async with heartbeat.sent_to_redis(settings, "engine", progress):
+                tell_ready(settings)
                 await asyncio.gather(*(matcher.run(stopping, progress) for matcher in matchers))
         log.info("stopped")

@@ -247,6 +247,10 @@ class Exchange:
             raise OrderNotFound(client_order_id)
         return max(orders, key=order_key)
 
+    def end_waits(self) -> None:
+        """Ends all waits for matches, now and later, since the process stops."""
+        self._notifier.end_waits()
+
     async def orders(self, caller: Caller, order_filter: OrderFilter) -> tuple[list[Order], Order | None]:
         """Lists the caller's orders, newest first.
 

@@ -33,7 +33,7 @@ async def live() -> LivenessView:
         "little memory, or does not keep orders as `TCGX_DURABILITY` says (`redis`); if it lacks the Lua library "
         "(`functions`); if log and archive do not belong together (`history`); or if too many commands wait to be "
         "matched (`backlog`). `engine`, `postgresql` and `archiver` are reported, but orders flow without them. "
-        + SOURCE
+        "Its `status` is `draining`, with 503, if this process is about to stop. " + SOURCE
     ),
     responses={
         200: operations.answer(HealthView, "Orders can be appended.", status="ready"),
@@ -51,6 +51,8 @@ async def live() -> LivenessView:
 async def ready(request: Request) -> Response[HealthView]:  # type: ignore[type-arg]
     """Orders can be appended."""
     report = await context_of(request).readiness.report()
+    if request.app.state.get("draining"):
+        return Response(health_view(report, "draining"), status_code=503)
     if report.takes_orders:
         return Response(health_view(report, "ready"), status_code=200)
     return Response(health_view(report, "not_ready"), status_code=503)

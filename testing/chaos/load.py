@@ -104,7 +104,9 @@ class Client:
         commands = [self._command() for _ in range(self._choose.randint(*ORDERS_A_BATCH))]
         waiting = self._ledger.enter(commands, time.monotonic())
         while waiting:
-            answer = self._insist("POST", "/orders/batch", {"orders": [_body(placed.command) for placed in waiting]})
+            answer = self._insist(
+                "POST", "/orders/batch", {"orders": [order_body(placed.command) for placed in waiting]}
+            )
             if answer.status != 202:
                 for placed in waiting:
                     placed.refusal = str(answer)
@@ -138,7 +140,7 @@ class Client:
 
     def _send_order(self, placed: Placed) -> None:
         prefer = {"prefer": "wait=1"} if self._choose.random() < WAITING else {}
-        answer = self._insist("POST", "/orders", _body(placed.command), **prefer)
+        answer = self._insist("POST", "/orders", order_body(placed.command), **prefer)
         if answer.status not in (200, 202):
             placed.refusal = str(answer)
             return
@@ -257,7 +259,8 @@ class Load:
                 raise client.failure
 
 
-def _body(command: PlaceOrder) -> dict[str, object]:
+def order_body(command: PlaceOrder) -> dict[str, object]:
+    """The JSON of an order."""
     return {
         "card": command.card,
         "side": command.side.value,

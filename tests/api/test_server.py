@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from api.context import Context
 from api.fast_path import Answer, Endpoint, FastPath
 from api.gate import Gate, Headers
-from api.http_protocol import HEAD_BYTES_MAX, Protocol, Timeouts
+from api.http_protocol import HEAD_BYTES_MAX, Drain, Protocol, Timeouts
 from core.errors import Overloaded, Unauthenticated
 from exchange.auth import Authenticator
 from exchange.tokens import Caller
@@ -113,7 +113,9 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(timeouts: Timeouts | None = None) -> AsyncIterator[tuple[Server, Client]]:
+async def connected(
+    timeouts: Timeouts | None = None, drain: Drain | None = None
+) -> AsyncIterator[tuple[Server, Client]]:
     server = Server()
     config = uvicorn.Config(
         server.app, interface="asgi3", http=cast(Any, Protocol), ws="none", access_log=False, log_config=None
@@ -122,7 +124,12 @@ async def connected(timeouts: Timeouts | None = None) -> AsyncIterator[tuple[Ser
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(
         lambda: Protocol(
-            config=config, server_state=server.state, app_state={}, fast_path=server.direct, timeouts=timeouts
+            config=config,
+            server_state=server.state,
+            app_state={},
+            fast_path=server.direct,
+            timeouts=timeouts,
+            drain=drain,
         ),
         "127.0.0.1",
         0,

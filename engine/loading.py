@@ -1,0 +1,44 @@
+"""Waiting for a Redis that still loads its data."""
+
+import asyncio
+
+import redis.exceptions
+from redis.asyncio import Redis
+
+from core.loading import LoadProgress
+from core.service import until_stopped
+
+CHECK_SECONDS = 0.2
+
+
+async def wait_until_loaded(client: Redis, stopping: asyncio.Event) -> None:
+    """Waits while the server says that it loads its data, or until the stop. Other errors are left to the next command.
+
+    Raises:
+        StartError: the load does not go on any more (`core.loading`).
+    """
+    clock = asyncio.get_running_loop().time
+    progress = LoadProgress("Redis", clock())
+    while not stopping.is_set() and (position := await loading_position(client)) is not None:
+        progress.at_bytes(*position, clock())
+        await until_stopped(asyncio.sleep(CHECK_SECONDS), stopping)
+
+
+async def loading_position(client: Redis) -> tuple[int, int] | None:
+    """How many bytes the server has loaded, and of how many; None if it does not say that it loads."""
+    try:
+        await client.ping()
+    except redis.exceptions.BusyLoadingError:
+        return await _position(client)
+    except (redis.exceptions.RedisError, OSError):
+        return None
+    return None
+
+
+async def _position(client: Redis) -> tuple[int, int]:
+    """The position of a load. Of 0 bytes if the server forbids INFO, or is busy for a moment."""
+    try:
+        info = await client.info("persistence")
+    except (redis.exceptions.RedisError, OSError):
+        return 0, 0
+    return int(info.get("loading_loaded_bytes", 0)), int(info.get("loading_total_bytes", 0))
