@@ -10,6 +10,7 @@ import structlog
 import uvicorn
 from litestar import Litestar
 
+from api.connections import Connections
 from api.http_protocol import Protocol, Timeouts
 from api.listener import listen
 from core import service
@@ -44,8 +45,8 @@ async def _services(app: Litestar) -> AsyncIterator[None]:
         raise
 
 
-def _config(app: Litestar, settings: Settings) -> uvicorn.Config:
-    protocol = partial(Protocol, fast_path=app.state.fast_path, timeouts=Timeouts.of(settings))
+def _config(app: Litestar, settings: Settings, connections: Connections) -> uvicorn.Config:
+    protocol = partial(Protocol, fast_path=app.state.fast_path, timeouts=Timeouts.of(settings), connections=connections)
     return uvicorn.Config(
         app,
         loop="none",
@@ -74,7 +75,9 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
     async with nodes.connect(settings) as servers:
         await servers.check(durability=settings.durability)
     with contextlib.closing(listen(settings.host, settings.port, shared=settings.api_workers > 1)) as listener:
-        server = Server(_config(app, settings))
+        connections = Connections.of(settings)
+        connections.watch()
+        server = Server(_config(app, settings, connections))
         async with _services(app):
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
             stop = asyncio.create_task(stopping.wait())

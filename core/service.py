@@ -15,6 +15,7 @@ import uvloop
 
 from core import standard_streams
 from core.errors import TcgxError
+from core.file_limit import raise_file_limit
 from core.settings import Settings, read
 
 T = TypeVar("T")
@@ -133,6 +134,7 @@ def run(service: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]
     try:
         settings = read(environment)
         configure_logging(settings, service)
+        raise_file_limit()
         uvloop.run(main(settings))
     except TcgxError as error:
         print(f"tcgx {service}: {error}", file=sys.stderr)  # noqa: T201 - the reason why it did not start
