@@ -264,7 +264,7 @@ def _client_problem(request: Request[Any, Any, Any], error: ClientException) -> 
     if isinstance(error, NotFoundException):
         return _not_found(request.url.path)
     if error.status_code == 413:
-        size = request.app.state.settings.body_bytes_max
+        size = request.route_handler.resolve_request_max_body_size()
         return Problem(413, "body_too_large", "Body too large", f"the body has more than {size} bytes")
     return Problem(error.status_code, "bad_request", "Bad request", error.detail[:200])
 

@@ -33,6 +33,8 @@ SLICE_SECONDS = 0.002
 """Time for which the slow decoding of a batch keeps the event loop before other tasks run."""
 LARGE_BYTES = 16_384
 """A larger order, or a larger body that is wrong as a whole, is decoded in a thread: a megabyte takes 0.3 s."""
+TOKEN_BYTES_MAX = 4_096
+"""The largest body of `POST /auth/token`, which needs no token."""
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """The errors of msgspec for an invalid body; `RecursionError` is for one that is nested too deeply."""
 PRICE = "Dollars with at most two decimals: a string, or a number."

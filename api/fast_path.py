@@ -51,18 +51,41 @@ class FastPath:
         """Whether an endpoint answers the request. A target with a query is none of an endpoint."""
         return self._context is not None and (method, target) in self._endpoints
 
-    async def answer(self, method: bytes, target: bytes, headers: Headers, body: bytes, request_id: str) -> Answer:
-        """Answers a request and reports the answer to the observer. Every error becomes a problem."""
+    def admit(self, headers: Headers) -> Caller:
+        """Returns the caller of a request, whose head is enough.
+
+        Raises:
+            TcgxError: see `Gate.admit`.
+        """
         assert self._context is not None, "`has` was not asked"  # noqa: S101
-        context, endpoint = self._context, self._endpoints[method, target]
+        return self._context.gate.admit(headers)
+
+    def refusal(self, method: bytes, target: bytes, error: TcgxError, request_id: str) -> Answer:
+        """Answers a request that `admit` refused, and reports the answer to the observer."""
+        assert self._context is not None, "`has` was not asked"  # noqa: S101
+        answer = problem_answer(problem_of(error, request_id))
+        if self._context.gate.observer is not None:
+            self._context.gate.observer(self._endpoints[method, target].operation, answer.status, 0.0)
+        return answer
+
+    async def answer(
+        self, call: tuple[bytes, bytes], caller: Caller, headers: Headers, body: bytes, request_id: str
+    ) -> Answer:
+        """Answers a request and reports the answer to the observer. Every error becomes a problem.
+
+        `call`: method and target.
+        """
+        assert self._context is not None, "`has` was not asked"  # noqa: S101
+        context, endpoint = self._context, self._endpoints[call]
         observer = context.gate.observer
         started = perf_counter() if observer else 0.0
         try:
-            answer = await endpoint.answer(context, context.gate.admit(headers), headers, body)
+            answer = await endpoint.answer(context, caller, headers, body)
         except TcgxError as error:
             answer = problem_answer(problem_of(error, request_id))
         except Exception as error:  # noqa: BLE001 - the top of a request, as Litestar's handler of all exceptions is
-            answer = problem_answer(unexpected_problem(error, request_id, method=method.decode(), path=target.decode()))
+            method, path = call[0].decode(), call[1].decode()
+            answer = problem_answer(unexpected_problem(error, request_id, method=method, path=path))
         if observer:
             observer(endpoint.operation, answer.status, perf_counter() - started)
         return answer

@@ -20,8 +20,8 @@ Limit = Callable[[Caller], None]
 Observer = Callable[[str, int, float], None]
 """Called with the operation, the status and the seconds of each answer.
 
-The operation is an `operation_id` of the OpenAPI document. It is empty for an unknown path or method, and for
-bytes that are no HTTP request.
+The operation is an `operation_id` of the OpenAPI document. It is empty for an unknown path or method, for bytes that
+are no HTTP request, and where a refusal ends the connection.
 """
 
 log = structlog.get_logger()

@@ -1,6 +1,7 @@
-"""uvicorn's HTTP protocol with four differences.
+"""uvicorn's HTTP protocol with five differences.
 
-The protocol answers the fast path (`api/fast_path.py`) itself, without ASGI. It bounds heads, bodies and idle times. It
+The protocol answers the fast path (`api/fast_path.py`) itself, without ASGI; a caller without a valid token is refused
+before its body is taken. It bounds heads, bodies, idle times and the number of connections (`api/connections.py`). It
 ignores an offer to upgrade. It answers bytes that are no request with a problem, after the requests before them.
 """
 
@@ -17,14 +18,25 @@ import httptools
 from msgspec import structs
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api import connections
 from api.common_headers import common_header_lines, request_id
+from api.connections import Connections, Wait
 from api.fast_path import Answer, FastPath, problem_answer
-from api.problems import Problem
+from api.problems import Problem, problem_of
+from core.errors import TcgxError
 from core.settings import Settings
+from exchange.tokens import Caller
 
 HEAD_BYTES_MAX = 65_536
 LINGER_SECONDS = 2.0
 """Time that a client has to read the last answer before its connection is closed."""
+DISCARD_BYTES_MAX = 65_536
+"""A body of at most this length is discarded after its request was refused, and the connection stays open."""
+SLICE_BYTES = 8_192
+"""Bytes that are parsed at once, since many small requests may arrive in one read."""
+PIPELINED_MAX = 100
+"""While so many requests wait behind the one that is answered, further bytes are not parsed."""
+UNPARSED_BYTES_MAX = 1_000_000
 
 FAREWELL_SECONDS = 0.2
 """Time that an idle client has to see the end of its connection, when the server stops."""
@@ -43,6 +55,18 @@ TOO_LARGE = Problem(
     "Headers too large",
     f"the request line and the headers have more than {HEAD_BYTES_MAX} bytes",
 )
+TOO_MANY_PIPELINED = Problem(
+    429,
+    "too_many_requests",
+    "Too many requests",
+    f"nothing was accepted: {UNPARSED_BYTES_MAX} bytes of requests wait on this connection; read the answers first",
+    retry_after=1,
+    limit=PIPELINED_MAX,
+    reset=1,
+)
+MADE_ROOM = Problem(
+    408, "request_timeout", "Request timeout", "the request did not come whole, while others waited for a connection"
+)
 
 
 class Timeouts(NamedTuple):
@@ -59,6 +83,8 @@ class Timeouts(NamedTuple):
 
 
 TIMEOUTS = Timeouts.of(Settings())
+REFUSED_TIMEOUTS = Timeouts(1.0, 1.0, 1.0)
+"""For a connection beyond a bound: its request is awaited, since many clients read an answer only then."""
 
 
 class Stage(Enum):
@@ -97,10 +123,12 @@ class FastPathCycle:
         target: bytes,
         headers: list[tuple[bytes, bytes]],
         request_id: bytes | None,
+        caller: Caller | None,
         *,
         keep_alive: bool,
     ) -> None:
         self.request_id = request_id
+        self.caller = caller
         self.method = method
         self.target = target
         self.headers = headers
@@ -119,6 +147,7 @@ class _NullEvent:
 
 
 _NULL_EVENT = _NullEvent()
+_NO_BODY = bytearray()
 
 
 class Protocol(HttpToolsProtocol):
@@ -137,10 +166,13 @@ class Protocol(HttpToolsProtocol):
         fast_path: FastPath | None = None,
         timeouts: Timeouts | None = None,
         drain: Drain | None = None,
+        connections: Connections | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._fast_path = fast_path
+        self._bounds = connections
+        self._surplus: Problem | None = None  # the answer to a connection beyond a bound
         self._timeouts = timeouts or TIMEOUTS
         self._drain = drain or Drain()
         self._last_cycle: object = None  # the drain closes the connection after this request of the app
@@ -158,6 +190,11 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._read_bytes = 0
         self._bytes_beside_body = 0
+        self._unparsed = bytearray()
+        self._body_bytes = 0  # the Content-Length
+        self._since = 0.0  # the last deadline began then
+        self._unread_since = 0.0
+        self._write_timer: asyncio.TimerHandle | None = None
         self._deadline = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -165,26 +202,60 @@ class Protocol(HttpToolsProtocol):
     # -- callbacks of the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
-        """Starts the time limit of the first request."""
+        """Starts the time limit of the first request, or refuses a connection beyond a bound."""
         super().connection_made(transport)
+        if self._bounds is not None:
+            address = self.client[0] if self.client else None
+            refused = self._bounds.enter(self, address, transport.get_extra_info("socket").fileno())
+            if refused is not None and not refused.waits:
+                self._write_last_answer(refused.problem)
+                self.transport.close()
+                return
+            if refused is not None:
+                self._surplus, self._timeouts = refused.problem, REFUSED_TIMEOUTS
         self._set_deadline(self._timeouts.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the timer of a closed connection."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """Stops the timers of a closed connection."""
+        if self._bounds is not None:
+            self._bounds.leave(self)
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
         if self._drain.is_on and not self.connections:
             self._drain.emptied.set()
 
     def data_received(self, data: bytes) -> None:
+        """Parses bytes, many of them in slices."""
+        if self._refusal is not None or self._has_ended:
+            return
+        if not self._unparsed and len(data) <= SLICE_BYTES:
+            self._parse(data)
+            return
+        self._unparsed += data
+        if len(self._unparsed) > UNPARSED_BYTES_MAX:
+            self._refuse(TOO_MANY_PIPELINED)
+        self._parse_slices()
+
+    def _parse_slices(self) -> None:
+        """Parses until too many requests wait; the next answer goes on with it."""
+        while self._unparsed and not (self._refusal or self._has_ended or self.transport.is_closing()):
+            if len(self.pipeline) >= PIPELINED_MAX:
+                self.flow.pause_reading()
+                return
+            data = bytes(self._unparsed[:SLICE_BYTES])
+            del self._unparsed[:SLICE_BYTES]
+            self._parse(data)
+        if self._has_eof and not self._end_of_requests():
+            self.transport.close()
+
+    def _parse(self, data: bytes) -> None:
         """Parses bytes, and bounds the head and the parts beside the body.
 
         The parser reports a header only once it is whole, so the bytes of an endless one are counted here. Bytes that
-        share a read with the end of the previous request are not counted; the size of a read is bounded anyway.
+        share a slice with the end of the previous request are not counted; the size of a slice is bounded anyway.
         """
-        if self._refusal is not None or self._has_ended:
-            return
         self._has_completed = self._has_entered_stage = False
         self._read_bytes = len(data)
         try:
@@ -210,6 +281,9 @@ class Protocol(HttpToolsProtocol):
         """Handles a client that has closed its sending side. Returns whether the connection stays open: the client may
         still read (RFC 9112, 9.6)."""
         self._has_eof = True
+        return bool(self._unparsed) or self._end_of_requests()
+
+    def _end_of_requests(self) -> bool:
         if self._has_ended:
             return False
         if self._refusal is None and self._stage is not NOTHING:
@@ -217,6 +291,39 @@ class Protocol(HttpToolsProtocol):
         elif self._refusal is None and self._is_answering():
             self.cycle.keep_alive = False
         return self._is_answering()
+
+    def pause_writing(self) -> None:
+        """Gives a client who does not read its answers the time of a body before the connection is closed."""
+        super().pause_writing()
+        self._unread_since = self.loop.time()
+        self._write_timer = self.loop.call_later(self._timeouts.body_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stops the time limit: the client reads."""
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+
+    # -- calls of api/connections.py
+
+    def waits(self) -> Wait | None:
+        """What the connection waits for; None while a request is answered."""
+        if self.flow.write_paused:
+            return Wait(connections.BODY, self._unread_since)
+        if self.pipeline or (self._is_answering() and (self._stage is not BODY or self.cycle.response_started)):
+            return None
+        if self._has_ended or self._stage is NOTHING:
+            return Wait(connections.IDLE, self._since)
+        return Wait(connections.HEAD if self._stage is HEAD else connections.BODY, self._since)
+
+    def give_way(self) -> None:
+        """Closes the connection for another one; within a request the client gets a 408."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+            return
+        if not self._has_ended and self._stage is not NOTHING:
+            self._refuse(MADE_ROOM)
+        self.transport.close()
 
     # -- callbacks of the parser
 
@@ -231,6 +338,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Chooses the way of the request, or refuses the request for its head."""
+        if self._surplus is not None:
+            self._abort(self._surplus)
         # The bytes read so far bound the length of the head, so most heads need not be measured.
         if (
             self._head_bytes + self._read_bytes > HEAD_BYTES_MAX
@@ -244,24 +353,50 @@ class Protocol(HttpToolsProtocol):
             self._is_upgrade = True
             return
         is_plain = self._is_plain(self.parser.get_http_version())
-        self._stage = BODY
-        self._has_entered_stage = True
-        self._bytes_beside_body = 0
         if is_plain and self._fast_path is not None and self._fast_path.has(method, self.url):
-            keep_alive = self.parser.should_keep_alive()
-            self._fast_cycle = FastPathCycle(method, self.url, self.headers, self._request_id, keep_alive=keep_alive)
-            self.cycle = self._fast_cycle  # type: ignore[assignment]  # a stand-in, see FastPathCycle
+            self._take_or_refuse(self._fast_path, method)
         else:
+            self._begin_body()
             self._fast_cycle = None
             self._hand_to_app()
         self.headers = []  # collects the trailers, which are no headers (RFC 9110, 6.5.1)
 
+    def _take_or_refuse(self, fast_path: FastPath, method: bytes) -> None:
+        """Takes a request of the fast path if its caller may send it. The body of another one is never kept."""
+        keep_alive = self.parser.should_keep_alive()
+        caller, error = None, None
+        try:
+            caller = fast_path.admit(self.headers)
+        except TcgxError as refusal:
+            error = refusal
+            if not keep_alive or self._body_bytes > DISCARD_BYTES_MAX or self.flow.write_paused:
+                self._abort(problem_of(refusal, request_id(self._request_id)))
+        self._begin_body()
+        if error is not None and self._has_completed:  # many of one read would take long: the app answers one a turn
+            self._fast_cycle = None
+            self._hand_to_app()
+            return
+        cycle = FastPathCycle(method, self.url, self.headers, self._request_id, caller, keep_alive=keep_alive)
+        self._fast_cycle = self.cycle = cycle  # type: ignore[assignment]  # a stand-in, see FastPathCycle
+        if error is not None:
+            name = request_id(self._request_id)
+            cycle.response_complete = True
+            self.transport.write(_encode(fast_path.refusal(method, self.url, error, name), name, keep_alive=True))
+            self.on_response_complete()
+
+    def _begin_body(self) -> None:
+        self._stage = BODY
+        self._has_entered_stage = True
+        self._bytes_beside_body = 0
+
     def on_body(self, body: bytes) -> None:
-        """Collects a piece of the body."""
+        """Collects a piece of the body. The body of a request that was answered before is discarded."""
         if self._fast_cycle is None:
             self._bytes_beside_body = -self._read_bytes
+            if self.expect_100_continue:
+                self.cycle.keep_alive = self.parser.should_keep_alive()
             super().on_body(body)
-        else:
+        elif not self._fast_cycle.response_complete:
             self._fast_cycle.body += body
 
     def on_message_complete(self) -> None:
@@ -274,6 +409,7 @@ class Protocol(HttpToolsProtocol):
         self._deadline = math.inf
         if self.cycle.response_complete:
             self._set_deadline(self._timeouts.keep_alive_seconds)
+            return
         if self._fast_cycle is None or self._fast_path is None:
             super().on_message_complete()
             return
@@ -317,6 +453,8 @@ class Protocol(HttpToolsProtocol):
             if previous is not None and previous is self._last_cycle:
                 previous.keep_alive = True
             self.drain()
+        if self.expect_100_continue:
+            self.cycle.keep_alive = False  # a client who gets no 100 sends no body, so the next bytes would be unclear
 
     def _is_plain(self, version: str) -> bool:
         """Whether the fast path can answer the request; reads every header once.
@@ -329,6 +467,7 @@ class Protocol(HttpToolsProtocol):
             is_plain = False  # the previous request is not answered yet: uvicorn has a queue for this one
         body_bytes_max = 0 if self._fast_path is None else self._fast_path.body_bytes_max
         hosts = 0
+        self._body_bytes = 0
         for name, value in self.headers:
             if name == b"host":
                 hosts += 1
@@ -337,7 +476,11 @@ class Protocol(HttpToolsProtocol):
                 self._host = value
             elif name == b"x-request-id":
                 self._request_id = self._request_id or value
-            elif name == b"transfer-encoding" or (name == b"content-length" and int(value) > body_bytes_max):
+            elif name == b"content-length":
+                self._body_bytes = int(value)
+                if self._body_bytes > body_bytes_max:
+                    is_plain = False
+            elif name == b"transfer-encoding":
                 is_plain = False
         if version not in ("1.1", "1.0"):
             self._abort(MALFORMED)
@@ -354,7 +497,9 @@ class Protocol(HttpToolsProtocol):
     async def _answer(self, fast_path: FastPath, cycle: FastPathCycle) -> None:
         name = request_id(cycle.request_id)
         try:
-            answer = await fast_path.answer(cycle.method, cycle.target, cycle.headers, bytes(cycle.body), name)
+            body, cycle.body = bytes(cycle.body), _NO_BODY  # an idle connection keeps no body
+            assert cycle.caller is not None, "a refused request is not answered twice"  # noqa: S101
+            answer = await fast_path.answer((cycle.method, cycle.target), cycle.caller, cycle.headers, body, name)
             if self.flow.write_paused:
                 await self.flow.drain()
         except asyncio.CancelledError:
@@ -374,8 +519,11 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        if self._unparsed:
+            self.loop.call_soon(self._parse_slices)
         if self.pipeline:
-            self.flow.resume_reading()
+            if not self._unparsed:
+                self.flow.resume_reading()
             self._start_asgi_task(*self.pipeline.pop())
         elif self._refusal is not None:
             self._write_last_answer(self._refusal)
@@ -383,6 +531,9 @@ class Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
             if self._stage is NOTHING:
                 self._set_deadline(self._timeouts.keep_alive_seconds)
+            elif self._stage is BODY and self.cycle.response_complete:
+                self.cycle.body = _NO_BODY  # the rest of the body is discarded, for a short time
+                self._set_deadline(LINGER_SECONDS)
 
     def _is_answering(self) -> bool:
         """Whether a request is not answered yet."""
@@ -393,6 +544,7 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._refusal = problem
+        self._unparsed.clear()
         self.flow.pause_reading()
         if self._stage is BODY:
             cycle = self.cycle
@@ -454,7 +606,8 @@ class Protocol(HttpToolsProtocol):
         One timer serves all limits of a connection. It is replaced if it would fire too late; if it fires too early,
         `_check_deadline` sets it again. Most requests therefore touch no timer.
         """
-        self._deadline = self.loop.time() + seconds
+        self._since = self.loop.time()
+        self._deadline = self._since + seconds
         if self._deadline >= self._timer_at:
             return
         if self._timer is not None:
@@ -470,6 +623,8 @@ class Protocol(HttpToolsProtocol):
         if left > 0:
             self._set_deadline(left)
         elif self._has_ended or self._stage is NOTHING:
+            if self.transport.get_write_buffer_size():
+                self.transport.abort()  # the client does not read, so its answer can't be sent to the end
             self.transport.close()
         elif self.flow.read_paused:
             self._set_deadline(self._timeouts.head_seconds)  # the server has paused reading, so the client is not late

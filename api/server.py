@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 from litestar import Litestar
 
+from api.connections import Connections
 from api.context import Context
 from api.http_protocol import Drain, Protocol, Timeouts
 from api.listener import HAND_OVER_SECONDS, inherited, listen
@@ -77,7 +78,11 @@ async def _services(app: Litestar) -> AsyncIterator[None]:
 
 
 def _config(app: Litestar, settings: Settings, drain: Drain) -> uvicorn.Config:
-    protocol = partial(Protocol, fast_path=app.state.fast_path, timeouts=Timeouts.of(settings), drain=drain)
+    connections = Connections.of(settings)
+    connections.watch()
+    protocol = partial(
+        Protocol, fast_path=app.state.fast_path, timeouts=Timeouts.of(settings), connections=connections, drain=drain
+    )
     return uvicorn.Config(
         app,
         loop="none",

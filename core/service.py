@@ -15,6 +15,7 @@ import uvloop
 
 from core import heartbeat, standard_streams
 from core.errors import StartError, TcgxError
+from core.file_limit import raise_file_limit
 from core.heartbeat import Progress
 from core.settings import Settings, read
 
@@ -161,6 +162,7 @@ def run(
     try:
         settings = read(environment)
         configure_logging(settings, service)
+        raise_file_limit()
         uvloop.run(main(settings))
     except TcgxError as error:
         print(f"tcgx {service}: {error}", file=sys.stderr)  # noqa: T201 - the reason why it did not start

@@ -95,6 +95,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "the number of an inherited pipe that gets a newline once the service works; 0: none", 0, DESCRIPTOR_MAX
         ),
     ] = 0
+    connections_max: Annotated[
+        int,
+        Setting(
+            "how many connections an API process takes; 0: 7/8 of the files it may open, at most 20,000", 0, 1_000_000
+        ),
+    ] = 0
+    address_connections_max: Annotated[
+        int,
+        Setting("how many connections an API process takes from an address; 0: any number", 0, 1_000_000),
+    ] = 0
 
     match_batch: Annotated[int, Setting("how many commands one match call takes at most", 1, 10_000)] = 1_000
     match_hold_ms: Annotated[

@@ -32,7 +32,7 @@ class LoginLimit:
         """
         if not self._limit or address is None:
             return
-        failures = self._failures_of(_network(address))
+        failures = self._failures_of(network_of(address))
         if failures + 1 <= self._limit:
             return
         per_second = self._limit / SECONDS_PER_MINUTE
@@ -47,7 +47,7 @@ class LoginLimit:
         """Counts a login that failed."""
         if not self._limit or address is None:
             return
-        network = _network(address)
+        network = network_of(address)
         failures = self._failures_of(network) + 1
         self._failures.pop(network, None)
         if len(self._failures) >= ADDRESSES_MAX:
@@ -59,8 +59,11 @@ class LoginLimit:
         return max(0.0, failures - (self._clock() - at) * self._limit / SECONDS_PER_MINUTE)
 
 
-def _network(address: str) -> str:
-    """The network whose callers share a bucket. A text that is no address is one of its own."""
+def network_of(address: str) -> str:
+    """The network whose callers count together: an address, or of IPv6 the network of 64 bits.
+
+    A text that is no address is one of its own.
+    """
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

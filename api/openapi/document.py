@@ -366,6 +366,8 @@ class DocumentBuilder:
         if "requestBody" in operation:
             name = operation["requestBody"]["content"][JSON]["schema"]["$ref"].removeprefix(SCHEMAS)
             texts["required"] = self._schemas[name]["required"][0]
+            if name == decoding.TokenBody.__name__:
+                texts["body_bytes_max"] = str(decoding.TOKEN_BYTES_MAX)
         return self._texts | texts
 
 

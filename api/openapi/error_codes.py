@@ -308,6 +308,27 @@ _TABLE = (
         "the server failed; see its log",
     ),
     ErrorCode(
+        429,
+        "too_many_connections",
+        "Too many connections",
+        "As many connections of this address are open as may be; nothing was accepted, and this one is closed.",
+        "nothing was accepted: 100 connections may be open from an address; close some",
+    ),
+    ErrorCode(
+        429,
+        "too_many_requests",
+        "Too many requests",
+        "As many requests of this connection wait for answers as may; nothing was accepted, and it is closed.",
+        "nothing was accepted: 1000000 bytes of requests wait on this connection; read the answers first",
+    ),
+    ErrorCode(
+        503,
+        "too_many_connections",
+        "Too many connections",
+        "This API process has as many connections as it takes; nothing was accepted: repeat it after `Retry-After`.",
+        "nothing was accepted: this API process has as many connections as it takes; repeat the request later",
+    ),
+    ErrorCode(
         503,
         "overloaded",
         "Overloaded",
@@ -336,7 +357,7 @@ ERROR_CODES: Mapping[str, ErrorCode] = {error.key: error for error in _TABLE}
 EVERY_CALL = (
     *("400 malformed_request", "400 incomplete_request", "400 incomplete_body", "400 bad_request"),
     *("405 method_not_allowed", "408 request_timeout", "422 unknown_parameter", "431 headers_too_large"),
-    "500 internal_error",
+    *("429 too_many_connections", "429 too_many_requests", "500 internal_error", "503 too_many_connections"),
 )
 TOKEN = ("401 token_missing", "401 token_invalid", "401 token_expired")
 BODY = (

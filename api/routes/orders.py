@@ -7,7 +7,7 @@ from litestar import Request, Response, delete, get, post
 from litestar.params import FromPath, Parameter
 
 from api.context import Context, caller_of, context_of
-from api.decoding import LARGE_BYTES, decode_token_body
+from api.decoding import LARGE_BYTES, TOKEN_BYTES_MAX, decode_token_body
 from api.fast_path import Answer, Endpoint
 from api.gate import Headers, list_header
 from api.openapi import operations
@@ -101,12 +101,13 @@ def _response(answer: Answer) -> Response[Any]:
     responses=operations.problems(
         *("401 invalid_credentials", "422 invalid_trader_id", "422 invalid_api_key", RATE_LIMITED, "503 unavailable")
     ),
+    request_max_body_size=TOKEN_BYTES_MAX,
     operation_id="create_token",
 )
 async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
     """An access token for a trader's API key."""
     context = context_of(request)
-    body = await context.decoder.offload(decode_token_body, await request.body())
+    body = decode_token_body(await request.body())
     address = request.client.host if request.client else None
     value, seconds = await context.authenticator.token_for(body.trader_id, body.api_key, address)
     return TokenView(value, "bearer", seconds)

@@ -271,7 +271,9 @@ def test_a_client_that_offers_an_upgrade_places_its_order(exchange: ExchangeServ
 def test_the_service_has_the_time_limits_of_its_settings() -> None:
     with exchange_server("api", head_seconds=1, body_seconds=2, keep_alive_seconds=1) as own:
         half_a_head = own.raw(b"POST /orders HTTP/1.1\r\nhost:")
-        half_a_body = own.raw(b"POST /orders HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n1234")
+        token = own.bearer(TRADER_ID)["authorization"].encode()
+        head = b"POST /orders HTTP/1.1\r\nhost: x\r\nauthorization: %b\r\ncontent-length: 9\r\n\r\n" % token
+        half_a_body = own.raw(head + b"1234")
         silence = asyncio.run(_silence(httpx.URL(own.url)))
 
     assert (half_a_head.status, half_a_body.status) == (408, 408)
