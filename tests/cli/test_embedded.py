@@ -288,12 +288,12 @@ def test_a_redis_that_says_that_it_loads_is_waited_for(data_dir: Path, monkeypat
     async def scenario() -> float:
         first = RedisServer(local, secrets)
         async with running(first):
-            await redis_says(first.url, "EVAL", "for i = 1, 2000 do redis.call('SET', i, i) end", "0")
-        options = ("key-load-delay 1000", "loading-process-events-interval-bytes 1024")
+            await redis_says(first.url, "EVAL", "for i = 1, 20000 do redis.call('SET', i, i) end", "0")
+        options = ("key-load-delay 100", "loading-process-events-interval-bytes 1024")
         slow = ConfiguredRedis(local, secrets, *options)
         began = time.monotonic()
         async with running(slow):
-            assert await redis_says(slow.url, "DBSIZE") == 2_000
+            assert await redis_says(slow.url, "DBSIZE") == 20_000
             return time.monotonic() - began
 
     with capture_logs() as lines:
