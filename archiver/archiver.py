@@ -288,7 +288,7 @@ async def _archive(
         archiver = Archiver(settings, servers, database, pool=pool, lag_reporter=reporter, progress=progress)
         progress.begin(CONNECTING)
         _report_faults(reported.faults, await archiver.compare())
-        log.info("archiving", cards=list(archiver.cards))
+        rate_limited_log.info("archiving", cards=list(archiver.cards))
         await archiver.run(stopping)
     finally:
         with contextlib.suppress(TimeoutError, OSError, asyncpg.InterfaceError):
@@ -321,7 +321,7 @@ async def _lock(
     measured_at = now()
     if await writer.lock_archiver(database):
         return
-    log.info("waiting to be the one that archives")
+    rate_limited_log.info("waiting to be the one that archives")
     while not await writer.lock_archiver(database):
         progress.begin(STANDBY)
         if now() - measured_at >= lag.MEASURE_SECONDS:

@@ -25,7 +25,7 @@ from core.settings import Settings
 from engine.connection import NO_SPACE
 
 START_SECONDS = 10
-LOAD_SECONDS = 120  # reading a large AOF, or recovering PostgreSQL after kill -9
+LOADING_LOG_SECONDS = 10  # between two lines about a server that reads a large AOF, or recovers after kill -9
 EARLIER_SECONDS = 30  # how long a server of an earlier, killed `tcgx up` may take to end
 CHECK_SECONDS = 0.02
 LOG_LINES = 5
@@ -33,6 +33,7 @@ CAUSE_LINES = 20
 SOCKET_NAME_MAX = ".s.PGSQL.5432.probe"  # the longest name of a socket
 SOCKET_FOLDER_BYTES_MAX = 65  # a socket's path has at most 107 bytes (macOS: 103), its name and our folder included
 MEMORABLE_BYTES_MAX = 10_000
+LOG_BYTES_MAX = 10_000_000  # a larger log is moved aside when its server starts
 CAUSES = {
     NO_SPACE: "its disk is full; ",
     "Bad file format reading the append only file": "the end of its log is damaged, `tcgx repair` shows where; ",
@@ -168,7 +169,10 @@ class ServerLog:
     """A server's log file; `tail` reads only lines since the start of the server."""
 
     def __init__(self, path: Path) -> None:
+        """Opens the log. One above `LOG_BYTES_MAX` is moved to `<name>.1` first, in place of an earlier one."""
         self.path = path
+        if path.is_file() and path.stat().st_size > LOG_BYTES_MAX:
+            path.replace(path.with_name(f"{path.name}.1"))
         self.file = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab")
         self._start = self.file.seek(0, os.SEEK_END)
 
@@ -277,12 +281,16 @@ class EmbeddedServer:
         raise NotImplementedError
 
     async def _answers(self, running: ServerProcess) -> None:
-        deadline, load_deadline = _now() + START_SECONDS, _now() + LOAD_SECONDS
+        deadline, log_at = _now() + START_SECONDS, _now() + LOADING_LOG_SECONDS
         while True:
             try:
                 return await self._try()
             except StillLoading:
-                deadline = load_deadline
+                # To give up would not help: the next start would read the same data again.
+                deadline = _now() + START_SECONDS
+                if _now() >= log_at:
+                    log_at = _now() + LOADING_LOG_SECONDS
+                    log.info("still reads its data", service=self.name, data_dir=str(self._data_dir))
             except NoAnswer:
                 pass
             running.check(self.name, deadline)

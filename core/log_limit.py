@@ -29,6 +29,10 @@ class RateLimitedLog:
         """Writes a warning, now or at the end of the second."""
         self._add(self._log.warning, event, fields)
 
+    def info(self, event: str, **fields: Any) -> None:
+        """Writes a line of information, now or at the end of the second."""
+        self._add(self._log.info, event, fields)
+
     def error(self, event: str, **fields: Any) -> None:
         """Writes an error, now or at the end of the second."""
         self._add(self._log.error, event, fields)

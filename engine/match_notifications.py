@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from core.errors import TcgxError
+from core.log_limit import RateLimitedLog
 from core.model import Accepted, Fill, Order, PlaceOrder, Status
 from core.service import Backoff
 from engine import codec, keys
@@ -15,6 +16,7 @@ from engine.connection import redis_errors
 from engine.nodes import Node, Nodes
 
 log = structlog.get_logger()
+rate_limited_log = RateLimitedLog(log)
 
 LISTEN_SECONDS = 5.0
 CANCELED_WAITERS_MAX = 100
@@ -119,7 +121,7 @@ class MatchNotifier:
             try:
                 await self._listen(node, backoff)
             except TcgxError as error:
-                log.warning("listening for matches will be tried again", reason=str(error))
+                rate_limited_log.warning("listening for matches will be tried again", reason=str(error))
                 await backoff.wait()
 
     async def _listen(self, node: Node, backoff: Backoff) -> None:

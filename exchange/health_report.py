@@ -146,10 +146,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 def redis_part(state: ServerState, ms: float, *, memory_share_max: float) -> RedisPart:
     """Redis that answers. `memory_share_max`: the share of its memory from which orders are refused."""
-    status, reason = OK, ""
+    status, reason, cause = OK, "", ""
     bound = int(state.memory_max_bytes * memory_share_max)
     used = f"{_mb(state.memory_used_bytes)} of {_mb(bound)} MB are used"
-    if state.fault:
+    if state.role == "replica":  # the fault names the address of its primary
+        status, cause = REFUSED, state.fault
+        reason = "Redis is a replica, which takes no orders; TCGX_REDIS_URL must name the primary"
+    elif state.fault:
         status, reason = REFUSED, state.fault
     elif bound and state.memory_used_bytes >= bound:
         status = FULL
@@ -160,6 +163,7 @@ def redis_part(state: ServerState, ms: float, *, memory_share_max: float) -> Red
     return RedisPart(
         status=status,
         reason=reason,
+        cause=cause,
         answered_ms=ms,
         role=state.role,
         aof=state.aof,

@@ -603,7 +603,8 @@ def test_health_names_what_is_missing_and_orders_need_redis_alone(
         ready = fragile.http.get("/health/ready")
         assert ready.status_code == (503 if "redis" in names else 200)
         assert ready.json()["missing"] == names
-        placed = fragile.client(1).post("/orders", json={"card": "pikachu", "side": "buy", "price": "1.00"})
+        order = {"card": "pikachu", "side": "buy", "price": "1.00", "time_in_force": "ioc"}
+        placed = fragile.client(1).post("/orders", json=order)
         assert placed.status_code == (503 if "redis" in names else 202)
 
     fragile.ready()

@@ -24,6 +24,7 @@ from archiver.queries import Archive
 from cli import embedded_postgres
 from core.errors import StartError, Unavailable
 from engine import connection, library
+from exchange import health_report
 from testing.exchange import exchange_server
 from testing.flows import CARDS
 from testing.market import Market, many
@@ -265,26 +266,35 @@ def test_a_second_archiver_takes_over_at_once(pair: Servers) -> None:
 
 
 @pytest.mark.server
-def test_an_archive_that_is_a_minute_behind_is_missed_though_somebody_has_the_lock() -> None:
+def test_an_archiver_is_missed_though_an_orphaned_connection_has_the_lock() -> None:
     with exchange_server() as exchange:
+        exchange.ready()
         assert exchange.stop_service("archiver") == 0
+
+        def archiver_says(words: str) -> Any:
+            body = exchange.http.get("/health").json()
+            return body if words in body["parts"]["archiver"]["reason"] else None
 
         async def locked() -> None:
             orphan = await postgres.connect(exchange.settings.database_url)
             try:
                 assert await writer.lock_archiver(orphan)
-                assert await asyncio.to_thread(missing) == []
                 backdated(Market(exchange.redis), 1)
-                await asyncio.to_thread(until, lambda: missing() == ["archiver"], why="nobody misses the archiver")
+                await asyncio.to_thread(until, lambda: archiver_says("no archiver is connected"))
+                waiting = exchange.servers.service("archiver")
+                try:
+                    body = await asyncio.to_thread(until, lambda: archiver_says("holds the lock"))
+                finally:
+                    await asyncio.to_thread(waiting.stop)
             finally:
                 await orphan.close()
-
-        def missing() -> Any:
-            return exchange.http.get("/health/ready").json()["missing"]
+            assert body["missing"] == ["archiver"]
+            assert body["parts"]["archiver"]["activity"] == "standby"
+            assert body["parts"]["archiver"]["lag_seconds"] > health_report.LAG_SECONDS_MAX
 
         asyncio.run(locked())
         exchange.start_service("archiver")
-        until(lambda: missing() == [], why="it is not ready")
+        exchange.ready()
 
 
 # -- poolers

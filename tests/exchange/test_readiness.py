@@ -283,6 +283,7 @@ def test_a_redis_that_takes_no_orders_or_may_lose_them_is_not_ready_and_doctor_s
     assert "redis" in body["missing"]
     assert words in body["parts"]["redis"]["reason"]
     assert any(words in reason for reason in body["reasons"])
+    assert "127.0.0.1" not in str(body), "a public answer names no address"
     assert (doctor.returncode, doctor.stdout.split()[:2]) == (1, ["FAIL", "redis"])
     assert words in doctor.stdout
 
