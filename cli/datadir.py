@@ -1,6 +1,7 @@
 """The data directory of `tcgx up`: its files, its lock and its secrets.
 
 <data_dir>/lock            held by the running `tcgx up`
+           control.socket/ the socket that takes `tcgx restart` (control.py)
            secrets.json    passwords and the key of the tokens, made once (0600)
            redis/ redis.socket/ redis.json redis.log redis.lock   see embedded.py
            postgres/ postgres.socket/ postgres.json postgres.log postgres.lock

@@ -7,12 +7,15 @@ was killed.
 
 import asyncio
 import importlib.util
+import math
 import os
 import shutil
 import socket
 import stat
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,13 +24,14 @@ import structlog
 from cli import datadir
 from cli.supervisor import Account, Process
 from core.errors import StartError, reason
+from core.loading import LoadProgress
 from core.settings import Settings
 from engine.connection import NO_SPACE
 
 START_SECONDS = 10
-LOADING_LOG_SECONDS = 10  # between two lines about a server that reads a large AOF, or recovers after kill -9
 EARLIER_SECONDS = 30  # how long a server of an earlier, killed `tcgx up` may take to end
 CHECK_SECONDS = 0.02
+LOADING_CHECK_SECONDS = 0.2
 LOG_LINES = 5
 CAUSE_LINES = 20
 SOCKET_NAME_MAX = ".s.PGSQL.5432.probe"  # the longest name of a socket
@@ -178,11 +182,18 @@ class ServerLog:
 
     def tail(self) -> str:
         """Returns the last lines, formatted for an error."""
-        with self.path.open("rb") as file:
-            file.seek(max(self._start, file.seek(0, os.SEEK_END) - MEMORABLE_BYTES_MAX))
-            lines = file.read().decode(errors="replace").splitlines()
+        lines = self._lines()
         cause = next((CAUSES[text] for line in lines[-CAUSE_LINES:] for text in CAUSES if text in line), "")
         return "\n  ".join([f"{cause}the end of {self.path}:", *lines[-LOG_LINES:]])
+
+    def last_line(self, *, without: str) -> str:
+        """Returns the last line that does not have this text."""
+        return next((line for line in reversed(self._lines()) if without not in line), "")
+
+    def _lines(self) -> list[str]:
+        with self.path.open("rb") as file:
+            file.seek(max(self._start, file.seek(0, os.SEEK_END) - MEMORABLE_BYTES_MAX))
+            return file.read().decode(errors="replace").splitlines()
 
 
 class ServerProcess(msgspec.Struct, frozen=True):
@@ -205,6 +216,11 @@ class ServerProcess(msgspec.Struct, frozen=True):
 
 class StillLoading(Exception):
     """The server answers that it still reads its data."""
+
+    def __init__(self, advance: Callable[[LoadProgress, float], None]) -> None:
+        """`advance` tells a progress the present position and time."""
+        super().__init__()
+        self.advance = advance
 
 
 class NoAnswer(Exception):
@@ -281,20 +297,20 @@ class EmbeddedServer:
         raise NotImplementedError
 
     async def _answers(self, running: ServerProcess) -> None:
-        deadline, log_at = _now() + START_SECONDS, _now() + LOADING_LOG_SECONDS
+        """Waits until the server answers; once it says that it loads, for as long as the load goes on."""
+        deadline = _now() + START_SECONDS
+        progress: LoadProgress | None = None
         while True:
             try:
                 return await self._try()
-            except StillLoading:
-                # To give up would not help: the next start would read the same data again.
-                deadline = _now() + START_SECONDS
-                if _now() >= log_at:
-                    log_at = _now() + LOADING_LOG_SECONDS
-                    log.info("still reads its data", service=self.name, data_dir=str(self._data_dir))
+            except StillLoading as loading:
+                progress, deadline = progress or LoadProgress(self.name, _now()), math.inf
+                _follow(running, partial(loading.advance, progress))
             except NoAnswer:
-                pass
+                if progress:
+                    _follow(running, progress.check)
             running.check(self.name, deadline)
-            await asyncio.sleep(CHECK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS if progress is None else LOADING_CHECK_SECONDS)
 
     async def _end(self) -> None:
         if self._server and not await self._server.process.stop(seconds=self._stop_seconds):
@@ -326,6 +342,13 @@ class EmbeddedServer:
         found = Place(run_dir=str(run_dir), port=port or _free_port(earlier.port))
         datadir.write_private(path, msgspec.json.encode(found))
         return found
+
+
+def _follow(running: ServerProcess, advance: Callable[[float], None]) -> None:
+    try:
+        advance(_now())
+    except StartError as error:
+        raise StartError(f"{error}; {running.log.tail()}") from error
 
 
 def _free_port(preferred: int) -> int:

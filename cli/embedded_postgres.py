@@ -133,13 +133,27 @@ class PostgresServer(EmbeddedServer):
         try:
             await self._open_database()
         except asyncpg.CannotConnectNowError as error:
-            raise StillLoading from error
+            line = self._progress_line()
+            position = (line, *self._moving_times())
+            raise StillLoading(lambda progress, now: progress.at_position(position, now, line=line)) from error
         except asyncpg.InvalidPasswordError as error:
             raise StartError(
                 f"PostgreSQL in {self._data_dir} was made with another password than secrets.json has now: {error}"
             ) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise NoAnswer from error
+
+    def _progress_line(self) -> str:
+        """The last line of the log, without those about our own attempts to connect."""
+        return self._server.log.last_line(without="FATAL:") if self._server else ""
+
+    def _moving_times(self) -> tuple[int, ...]:
+        """The times of files that PostgreSQL writes while it recovers."""
+        found = []
+        for name in ("global/pg_control", "pg_wal", "base"):
+            with suppress(OSError):
+                found.append((self._data_dir / "postgres" / name).stat().st_mtime_ns)
+        return tuple(found)
 
     async def _open_database(self) -> None:
         """Connects, and makes the database if it is missing."""

@@ -16,6 +16,7 @@ from core.errors import StartError
 from core.settings import Settings, variable
 from engine import cpu_affinity
 from engine.connection import connect
+from engine.loading import read_position
 
 MIMALLOC = {"MIMALLOC_PURGE_DELAY": "-1", "MIMALLOC_ALLOW_THP": "0"}
 """Options of the allocator that the packaged server runs with.
@@ -106,7 +107,8 @@ class RedisServer(EmbeddedServer):
         try:
             await client.ping()
         except redis.exceptions.BusyLoadingError as error:
-            raise StillLoading from error
+            done, total = await read_position(client)
+            raise StillLoading(lambda progress, now: progress.at_bytes(done, total, now)) from error
         except (redis.exceptions.RedisError, OSError) as error:
             raise NoAnswer from error
         finally:

@@ -21,6 +21,7 @@ class LoadProgress:
     def __init__(self, name: str, now: float) -> None:
         self._name = name
         self._position: object = None
+        self._line = ""
         self._began_at = self._moved_at = now
         self._reported_at = now
         self._first_bytes = 0
@@ -33,6 +34,7 @@ class LoadProgress:
         """
         if position != self._position:
             self._position, self._moved_at = position, now
+            self._line = str(details.get("line", ""))
         self.check(now)
         if now - self._reported_at >= REPORT_SECONDS:
             self._reported_at = now
@@ -66,7 +68,8 @@ class LoadProgress:
             StartError: nothing has moved for `STALL_SECONDS`.
         """
         if now - self._moved_at >= STALL_SECONDS:
-            where = "" if self._position is None else f" (position {self._position})"
+            where = f" after {self._position} bytes" if isinstance(self._position, int) else ""
+            where += f" since {self._line!r}" if self._line else ""
             raise StartError(
                 f"{self._name} reads its data, and nothing has moved for {STALL_SECONDS:g} s{where}: it is given up"
             )

@@ -29,13 +29,13 @@ async def loading_position(client: Redis) -> tuple[int, int] | None:
     try:
         await client.ping()
     except redis.exceptions.BusyLoadingError:
-        return await _position(client)
+        return await read_position(client)
     except (redis.exceptions.RedisError, OSError):
         return None
     return None
 
 
-async def _position(client: Redis) -> tuple[int, int]:
+async def read_position(client: Redis) -> tuple[int, int]:
     """The position of a load. Of 0 bytes if the server forbids INFO, or is busy for a moment."""
     try:
         info = await client.info("persistence")

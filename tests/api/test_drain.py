@@ -132,6 +132,7 @@ def test_the_end_of_an_idle_connection_is_no_reset_and_what_follows_is_not_done(
         assert await client.said() == "direct 1 2"
         connection_of(server).shutdown()
         assert await client.rest() == b""
+        assert connection_of(server), "it would reset what follows"
         client.send("POST", "/direct", b"22")
         client.writer.write_eof()
         await until_in_loop(lambda: not server.state.connections)

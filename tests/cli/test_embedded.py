@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any
 import asyncpg
 import pytest
 import redis.exceptions
-from structlog.testing import capture_logs
 
 from cli import datadir, embedded, embedded_postgres, embedded_redis
 from cli.datadir import Secrets
@@ -29,7 +27,6 @@ from cli.embedded_redis import RedisServer
 from core.errors import StartError
 from core.settings import Settings
 from engine.connection import check, connect
-from testing.servers import ConfiguredRedis
 
 pytestmark = pytest.mark.server
 is_root = os.geteuid() == 0
@@ -277,28 +274,6 @@ def test_redis_reads_a_log_that_takes_a_while(data_dir: Path) -> None:
             assert await redis_says(server.url, "LLEN", "l1") == 6_000
 
     asyncio.run(scenario())
-
-
-def test_a_redis_that_says_that_it_loads_is_waited_for(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes longer than a server that says nothing may take, and the log says what it does."""
-    monkeypatch.setattr(embedded, "START_SECONDS", 0.5)
-    monkeypatch.setattr(embedded, "LOADING_LOG_SECONDS", 0.5)
-    local, secrets = Settings(data_dir=str(data_dir), redis_core="any"), datadir.load_secrets(data_dir)
-
-    async def scenario() -> float:
-        first = RedisServer(local, secrets)
-        async with running(first):
-            await redis_says(first.url, "EVAL", "for i = 1, 20000 do redis.call('SET', i, i) end", "0")
-        options = ("key-load-delay 100", "loading-process-events-interval-bytes 1024")
-        slow = ConfiguredRedis(local, secrets, *options)
-        began = time.monotonic()
-        async with running(slow):
-            assert await redis_says(slow.url, "DBSIZE") == 20_000
-            return time.monotonic() - began
-
-    with capture_logs() as lines:
-        assert asyncio.run(scenario()) > 2 * embedded.START_SECONDS
-    assert "still reads its data" in [line["event"] for line in lines]
 
 
 @pytest.mark.parametrize(("excess", "is_moved"), [(0, False), (1, True)])
