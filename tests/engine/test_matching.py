@@ -650,7 +650,7 @@ def test_a_list_of_open_orders_is_compacted_the_more_rarely_the_longer_it_is(mar
     assert len(compactions) == 3
     assert all(2 * earlier - 128 <= later for earlier, later in itertools.pairwise(compactions))
     assert market.listed(1) == list(range(1, 4_097))
-    assert market.items(1)[0] == "1-1000"
+    assert market.items(1)[0] == "1-512"
 
 
 @pytest.mark.parametrize("matched_every", [1, 7])
