@@ -35,6 +35,10 @@ rate_limited_log = RateLimitedLog(log)
 TRIM_COMMANDS = 1_000
 """A card is trimmed after this many further archived commands."""
 
+TRIM_SECONDS = 3.0
+"""Each card is trimmed at the start and then at this interval, also while nothing is archived. So a lower retention, or
+a server whose memory is full, needs no further transaction."""
+
 LOCK_SECONDS = 0.2
 """The interval at which a waiting archiver tries to take the lock."""
 
@@ -77,6 +81,7 @@ class Archiver:
         self._histories: dict[str, str] = {}
         self._faults: dict[str, str] = {}
         self._trimmed: dict[str, int] = {}
+        self._is_trim_due = asyncio.Event()
 
     @property
     def cards(self) -> Iterable[str]:
@@ -101,6 +106,7 @@ class Archiver:
             asyncio.create_task(postgres.watch_termination(self._database), name="end of the connection"),
             asyncio.create_task(lag.report_continuously(self._redis, self._archived, self._lag_reporter), name="lag"),
             asyncio.create_task(self._watch_histories(), name="histories"),
+            asyncio.create_task(self._trim_continuously(), name="trim"),
         ]
         try:
             while not stopping.is_set():
@@ -120,7 +126,7 @@ class Archiver:
         return EventReader(self._nodes.of(card).blocking, card, after=after, batch_bytes=batch_bytes)
 
     async def _write(self, batch: Sequence[RowBatch]) -> None:
-        """Writes a batch in one transaction, then trims cards in Redis."""
+        """Writes a batch in one transaction."""
         cards = {rows.card for rows in batch}
         await self._check_histories(cards)
         self._progress.begin(WRITING)
@@ -128,15 +134,32 @@ class Archiver:
         self._progress.begin(TRIMMING)
         self._archived |= {rows.card: rows.cursor for rows in batch}
         for card in cards:
-            await self._trim(card, self._archived[card].sequence)
+            if self._archived[card].sequence - self._trimmed.get(card, 0) >= TRIM_COMMANDS:
+                self._is_trim_due.set()
 
-    async def _trim(self, card: str, archived: int) -> None:
-        """Trims events and log of a card, once `TRIM_COMMANDS` further commands are archived."""
-        if archived - self._trimmed.get(card, 0) < TRIM_COMMANDS:
-            return
+    async def _trim_continuously(self) -> None:
+        """Trims all cards at once, after `TRIM_COMMANDS` commands of a card, and every `TRIM_SECONDS`."""
+        while True:
+            self._is_trim_due.clear()
+            for card in list(self._archived):
+                await self._trim(card)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TRIM_SECONDS):
+                    await self._is_trim_due.wait()
+
+    async def _trim(self, card: str) -> None:
+        """Trims events and log of a card. Each call drops a bounded number of entries, and others are served between.
+
+        Raises:
+            HistoryConflict: Redis has another history, which the archive does not have.
+        """
+        archived = self._archived[card].sequence
         retentions = self._settings.event_retention, self._settings.log_retention
-        with redis_errors():
-            await library.call(self._redis, "trim", keys.tag(card), archived, *retentions)
+        has_more = True
+        while has_more:
+            await self._check_histories([card])
+            with redis_errors():
+                _, _, has_more = await library.call(self._redis, "trim", keys.tag(card), archived, *retentions)
         self._trimmed[card] = archived
 
     async def flush(self) -> None:

@@ -111,8 +111,9 @@ async def _latest(client: Any, card: str) -> defaultdict[bytes, set[int]]:
 def _add_item(sequences_of: Mapping[bytes, set[int]], trader: bytes, text: bytes) -> None:
     """Adds the sequences of a list item of either format."""
     if b"," not in text:
-        first, _, last = text.partition(b"-")
-        sequences_of[trader].update(range(int(first), int(last or first) + 1))
+        for run in text.split():
+            first, _, last = run.partition(b"-")
+            sequences_of[trader].update(range(int(first), int(last or first) + 1))
         return
     for line in text.splitlines():
         sequences_of[trader].add(int(line[: codec.SEQUENCE_DIGITS]))

@@ -10,7 +10,7 @@ import msgspec
 import redis.exceptions
 from redis.asyncio import Redis
 
-from core.model import LATEST, SEQUENCE_MAX, Order, Trade
+from core.model import LATEST, Order, Trade
 from engine import codec, keys, library
 from engine.connection import ENGINE_NAME, is_forbidden, redis_errors, refuse_replica
 from engine.events import Event
@@ -21,8 +21,8 @@ EVENTS_PER_READ = 16
 OPEN_ORDERS_PER_READ = 500
 """Orders per read. Match calls for other cards run between two reads."""
 
-FIRST_READ_SEQUENCES = 1_000
-"""The first read returns at most this many sequences of orders that may be open. The second read returns the rest."""
+SEQUENCES_PER_READ_MIN, SEQUENCES_PER_READ_MAX = 1_000, 2_000
+"""The first read returns at most `_MIN` sequences of orders that may be open, further reads `_MAX`."""
 
 READS_MAX = 64
 """The largest number of concurrent reads; further reads wait. redis-py opens a connection for each, at most 100."""
@@ -91,7 +91,7 @@ class BookReader:
 
         `before`: only orders with a lower sequence. An order that is placed or completed meanwhile may be missing.
         """
-        limit = FIRST_READ_SEQUENCES
+        limit = SEQUENCES_PER_READ_MIN
         while True:
             bound = [] if before is None else [before]
             sequences: list[bytes] = await self._call("trader_orders", card, trader_id, limit, "unfinished", *bound)
@@ -99,7 +99,7 @@ class BookReader:
                 yield await self._open_lines_of(card, sequences[start : start + page_size])
             if len(sequences) < limit:
                 return
-            before, limit = int(sequences[-1]), SEQUENCE_MAX
+            before, limit = int(sequences[-1]), SEQUENCES_PER_READ_MAX
 
     async def _open_lines_of(self, card: str, sequences: Sequence[bytes]) -> list[bytes]:
         async with self._read_slot():

@@ -107,8 +107,8 @@ class OrderLog:
     async def cancel_all(self, card: str, trader_id: int) -> CancelAllResult:
         """Appends a cancel for each order of a trader that may be open, matched or not.
 
-        All orders that were accepted before this call are covered. One call of Lua appends some thousand cancels, and
-        further calls append the rest.
+        All orders that were accepted before this call are covered. One call of Lua appends a thousand cancels at most,
+        and further calls append the rest.
 
         Raises:
             HistoryConflict, Overloaded, Unavailable: as in `append`. Some of the cancels may be in the log.
@@ -116,10 +116,10 @@ class OrderLog:
         places: list[int] = []
         times: list[str] = []
         orders: list[int] = []
-        before, more = 0, 1
-        while more:
-            after = orders[-1] if orders else 0
-            first, at, time_ms, more, before, targets = await self._cancel(card, trader_id, after, before)
+        before, after, is_done = 0, 0, False
+        while not is_done:
+            first, at, time_ms, after, before, targets = await self._cancel(card, trader_id, after, before)
+            is_done = after == 0
             if targets:
                 last = first + len(targets) - 1
                 places += first, last

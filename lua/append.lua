@@ -69,13 +69,13 @@ local function check_limits(tag, args, ids_from, matched, now_ms)
   local per_second, burst, open_max = string.match(args[6], '^(%d+) (%d+) (%d+)$')
   per_second, burst, open_max = tonumber(per_second), tonumber(burst), tonumber(open_max)
   local orders, ids = orders_by_trader(args, ids_from)
-  local refused, debts, open, counted_ms = { -1 }, {}, {}, {}
+  local refused, debts, open, counted = { -1 }, {}, {}, {}
   for i = 1, #ids do
     local id, wanted = ids[i], orders[ids[i]]
     local by_rate, by_open, wait_ms = wanted, wanted, nil -- how many orders each limit allows
     if per_second > 0 then debts[id], by_rate, wait_ms = rate.look(tag, id, per_second, burst, now_ms) end
     if open_max > 0 then
-      open[id], counted_ms[id] = trader.open_orders(tag, id, open_max - wanted, matched, now_ms)
+      open[id], counted[id] = trader.open_orders(tag, id, open_max - wanted, matched, now_ms)
       by_open = math.max(0, open_max - open[id])
     end
     if math.min(by_rate, by_open) < wanted then
@@ -88,7 +88,7 @@ local function check_limits(tag, args, ids_from, matched, now_ms)
   if #refused > 1 then return refused end
   return nil, {
     ids = ids, orders = orders, per_second = per_second, now_ms = now_ms,
-    debts = debts, open = open, counted_ms = counted_ms,
+    debts = debts, open = open, counted = counted,
   }
 end
 
@@ -103,7 +103,7 @@ local function count_orders(tag, args, ids_from, sequence, checked)
     local id = checked.ids[i]
     local orders, debt, open = checked.orders[id], checked.debts[id], checked.open[id]
     if debt then rate.take(tag, id, debt, orders, checked.per_second, checked.now_ms) end
-    if open then trader.remember_open(tag, id, open + orders, last_of[id], checked.counted_ms[id]) end
+    if open then trader.remember_open(tag, id, open + orders, last_of[id], checked.counted[id]) end
   end
 end
 
@@ -139,6 +139,7 @@ local function append(keys, args)
     if repeated then return repeated end
   end
   local matched = log.last_matched(tag)
+  trader.begin_append()
   local limited, checked
   if args[6] ~= '' then
     limited, checked = check_limits(tag, args, ids_from, matched, now_ms)

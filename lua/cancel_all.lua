@@ -1,24 +1,24 @@
 -- cancel_all: appends to a card's log a cancel for each order of a trader that may be open.
 --
--- Guarantee: no order that was accepted earlier is missed, matched or not. All cancels of a call are in the log, in
---   order and without a gap, or none is.
+-- Guarantee: no order that was accepted earlier is missed, matched or not, once all calls are made. All cancels of a call
+--   are in the log, in order and without a gap, or none is. A call looks at a bounded number of orders.
 -- KEYS   {card}
 -- ARGS   1 trader id
 --        2 mark of the history
 --        3 most commands that may wait to be matched
 --        4 least time of the append, as in append
---        5 last order that the previous call canceled; 0 in a first call
+--        5 last order that the previous call looked at, as it replied; 0 in a first call
 --        6 sequence below which all orders are, as the previous call replied; 0 in a first call
--- Reply  {first sequence of the cancels (0 where there is nothing to cancel), their time, its milliseconds, 1 if more
---        orders may be open else 0, the sequence below which all orders are, the sequences of the orders, oldest first}
+-- Reply  {first sequence of the cancels (0 where there are none), their time, its milliseconds, the last order that was
+--        looked at where later ones may be open else 0, the sequence below which all orders are, the sequences of the
+--        orders, oldest first}
 -- Errors HISTORY where the mark is another one; BACKLOG where too many commands wait before a first call
-local COMMANDS_MAX = limits.commands_max
-local CANCELS_MAX = 5 * COMMANDS_MAX -- of a call
+local COMMANDS_MAX = limits.commands_max -- cancels of a call, and orders that it looks at
 
--- The fields and values of a log entry that cancels orders `from` to `to`, with room for its id and time.
-local function entry_of(id, targets, from, to)
-  local count, sequences = to - from + 1, {}
-  for i = from, to do sequences[i - from + 1] = text.integer[targets[i]] end
+-- The fields and values of a log entry that cancels these orders, with room for its id and time.
+local function entry_of(id, targets)
+  local count, sequences = #targets, {}
+  for i = 1, count do sequences[i] = text.integer[targets[i]] end
   return {
     'entry', '', 'at', '', 'kinds', string.rep('C', count),
     'traders', '[' .. string.rep('"' .. id .. '",', count - 1) .. '"' .. id .. '"]',
@@ -37,19 +37,16 @@ local function cancel_all(keys, args)
   if refusal then return refusal end
   local sequence, matched = log.last_sequence(tag), log.last_matched(tag)
   if before == 0 then before = sequence + 1 end
-  local targets, more = trader.unfinished(tag, trader.between(tag, id, after, before), matched, CANCELS_MAX)
-  if #targets == 0 then return { 0, '', 0, 0, before, targets } end
+  local sequences = trader.between(tag, id, after, before, COMMANDS_MAX)
+  local targets, more = trader.unfinished(tag, sequences, matched, COMMANDS_MAX)
+  local reached = more and targets[#targets] or #sequences >= COMMANDS_MAX and sequences[#sequences] or 0
+  if #targets == 0 then return { 0, '', 0, reached, before, targets } end
   -- What a previous call began is finished, whatever waits: a trader has only so many orders.
   if after == 0 and sequence - matched >= waiting_max then return log.backlog(tag, sequence - matched) end
-  local time_ms, first, at = log.append_time(time_ms_min, log.now_ms()), sequence + 1, nil
+  local time_ms = log.append_time(time_ms_min, log.now_ms())
   -- first write
-  for from = 1, #targets, COMMANDS_MAX do
-    local to = math.min(from + COMMANDS_MAX - 1, #targets)
-    local count = to - from + 1
-    time_ms, at = log.append(tag, sequence, count, time_ms, entry_of(id, targets, from, to))
-    sequence = sequence + count
-  end
-  return { first, at, time_ms, more and 1 or 0, before, targets }
+  local at_ms, at = log.append(tag, sequence, #targets, time_ms, entry_of(id, targets))
+  return { sequence + 1, at, at_ms, reached, before, targets }
 end
 
 return cancel_all

@@ -10,8 +10,6 @@
 --        filled quantity of 0 and "accepted" at the end; of a completed one the sequence alone, since events and
 --        archive have the rest. Of "unfinished" the sequence alone; such an order is open where {card}:open has it
 -- Errors ERR where an argument is missing
-local EVERYTHING = math.huge
-
 -- The line of an order that is in the log and not matched.
 local function accepted_line(sequence, command)
   return text.sequence(sequence) .. ',' .. command.trader .. text.side[command.kind] .. text.integer[command.price]
@@ -36,10 +34,10 @@ local function lines_of(tag, sequences, matched)
   return lines
 end
 
-local function filtered(sequences, low, high)
+local function above(sequences, matched)
   local found = {}
   for i = 1, #sequences do
-    if sequences[i] > low and sequences[i] <= high then found[#found + 1] = sequences[i] end
+    if sequences[i] > matched then found[#found + 1] = sequences[i] end
   end
   return found
 end
@@ -47,20 +45,14 @@ end
 local function trader_orders(keys, args)
   local tag, id, limit, which, before = keys[1], args[1], tonumber(args[2]), args[3], tonumber(args[4])
   if not id or not limit then return redis.error_reply('ERR trader_orders takes a trader, a number, and which') end
-  local matched, sequences = log.last_matched(tag), nil
-  if which == 'open' then
-    sequences = filtered(trader.newest(tag, id, EVERYTHING, before), 0, matched)
-  elseif which == 'all' then
-    sequences = trader.newest(tag, id, math.min(limit, limits.latest), before)
-  else
-    sequences = trader.newest(tag, id, limit, before)
-    if which == 'accepted' then sequences = filtered(sequences, matched, EVERYTHING) end
-  end
+  local matched = log.last_matched(tag)
+  local sequences = trader.newest(tag, id, which == 'all' and math.min(limit, limits.latest) or limit, before)
+  if which == 'accepted' then sequences = above(sequences, matched) end
   local reply, lines = {}, which == 'unfinished' and {} or lines_of(tag, sequences, matched)
   for i = 1, #sequences do
     local line = lines[sequences[i]]
     if not line and (which == 'all' or which == 'unfinished') then line = text.sequence(sequences[i]) end
-    if line and #reply < limit then reply[#reply + 1] = line end
+    if line then reply[#reply + 1] = line end
   end
   return reply
 end

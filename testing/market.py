@@ -21,6 +21,7 @@ from testing.oracle.reference_book import ReferenceBook, SelfTrade
 HEADER = "bid | price | ask"
 WAITING_MAX = 1_000_000
 MATCH_BATCH = 500
+EVERYTHING = 1_000_000
 HISTORY_ID = 32 * "1"
 
 Level = tuple[int, int]
@@ -217,12 +218,12 @@ class Market:
     def cancel_all(self, *, trader: int = 1, calls_max: int = 1_000) -> list[int]:
         """Appends a cancel for each order that may be open, in so many calls at most; the orders, oldest first."""
         canceled: list[int] = []
-        before = 0
+        after = before = 0
         for _ in range(calls_max):
-            arguments = (trader, self.mark(), WAITING_MAX, 0, canceled[-1] if canceled else 0, before)
-            _, _, _, more, before, targets = self.redis.fcall("cancel_all", 1, self.tag, *arguments)
+            arguments = (trader, self.mark(), WAITING_MAX, 0, after, before)
+            _, _, _, after, before, targets = self.redis.fcall("cancel_all", 1, self.tag, *arguments)
             canceled += targets
-            if not more:
+            if not after:
                 break
         return canceled
 
@@ -232,7 +233,7 @@ class Market:
 
     def listed(self, trader: int) -> list[int]:
         """The sequences in a trader's list."""
-        runs = [[int(part) for part in item.split("-")] for item in self.items(trader)]
+        runs = [[int(part) for part in run.split("-")] for item in self.items(trader) for run in item.split()]
         return [sequence for run in runs for sequence in range(run[0], run[-1] + 1)]
 
     def book(self) -> str:
@@ -267,11 +268,19 @@ class Market:
         return order.status, order.filled_quantity
 
     def orders_of(self, trader: int, *, limit: int = 50, only: str = "all") -> list[Order]:
-        """A trader's orders, newest first."""
+        """A trader's orders, newest first. `only` is "all", "accepted" or "open"."""
+        if only == "open":
+            return self.open_orders(trader)[:limit]
         reply = self.redis.fcall_ro("trader_orders", 1, self.tag, trader, limit, only)
         is_told_whole = all(b"," in line for line in reply)
         completed = {} if is_told_whole else {order.sequence: order for order in self.completed()}
         return orders_in(self.card, reply, completed)
+
+    def open_orders(self, trader: int) -> list[Order]:
+        """A trader's orders that rest in the book, newest first."""
+        listed = self.redis.fcall_ro("trader_orders", 1, self.tag, trader, EVERYTHING, "unfinished")
+        lines = self.redis.hmget(self.key("open"), listed) if listed else []
+        return [_order(self.card, line) for line in lines if line]
 
     def latest_trades(self) -> list[Trade]:
         """All of {card}:trades, newest first."""

@@ -637,19 +637,57 @@ def test_a_list_of_completed_orders_stays_short(market: Market, run: int) -> Non
 
 
 def test_a_list_of_open_orders_is_compacted_the_more_rarely_the_longer_it_is(market: Market) -> None:
-    compactions = []
+    compactions, is_going_on = [], False
     for number in range(4_096):
-        before = market.redis.hget(market.key("compacted"), "1")
         market.append(many(1, count=1))
         if number % 512 == 0:
             market.match()
-        if market.redis.hget(market.key("compacted"), "1") != before:
+        state = market.redis.hget(market.key("compacted"), "1")
+        if is_going_on and len(state.split()) == 2:
             compactions.append(number + 1)
+        is_going_on = state is not None and len(state.split()) == 5
 
     assert len(compactions) == 3
-    assert all(2 * earlier - 64 <= later for earlier, later in itertools.pairwise(compactions))
+    assert all(2 * earlier - 128 <= later for earlier, later in itertools.pairwise(compactions))
     assert market.listed(1) == list(range(1, 4_097))
-    assert market.items(1)[0].startswith("1-2")
+    assert market.items(1)[0] == "1-512"
+
+
+@pytest.mark.parametrize("matched_every", [1, 7])
+def test_a_compaction_that_goes_on_keeps_every_list_as_it_is(market: Market, matched_every: int) -> None:
+    """Two traders in turn, so that no run is longer than an order; every third order is completed at once."""
+    expected: dict[int, list[int]] = {1: [], 2: []}
+    going_on = set()
+    for number in range(3, 45):
+        commands = [
+            many(1, count=1, trader=trader)[0] if place % 3 else expiring(trader, 1)[0]
+            for place in range(100)
+            for trader in (1, 2)
+        ]
+        first = market.append(commands).first
+        for place in range(len(commands)):
+            if (place // 2) % 3:
+                expected[place % 2 + 1].append(first + place)
+        if number % matched_every == 0:
+            market.match()
+        states = market.redis.hgetall(market.key("compacted"))
+        going_on |= {trader for trader, state in states.items() if len(state.split()) == 5}
+        for trader, sequences in expected.items():
+            listed = market.listed(trader)
+            assert listed == sorted(listed)
+            assert set(listed) >= set(sequences)
+    market.match()
+
+    assert going_on == {b"1", b"2"}
+    for trader, sequences in expected.items():
+        assert [order.sequence for order in market.open_orders(trader)] == sequences[::-1]
+        assert len(market.listed(trader)) < 1.5 * len(sequences)
+        before = sequences[500]
+        older = market.redis.fcall_ro("trader_orders", 1, market.tag, trader, 700, "unfinished", before)
+        assert [int(sequence) for sequence in older if int(sequence) in set(sequences)] == [
+            sequence for sequence in sequences[::-1] if sequence < before
+        ]
+        assert market.cancel_all(trader=trader) == sequences
 
 
 def test_what_is_listed_is_runs_of_orders_without_cancels(market: Market) -> None:

@@ -540,3 +540,17 @@ def test_matching_goes_on_after_everything_is_trimmed(market: Market) -> None:
     market.match()
 
     assert market.state(order) == (Status.FILLED, 5)
+
+
+def test_a_trim_of_thousands_of_entries_takes_bounded_calls(market: Market) -> None:
+    for _ in range(3_000):
+        market.append(many(1, count=1))
+        market.match_once()
+
+    replies = []
+    while not replies or replies[-1][2]:
+        replies.append(market.redis.fcall("trim", 1, market.tag, 3_000, 10, 20))
+
+    assert len(replies) > 3
+    assert max(max(reply[:2]) for reply in replies) <= 1_000
+    assert (len(market.events()), len(market.log_entries())) == (10, 20)

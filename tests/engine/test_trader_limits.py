@@ -197,6 +197,42 @@ def test_orders_of_before_the_limit_count(market: Market) -> None:
     assert market.append_reply(orders(1, 1), limits=open_limit(9)) == [-1, b"1", 0, b"open", 9]
 
 
+def test_thousands_of_open_orders_are_counted_call_by_call(market: Market) -> None:
+    for trader in (2, 1, 1, 1, 1, 1):
+        market.append(orders(trader, 1_000))
+    market.match()
+    limit = open_limit(5_001)
+
+    replies = []
+    deadline = time.monotonic() + 10
+    while not replies or replies[-1][0] < 0:
+        replies.append(market.append_reply(orders(1, 1), limits=limit))
+        assert time.monotonic() < deadline
+    refused = market.append_reply(orders(1, 1), limits=limit)
+
+    assert replies[0] == [-1, b"1", 0, b"open", 6_000]
+    assert refused == [-1, b"1", 0, b"open", 5_001]
+
+
+def test_a_count_that_goes_on_never_says_too_few(market: Market) -> None:
+    first = market.append(orders(1, 1_000)).first
+    for _ in range(5):
+        market.append(orders(1, 1_000))
+    market.match()
+    limit = open_limit(5_000)
+
+    refused = market.append_reply(orders(1, 1), limits=limit)
+    key = market.key("open_orders:1")
+    assert len(market.redis.get(key).split()) == 5, "the first call counts a part"
+    for sequence in range(first, first + 1_000):  # they were counted as open, and are not any more
+        market.append([CancelOrder(trader_id=1, card="pikachu", sequence=sequence)])
+    market.match()
+
+    assert refused[:4] == [-1, b"1", 0, b"open"]
+    assert not accepted_in_time(market, orders(1, 1), limit)
+    assert accepted_in_time(market, orders(1, 1), open_limit(5_001))
+
+
 def test_a_count_is_forgotten_after_a_while(market: Market) -> None:
     market.append_reply(orders(1, 4), limits=open_limit(9))
 

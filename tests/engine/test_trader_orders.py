@@ -141,38 +141,59 @@ def test_cancel_all_cancels_what_is_accepted_and_not_matched(market: Market) -> 
     assert market.redis.xlen(market.key("orders")) == 6
 
 
-def test_cancels_of_thousands_go_in_several_entries_and_calls(market: Market) -> None:
-    for _ in range(7):
+def test_cancels_of_thousands_go_in_several_calls_of_an_entry(market: Market) -> None:
+    for _ in range(3):
         market.append(many(1, count=1_000))
     market.match()
 
     first = market.cancel_all(calls_max=1)
     market.append(many(1, count=1, trader=1))  # between the calls: it was not accepted before
-    sizes = [len(fields[b"kinds"]) for _, fields in market.log_entries()][7:]
-    *_, before, targets = market.redis.fcall(
-        "cancel_all", 1, market.tag, 1, market.mark(), WAITING_MAX, 0, first[-1], 7_001
-    )
+    arguments = [1, market.mark(), WAITING_MAX, 0]
+    *_, reached, before, second = market.redis.fcall("cancel_all", 1, market.tag, *arguments, first[-1], 3_001)
+    *_, end, _, third = market.redis.fcall("cancel_all", 1, market.tag, *arguments, reached, before)
+    sizes = [len(fields[b"kinds"]) for _, fields in market.log_entries()][3:]
     market.match()
 
-    assert first == list(range(1, 5_001))
-    assert sizes == [1_000] * 5 + [1]
-    assert (before, targets) == (7_001, list(range(5_001, 7_001)))
-    assert list(market.open()) == [12_001]
+    assert first == list(range(1, 1_001))
+    assert (reached, before, second) == (2_000, 3_001, list(range(1_001, 2_001)))
+    assert (end, third) == (3_000, list(range(2_001, 3_001)))
+    assert market.redis.fcall("cancel_all", 1, market.tag, *arguments, end, before) == [0, b"", 0, 0, 3_001, []]
+    assert sizes == [1_000, 1, 1_000, 1_000]
+    assert list(market.open()) == [4_001]
+
+
+def test_a_call_of_cancel_all_looks_at_a_bounded_number_of_orders(market: Market) -> None:
+    for _ in range(3):
+        market.append(expiring(1, 1_000))
+    open_order = market.buy("1.00")
+    market.match()
+    arguments = [1, market.mark(), WAITING_MAX, 0]
+
+    reached = before = calls = 0
+    targets: list[int] = []
+    while not calls or reached:
+        *_, reached, before, found = market.redis.fcall("cancel_all", 1, market.tag, *arguments, reached, before)
+        targets += found
+        calls += 1
+
+    assert len(market.listed(1)) > 1_000
+    assert calls >= len(market.listed(1)) // 1_000 + 1
+    assert targets == [open_order]
 
 
 def test_cancels_are_refused_at_a_full_backlog_and_once_begun_go_on(market: Market) -> None:
-    for _ in range(6):
+    for _ in range(2):
         market.append(many(1, count=1_000))
     market.match()
     arguments = [1, market.mark(), 4]
 
-    *_, more, before, targets = market.redis.fcall("cancel_all", 1, market.tag, *arguments, 0, 0, 0)
-    with pytest.raises(ResponseError, match="BACKLOG 5000 commands"):
+    *_, reached, before, targets = market.redis.fcall("cancel_all", 1, market.tag, *arguments, 0, 0, 0)
+    with pytest.raises(ResponseError, match="BACKLOG 1000 commands"):
         market.redis.fcall("cancel_all", 1, market.tag, *arguments, 0, 0, 0)
-    *_, none, _, rest = market.redis.fcall("cancel_all", 1, market.tag, *arguments, 0, targets[-1], before)
+    *_, rest = market.redis.fcall("cancel_all", 1, market.tag, *arguments, 0, reached, before)
 
-    assert (more, targets, before) == (1, list(range(1, 5_001)), 6_001)
-    assert (none, rest) == (0, list(range(5_001, 6_001)))
+    assert (reached, before, targets) == (1_000, 2_001, list(range(1, 1_001)))
+    assert rest == list(range(1_001, 2_001))
 
 
 def test_a_cancel_of_all_orders_in_a_log_of_before_is_understood_without_any_list(market: Market) -> None:
