@@ -38,6 +38,8 @@ WINDOW_SECONDS = 0.5
 START_SECONDS = 60.0
 GOODPUT_SHARE = 0.8
 """Of the possible goodput, what must be left under overload."""
+JUDGED_SECONDS = 30
+"""A shorter overload is too short for a verdict on goodput; the ledger is checked all the same."""
 BACK_SECONDS = 5.0
 BACK_TIMES, BACK_MS = 2.0, 25.0
 """All is as before when p99 is at most this many times that of before, or so many ms, and nothing is refused."""
@@ -74,6 +76,7 @@ class Moment(NamedTuple):
 class OverloadResult(Result, kw_only=True):
     """Rates are orders a second. `back_seconds`: after the overload, until all was as before; None: it never was."""
 
+    seconds: int
     orders_a_request: int
     possible: float
     offered: float
@@ -194,6 +197,7 @@ async def run(options: Options, board: Board) -> OverloadResult:
     p99_before = statistics.median(window.p99_ms for window in before.windows)
     back = back_after(after.windows, p99_before)
     result = OverloadResult(
+        seconds=options.seconds,
         **common(options, here, server),
         orders_a_request=ORDERS_A_REQUEST,
         possible=possible,
@@ -217,6 +221,8 @@ def _faults(result: OverloadResult) -> list[str]:
     faults = [*result.told.faults, *result.account.faults]
     if result.told.unanswered:
         faults.append(f"{result.told.unanswered:,} requests were never answered")
+    if result.seconds < JUDGED_SECONDS:
+        return faults
     if result.goodput < GOODPUT_SHARE * result.possible:
         faults.append(f"goodput falls to {result.goodput / result.possible:.0%}")
     if result.back_seconds is None or result.back_seconds > BACK_SECONDS:

@@ -71,9 +71,9 @@ class Exchange:
         """Whether a request with a batch is under way. The load sets it."""
         self.held: set[str] = set()
         """Names of servers and services that are not started again."""
-        self._door = _bound(shared=False)
+        self._door = bound(shared=False)
         self.client_port: int = self._door.getsockname()[1]
-        self._reserved = _bound(shared=True)
+        self._reserved = bound(shared=True)
         self.port: int = self._reserved.getsockname()[1]
         # Two workers mean that the port may be shared, by several API processes and the socket that keeps it for them.
         self.servers = Servers(
@@ -391,7 +391,7 @@ class Exchange:
         return found
 
 
-def _bound(*, shared: bool) -> socket.socket:
+def bound(*, shared: bool) -> socket.socket:
     """A socket on a free port of 127.0.0.1, which no other run gets while it is open."""
     made = socket.socket()
     if shared:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from core.errors import StartError
+from engine.connection import NO_SPACE
 from testing.chaos.exchange import CLIENTS, Exchange
 from testing.chaos.links import Cut
 from testing.chaos.plan import CLOCKS, KINDS, PARTS, READERS, SERVERS, SERVICES, Fault
@@ -233,6 +234,12 @@ def _clock_step(part: str) -> Action:
     return act
 
 
+def _has_noticed(exchange: Exchange, server: str) -> bool:
+    """Whether a server has ended or complained since its disk was full."""
+    log = exchange.data_dir / f"{server}.log"
+    return exchange.server(server).pid is None or NO_SPACE in log.read_text(errors="replace")
+
+
 def _disk_full(*names: str) -> Action:
     """A server ends at a write that fails, or refuses it. It is started again once there is space."""
 
@@ -244,6 +251,9 @@ def _disk_full(*names: str) -> Action:
         yield
         for name in names:
             exchange.disks[name].free()
+        exchange.notes += [
+            f"{name} has not noticed its full disk" for name in names if not _has_noticed(exchange, name)
+        ]
         for name in names:
             exchange.start_again(name)
 

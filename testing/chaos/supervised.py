@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -135,6 +136,10 @@ class Supervised(Exchange):
     def start_second(self) -> None:
         """A second `tcgx up` on the same folder, at another port. It must refuse, and say why."""
         variables = self._variables | {f"{PREFIX}PORT": str(free_port())}
-        done = finished([PROGRAM, "up"], variables=variables, seconds=SECOND_SECONDS)
+        try:
+            done = finished([PROGRAM, "up"], variables=variables, seconds=SECOND_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.broken.append("a second tcgx up ran beside the first, and was killed")
+            return
         if done.returncode != REFUSED or "runs already" not in done.stderr:
             self.broken.append(f"a second tcgx up ended with {done.returncode}: {done.stderr.strip()[-500:]}")
