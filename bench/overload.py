@@ -6,6 +6,7 @@ breaks is an error. Goodput counts acknowledged orders alone.
 """
 
 import asyncio
+import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import msgspec
 
 from bench.machine import cpu_seconds, machine
 from bench.options import Options
-from bench.plot_style import COLORS, Head, Sheet, curves
+from bench.plot_style import COLORS, Head, Sheet, curves, logarithmic
 from bench.progress import Board
 from bench.result import Failed, Result, Row, common
 from bench.servers import Exchange, exchange, server_name
@@ -33,7 +34,8 @@ RAMP_SECONDS = 8.0
 BEFORE_SECONDS, AFTER_SECONDS = 10.0, 20.0
 OVERLOAD = 3.0
 NORMAL = 0.5
-CONNECTIONS = 2_000
+CONNECTIONS = 5_000
+"""More than the append queues have room for, so that what is offered is mostly sent."""
 WINDOW_SECONDS = 0.5
 START_SECONDS = 60.0
 GOODPUT_SHARE = 0.8
@@ -130,7 +132,7 @@ class OverloadResult(Result, kw_only=True):
         at = [one.at for one in moments]
         rates.plot(at, [one.due for one in moments], color=COLORS["client"])
         rates.plot(at, [one.acknowledged for one in moments], color=COLORS["tcgx"])
-        rates.plot(at, [one.refused for one in moments], color=COLORS["redis"], linestyle="dashed")
+        rates.plot(at, [one.refused for one in moments], color=COLORS["tcgx"], linestyle="dashed")
         rates.set_title("Orders a second")
         curves(rates)
         overloaded = next((one for one in reversed(moments) if one.refused), moments[-1])
@@ -139,13 +141,11 @@ class OverloadResult(Result, kw_only=True):
             [
                 (overloaded.due, "offered", "client"),
                 (overloaded.acknowledged, "acknowledged", "tcgx"),
-                (overloaded.refused, "refused", "redis"),
+                (overloaded.refused, "refused", "tcgx"),
             ],
         )
-        latency.plot(at, [max(one.p99_ms, 0.1) for one in moments], color=COLORS["tcgx"])
-        latency.set_yscale("log")
-        latency.minorticks_off()
-        latency.tick_params(length=0)
+        latency.plot(at, [one.p99_ms or math.nan for one in moments], color=COLORS["tcgx"])
+        logarithmic(latency)
         latency.set_title("p99 of acknowledged batches, from the time they were due (ms)")
         latency.set_xlabel("seconds")
         latency.set_xlim(0, at[-1] or 1)

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from archiver import postgres
 from bench.machine import anonymous_bytes, machine, usage
 from bench.options import Options
-from bench.plot_style import COLORS, NAMES, Head, Sheet, curves, role_of
+from bench.plot_style import COLORS, NAMES, Head, Sheet, curves, logarithmic, role_of
 from bench.progress import Board, Task
 from bench.result import Failed, Result, Row, common
 from bench.servers import Exchange, exchange, server_name
@@ -30,13 +30,14 @@ from cli import datadir
 from engine import connection, keys
 from testing.clients import sequences
 from testing.clients.steady import Job, Told, Window
-from testing.flows import TRADERS
+from testing.flows import CARDS, TRADERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOG_RETENTION, EVENT_RETENTION = 40_000, 20_000
-"""Commands of a card: at 2,000 commands a second on four cards, full after 80 s and 40 s."""
+LOG_SECONDS, EVENT_SECONDS = 60, 20
+"""How long archived commands stay in log and events, so that both are full before the verdict begins."""
+RETENTION_MIN = 1_000
 WINDOW_SECONDS = 5.0
 WARM_SECONDS, WARM_SHARE = 300.0, 1 / 3
 """The verdict leaves out the first five minutes; of a shorter run, its first third."""
@@ -157,24 +158,22 @@ class SoakResult(Result, kw_only=True):
             values, role = [one.memory_bytes.get(name, 0) / 1e6 for one in self.samples], role_of(name)
             memory.plot(at, values, color=COLORS[role])
             ends.append((values[-1], f"{NAMES[role]} {values[-1]:,.0f}", role))
-        _titled(memory, "Memory of each process (MB)")
+        _titled(memory, "Memory of each process (MB; of PostgreSQL without shared buffers)")
         sheet.line_ends(memory, ends)
         ends = []
         for label, style, size in _REDIS_LINES:
             values = [size(one) / 1e6 for one in self.samples]
             redis.plot(at, values, color=COLORS["redis"], linestyle=style)
             ends.append((values[-1], f"{label} {values[-1]:,.0f}", "redis"))
-        _titled(redis, "Memory of Redis as it counts its own (MB)")
+        _titled(redis, "Memory of Redis as it counts its own (MB): all, and without what grows by design")
         sheet.line_ends(redis, ends)
         ends = []
         for label, style in (("p50", "dotted"), ("p99", "solid"), ("max", "dashed")):
             values = [getattr(one.window, f"{label}_ms") for one in self.samples]
             latency.plot(at, values, color=COLORS["tcgx"], linestyle=style, linewidth=1.4)
             ends.append((values[-1], label, "tcgx"))
-        latency.set_yscale("log")
         latency.set_title("From the time a request was due to its answer (ms)")
-        latency.tick_params(length=0)
-        latency.minorticks_off()
+        logarithmic(latency)
         sheet.line_ends(latency, ends)
         self._draw_rate(rate, at)
 
@@ -192,7 +191,7 @@ class SoakResult(Result, kw_only=True):
 
 _REDIS_LINES: Sequence[tuple[str, str, Callable[[Sample], float]]] = (
     ("all", "solid", lambda one: float(one.used_memory_bytes)),
-    ("without what grows by design", "dashed", lambda one: float(one.bounded_bytes)),
+    ("bounded", "dashed", lambda one: float(one.bounded_bytes)),
 )
 
 
@@ -222,7 +221,8 @@ async def run(options: Options, board: Board) -> SoakResult:
         Failed: the clients did not run to their end.
     """
     here = machine()
-    changes = {"log_retention": LOG_RETENTION, "event_retention": EVENT_RETENTION}
+    log_retention, event_retention = retentions(options.rate)
+    changes = {"log_retention": log_retention, "event_retention": event_retention}
     with datadir.ephemeral() as folder:
         board.step("starting servers")
         async with (
@@ -251,8 +251,8 @@ async def run(options: Options, board: Board) -> SoakResult:
         rate=options.rate,
         seconds=options.seconds,
         warm_seconds=warm,
-        log_retention=LOG_RETENTION,
-        event_retention=EVENT_RETENTION,
+        log_retention=log_retention,
+        event_retention=event_retention,
         told=told,
         account=found,
         trends=trends,
@@ -262,6 +262,12 @@ async def run(options: Options, board: Board) -> SoakResult:
         samples=samples,
         faults=[*_wrong(told), *found.faults, *(f"{one.name} grows" for one in trends if not one.is_flat)],
     )
+
+
+def retentions(rate: int) -> tuple[int, int]:
+    """Commands of a card that log and events keep."""
+    of_card = rate / len(CARDS)
+    return max(RETENTION_MIN, int(LOG_SECONDS * of_card)), max(RETENTION_MIN, int(EVENT_SECONDS * of_card))
 
 
 def _wrong(told: Told) -> list[str]:

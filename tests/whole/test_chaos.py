@@ -1,12 +1,12 @@
 """`tcgx chaos`: its plans repeat, its checker finds every kind of violation, and a short run of it finds none."""
 
-import asyncio
 import itertools
 import json
 import os
 import random
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -348,29 +348,29 @@ def test_the_checker_finds_a_wrong_read(change: Callable[[Reads], None]) -> None
 # -- what faults are made of
 
 
+class Echo(socketserver.BaseRequestHandler):
+    """Sends everything back."""
+
+    def handle(self) -> None:
+        while data := self.request.recv(100):
+            self.request.sendall(data)
+
+
 @contextmanager
 def linked(folder: Path) -> Iterator[tuple[Link, Path]]:
     """A link to a server that sends everything back, and where the link listens."""
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(100):
-                writer.write(data)
-        finally:
-            writer.transport.abort()
-
-    class Echo(Link):
-        async def listen(self) -> asyncio.Server:
-            self.server = await asyncio.start_unix_server(echo, folder / "server")
-            return await super().listen()
-
-    link = Echo(folder / "link", folder / "server", "seed")
+    link = Link(folder / "link", folder / "server", "seed")
     links = Links([link])
-    links.start()
-    try:
-        yield link, folder / "link"
-    finally:
-        links.stop()
+    with socketserver.ThreadingUnixStreamServer(str(folder / "server"), Echo) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        links.start()
+        try:
+            yield link, folder / "link"
+        finally:
+            links.stop()
+            server.shutdown()
+            serving.join()
 
 
 def connected(path: Path) -> socket.socket:
