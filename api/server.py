@@ -22,6 +22,10 @@ from core.errors import StartError, TcgxError
 from core.settings import Settings
 from engine import loading, nodes
 
+ACCEPTS = 16
+"""Connections that are accepted in one turn of the event loop. libuv accepts one a turn of each descriptor, and under
+load a turn takes many milliseconds: new clients would wait for minutes."""
+
 log = structlog.get_logger()
 
 
@@ -141,7 +145,8 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
     with contextlib.closing(own) as listener:
         server = Server(app, settings)
         async with _services(app):
-            serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
+            sockets = [listener, *(listener.dup() for _ in range(ACCEPTS - 1))]
+            serving = asyncio.create_task(server.serve(sockets=sockets), name="serve")
             stop = asyncio.create_task(stopping.wait())
             background: Sequence[asyncio.Task[None]] = app.state.get("background", ())
             await asyncio.wait({serving, stop, *background}, return_when=asyncio.FIRST_COMPLETED)

@@ -42,8 +42,9 @@ async def _chosen(arguments: argparse.Namespace, settings: Settings) -> int:
     _check_writable(arguments.results, arguments.json)
     if arguments.bench != "all":
         options = options_of(arguments.bench, arguments, settings)
-        _write(options, results.encoded(await _measured(options)))
-        return 0
+        result = await _measured(options)
+        _write(options, results.encoded(result))
+        return 1 if result.failures() else 0
     found, failed = [], []
     options = options_of(ORDER_OF_ALL[0], arguments, settings)
     for name in ORDER_OF_ALL:

@@ -94,6 +94,11 @@ def usage(pid: int) -> Usage:
     )
 
 
+def anonymous_bytes(pid: int) -> int:
+    """Memory of a process and its descendants that is their own: without shared buffers and files."""
+    return _field_sum([pid, *descendants(pid)], "smaps_rollup", "Pss_Anon:")
+
+
 def _field_sum(pids: Iterable[int], file: str, field: str) -> int:
     found = 0
     for pid in pids:

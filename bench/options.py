@@ -55,6 +55,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     orders: int | None = None
     rounds: int | None = None
     seconds: int | None = None
+    rate: int = 1_000
     flows: tuple[str, ...] = ("uniform",)
     more: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
@@ -89,6 +90,16 @@ BENCHES: Mapping[str, Defaults] = {
     ),
     "latency": Defaults(
         summary="time to a matched order at a fixed rate, open loop", seconds=30, flows=PLACING_FLOWS, more=("rate",)
+    ),
+    "soak": Defaults(
+        summary="a steady load for long: memory and latency stay flat, nothing is lost",
+        seconds=1_800,
+        rate=2_000,
+        more=("rate", "minutes"),
+    ),
+    "overload": Defaults(
+        summary="three times the load that is possible: goodput stays, and all is as before within 5 s",
+        seconds=60,
     ),
     "archive": Defaults(
         summary="matched orders in Redis to rows in PostgreSQL", orders=1_000_000, flows=("uniform", "market")
@@ -140,7 +151,10 @@ def _add_options(sub: argparse.ArgumentParser, defaults: Defaults) -> None:
         batch = whole(*BOUNDS["match_batch"])
         sub.add_argument("--batch", type=batch, default=default, help=f"commands a match call takes ({default:,})")
     if "rate" in defaults.more:
-        sub.add_argument("--rate", type=whole(1, RATE_MAX), default=1_000, help="orders a second (1,000)")
+        rate = defaults.rate
+        sub.add_argument("--rate", type=whole(1, RATE_MAX), default=rate, help=f"orders a second ({rate:,})")
+    if "minutes" in defaults.more:
+        sub.add_argument("--minutes", type=_minutes, dest="seconds", help="the same as --seconds, in minutes")
     if "connections" in defaults.more:
         sub.add_argument("--connections", type=whole(1, CONNECTIONS_MAX), default=64, help="keep-alive ones (64)")
     if defaults.parts:
@@ -156,6 +170,11 @@ def _add_common(sub: argparse.ArgumentParser, *, database: bool = True) -> None:
         sub.add_argument("--database-url", default="", help="an empty database to use, instead of a throw-away one")
     sub.add_argument("--json", type=Path, help="a file that gets the result")
     sub.add_argument("--results", type=Path, default=RESULTS, help=f"where results and plots are kept ({RESULTS}/)")
+
+
+def _minutes(text: str) -> int:
+    """So many minutes, in seconds."""
+    return 60 * whole(1, SECONDS_MAX // 60)(text)
 
 
 def _some_of(parts: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:

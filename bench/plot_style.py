@@ -280,6 +280,14 @@ def curves(ax: "Axes") -> None:
         line.set_clip_on(False)
 
 
+def logarithmic(ax: "Axes") -> None:
+    """For lines over several powers of ten."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(amount)
+    ax.minorticks_off()
+    ax.tick_params(length=0)
+
+
 def save(figure: "Figure", path: Path, source: str) -> None:
     """Writes a picture, in the format of the path's suffix. `source`: of which figures it is one, kept in the file."""
     about = {"Source": source} | ({"Date": None} if path.suffix == ".svg" else {"Software": None})

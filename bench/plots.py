@@ -19,9 +19,11 @@ from bench.http import HttpResult
 from bench.latency import LatencyResult
 from bench.match import MatchResult
 from bench.million import MillionResult
+from bench.overload import OverloadResult
 from bench.plot_style import BAR_INCHES, Bar, Format, Head, Sheet, rated
 from bench.result import Result
 from bench.scale import ScaleResult
+from bench.soak import SoakResult
 from core.errors import StartError
 from core.model import COMMANDS_MAX
 
@@ -36,7 +38,9 @@ KINDS: Mapping[str, type[Result]] = {
     "latency": LatencyResult,
     "match": MatchResult,
     "million": MillionResult,
+    "overload": OverloadResult,
     "scale": ScaleResult,
+    "soak": SoakResult,
 }
 HEADLINE = "headline"
 HEADLINE_OF = ("million", "baseline", "http")

@@ -67,6 +67,10 @@ class Result(msgspec.Struct, kw_only=True):
         """Draws the panels of the plot, from this result alone."""
         raise NotImplementedError
 
+    def failures(self) -> Sequence[str]:
+        """What is not as it must be, where a benchmark is a test too. The result is kept, and the exit code is 1."""
+        return ()
+
     def headline(self) -> str:
         """The most important figure, in a few words."""
         raise NotImplementedError

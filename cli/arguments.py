@@ -203,6 +203,9 @@ def _chaos(parser: Parser) -> None:
     )
     parser.add_argument("--results", type=Path, metavar="FILE", help="write the outcome of every round as JSON")
     parser.add_argument("--faketime", type=Path, metavar="FILE", help="libfaketime, if it is not where Debian puts it")
+    parser.add_argument(
+        "--report", type=Path, nargs="+", metavar="FILE", help="run nothing; the table of the results in these files"
+    )
 
 
 def _help(parser: Parser) -> None:

@@ -35,7 +35,7 @@ class FairQueue:
 
     def put(self, submission: Submission) -> bool:
         """Adds a submission. Returns whether there was room for it."""
-        if self.pending >= self._pending_max_of_any and not self._has_room(submission[0]):
+        if not self.has_room(submission[0]):
             return False
         self.pending += len(submission[1])
         if self._turns is not None:
@@ -64,7 +64,10 @@ class FairQueue:
         self.pending, self._arrived, self._turns = 0, [], None
         return taken
 
-    def _has_room(self, trader_id: int) -> bool:
+    def has_room(self, trader_id: int) -> bool:
+        """Whether `put` adds a submission of this trader now."""
+        if self.pending < self._pending_max_of_any:
+            return True
         room = self._pending_max - self.pending
         return room > 0 and self.pending_of(trader_id) < SHARE * room
 

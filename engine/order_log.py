@@ -1,7 +1,7 @@
 """The order log: the only way to append commands to the log of a card, for all doors."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -69,6 +69,18 @@ class OrderLog:
         self._limits = limits
         self._waiting: dict[str, FairQueue] = {}
         self._appending: asyncio.Task[None] | None = None
+
+    def check_room(self, trader_id: int, cards: Iterable[str]) -> None:
+        """Refuses a request that no card has room for, before it is decoded: a refusal must cost less than an append.
+
+        Raises:
+            Overloaded: every card would refuse each command of this trader.
+        """
+        for card in cards:
+            waiting = self._waiting.get(card)
+            if waiting is None or waiting.has_room(trader_id):
+                return
+        raise Overloaded("too many commands of each card wait to be appended")
 
     async def append(self, command: Command) -> Accepted:
         """Appends a command and returns its place in the log.

@@ -92,6 +92,14 @@ class Exchange:
 
     # -- orders in
 
+    def check_room(self, caller: Caller) -> None:
+        """Refuses an order or batch that comes while there is no room for any order of the caller.
+
+        Raises:
+            Overloaded: see `OrderLog.check_room`.
+        """
+        self._log.check_room(caller.trader_id, self.cards)
+
     async def place(self, command: PlaceOrder) -> PlaceResult:
         """Appends an order that `rules` has checked; the order is durable when this returns.
 

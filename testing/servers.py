@@ -215,6 +215,11 @@ class Servers:
         self._numbers = count(1)
 
     @property
+    def base(self) -> Settings:
+        """The settings without the addresses of the servers."""
+        return self._local
+
+    @property
     def settings(self) -> Settings:
         """The settings of services on these servers. Known once started."""
         return msgspec.structs.replace(self._local, redis_url=self.redis.socket_url, database_url=self.postgres.url)

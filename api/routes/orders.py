@@ -70,6 +70,7 @@ async def answer_orders(context: Context, caller: Caller, _: Headers, body: byte
     Raises:
         TcgxError: the batch was refused as a whole, or no order was placed.
     """
+    context.exchange.check_room(caller)
     asked = await context.decoder.decode_orders(body, caller.trader_id)
     commands = [order for order in asked if isinstance(order, PlaceOrder)]
     placed = await context.exchange.place_many(commands)

@@ -6,16 +6,17 @@ computed twice again, by the reference book and by an empty server.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from core.model import CancelOrder, Command, Order, PlaceOrder, Trade
+from core.model import CancelOrder, Command, Order, PlaceOrder, Trade, price_text
 from testing.chaos.ledger import Ledger, Placed
+from testing.chaos.reads import Reads
 from testing.oracle.judge import differences
 from testing.oracle.reference_book import ReferenceBook
 
-Rule = Literal["lost", "doubled", "altered", "order", "answer", "log", "state", "archive"]
+Rule = Literal["lost", "doubled", "altered", "order", "answer", "log", "state", "archive", "read", "start"]
 Logged = tuple[int, str, Command]
 """Sequence, time and command of a log."""
 
@@ -45,12 +46,18 @@ class CardEvidence(msgspec.Struct, kw_only=True):
 Evidence = Mapping[str, CardEvidence]
 
 
-def check(ledger: Ledger, evidence: Evidence) -> list[Violation]:
-    """Every violation, those of orders first."""
+def check(ledger: Ledger, evidence: Evidence, reads: Reads | None = None) -> list[Violation]:
+    """Every violation, those of orders first. `reads`: what the API answered, judged where logs have no gap."""
     found = [*_acknowledged(ledger, evidence), *_canceled(ledger, evidence), *_in_order(ledger), *_batches(ledger)]
+    books: dict[str, ReferenceBook] = {}
     for card, of_card in evidence.items():
         gaps = [*_dense(card, of_card)]
-        found += gaps or _follows(card, of_card)
+        if not gaps:
+            books[card] = _book(card, of_card)
+            found += _follows(card, of_card, books[card])
+        found += gaps
+    if reads is not None:
+        found += _reads(reads, books)
     return found
 
 
@@ -146,11 +153,16 @@ def _dense(card: str, evidence: CardEvidence) -> Iterator[Violation]:
         yield Violation("log", f"entry {place + 1} of the log of {card} has the sequence {sequence}, not {wanted}")
 
 
-def _follows(card: str, evidence: CardEvidence) -> list[Violation]:
-    """The books and the archive are those that follow from the log."""
+def _book(card: str, evidence: CardEvidence) -> ReferenceBook:
+    """The book that follows from the log."""
     book = ReferenceBook(card)
     for sequence, at, command in evidence.log:
         book.apply(sequence, at, command)
+    return book
+
+
+def _follows(card: str, evidence: CardEvidence, book: ReferenceBook) -> list[Violation]:
+    """The books and the archive are those that follow from the log."""
     found = []
     if evidence.state_hash != evidence.replayed_hash:
         text = f"the state hash of {card} is {evidence.state_hash}, and a replay gives {evidence.replayed_hash}"
@@ -167,8 +179,68 @@ def _by_sequence(order: Order) -> int:
     return order.sequence
 
 
-def _differing(
-    rule: Rule, what: str, found: Sequence[Order] | Sequence[Trade], expected: Sequence[Order] | Sequence[Trade]
-) -> list[Violation]:
-    places: list[tuple[int, Order | Trade | None, Order | Trade | None]] = [*differences([*found], [*expected])]
+def _differing(rule: Rule, what: str, found: Sequence[Any], expected: Sequence[Any]) -> list[Violation]:
+    places = differences([*found], [*expected])
     return [Violation(rule, f"{what}, place {place + 1}: {is_}, not {wanted}") for place, is_, wanted in places]
+
+
+def _reads(reads: Reads, books: Mapping[str, ReferenceBook]) -> Iterator[Violation]:
+    """Every read was answered, with what the reference book has."""
+    for text in reads.failed:
+        yield Violation("read", text)
+    for order_id, body in reads.orders.items():
+        card, _, sequence = order_id.rpartition("-")
+        expected = books[card].order(int(sequence)) if card in books else None
+        if expected is not None and body:
+            yield from _single(body, expected, books[card])
+    for (card, trader_id), bodies in reads.latest.items():
+        if card in books:
+            orders = [_order_body(order) for order in books[card].latest_orders(trader_id)]
+            yield from _differing("read", f"latest orders of trader {trader_id} on {card}", bodies, orders)
+    for card, bodies in reads.trades.items():
+        if card in books:
+            trades = [_trade_body(trade) for trade in books[card].latest_trades()]
+            yield from _differing("read", f"latest trades of {card}", bodies, trades)
+
+
+def _single(body: Mapping[str, Any], expected: Order, book: ReferenceBook) -> Iterator[Violation]:
+    """An order with its fills, oldest first."""
+    order = _order_body(expected)
+    found = {name: body.get(name) for name in order}
+    if found != order:
+        yield Violation("read", f"GET of an order: {found}, not {order}")
+    sequence = expected.sequence
+    trades = [trade for trade in book.trades if sequence in (trade.taker_sequence, trade.maker_sequence)]
+    fills = [{name: fill.get(name) for name in TRADE_NAMES} for fill in body.get("trades", [])]
+    yield from _differing("read", f"fill of {order['order_id']}", fills, [_trade_body(trade) for trade in trades])
+
+
+TRADE_NAMES = ("trade_id", "card", "price", "quantity", "taker_side", "executed_at")
+
+
+def _order_body(order: Order) -> dict[str, Any]:
+    return {
+        "order_id": f"{order.card}-{order.sequence}",
+        "client_order_id": order.client_order_id,
+        "card": order.card,
+        "side": order.side.value,
+        "price": price_text(order.price_cents),
+        "quantity": order.quantity,
+        "filled_quantity": order.filled_quantity,
+        "status": order.status.value,
+        "time_in_force": order.time_in_force.value,
+        "accepted_at": order.accepted_at,
+        "closed_at": order.closed_at,
+    }
+
+
+def _trade_body(trade: Trade) -> dict[str, Any]:
+    values = (
+        f"{trade.card}-t{trade.number}",
+        trade.card,
+        price_text(trade.price_cents),
+        trade.quantity,
+        trade.taker_side.value,
+        trade.executed_at,
+    )
+    return dict(zip(TRADE_NAMES, values, strict=True))

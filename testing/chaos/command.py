@@ -13,7 +13,7 @@ from core.settings import Settings
 from testing.chaos import report
 from testing.chaos import round as rounds
 from testing.chaos.exchange import Stopped
-from testing.chaos.machine import libfaketime, may_mount
+from testing.chaos.machine import compiler, libfaketime, may_mount
 from testing.chaos.plan import KINDS, Plan, plan
 from testing.chaos.round import Outcome
 from testing.servers import folder
@@ -25,6 +25,11 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     Raises:
         StartError: a file can't be written or is missing, or an exchange does not start.
     """
+    if arguments.report:
+        runs = report.read(arguments.report)
+        outcomes = sorted((one for run in runs for one in run.rounds), key=lambda outcome: outcome.seed)
+        print(f"{report.summary(outcomes, runs)}\n\n{report.markdown(outcomes)}")
+        return 0
     if arguments.results:
         paths.check_file(arguments.results)
     if arguments.faketime and not arguments.faketime.is_file():
@@ -76,6 +81,8 @@ def _left_out(library: Path | None) -> dict[str, str]:
     reasons = {}
     if not (library or libfaketime()):
         reasons["clock"] = "libfaketime is not installed (Debian: apt install libfaketime)"
+    if not compiler():
+        reasons["fsync"] = "no C compiler is installed, which makes the library whose fsync fails"
     with folder() as where:
         if not may_mount(where):
             reasons["disk"] = "only root can mount a small disk, and this user or container can't"

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import asyncpg
 from redis import Redis, RedisError
@@ -21,15 +22,16 @@ from core.errors import StartError
 from core.settings import Settings
 from engine import keys
 from testing.chaos.links import Link, Links
-from testing.chaos.machine import Clock, SmallDisk
-from testing.chaos.plan import SERVICES, Plan
+from testing.chaos.machine import Clock, SmallDisk, Unsynced, inherited
+from testing.chaos.plan import READERS, SERVICES, Plan
 from testing.faults import all_of, crash
 from testing.oracle.judge import matched_of
-from testing.servers import KEEP_ALL, Servers, client_of, fetch, free_port
+from testing.servers import KEEP_ALL, Servers, client_of, fetch
 from testing.services import Service
 from testing.waiting import NotInTime
 
 CLIENTS = "clients"
+POSTGRES_SOCKET = ".s.PGSQL.5432"
 POLL_SECONDS = 0.02
 RESTART_SECONDS = 0.3
 """A process that has ended is started again so long after its last start, at the earliest."""
@@ -54,20 +56,30 @@ class Stopped(Exception):
 class Exchange:
     """One exchange. Servers and services that end are started again, unless a fault keeps them down."""
 
-    def __init__(
-        self, data_dir: Path, plan: Plan, *, programs: Settings, clock: Clock | None, stopping: threading.Event
-    ) -> None:
+    def __init__(self, data_dir: Path, plan: Plan, *, programs: Settings, stopping: threading.Event) -> None:
         """`programs`: settings that name the programs of Redis and PostgreSQL."""
         self.data_dir = data_dir
-        self.clock = clock
-        self.disk: SmallDisk | None = None
+        self.clocks: dict[str, Clock] = {}
+        """The clocks of servers and services that can be set, by the name of the part."""
+        self.disks: dict[str, SmallDisk] = {}
+        """The small disks of servers, by the name of the server."""
+        self.unsynced: Unsynced | None = None
         self.notes: list[str] = []
+        self.broken: list[str] = []
+        """Promises of `tcgx up` that a fault has found broken."""
+        self.in_batch: Callable[[], bool] = lambda: True
+        """Whether a request with a batch is under way. The load sets it."""
         self.held: set[str] = set()
         """Names of servers and services that are not started again."""
-        self.client_port = free_port()
-        self.port = free_port()
+        self._door = bound(shared=False)
+        self.client_port: int = self._door.getsockname()[1]
+        self._reserved = bound(shared=True)
+        self.port: int = self._reserved.getsockname()[1]
+        # Two workers mean that the port may be shared, by several API processes and the socket that keeps it for them.
         self.servers = Servers(
             data_dir,
+            redis_lines=["port 0"],
+            api_workers=2,
             log_retention=KEEP_ALL,
             event_retention=EVENT_RETENTION,
             match_batch=plan.match_batch,
@@ -103,10 +115,10 @@ class Exchange:
 
     def start(self) -> None:
         """Starts everything; the exchange is ready when this returns."""
-        with self._clock_of_redis():
+        with self._inherited("redis"):
             asyncio.run(self.servers.start())
         self._start_links()
-        for name in SERVICES:
+        for name in self.services():
             self.start_service(name)
         self.wait_until(self.is_healthy, "the exchange does not get ready", seconds=START_SECONDS)
 
@@ -123,25 +135,49 @@ class Exchange:
         asyncio.run(self.servers.stop())
         if self._links is not None:
             self._links.stop()
+        self.close_ports()
+
+    def close_ports(self) -> None:
+        """Gives back the ports of the round."""
+        self._door.close()
+        self._reserved.close()
+
+    def services(self) -> list[str]:
+        """The services of the plan; further API processes have a number."""
+        return [*SERVICES, *(f"api-{number}" for number in range(2, self._plan.api_processes + 1))]
 
     def _start_links(self) -> None:
-        folder = self.data_dir / "links"
-        folder.mkdir(mode=0o700)
-        socket, seed = self._redis_socket(), self._plan.seed
-        self.links = {name: Link(folder / name, socket, f"link {seed} {name}") for name in SERVICES}
-        self.links |= {CLIENTS: Link(self.client_port, self.port, f"link {seed}")}
-        self._links = Links([*self.links.values()])
+        seed = self._plan.seed
+        links = {CLIENTS: Link(self._door, self.port, f"link {seed}")}
+        for name in SERVICES:
+            folder = self._link_folder(name)
+            folder.mkdir(mode=0o700, parents=True)
+            links[name] = Link(folder / "redis.sock", self._redis_socket(), f"link {seed} {name}")
+        for name in READERS:
+            at = self._link_folder(name) / POSTGRES_SOCKET
+            links[f"{name} to postgres"] = Link(at, self._postgres_folder() / POSTGRES_SOCKET, f"link {seed} {name} pg")
+        self.links = links
+        self._links = Links([*links.values()])
         self._links.start()
+
+    def _link_folder(self, service: str) -> Path:
+        return self.data_dir / "links" / service.partition("-")[0]
 
     def _redis_socket(self) -> Path:
         return Path(unquote(urlsplit(self.settings.redis_url).path))
 
+    def _postgres_folder(self) -> Path:
+        return Path(parse_qs(urlsplit(self.settings.database_url).query)["host"][0])
+
     @contextmanager
-    def _clock_of_redis(self) -> Iterator[None]:
-        if self.clock is None:
-            yield
-            return
-        with self.clock.inherited():
+    def _inherited(self, name: str) -> Iterator[None]:
+        """Processes that are started inside have the clock and the disk of this part."""
+        sources: list[Mapping[str, str]] = []
+        if clock := self.clocks.get(name.partition("-")[0]):
+            sources.append(clock.variables)
+        if name == "redis" and self.unsynced:
+            sources.append(self.unsynced.variables)
+        with inherited(sources):
             yield
 
     # -- servers and services
@@ -157,15 +193,19 @@ class Exchange:
             StartError: it does not start.
         """
         self._started_at[name] = time.monotonic()
-        with self._clock_of_redis():
+        with self._inherited(name):
             asyncio.run(self.server(name).start())
 
     def start_service(self, name: str) -> None:
         """Starts a service, and does not wait for it. `engine-2` is a second engine, on the link of the first one."""
         self._started_at[name] = time.monotonic()
-        link = self.data_dir / "links" / name.partition("-")[0]
-        redis_url = self.settings.redis_url.replace(quote(str(self._redis_socket())), quote(str(link)))
-        self._services[name] = self.servers.service(name, redis_url=redis_url)
+        folder, servers = self._link_folder(name), self.settings
+        redis_url = servers.redis_url.replace(quote(str(self._redis_socket())), quote(str(folder / "redis.sock")))
+        database_url = servers.database_url
+        if name.partition("-")[0] in READERS:
+            database_url = database_url.replace(quote(str(self._postgres_folder())), quote(str(folder)))
+        with self._inherited(name):
+            self._services[name] = self.servers.service(name, redis_url=redis_url, database_url=database_url)
 
     def kill(self, name: str) -> None:
         """Ends a server or service without a warning, unless it has ended already."""
@@ -187,7 +227,7 @@ class Exchange:
     def start_again(self, name: str) -> None:
         """Starts a server or service that a fault has kept down."""
         self.held.discard(name)
-        if name in SERVICES:
+        if name.partition("-")[0] in SERVICES:
             self.start_service(name)
         else:
             self.start_server(name)
@@ -266,12 +306,16 @@ class Exchange:
             return None
         return {card: int(value or 0) for card, value in zip(self.settings.cards, found, strict=True)}
 
+    def archived(self) -> dict[str, int]:
+        """The last archived command of each card."""
+        return self.servers.archived()
+
     def is_archived(self, goal: Mapping[str, int]) -> bool:
         """Whether everything up to these sequences is matched and archived."""
         try:
             if any(matched_of(self.redis, card) < sequence for card, sequence in goal.items()):
                 return False
-            archived = self.servers.archived()
+            archived = self.archived()
         except UNANSWERED:
             return False
         return all(archived.get(card, 0) >= sequence for card, sequence in goal.items())
@@ -345,6 +389,15 @@ class Exchange:
                 error = next((line for line in text.partition("Traceback")[2].splitlines()[1:] if line[:1].strip()), "")
                 found.append(f"{path.stem}: {error}")
         return found
+
+
+def bound(*, shared: bool) -> socket.socket:
+    """A socket on a free port of 127.0.0.1, which no other run gets while it is open."""
+    made = socket.socket()
+    if shared:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind(("127.0.0.1", 0))
+    return made
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:

@@ -11,14 +11,20 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from core.errors import StartError
+from engine.connection import NO_SPACE
 from testing.chaos.exchange import CLIENTS, Exchange
 from testing.chaos.links import Cut
-from testing.chaos.plan import KINDS, PARTS, SERVICES, Fault
+from testing.chaos.plan import CLOCKS, KINDS, PARTS, READERS, SERVERS, SERVICES, Fault
+from testing.chaos.supervised import Supervised
 from testing.faults import FULL_BYTES
 
 STEPS_SECONDS = (-7_200, -3_600, -5, 5, 3_600, 7_200)
 TAIL_BYTES_MAX = 4_096
 CHECK_SECONDS = 60
+BATCH_SECONDS = 3.0
+"""How long a fault waits for a batch under way."""
+SLOW_SECONDS = (0.05, 0.3)
+"""How late a slow link carries a message."""
 REWRITE_SECONDS = 0.1
 """A rewrite of the AOF of a round takes about this long."""
 
@@ -30,11 +36,13 @@ def begin(exchange: Exchange, fault: Fault) -> AbstractContextManager[None]:
     return ACTIONS[fault.kind](exchange, fault)
 
 
-def _down(part: str) -> Action:
+def _down(part: str, *, in_batch: bool = False) -> Action:
     """SIGKILL, and a start after the fault's time."""
 
     @contextmanager
     def act(exchange: Exchange, _: Fault) -> Iterator[None]:
+        if in_batch:
+            _wait_for_batch(exchange)
         exchange.held.add(part)
         exchange.kill(part)
         yield
@@ -60,11 +68,13 @@ def _paused(part: str) -> Action:
     return act
 
 
-def _restarted(service: str) -> Action:
+def _restarted(service: str, *, in_batch: bool = False) -> Action:
     """SIGTERM, as at an upgrade, and a start."""
 
     @contextmanager
     def act(exchange: Exchange, _: Fault) -> Iterator[None]:
+        if in_batch:
+            _wait_for_batch(exchange)
         exchange.held.add(service)
         exchange.end_service(service)
         yield
@@ -73,12 +83,12 @@ def _restarted(service: str) -> Action:
     return act
 
 
-def _second(service: str) -> Action:
+def _second(service: str, number: int = 2) -> Action:
     """One more of a service, which then ends by SIGTERM or SIGKILL."""
 
     @contextmanager
     def act(exchange: Exchange, fault: Fault) -> Iterator[None]:
-        name = f"{service}-2"
+        name = f"{service}-{number}"
         exchange.start_service(name)
         yield
         if fault.value < 0.5:
@@ -99,6 +109,91 @@ def _cut(link: str, cut: Cut) -> Action:
         exchange.links[link].cut = "nothing"
 
     return act
+
+
+def _wait_for_batch(exchange: Exchange) -> None:
+    """Returns within a batch: its request is sent, and its answer has not come."""
+    deadline = time.monotonic() + BATCH_SECONDS
+    while not exchange.in_batch():
+        if time.monotonic() > deadline:
+            exchange.notes.append("no batch was under way")
+            return
+
+
+def _mute(link: str) -> Action:
+    """Connections swallow what they carry, and nobody is told; new ones pass. The server's halves end at the end."""
+
+    @contextmanager
+    def act(exchange: Exchange, _: Fault) -> Iterator[None]:
+        exchange.links[link].mute()
+        yield
+        exchange.links[link].end_mute()
+
+    return act
+
+
+def _slow(link: str) -> Action:
+    """Every message passes late."""
+
+    @contextmanager
+    def act(exchange: Exchange, fault: Fault) -> Iterator[None]:
+        low, high = SLOW_SECONDS
+        exchange.links[link].delay_seconds = low + fault.value * (high - low)
+        yield
+        exchange.links[link].delay_seconds = 0.0
+
+    return act
+
+
+@contextmanager
+def _all_killed(exchange: Exchange, _: Fault) -> Iterator[None]:
+    """SIGKILL to all servers and services, and a start of all of them."""
+    names = [*SERVERS, *exchange.services()]
+    exchange.held.update(names)
+    for name in names:
+        exchange.kill(name)
+    yield
+    for name in names:
+        exchange.start_again(name)
+
+
+@contextmanager
+def _unsynced(exchange: Exchange, _: Fault) -> Iterator[None]:
+    """Every sync of Redis fails with EIO. Redis ends, and is started again once its disk works."""
+    assert exchange.unsynced, "there is no library for it"
+    exchange.held.add("redis")
+    exchange.unsynced.begin()
+    yield
+    exchange.unsynced.end()
+    if exchange.server("redis").pid is not None:
+        exchange.notes.append("Redis has not noticed that its AOF can't be synced")
+    exchange.start_again("redis")
+
+
+@contextmanager
+def _second_up(exchange: Exchange, _: Fault) -> Iterator[None]:
+    supervised(exchange).start_second()
+    yield
+
+
+def _up_killed(*, everything: bool) -> Action:
+    """SIGKILL to `tcgx up`, and a start of another one on its folder."""
+
+    @contextmanager
+    def act(exchange: Exchange, _: Fault) -> Iterator[None]:
+        exchange.held.add("tcgx up")
+        supervised(exchange).kill_supervisor(everything=everything)
+        yield
+        supervised(exchange).begin()
+        exchange.held.discard("tcgx up")
+
+    return act
+
+
+def supervised(exchange: Exchange) -> Supervised:
+    """The exchange of a round whose plan is supervised."""
+    assert isinstance(exchange, Supervised), "the plan is not supervised"
+    return exchange
 
 
 @contextmanager
@@ -126,24 +221,43 @@ def _memory_full(exchange: Exchange, _: Fault) -> Iterator[None]:
     exchange.limit_memory(0)
 
 
-@contextmanager
-def _clock_step(exchange: Exchange, fault: Fault) -> Iterator[None]:
+def _clock_step(part: str) -> Action:
     """Two steps: one away from this machine's clock, and one back to it."""
-    assert exchange.clock, "there is no clock to set"
-    exchange.clock.step(STEPS_SECONDS[int(fault.value * len(STEPS_SECONDS))])
-    yield
-    exchange.clock.step(0)
+
+    @contextmanager
+    def act(exchange: Exchange, fault: Fault) -> Iterator[None]:
+        clock = exchange.clocks[part]
+        clock.step(STEPS_SECONDS[int(fault.value * len(STEPS_SECONDS))])
+        yield
+        clock.step(0)
+
+    return act
 
 
-@contextmanager
-def _disk_full(exchange: Exchange, _: Fault) -> Iterator[None]:
-    """Redis ends at a write that fails, and is started again once there is space."""
-    assert exchange.disk, "there is no small disk"
-    exchange.held.add("redis")
-    exchange.disk.fill()
-    yield
-    exchange.disk.free()
-    exchange.start_again("redis")
+def _has_noticed(exchange: Exchange, server: str) -> bool:
+    """Whether a server has ended or complained since its disk was full."""
+    log = exchange.data_dir / f"{server}.log"
+    return exchange.server(server).pid is None or NO_SPACE in log.read_text(errors="replace")
+
+
+def _disk_full(*names: str) -> Action:
+    """A server ends at a write that fails, or refuses it. It is started again once there is space."""
+
+    @contextmanager
+    def act(exchange: Exchange, _: Fault) -> Iterator[None]:
+        exchange.held.update(names)
+        for name in names:
+            exchange.disks[name].fill()
+        yield
+        for name in names:
+            exchange.disks[name].free()
+        exchange.notes += [
+            f"{name} has not noticed its full disk" for name in names if not _has_noticed(exchange, name)
+        ]
+        for name in names:
+            exchange.start_again(name)
+
+    return act
 
 
 def _tail(make: Callable[[random.Random, int], bytes]) -> Action:
@@ -197,12 +311,21 @@ ACTIONS: Mapping[str, Action] = {
     **{f"kill {part}": _down(part) for part in PARTS},
     **{f"pause {part}": _paused(part) for part in PARTS},
     **{f"restart {service}": _restarted(service) for service in SERVICES},
+    "restart api in a batch": _restarted("api", in_batch=True),
+    "kill redis in a batch": _down("redis", in_batch=True),
+    "kill everything and start at once": _all_killed,
     "second engine": _second("engine"),
     "second archiver": _second("archiver"),
+    "second api": _second("api", number=3),
     "cut requests of clients": _cut(CLIENTS, "requests"),
     "cut answers to clients": _cut(CLIENTS, "answers"),
     **{f"cut requests of {service}": _cut(service, "requests") for service in SERVICES},
     **{f"cut answers to {service}": _cut(service, "answers") for service in SERVICES},
+    **{f"mute link of {service} to redis": _mute(service) for service in SERVICES},
+    **{f"cut requests of {service} to postgres": _cut(f"{service} to postgres", "requests") for service in READERS},
+    **{f"cut answers to {service} of postgres": _cut(f"{service} to postgres", "answers") for service in READERS},
+    **{f"mute link of {service} to postgres": _mute(f"{service} to postgres") for service in READERS},
+    **{f"slow link of {service} to postgres": _slow(f"{service} to postgres") for service in READERS},
     "postgres away": _down("postgres"),
     "postgres hung": _paused("postgres"),
     "redis away": _down("redis"),
@@ -212,7 +335,13 @@ ACTIONS: Mapping[str, Action] = {
     "memory full": _memory_full,
     "zeros at the end of the AOF": _tail(_zeros),
     "garbage at the end of the AOF": _tail(_garbage),
-    "clock step of redis": _clock_step,
-    "disk full": _disk_full,
+    **{f"clock step of {name}": _clock_step(name) for name in CLOCKS},
+    "disk of redis full": _disk_full("redis"),
+    "disk of postgres full": _disk_full("postgres"),
+    "both disks full": _disk_full(*SERVERS),
+    "AOF can't be synced": _unsynced,
+    "second tcgx up is refused": _second_up,
+    "kill tcgx up and start another": _up_killed(everything=False),
+    "kill tcgx up with all of its processes": _up_killed(everything=True),
 }
 assert {kind.name for kind in KINDS} == {*ACTIONS}, "a kind of fault has no action"

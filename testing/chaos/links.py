@@ -1,8 +1,13 @@
-"""Links: small proxies between clients, services and Redis, whose connections can be cut before or after an act."""
+"""Links: small proxies between clients, services and servers.
+
+Their connections can be cut before or after an act, go mute, or carry each message late.
+"""
 
 import asyncio
 import random
+import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -17,23 +22,59 @@ Address = Path | int
 """A Unix socket, or a port of 127.0.0.1."""
 
 
+class Carried:
+    """One connection of a link. Once mute, it carries nothing more, not even the end of either half."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.client = client
+        self.server = server
+        self.mute = False
+
+
 class Link:
     """One proxy. `cut` says which messages end their connection instead of passing.
 
     A cut request has not reached the server. A cut answer belongs to a request that the server has acted on.
+    `delay_seconds` is how late each message passes.
     """
 
-    def __init__(self, listens: Address, leads_to: Address, seed: str) -> None:
+    def __init__(self, listens: Path | socket.socket, leads_to: Address, seed: str) -> None:
+        """`listens`: where a Unix socket is made, or a bound socket."""
         self.cut: Cut = "nothing"
+        self.delay_seconds = 0.0
+        self._carried: set[Carried] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._listens = listens
         self._leads_to = leads_to
         self._choose = random.Random(seed)
 
+    def mute(self) -> None:
+        """All present connections go mute. Neither side is told, and new connections pass."""
+        self._call(self._mute)
+
+    def end_mute(self) -> None:
+        """The server's halves of mute connections end, as its keepalives end those of a lost host."""
+        self._call(self._end_mute)
+
+    def _call(self, work: Callable[[], None]) -> None:
+        assert self._loop, "the link does not listen"
+        self._loop.call_soon_threadsafe(work)
+
+    def _mute(self) -> None:
+        for carried in self._carried:
+            carried.mute = True
+
+    def _end_mute(self) -> None:
+        for carried in self._carried:
+            if carried.mute:
+                carried.server.transport.abort()
+
     async def listen(self) -> asyncio.Server:
         """Listens from now on."""
+        self._loop = asyncio.get_running_loop()
         if isinstance(self._listens, Path):
             return await asyncio.start_unix_server(self._carry, self._listens)
-        return await asyncio.start_server(self._carry, "127.0.0.1", self._listens)
+        return await asyncio.start_server(self._carry, sock=self._listens)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carries one connection to its end."""
@@ -45,24 +86,35 @@ class Link:
         except OSError:
             writer.transport.abort()
             return
+        carried = Carried(writer, onward_writer)
+        self._carried.add(carried)
         ways = [
-            asyncio.ensure_future(self._pump(reader, onward_writer, "requests")),
-            asyncio.ensure_future(self._pump(onward, writer, "answers")),
+            asyncio.ensure_future(self._pump(carried, reader, onward_writer, "requests")),
+            asyncio.ensure_future(self._pump(carried, onward, writer, "answers")),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            if carried.mute:
+                await asyncio.wait(ways)
         finally:
+            self._carried.discard(carried)
             for way in ways:
                 way.cancel()
             writer.transport.abort()
             onward_writer.transport.abort()
             await asyncio.gather(*ways, return_exceptions=True)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: Cut) -> None:
+    async def _pump(
+        self, carried: Carried, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: Cut
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
                 if self.cut == kind and self._choose.random() < CUT_SHARE:
                     return
+                if self.delay_seconds:
+                    await asyncio.sleep(self.delay_seconds)
+                if carried.mute:
+                    continue
                 writer.write(data)
                 await writer.drain()
 

@@ -5,9 +5,11 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import jwt
 import msgspec
 
 from core.model import CancelOrder, PlaceOrder, Side, TimeInForce, price_text
@@ -21,7 +23,8 @@ PAUSE_SECONDS = 0.02
 ANSWER_SECONDS = (0.5, 3.0)
 """A client waits for an answer for a time between these."""
 REPEAT_SECONDS = (0.02, 0.2)
-TOKEN_SECONDS = 3_600
+TOKEN_SECONDS = 86_400
+"""Tokens outlive every step of the clock of an API process."""
 ORDERS_A_BATCH = (2, 30)
 RECENT_MAX = 50
 """Cancels and repeats concern one of the latest acknowledged orders of a client."""
@@ -40,6 +43,16 @@ class Door(NamedTuple):
     jwt_secret: str
     cards: Sequence[str]
 
+    def token(self, trader_id: int) -> str:
+        """A token without `iat`: an API process whose clock is behind would refuse one from its future."""
+        claims = {
+            "iss": tokens.ISSUER,
+            "sub": str(trader_id),
+            "role": "trader",
+            "exp": int(time.time()) + TOKEN_SECONDS,
+        }
+        return jwt.encode(claims, self.jwt_secret, tokens.ALGORITHM)
+
 
 class Abandoned(Exception):
     """The load was ended before a request was answered."""
@@ -56,7 +69,7 @@ class Client:
     """One trader in a thread of its own. Its requests follow from the seed; answers decide how far it comes."""
 
     def __init__(self, door: Door, ledger: Ledger, trader_id: int, seed: int, ends: "Ends") -> None:
-        token = tokens.issue_token(door.jwt_secret, trader_id, "trader", TOKEN_SECONDS)
+        token = door.token(trader_id)
         self._headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         self._door = door
         self._ledger = ledger
@@ -104,9 +117,10 @@ class Client:
         commands = [self._command() for _ in range(self._choose.randint(*ORDERS_A_BATCH))]
         waiting = self._ledger.enter(commands, time.monotonic())
         while waiting:
-            answer = self._insist(
-                "POST", "/orders/batch", {"orders": [order_body(placed.command) for placed in waiting]}
-            )
+            with self._ends.in_batch():
+                answer = self._insist(
+                    "POST", "/orders/batch", {"orders": [order_body(placed.command) for placed in waiting]}
+                )
             if answer.status != 202:
                 for placed in waiting:
                     placed.refusal = str(answer)
@@ -217,11 +231,25 @@ class Client:
 
 
 class Ends:
-    """How clients are ended: after their present request, or without its answer."""
+    """How clients are ended: after their present request, or without its answer; and what they do meanwhile."""
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
         self.abandoned = threading.Event()
+        self.batches = 0
+        """How many batches are under way."""
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def in_batch(self) -> Iterator[None]:
+        """A batch is under way inside."""
+        with self._lock:
+            self.batches += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.batches -= 1
 
 
 class Load:
@@ -244,6 +272,10 @@ class Load:
     def works(self) -> bool:
         """Whether a client has not ended."""
         return any(client.works() for client in self._clients)
+
+    def in_batch(self) -> bool:
+        """Whether a batch is under way."""
+        return self._ends.batches > 0
 
     def abandon(self) -> None:
         """Ends it at once.

@@ -2,13 +2,18 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 SERVERS = ("redis", "postgres")
 SERVICES = ("engine", "archiver", "api")
 PARTS = (*SERVERS, *SERVICES)
+READERS = ("archiver", "api")
+"""The services that speak PostgreSQL."""
+CLOCKS = ("redis", "api", "archiver")
+API_PROCESSES = (1, 1, 2)
+"""A third of the rounds has two API processes on one port."""
 FAULTS_MAX = 4
 ALONE = 0.4
 """The share of rounds with one fault."""
@@ -19,36 +24,70 @@ ARCHIVE_BATCH_BYTES = (10_000, 4_000_000)
 """Small values give many calls and many transactions, so that a kill is likely to meet one under way."""
 
 
+Need = Literal["", "clock", "disk", "fsync"]
+
+
 class Kind(NamedTuple):
-    """A kind of fault: the part that it occupies, the shortest and the longest time, and what the machine must have."""
+    """A kind of fault: the parts that it occupies, the shortest and the longest time, and its needs of the machine.
+
+    `supervised`: it is a fault of `tcgx up`. All other kinds need services that were started one by one, but for
+    those of `both`.
+    """
 
     name: str
-    part: str
+    parts: tuple[str, ...]
     seconds: tuple[float, float]
-    needs: str = ""
+    needs: Need = ""
+    supervised: bool = False
+    both: bool = False
+
+
+def _kind(name: str, part: str, seconds: tuple[float, float], needs: Need = "") -> Kind:
+    return Kind(name, (part,), seconds, needs)
 
 
 KINDS: Sequence[Kind] = (
-    *(Kind(f"kill {part}", part, (0.0, 0.5)) for part in PARTS),
-    *(Kind(f"pause {part}", part, (0.5, 3.0)) for part in PARTS),
-    *(Kind(f"restart {service}", service, (0.0, 0.5)) for service in SERVICES),
-    Kind("second engine", "engine-2", (1.0, 3.0)),
-    Kind("second archiver", "archiver-2", (1.0, 3.0)),
-    Kind("cut requests of clients", "link of clients", (0.5, 2.0)),
-    Kind("cut answers to clients", "link of clients", (0.5, 2.0)),
-    *(Kind(f"cut requests of {service}", f"link of {service}", (0.5, 2.0)) for service in SERVICES),
-    *(Kind(f"cut answers to {service}", f"link of {service}", (0.5, 2.0)) for service in SERVICES),
-    Kind("postgres away", "postgres", (11.0, 13.0)),
-    Kind("postgres hung", "postgres", (11.0, 13.0)),
-    Kind("redis away", "redis", (6.0, 8.0)),
-    Kind("redis hung", "redis", (6.0, 8.0)),
-    Kind("kill redis while it rewrites its AOF", "redis", (0.0, 0.5)),
-    Kind("postgres ends all connections", "postgres", (0.0, 0.2)),
-    Kind("memory full", "redis", (1.0, 3.0)),
-    Kind("zeros at the end of the AOF", "redis", (0.0, 0.2)),
-    Kind("garbage at the end of the AOF", "redis", (0.0, 0.2)),
-    Kind("clock step of redis", "clock", (1.0, 3.0), needs="clock"),
-    Kind("disk full", "redis", (1.0, 3.0), needs="disk"),
+    *(_kind(f"kill {part}", part, (0.0, 0.5)) for part in PARTS),
+    *(_kind(f"pause {part}", part, (0.5, 3.0)) for part in PARTS),
+    *(_kind(f"restart {service}", service, (0.0, 0.5)) for service in SERVICES),
+    _kind("restart api in a batch", "api", (0.0, 0.5)),
+    _kind("kill redis in a batch", "redis", (0.0, 0.5)),
+    Kind("kill everything and start at once", PARTS, (0.0, 0.1)),
+    _kind("second engine", "engine-2", (1.0, 3.0)),
+    _kind("second archiver", "archiver-2", (1.0, 3.0)),
+    _kind("second api", "api-3", (1.0, 3.0)),
+    Kind("cut requests of clients", ("link of clients",), (0.5, 2.0), both=True),
+    Kind("cut answers to clients", ("link of clients",), (0.5, 2.0), both=True),
+    *(_kind(f"cut requests of {service}", f"link of {service}", (0.5, 2.0)) for service in SERVICES),
+    *(_kind(f"cut answers to {service}", f"link of {service}", (0.5, 2.0)) for service in SERVICES),
+    *(_kind(f"mute link of {service} to redis", f"link of {service}", (0.5, 2.0)) for service in SERVICES),
+    *(
+        _kind(f"{what} {service} {direction} postgres", f"link of {service} to postgres", (0.5, 2.0))
+        for service in READERS
+        for what, direction in (("cut requests of", "to"), ("cut answers to", "of"))
+    ),
+    *(
+        _kind(f"{what} link of {service} to postgres", f"link of {service} to postgres", seconds)
+        for service in READERS
+        for what, seconds in (("mute", (1.0, 3.0)), ("slow", (1.0, 3.0)))
+    ),
+    _kind("postgres away", "postgres", (11.0, 13.0)),
+    _kind("postgres hung", "postgres", (11.0, 13.0)),
+    _kind("redis away", "redis", (6.0, 8.0)),
+    _kind("redis hung", "redis", (6.0, 8.0)),
+    _kind("kill redis while it rewrites its AOF", "redis", (0.0, 0.5)),
+    _kind("postgres ends all connections", "postgres", (0.0, 0.2)),
+    _kind("memory full", "redis", (1.0, 3.0)),
+    _kind("zeros at the end of the AOF", "redis", (0.0, 0.2)),
+    _kind("garbage at the end of the AOF", "redis", (0.0, 0.2)),
+    *(_kind(f"clock step of {name}", f"clock of {name}", (1.0, 3.0), "clock") for name in CLOCKS),
+    _kind("disk of redis full", "redis", (1.0, 3.0), "disk"),
+    _kind("disk of postgres full", "postgres", (1.0, 3.0), "disk"),
+    Kind("both disks full", SERVERS, (1.0, 3.0), "disk"),
+    _kind("AOF can't be synced", "redis", (0.5, 2.0), "fsync"),
+    Kind("second tcgx up is refused", ("tcgx up",), (0.0, 0.5), supervised=True),
+    Kind("kill tcgx up and start another", ("tcgx up",), (0.0, 0.5), supervised=True),
+    Kind("kill tcgx up with all of its processes", ("tcgx up",), (0.0, 0.1), supervised=True),
 )
 """The long ones outlast the bounds of the services: 5 s for a Redis command, 10 s for the archiver's heartbeat."""
 
@@ -63,12 +102,19 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What happens in a round, and two settings of its services."""
+    """What happens in a round, and some settings of its services. `supervised`: `tcgx up` runs the exchange."""
 
     seed: int
     faults: tuple[Fault, ...]
     match_batch: int
     archive_batch_bytes: int
+    api_processes: int
+    supervised: bool
+
+    @property
+    def kinds(self) -> set[str]:
+        """The names of its kinds."""
+        return {fault.kind for fault in self.faults}
 
     def without(self, kinds: Iterable[str]) -> "Plan":
         """The plan without faults that this machine can't make."""
@@ -81,15 +127,23 @@ def plan(seed: int) -> Plan:
     choose = random.Random(f"chaos {seed}")
     kinds = [KINDS[seed % len(KINDS)]]
     if choose.random() >= ALONE:
-        kinds += choose.choices(KINDS, k=choose.randint(1, FAULTS_MAX - 1))
+        possible = [kind for kind in KINDS if kind.both or kind.supervised == kinds[0].supervised]
+        kinds += choose.choices(possible, k=choose.randint(1, FAULTS_MAX - 1))
     free: dict[str, float] = {}
     faults = []
     for kind in kinds:
-        begins = free.get(kind.part, 0.0) + choose.uniform(*FIRST_SECONDS)
+        begins = max(free.get(part, 0.0) for part in kind.parts) + choose.uniform(*FIRST_SECONDS)
         ends = begins + choose.uniform(*kind.seconds)
-        free[kind.part] = ends
+        free |= dict.fromkeys(kind.parts, ends)
         faults.append(Fault(kind.name, round(begins, 3), round(ends, 3), choose.random()))
-    return Plan(seed, tuple(faults), choose.choice(MATCH_BATCHES), choose.choice(ARCHIVE_BATCH_BYTES))
+    return Plan(
+        seed=seed,
+        faults=tuple(faults),
+        match_batch=choose.choice(MATCH_BATCHES),
+        archive_batch_bytes=choose.choice(ARCHIVE_BATCH_BYTES),
+        api_processes=choose.choice(API_PROCESSES),
+        supervised=kinds[0].supervised,
+    )
 
 
 def kind_of(name: str) -> Kind:

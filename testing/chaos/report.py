@@ -2,15 +2,17 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from core.errors import StartError
 from testing.chaos.plan import KINDS
 from testing.chaos.round import Outcome
 
 COLUMNS = ("fault", "rounds", "acknowledged", "repeated", "lost", "doubled", "other", "recovery s")
-OTHERS = ("altered", "order", "answer", "log", "state", "archive")
+OTHERS = ("altered", "order", "answer", "log", "state", "archive", "read", "start")
 SHOWN_MAX = 10
 """How many violations of a round are shown; the JSON has all."""
 
@@ -44,6 +46,63 @@ def details(outcome: Outcome, command: str) -> list[str]:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """A row a kind of fault. A round with several faults counts in the row of each."""
+    rows = _rows(outcomes)
+    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
+    return "\n".join(_aligned(row, widths) for row in rows)
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """The same table for docs/reliability.md."""
+    head, *rows = [f"| {' | '.join(row)} |" for row in _rows(outcomes)]
+    return "\n".join([head, f"|{'---|' * len(COLUMNS)}", *rows])
+
+
+def summary(outcomes: Sequence[Outcome], about: Sequence["Run"]) -> str:
+    """The sentence above the table: how many rounds, of which seeds, and what came of them."""
+    alone = sum(len(outcome.faults) == 1 for outcome in outcomes)
+    violations = sum(len(outcome.violations) for outcome in outcomes)
+    counts = (
+        f"{len(outcomes):,} rounds, {alone:,} of them with one fault",
+        f"{sum(outcome.acknowledged for outcome in outcomes):,} orders acknowledged",
+        f"{sum(outcome.repeats for outcome in outcomes):,} requests repeated",
+        f"{sum(outcome.trades for outcome in outcomes):,} trades archived",
+        f"{violations:,} violations",
+        f"{sum(len(outcome.tracebacks) for outcome in outcomes):,} tracebacks",
+    )
+    commands = "; ".join(f"`{run.command}`" for run in about)
+    left_out = sorted({kind for run in about for kind in run.left_out})
+    more = f" Left out: {', '.join(left_out)}." if left_out else ""
+    return f"{commands}: {', '.join(counts)}.{more}"
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """The file that `--results` writes."""
+
+    command: str
+    left_out: dict[str, str]
+    rounds: list[Outcome]
+
+
+def read(paths: Iterable[Path]) -> list[Run]:
+    """The runs of files.
+
+    Raises:
+        StartError: a file is none of a run, or two files have the round of one seed.
+    """
+    runs, seen = [], dict[int, Path]()
+    for path in paths:
+        try:
+            runs.append(msgspec.json.decode(path.read_bytes(), type=Run))
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise StartError(f"{path} holds no rounds of chaos: {error}") from error
+        for outcome in runs[-1].rounds:
+            if outcome.seed in seen:
+                raise StartError(f"{path} and {seen[outcome.seed]} both have seed {outcome.seed}: it would count twice")
+            seen[outcome.seed] = path
+    return runs
+
+
+def _rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [COLUMNS]
     for kind in KINDS:
         of_kind = [outcome for outcome in outcomes if kind.name in {fault.kind for fault in outcome.faults}]
@@ -52,9 +111,11 @@ def table(outcomes: Sequence[Outcome]) -> str:
     without = [outcome for outcome in outcomes if not outcome.faults]
     if without:
         rows.append(_row("no fault", without))
+    several = [outcome for outcome in outcomes if outcome.api_processes > 1]
+    if several:
+        rows.append(_row("with two API processes", several))
     rows.append(_row("all rounds", outcomes))
-    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
-    return "\n".join(_aligned(row, widths) for row in rows)
+    return rows
 
 
 def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:

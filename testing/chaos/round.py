@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -16,11 +16,17 @@ from testing.chaos.checker import Evidence, Violation, check
 from testing.chaos.evidence import gather
 from testing.chaos.exchange import RECOVERY_SECONDS, Exchange
 from testing.chaos.load import Door, Load
-from testing.chaos.machine import Clock, SmallDisk
-from testing.chaos.plan import Fault, Plan
+from testing.chaos.machine import POSTGRES_DISK_BYTES, REDIS_DISK_BYTES, Clock, SmallDisk, Unsynced, compiler
+from testing.chaos.plan import CLOCKS, Fault, Plan
+from testing.chaos.reads import Reader, Reads
+from testing.chaos.supervised import Supervised
 
 AFTER_SECONDS = 0.5
 """The load goes on for so long after recovery, so that orders meet the recovered exchange."""
+
+
+READ_SECONDS = 20.0
+"""A read after recovery is answered within this time."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +45,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     ended: dict[str, int]
     tracebacks: Sequence[str]
     notes: Sequence[str]
+    api_processes: int = 1
 
     def count(self, *rules: str) -> int:
         """How many violations there are of these rules."""
@@ -46,29 +53,43 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(plan: Plan, *, programs: Settings, library: Path | None, stopping: threading.Event) -> Outcome:
-    """Runs a round. `programs`: as `Exchange` takes it. `library`: libfaketime, needed by steps of the clock.
+    """Runs a round. `programs`: as `Exchange` takes it. `library`: libfaketime, needed by steps of a clock.
 
     Raises:
         Stopped: `stopping` was set.
         TcgxError: the exchange does not start.
     """
-    kinds = {fault.kind for fault in plan.faults}
     with datadir.ephemeral() as data_dir:
-        clock = Clock(library, data_dir / "clock") if library and "clock step of redis" in kinds else None
-        exchange = Exchange(data_dir, plan, programs=programs, clock=clock, stopping=stopping)
+        made = Supervised if plan.supervised else Exchange
+        exchange = made(data_dir, plan, programs=programs, stopping=stopping)
         with ExitStack() as stack:
-            if "disk full" in kinds:
-                exchange.disk = stack.enter_context(_mounted(data_dir / "redis"))
+            _equip(exchange, plan, library, stack)
             stack.callback(exchange.stop)
             exchange.start()
-            load = Load(Door(exchange.client_port, exchange.settings.jwt_secret, exchange.settings.cards), plan.seed)
+            door = Door(exchange.client_port, exchange.settings.jwt_secret, exchange.settings.cards)
+            load = Load(door, plan.seed)
+            exchange.in_batch = load.in_batch
             stack.callback(load.abandon)
-            return _judged(exchange, load, plan)
+            return _judged(exchange, load, door, plan)
+
+
+def _equip(exchange: Exchange, plan: Plan, library: Path | None, stack: ExitStack) -> None:
+    """Gives the exchange the clocks, disks and libraries that the faults of its plan need."""
+    for part in CLOCKS:
+        if library and f"clock step of {part}" in plan.kinds:
+            exchange.clocks[part] = Clock(library, exchange.data_dir / f"{part}.clock")
+    for server, size in (("redis", REDIS_DISK_BYTES), ("postgres", POSTGRES_DISK_BYTES)):
+        if plan.kinds & {f"disk of {server} full", "both disks full"}:
+            place = (exchange.data_dir / server).resolve()
+            exchange.disks[server] = stack.enter_context(_mounted(place, size))
+    program = compiler()
+    if program and "AOF can't be synced" in plan.kinds:
+        exchange.unsynced = Unsynced(exchange.data_dir, program)
 
 
 @contextmanager
-def _mounted(folder: Path) -> Iterator[SmallDisk]:
-    disk = SmallDisk(folder)
+def _mounted(folder: Path, size: int) -> Iterator[SmallDisk]:
+    disk = SmallDisk(folder, size)
     disk.mount()
     try:
         yield disk
@@ -76,10 +97,11 @@ def _mounted(folder: Path) -> Iterator[SmallDisk]:
         disk.unmount()
 
 
-def _judged(exchange: Exchange, load: Load, plan: Plan) -> Outcome:
+def _judged(exchange: Exchange, load: Load, door: Door, plan: Plan) -> Outcome:
     began = time.monotonic()
     load.start()
     found: list[Violation] = []
+    reads: Reads | None = None
     recovery: float | None = None
     try:
         last_end = _break(exchange, plan, began)
@@ -89,14 +111,16 @@ def _judged(exchange: Exchange, load: Load, plan: Plan) -> Outcome:
         load.stop()
         exchange.wait_until(lambda: not load.works(), "clients get no answers", seconds=RECOVERY_SECONDS)
         exchange.archive()
+        reads = Reader(door, _insisting(exchange)).read(load.ledger, plan.seed)
     except StartError as error:
         found.append(Violation("answer", f"the exchange has not recovered: {error}"))
+    found += [Violation("start", text) for text in exchange.broken]
     seconds = time.monotonic() - began
     load.abandon()
     evidence: Evidence = {}
     try:
         evidence = gather(exchange.settings)
-        found += check(load.ledger, evidence)
+        found += check(load.ledger, evidence, reads)
     except TcgxError as error:
         found.append(Violation("state", f"the log can't be judged: {error}"))
     return Outcome(
@@ -113,7 +137,15 @@ def _judged(exchange: Exchange, load: Load, plan: Plan) -> Outcome:
         ended=dict(exchange.ended),
         tracebacks=exchange.tracebacks(),
         notes=exchange.notes,
+        api_processes=plan.api_processes,
     )
+
+
+def _insisting(exchange: Exchange) -> Callable[[Callable[[], bool], str], None]:
+    def insist(holds: Callable[[], bool], why: str) -> None:
+        exchange.wait_until(holds, why, seconds=READ_SECONDS)
+
+    return insist
 
 
 def _break(exchange: Exchange, plan: Plan, began: float) -> float:

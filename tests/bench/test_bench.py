@@ -60,6 +60,8 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     },
     "latency": {"rate": int, "p50_ms": NUMBER, "p99_ms": NUMBER, "p999_ms": NUMBER, "dropped": int, "errors": int},
     "archive": {"rows_per_second": NUMBER, "archived_rows": int, "cpu_us_per_row": dict},
+    "soak": {"told": dict, "account": dict, "trends": list, "samples": list, "faults": list},
+    "overload": {"possible": NUMBER, "goodput": NUMBER, "told": dict, "account": dict, "parts": list, "faults": list},
     "scale": {"parts": dict, "depth_cpu_ratio": NUMBER, "through_cpu_ratio": NUMBER},
     "baseline": {"orders_per_second": NUMBER, "http_orders_per_second": NUMBER, "pools": list, "doors": list},
 }
@@ -70,12 +72,14 @@ QUICK: Mapping[str, tuple[str, ...]] = {
     "million": ("--orders", "4500"),
     "latency": ("--rate", "50", "--seconds", "1"),
     "archive": ("--orders", "3000"),
+    "soak": ("--rate", "100", "--seconds", "4"),
+    "overload": ("--seconds", "3"),
     "scale": ("--orders", "200", "--only", "depth,through,cards,nodes"),
     "baseline": ("--orders", "60", "--seconds", "1"),
 }
 
 
-SHARING = ("http", "million", "latency", "archive", "baseline")
+SHARING = ("http", "million", "latency", "archive", "soak", "overload", "baseline")
 
 
 class Bystanders:

@@ -2,25 +2,38 @@
 
 import itertools
 import json
+import os
 import random
 import signal
+import socket
+import socketserver
 import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from api.views import order_view, trade_view
+from cli import datadir
 from core.model import CancelOrder, Command, PlaceOrder, Side, TimeInForce
 from core.settings import Settings
 from engine import keys
-from testing.chaos import evidence, report
+from testing.chaos import evidence, report, supervised
 from testing.chaos import round as rounds
 from testing.chaos.checker import CardEvidence, Evidence, Violation, check
+from testing.chaos.exchange import bound
 from testing.chaos.ledger import Ledger, Placed
+from testing.chaos.links import Link, Links
+from testing.chaos.machine import Unsynced, compiler, inherited
 from testing.chaos.plan import FAULTS_MAX, KINDS, kind_of, plan
+from testing.chaos.reads import Reads
 from testing.chaos.round import Outcome
+from testing.chaos.supervised import Supervised
 from testing.oracle.reference_book import ReferenceBook
 from testing.processes import PROGRAM, descendants, ended, environment, finished
 from testing.servers import client_of, fetch
@@ -255,6 +268,206 @@ def test_the_checker_finds(change: Change, rule: str) -> None:
     assert rule in {violation.rule for violation in check(ledger, evidence)}
 
 
+# -- what the API answers to reads
+
+
+def honest_reads(evidence: Evidence) -> Reads:
+    """The answers of an API that does everything right, as its own views write them."""
+    book = ReferenceBook(CARD)
+    for sequence, at, command in evidence[CARD].log:
+        book.apply(sequence, at, command)
+    reads = Reads(trades={CARD: [msgspec.to_builtins(trade_view(trade)) for trade in book.latest_trades()]})
+    for trader_id in book.traders():
+        orders = book.latest_orders(trader_id)
+        reads.latest[CARD, trader_id] = [msgspec.to_builtins(order_view(order)) for order in orders]
+    filled = [completed for completed in book.completed if completed.filled_quantity]
+    for completed in filled[:30]:
+        fills = [
+            {**msgspec.to_builtins(trade_view(trade)), "order_id": "own"}
+            for trade in book.trades
+            if completed.sequence in (trade.taker_sequence, trade.maker_sequence)
+        ]
+        order_id = f"{CARD}-{completed.sequence}"
+        reads.orders[order_id] = {**msgspec.to_builtins(order_view(completed)), "trades": fills}
+    return reads
+
+
+def an_order_is_not_found(reads: Reads) -> None:
+    reads.failed.append("GET /orders/pikachu-1 of trader 1: 404")
+
+
+def an_order_has_another_status(reads: Reads) -> None:
+    next(iter(reads.orders.values()))["status"] = "open"
+
+
+def an_order_lacks_a_fill(reads: Reads) -> None:
+    next(iter(reads.orders.values()))["trades"].pop()
+
+
+def the_newest_order_of_a_trader_is_missing(reads: Reads) -> None:
+    del next(iter(reads.latest.values()))[0]
+
+
+def two_orders_of_a_trader_change_places(reads: Reads) -> None:
+    next(iter(reads.latest.values()))[:2] = next(iter(reads.latest.values()))[1::-1]
+
+
+def the_newest_trade_is_missing(reads: Reads) -> None:
+    del reads.trades[CARD][0]
+
+
+READ_CHANGES = [
+    an_order_is_not_found,
+    an_order_has_another_status,
+    an_order_lacks_a_fill,
+    the_newest_order_of_a_trader_is_missing,
+    two_orders_of_a_trader_change_places,
+    the_newest_trade_is_missing,
+]
+
+
+def test_reads_of_an_honest_exchange_are_right() -> None:
+    ledger, evidence = honest()
+    reads = honest_reads(evidence)
+
+    assert check(ledger, evidence, reads) == []
+    assert len(reads.orders) == 30
+    assert {len(orders) for orders in reads.latest.values()} == {50}
+
+
+@pytest.mark.parametrize("change", READ_CHANGES)
+def test_the_checker_finds_a_wrong_read(change: Callable[[Reads], None]) -> None:
+    ledger, evidence = honest()
+    reads = honest_reads(evidence)
+
+    change(reads)
+
+    assert {violation.rule for violation in check(ledger, evidence, reads)} == {"read"}
+
+
+# -- what faults are made of
+
+
+class Echo(socketserver.BaseRequestHandler):
+    """Sends everything back."""
+
+    def handle(self) -> None:
+        while data := self.request.recv(100):
+            self.request.sendall(data)
+
+
+@contextmanager
+def linked(folder: Path) -> Iterator[tuple[Link, Path]]:
+    """A link to a server that sends everything back, and where the link listens."""
+    link = Link(folder / "link", folder / "server", "seed")
+    links = Links([link])
+    with socketserver.ThreadingUnixStreamServer(str(folder / "server"), Echo) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        links.start()
+        try:
+            yield link, folder / "link"
+        finally:
+            links.stop()
+            server.shutdown()
+            serving.join()
+
+
+def connected(path: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.settimeout(0.3)
+    made.connect(str(path))
+    return made
+
+
+def echoed(connection: socket.socket, text: bytes) -> bytes | None:
+    """What comes back; None if nothing does, and empty at the end of the connection."""
+    connection.sendall(text)
+    try:
+        return connection.recv(100)
+    except TimeoutError:
+        return None
+
+
+def test_a_mute_connection_swallows_bytes_and_its_end_while_new_ones_pass(tmp_path: Path) -> None:
+    with linked(tmp_path) as (link, path), connected(path) as old:
+        assert echoed(old, b"before") == b"before"
+
+        link.mute()
+        with connected(path) as new:
+            assert until(lambda: echoed(new, b"new") == b"new")
+        assert echoed(old, b"mute") is None
+        link.end_mute()
+
+        assert echoed(old, b"mute") is None, "the client was told"
+
+
+def test_a_slow_link_carries_every_message_late(tmp_path: Path) -> None:
+    with linked(tmp_path) as (link, path), connected(path) as client:
+        assert echoed(client, b"fast") == b"fast"
+        link.delay_seconds = 0.1
+        began = time.monotonic()
+
+        assert echoed(client, b"slow") == b"slow"
+        assert time.monotonic() - began >= 0.2, "there and back"
+
+
+@pytest.mark.skipif(compiler() is None, reason="it needs a C compiler")
+def test_a_disk_that_can_not_be_synced_is_one_while_the_fault_lasts(tmp_path: Path) -> None:
+    unsynced = Unsynced(tmp_path, compiler() or "")
+    code = "import os\nfor call in (os.fsync, os.fdatasync): call(os.open('file', os.O_CREAT | os.O_WRONLY))"
+
+    def synced() -> str:
+        done = finished([sys.executable, "-c", code], where=tmp_path, variables=unsynced.variables)
+        return done.stderr.strip().rpartition("\n")[2]
+
+    assert synced() == ""
+    unsynced.begin()
+    assert synced() == "OSError: [Errno 5] Input/output error"
+    unsynced.end()
+    assert synced() == ""
+
+
+def test_libraries_of_several_faults_add_up() -> None:
+    before = os.environ.get("LD_PRELOAD")
+
+    with inherited([{"LD_PRELOAD": "one.so", "A_CLOCK": "1"}, {"LD_PRELOAD": "two.so"}]):
+        assert os.environ["LD_PRELOAD"] == "one.so:two.so"
+        assert os.environ["A_CLOCK"] == "1"
+
+    assert os.environ.get("LD_PRELOAD") == before
+    assert "A_CLOCK" not in os.environ
+
+
+def test_ports_of_a_round_are_taken_by_no_other_round() -> None:
+    taken = [bound(shared=shared) for shared in (True, False, True, False)]
+    try:
+        assert len({one.getsockname()[1] for one in taken}) == len(taken)
+        for one in taken:
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(one.getsockname())
+    finally:
+        for one in taken:
+            one.close()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("exit_code", "text"), [(0, "runs already"), (1, "another reason")])
+def test_a_second_supervisor_that_is_not_refused_is_found(
+    monkeypatch: pytest.MonkeyPatch, exit_code: int, text: str
+) -> None:
+    with datadir.ephemeral() as data_dir:
+        program = data_dir / "tcgx"
+        program.write_text(f"#!/bin/sh\necho '{text}' >&2\nexit {exit_code}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(supervised, "PROGRAM", program)
+        exchange = Supervised(data_dir, plan(54), programs=Settings(), stopping=threading.Event())
+        exchange.start_second()
+        exchange.close_ports()
+
+    assert exchange.broken == [f"a second tcgx up ended with {exit_code}: {text}"]
+
+
 # -- plans and reports
 
 
@@ -270,7 +483,8 @@ def test_faults_of_one_part_do_not_overlap() -> None:
     for seed in range(500):
         by_part: dict[str, list[tuple[float, float]]] = {}
         for fault in plan(seed).faults:
-            by_part.setdefault(kind_of(fault.kind).part, []).append((fault.begins, fault.ends))
+            for part in kind_of(fault.kind).parts:
+                by_part.setdefault(part, []).append((fault.begins, fault.ends))
         for times in by_part.values():
             assert all(end < begin for (_, end), (begin, _) in itertools.pairwise(times)), f"seed {seed}"
 
@@ -316,6 +530,30 @@ def test_the_table_has_a_row_for_each_kind_and_the_sums_of_its_rounds() -> None:
     ]
 
 
+def test_a_report_of_several_files_has_a_table_and_no_seed_twice(tmp_path: Path) -> None:
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for number, file in enumerate(files):
+        about = {"command": f"tcgx chaos --seed {number}", "left_out": {"disk of redis full": "no root"}}
+        file.write_bytes(report.encoded([outcome(seed=number, recovery_seconds=1.0 + number)], about))
+
+    done = finished([PROGRAM, "chaos", "--report", *files], where=tmp_path)
+    twice = finished([PROGRAM, "chaos", "--report", files[0], files[0]], where=tmp_path)
+    none = finished([PROGRAM, "chaos", "--report", tmp_path / "c.json"], where=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    first, _, head, _, *rows = done.stdout.splitlines()
+    assert first.startswith("`tcgx chaos --seed 0`; `tcgx chaos --seed 1`: 2 rounds, 2 of them with one fault, 2,000 ")
+    assert first.endswith("Left out: disk of redis full.")
+    assert head == "| fault | rounds | acknowledged | repeated | lost | doubled | other | recovery s |"
+    assert rows == [
+        "| kill engine | 2 | 2,000 | 60 | 0 | 0 | 0 | 1.50, at most 2.00 |",
+        "| all rounds | 2 | 2,000 | 60 | 0 | 0 | 0 | 1.50, at most 2.00 |",
+    ]
+    assert (twice.returncode, none.returncode) == (1, 1)
+    assert "both have seed 0: it would count twice" in twice.stderr
+    assert "holds no rounds of chaos" in none.stderr
+
+
 # -- rounds
 
 
@@ -324,12 +562,12 @@ def test_a_short_run_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
 
     done = finished(
-        [PROGRAM, "chaos", "--rounds", "4", "--seed", "46", "--results", results], where=tmp_path, seconds=RUN_SECONDS
+        [PROGRAM, "chaos", "--rounds", "4", "--seed", "53", "--results", results], where=tmp_path, seconds=RUN_SECONDS
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
     rounds = json.loads(results.read_text())["rounds"]
-    assert [each["seed"] for each in rounds] == [46, 47, 48, 49]
+    assert [each["seed"] for each in rounds] == [53, 54, 55, 56]
     assert all(each["acknowledged"] == each["sent"] > 50 for each in rounds)
     assert all(each["trades"] > 10 and each["violations"] == [] for each in rounds)
     assert "all rounds" in done.stdout
