@@ -31,6 +31,8 @@ REFUSED_CODE = 1
 REFUSED_SECONDS_MAX = 60.0
 """The longest delay before the restart of a service that ends with `REFUSED_CODE`: its reason rarely goes away."""
 STEADY_SECONDS = 10.0
+REACHABLE_SECONDS = 5.0
+"""The interval at which members are checked for a removed socket."""
 READY_SECONDS = 60.0
 """How long the new process of a service may take until it works."""
 
@@ -201,6 +203,9 @@ class Member(Protocol):
     async def stop(self) -> None:
         """Stops the member if it runs."""
 
+    async def end_if_unreachable(self) -> None:
+        """Ends the member if no client can reach it any more, so that it is started again."""
+
 
 class Service:
     """A service of this project; its output is the output of this process."""
@@ -313,6 +318,9 @@ class Service:
             log.warning("killed, because it did not stop in time", service=self.name, stop_seconds=seconds)
         self._predecessor = None
 
+    async def end_if_unreachable(self) -> None:
+        """Does nothing: the socket of a service has no path."""
+
     async def stop(self) -> None:
         """Sends SIGTERM, and SIGKILL after `stop_seconds`. New connections are refused from now on."""
         if self._listener:
@@ -364,6 +372,7 @@ class Supervisor:
                 await member.start()
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep_running(member)) for member in self._members]
+                keepers.append(group.create_task(self._check_reachable()))
                 self._keeps_running = True
                 await stop.wait()
                 self._keeps_running = False
@@ -403,6 +412,12 @@ class Supervisor:
         """Stops every member, one after the other, in the stop order."""
         for member in self._stopped_in_order:
             await member.stop()
+
+    async def _check_reachable(self) -> None:
+        while True:
+            await asyncio.sleep(REACHABLE_SECONDS)
+            for member in self._members:
+                await member.end_if_unreachable()
 
     async def _keep_running(self, member: Member) -> None:
         clock = asyncio.get_running_loop().time

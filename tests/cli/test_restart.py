@@ -2,18 +2,23 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from cli import control, supervisor
+from cli import control, datadir, supervisor
+from cli.embedded_postgres import PostgresServer
+from cli.embedded_redis import RedisServer
 from cli.supervisor import Supervisor
 from core.errors import StartError
+from core.settings import Settings
 from testing.processes import tcgx
+from testing.servers import folder
 from testing.waiting import until_async
-from tests.cli.test_embedded import lives
+from tests.cli.test_embedded import lives, postgres_says, redis_says, socket_folder
 from tests.cli.test_supervisor import CHILD, Diary, ended
 
 pytestmark = pytest.mark.server
@@ -197,3 +202,35 @@ def test_without_an_exchange_a_restart_says_so(tmp_path: Path) -> None:
     assert result.stderr.startswith("tcgx: no exchange runs in ./.tcgx: start one with `tcgx up`")
     assert mistyped.returncode == 2
     assert "'engin' is none of api, engine, archiver: did you mean engine?" in mistyped.stderr
+
+
+# -- a removed socket
+
+
+def test_servers_whose_sockets_were_removed_are_started_again_at_the_same_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "REACHABLE_SECONDS", 0.1)
+
+    async def scenario(data_dir: Path) -> None:
+        local, secrets = Settings(data_dir=str(data_dir)), datadir.load_secrets(data_dir)
+        redis, postgres = RedisServer(local, secrets), PostgresServer(local, secrets)
+        stop = asyncio.Event()
+        keeping = asyncio.create_task(Supervisor([redis, postgres]).run_until(stop))
+        try:
+            await until_async(lambda: redis.is_up and postgres.is_up)
+            before, urls = (redis.pid, postgres.pid), (redis.socket_url, postgres.url)
+            await redis_says(redis.socket_url, "SET", "order", "1")
+            for server in (redis, postgres):
+                shutil.rmtree(socket_folder(server))
+            await until_async(lambda: redis.is_up and postgres.is_up and not {redis.pid, postgres.pid} & {*before})
+
+            assert (redis.socket_url, postgres.url) == urls
+            assert await redis_says(redis.socket_url, "GET", "order") == b"1"
+            assert await postgres_says(postgres.url, "SELECT 1") == 1
+        finally:
+            stop.set()
+            await keeping
+
+    with folder() as where, datadir.lock(where / "data"):
+        asyncio.run(scenario(where / "data"))
