@@ -19,9 +19,8 @@ from typing import IO, Protocol
 import msgspec
 import structlog
 
-from api.listener import BACKLOG
 from core.errors import StartError
-from core.service import cancel_and_wait
+from core.service import BACKLOG, cancel_and_wait
 from core.settings import variable
 
 PR_SET_PDEATHSIG = 1
