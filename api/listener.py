@@ -4,10 +4,7 @@ import os
 import socket
 
 from core.errors import StartError
-
-BACKLOG = 2_048
-"""Connections in the queue of the kernel, at most."""
-
+from core.service import BACKLOG
 
 HAND_OVER_SECONDS = 10
 """How long idle connections may stay open after a successor has taken over, at least.

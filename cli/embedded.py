@@ -235,17 +235,24 @@ class EmbeddedServer:
 
     name: str
     serves = True
+    socket_name: str
 
     def __init__(self, settings: Settings) -> None:
         self._data_dir = Path(settings.data_dir).resolve()
         self._stop_seconds = settings.stop_seconds
         self._place: Place | None = None
         self._server: ServerProcess | None = None
+        self._answered = False
 
     @property
     def pid(self) -> int | None:
         """The process id; None while the server does not run."""
         return self._server.process.pid if self._server and not self._server.process.ended() else None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the server runs, and has answered since its start."""
+        return self._answered and self.pid is not None
 
     async def start(self) -> None:
         """Starts the server unless it runs, and waits until it answers. A failed first start leaves no files behind.
@@ -255,7 +262,7 @@ class EmbeddedServer:
         """
         if self.pid is not None:
             return
-        first = self._place is None
+        first, self._answered = self._place is None, False
         try:
             lock = await _lock_for_child(self._data_dir / f"{self.name}.lock")
             try:
@@ -263,6 +270,7 @@ class EmbeddedServer:
             finally:
                 os.close(lock)
             await self._answers(self._server)
+            self._answered = True
         except BaseException as error:
             await self._end()
             if first:
@@ -283,6 +291,18 @@ class EmbeddedServer:
         """Stops the server cleanly; kills it after `stop_seconds`."""
         await self._end()
         self._forget()
+
+    async def end_if_unreachable(self) -> None:
+        """Ends a server whose socket was removed, as a clean-up of temporary files does.
+
+        Its open connections work, but no service that starts later reaches it. The next start makes the socket again.
+        """
+        if self._place is None or not self.is_up:
+            return
+        path = Path(self._place.run_dir) / self.socket_name
+        if not path.exists():
+            log.warning("its socket was removed, so it is started again", service=self.name, path=str(path))
+            await self._end()
 
     async def _launch(self, lock: int) -> ServerProcess:
         raise NotImplementedError

@@ -50,6 +50,7 @@ class PostgresServer(EmbeddedServer):
     """
 
     name = "postgres"
+    socket_name = f".s.PGSQL.{POSTGRES_PORT}"
 
     def __init__(self, settings: Settings, loaded: Secrets) -> None:
         super().__init__(settings)
@@ -111,7 +112,7 @@ class PostgresServer(EmbeddedServer):
             raise StartError(f"initdb failed; {written.tail()}")
 
     def _spawn(self, programs: Path, cluster: Path, account: Account | None, lock: int) -> ServerProcess:
-        for file in (cluster / "postmaster.pid", Path(self._known().run_dir) / f".s.PGSQL.{POSTGRES_PORT}.lock"):
+        for file in (cluster / "postmaster.pid", Path(self._known().run_dir) / f"{self.socket_name}.lock"):
             _remove_stale_pid_file(file, cluster)
         written = ServerLog(self._data_dir / "postgres.log")
         argv: list[str | Path] = [programs / "postgres", "-D", cluster]

@@ -38,6 +38,7 @@ class RedisServer(EmbeddedServer):
     """A Redis-compatible server on 127.0.0.1 and on a private socket, both behind a password."""
 
     name = "redis"
+    socket_name = "redis.sock"
 
     def __init__(self, settings: Settings, loaded: Secrets, *, port: int = 0) -> None:
         """`port` 0 means the port of the last start if it is free, else any."""
@@ -59,7 +60,7 @@ class RedisServer(EmbeddedServer):
         return f"unix://:{self._password}@{quote(str(self._socket()))}?db=0"
 
     def _socket(self) -> Path:
-        return Path(self._known().run_dir) / "redis.sock"
+        return Path(self._known().run_dir) / self.socket_name
 
     async def _launch(self, lock: int) -> ServerProcess:
         return self._spawn(_redis_program(self._program), lock)

@@ -19,11 +19,10 @@ from typing import IO, Protocol
 import msgspec
 import structlog
 
-from api.listener import BACKLOG
 from cli.watchdog import Watchdog
 from core.errors import StartError
 from core.heartbeat import DESCRIPTOR_VARIABLE
-from core.service import cancel_and_wait
+from core.service import BACKLOG, cancel_and_wait
 from core.settings import variable
 
 PR_SET_PDEATHSIG = 1
@@ -33,6 +32,8 @@ REFUSED_CODE = 1
 REFUSED_SECONDS_MAX = 60.0
 """The longest delay before the restart of a service that ends with `REFUSED_CODE`: its reason rarely goes away."""
 STEADY_SECONDS = 10.0
+REACHABLE_SECONDS = 5.0
+"""The interval at which members are checked for a removed socket."""
 READY_SECONDS = 60.0
 """How long the new process of a service may take until it works."""
 
@@ -207,6 +208,9 @@ class Member(Protocol):
     async def stop(self) -> None:
         """Stops the member if it runs."""
 
+    async def end_if_unreachable(self) -> None:
+        """Ends the member if no client can reach it any more, so that it is started again."""
+
 
 class Service:
     """A service of this project; its output is the output of this process."""
@@ -348,6 +352,9 @@ class Service:
         self._forget(self._predecessor)
         self._predecessor = None
 
+    async def end_if_unreachable(self) -> None:
+        """Does nothing: the socket of a service has no path."""
+
     async def stop(self) -> None:
         """Sends SIGTERM, and SIGKILL after `stop_seconds`. New connections are refused from now on."""
         if self._listener:
@@ -402,6 +409,7 @@ class Supervisor:
                 await member.start()
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep_running(member)) for member in self._members]
+                keepers.append(group.create_task(self._check_reachable()))
                 self._keeps_running = True
                 await stop.wait()
                 self._keeps_running = False
@@ -441,6 +449,12 @@ class Supervisor:
         """Stops every member, one after the other, in the stop order."""
         for member in self._stopped_in_order:
             await member.stop()
+
+    async def _check_reachable(self) -> None:
+        while True:
+            await asyncio.sleep(REACHABLE_SECONDS)
+            for member in self._members:
+                await member.end_if_unreachable()
 
     async def _keep_running(self, member: Member) -> None:
         clock = asyncio.get_running_loop().time

@@ -24,6 +24,8 @@ T = TypeVar("T")
 RETRY_SECONDS_MIN = 0.05
 RETRY_SECONDS_MAX = 2.0
 CANCEL_AGAIN_SECONDS = 0.1
+BACKLOG = 2_048
+"""Connections in the queue of a listening socket, at most."""
 
 
 def configure_logging(settings: Settings, service: str) -> None:

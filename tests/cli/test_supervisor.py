@@ -182,6 +182,9 @@ class Kept:
     async def stop(self) -> None:
         self.pid = None
 
+    async def end_if_unreachable(self) -> None:
+        """It is always reachable."""
+
 
 def test_a_service_that_refused_is_tried_at_once_when_a_server_is_back(
     diary: Diary, monkeypatch: pytest.MonkeyPatch
