@@ -49,7 +49,9 @@ def entered(bounds: Connections, address: str | None = "10.0.0.2", file: int = F
         ([Wait(IDLE, NOW - 0.5), Wait(BODY, NOW - 20), Wait(HEAD, NOW - 0.9)], 1),
         ([Wait(IDLE, NOW - 0.5), Wait(IDLE, NOW - 0.6), Wait(HEAD, NOW - 0.9)], 1),
         ([None, Wait(IDLE, NOW), Wait(BODY, NOW - 0.9)], 1),
-        ([None, Wait(HEAD, NOW - 0.9), Wait(BODY, NOW - 0.9)], None),
+        ([None, Wait(BODY, NOW - 0.9), Wait(HEAD, NOW - 0.2)], 2),
+        ([None, Wait(HEAD, NOW - 0.05), Wait(BODY, NOW - 0.2)], 2),
+        ([None, Wait(HEAD, NOW - 0.05), Wait(BODY, NOW - 0.05)], None),
         ([None, None, None], None),
     ],
 )
