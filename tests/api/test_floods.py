@@ -11,7 +11,7 @@ from testing.floods import FloodedApi, Outcome, flooded_api
 
 pytestmark = pytest.mark.server
 
-SECONDS = 1.5
+SECONDS = 1.0
 SLACK_MS = 100.0
 FACTOR = 12
 BODIES_MB_MAX = 60.0

@@ -970,3 +970,23 @@ def test_a_full_process_closes_the_idle_connection_for_a_new_one() -> None:
             closed.writer.close()
 
     run(work)
+
+
+def test_a_client_that_does_not_read_its_answer_is_closed() -> None:
+    async def work(server: Server, client: Client) -> None:
+        async def much(_scope: Any, _receive: Any, send: Any) -> None:
+            size = 30_000_000
+            headers = [(b"content-length", b"%d" % size)]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            for _ in range(30):
+                await send({"type": "http.response.body", "body": b"x" * (size // 30), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+        server.answer = much
+        cast(asyncio.Transport, client.writer.transport).pause_reading()
+        client.send("GET", "/other")
+        await until(lambda: server.state.tasks)
+
+        await until(lambda: not server.state.connections)
+
+    run(work, Timeouts(60, 0.2, 60))
