@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 BATCH_ERRORS_MAX = 1_000
 """Violations that the refusals of one batch list together; beyond it each wrong order lists one."""
-SLICE_SECONDS = 0.002
+SLICE_SECONDS = 0.0005
 """Time for which the slow decoding of a batch keeps the event loop before other tasks run."""
 LARGE_BYTES = 16_384
 """A larger order, or a larger body that is wrong as a whole, is decoded in a thread: a megabyte takes 0.3 s."""

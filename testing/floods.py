@@ -6,9 +6,11 @@ an order every 20 ms, on a connection for each order and on one that it keeps.
 
 import argparse
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -41,6 +43,7 @@ WRONG_LOGIN = b'{"trader_id":1,"api_key":"wrong"}'
 ONE = "one at a time: "
 LARGE = b" " * 998_000
 FLOODER, OTHER = 9_001, 9_002
+_numbers = itertools.count()
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -94,6 +97,7 @@ async def answer(reader: asyncio.StreamReader) -> int:
 
 async def _hold(target: Target, start: bytes, piece: bytes, counts: Counter[str]) -> None:
     """Holds a connection: sends the start, then a piece a second; opens it again when it is closed."""
+    pauses = random.Random(next(_numbers))
     while True:
         try:
             reader, writer = await asyncio.open_connection(target.host, target.port)
@@ -107,7 +111,7 @@ async def _hold(target: Target, start: bytes, piece: bytes, counts: Counter[str]
             writer.close()
         except OSError:
             counts["refused"] += 1
-        await asyncio.sleep(REOPEN_SECONDS)
+        await asyncio.sleep(REOPEN_SECONDS * (0.5 + pauses.random()))
 
 
 async def _repeat(target: Target, message: bytes, counts: Counter[str]) -> None:

@@ -865,6 +865,9 @@ def test_a_wrong_token_is_answered_before_the_body_and_the_connection_goes_on() 
         assert b"connection: close" not in early
         assert msgspec.json.decode(problem)["code"] == "token_invalid"
         client.writer.write(b"1234")
+        protocol = cast(Protocol, next(iter(server.state.connections)))
+        await until(lambda: protocol._stage.name == "NOTHING")
+        assert protocol.cycle.body == b""
         client.send("POST", "/direct", b"123")
         assert await client.said() == "direct 3 2"
         assert server.bodies == [b"123"]
