@@ -201,18 +201,21 @@ class Connections:
 def _most_expendable(
     waits: Iterable[tuple[Wait, Connection]], now: float, *, count: int
 ) -> list[tuple[Wait, Connection]]:
-    """Up to `count` connections of the first of these kinds that there is, the longest wait first.
+    """Up to `count` connections by these kinds, and of a kind the longest wait first.
 
     A client that was silent for less than `GRACE_SECONDS` is mostly between two requests; its connection comes later.
     A head or a body may always take `PACKET_SECONDS`.
     """
     old, packet = now - GRACE_SECONDS, now - PACKET_SECONDS
     kinds = ((IDLE, old), (HEAD, old), (BODY, old), (IDLE, now), (HEAD, packet), (BODY, packet))
-    for part, until in kinds:
-        found = [each for each in waits if each[0].part == part and each[0].since <= until]
-        if found:
-            return nsmallest(count, found, key=lambda each: each[0].since)
-    return []
+    chosen: list[tuple[Wait, Connection]] = []
+    for place, (part, until) in enumerate(kinds):
+        after = kinds[place - 3][1] if place > 2 else -1.0  # the two kinds of a part are disjoint
+        found = [each for each in waits if each[0].part == part and after < each[0].since <= until]
+        chosen += nsmallest(count - len(chosen), found, key=lambda each: each[0].since)
+        if len(chosen) >= count:
+            break
+    return chosen
 
 
 FULL = Problem(
