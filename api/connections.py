@@ -28,6 +28,8 @@ REFUSED_MAX = 32
 """Refused connections that may wait for their request, so that the answer reaches the client."""
 GRACE_SECONDS = 1.0
 """A client may be silent for so long before its connection counts as one that keeps the process waiting."""
+PACKET_SECONDS = 0.1
+"""Time that the packets of one head or body may take in any case."""
 RESCAN_FACTOR = 20
 """A scan that finds few connections is repeated after this many times the time that it took."""
 MANY = 16
@@ -199,17 +201,21 @@ class Connections:
 def _most_expendable(
     waits: Iterable[tuple[Wait, Connection]], now: float, *, count: int
 ) -> list[tuple[Wait, Connection]]:
-    """Up to `count` connections of the first of these kinds that there is, the longest wait first.
+    """Up to `count` connections by these kinds, and of a kind the longest wait first.
 
-    A client that was silent for less than `GRACE_SECONDS` is mostly between two requests, so its connection comes last.
+    A client that was silent for less than `GRACE_SECONDS` is mostly between two requests; its connection comes later.
+    A head or a body may always take `PACKET_SECONDS`.
     """
-    old, young = now - GRACE_SECONDS, now
-    kinds = ((IDLE, old), (HEAD, old), (BODY, old), (IDLE, young))
-    for part, until in kinds:
-        found = [each for each in waits if each[0].part == part and each[0].since <= until]
-        if found:
-            return nsmallest(count, found, key=lambda each: each[0].since)
-    return []
+    old, packet = now - GRACE_SECONDS, now - PACKET_SECONDS
+    kinds = ((IDLE, old), (HEAD, old), (BODY, old), (IDLE, now), (HEAD, packet), (BODY, packet))
+    chosen: list[tuple[Wait, Connection]] = []
+    for place, (part, until) in enumerate(kinds):
+        after = kinds[place - 3][1] if place > 2 else -1.0  # the two kinds of a part are disjoint
+        found = [each for each in waits if each[0].part == part and after < each[0].since <= until]
+        chosen += nsmallest(count - len(chosen), found, key=lambda each: each[0].since)
+        if len(chosen) >= count:
+            break
+    return chosen
 
 
 FULL = Problem(

@@ -1,5 +1,7 @@
 """The bounds of connections: which connection gives way, what the surplus is answered, and what a request costs."""
 
+import asyncio
+import errno
 from typing import Any
 
 import pytest
@@ -49,7 +51,9 @@ def entered(bounds: Connections, address: str | None = "10.0.0.2", file: int = F
         ([Wait(IDLE, NOW - 0.5), Wait(BODY, NOW - 20), Wait(HEAD, NOW - 0.9)], 1),
         ([Wait(IDLE, NOW - 0.5), Wait(IDLE, NOW - 0.6), Wait(HEAD, NOW - 0.9)], 1),
         ([None, Wait(IDLE, NOW), Wait(BODY, NOW - 0.9)], 1),
-        ([None, Wait(HEAD, NOW - 0.9), Wait(BODY, NOW - 0.9)], None),
+        ([None, Wait(BODY, NOW - 0.9), Wait(HEAD, NOW - 0.2)], 2),
+        ([None, Wait(HEAD, NOW - 0.05), Wait(BODY, NOW - 0.2)], 2),
+        ([None, Wait(HEAD, NOW - 0.05), Wait(BODY, NOW - 0.05)], None),
         ([None, None, None], None),
     ],
 )
@@ -139,3 +143,19 @@ def test_the_bound_leaves_files_to_others(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert derived._total_max == lowered._total_max == 896
     assert [line["connections_max"] for line in logs if line["log_level"] == "warning"] == [5_000]
+
+
+def test_files_that_are_gone_are_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_file(*_: Any) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def look() -> None:
+        Connections().watch().cancel()
+
+    monkeypatch.setattr("api.connections.os.open", no_file)
+    with capture_logs() as logs:
+        asyncio.run(look())
+
+    assert [(line["event"], line["reason"]) for line in logs] == [
+        ("no file can be opened: new connections are closed", "Too many open files")
+    ]

@@ -1,9 +1,11 @@
 """Bodies without a server: what the fast decoder takes, and what the explaining one says, is always the same."""
 
 import asyncio
+import gc
 import itertools
 import json
 import random
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,8 +13,9 @@ import msgspec
 import pytest
 
 from api import decoding
-from api.decoding import OrderDecoder
+from api.decoding import SLICE_SECONDS, OrderDecoder
 from api.problems import Problem, problem_of
+from api.routes.orders import _with_refusals
 from core.errors import RequestError
 from core.model import PlaceOrder, Side, TimeInForce
 from core.rules import ERRORS_MAX
@@ -463,3 +466,41 @@ def test_large_batches_that_arrive_together_leave_turns_of_the_loop_to_others() 
     decoded_in = asyncio.run(main())
     assert len(body) > decoding.LARGE_BYTES
     assert len(set(decoded_in)) == 10, "two batches were decoded in one turn"
+
+
+def test_a_wrong_batch_leaves_no_cycles_to_collect() -> None:
+    """A collection of the cycles of a batch would hold up the event loop for 50 ms."""
+    body = b'{"orders":[' + b",".join([b"{}"] * 1_000) + b"]}"
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(OrderDecoder(Settings()).decode_orders(body, 1))
+        cycles = gc.collect()
+    finally:
+        gc.enable()
+
+    assert cycles < 1_000
+
+
+def test_other_tasks_run_while_the_refusals_of_a_batch_are_encoded() -> None:
+    async def turns() -> int:
+        wrong = await OrderDecoder(Settings()).decode_orders(b'{"orders":[' + b",".join([b"{}"] * 1_000) + b"]}", 1)
+        count = 0
+
+        async def other() -> None:
+            nonlocal count
+            while True:
+                count += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        asked = [error for error in wrong if isinstance(error, RequestError)] * 20
+        started = time.perf_counter()
+        results = await _with_refusals(asked, [])
+        slices = (time.perf_counter() - started) / SLICE_SECONDS
+        task.cancel()
+        assert len(results) == len(asked) == 20_000
+        assert slices > 2
+        return count
+
+    assert asyncio.run(turns()) >= 2

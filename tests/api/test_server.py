@@ -14,10 +14,11 @@ import uvloop
 from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
+from api.connections import Connections
 from api.context import Context
 from api.fast_path import Answer, Endpoint, FastPath
 from api.gate import Gate, Headers
-from api.http_protocol import HEAD_BYTES_MAX, Drain, Protocol, Timeouts
+from api.http_protocol import DISCARD_BYTES_MAX, HEAD_BYTES_MAX, UNPARSED_BYTES_MAX, Drain, Protocol, Timeouts
 from core.errors import Overloaded, Unauthenticated
 from exchange.auth import Authenticator
 from exchange.tokens import Caller
@@ -31,9 +32,15 @@ CALLER = Caller(7, "trader", 2**40)
 
 
 class Anybody:
-    """Takes every request for one of the same trader."""
+    """Takes every request for one of the same trader, but for the token `wrong`."""
 
-    def authenticate(self, _: bytes | None) -> Caller:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def authenticate(self, authorization: bytes | None) -> Caller:
+        self.asked += 1
+        if authorization == b"wrong":
+            raise Unauthenticated("token_invalid", "the token is wrong")
         return CALLER
 
 
@@ -48,8 +55,11 @@ class Server:
         self.bodies: list[bytes] = []
         self.error: Exception | None = None
         self.state = ServerState()
+        self.callers = Anybody()
+        self.answer: Callable[[Any, Any, Any], Awaitable[None]] | None = None
+        self.connections: Connections | None = None
         self.direct = FastPath({(b"POST", b"/direct"): Endpoint("direct", self._call)}, body_bytes_max=BODY_BYTES_MAX)
-        self.direct.open(cast(Context, SimpleNamespace(gate=Gate(cast(Authenticator, Anybody())))))
+        self.direct.open(cast(Context, SimpleNamespace(gate=Gate(cast(Authenticator, self.callers)))))
 
     async def _call(self, _context: Context, _caller: Caller, headers: Headers, body: bytes) -> Answer:
         self.bodies.append(body)
@@ -60,6 +70,9 @@ class Server:
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         """An ASGI app."""
+        if self.answer is not None:
+            await self.answer(scope, receive, send)
+            return
         self.asked.append((scope["path"], scope["headers"]))
         body, more = b"", True
         while more:
@@ -130,6 +143,7 @@ async def connected(
             fast_path=server.direct,
             timeouts=timeouts,
             drain=drain,
+            connections=server.connections,
         ),
         "127.0.0.1",
         0,
@@ -835,3 +849,150 @@ def test_what_is_no_request_does_not_have_the_name_of_the_one_before() -> None:
         assert b"first" not in refused
 
     run(work)
+
+
+WRONG = "authorization: wrong"
+
+
+def test_a_wrong_token_is_answered_before_the_body_and_the_connection_goes_on() -> None:
+    async def work(server: Server, client: Client) -> None:
+        body = b"x" * DISCARD_BYTES_MAX
+        client.send("POST", "/direct", body, WRONG)
+        client.writer.write(b"")
+        head, _ = await client.answer()
+        client.writer.write(f"POST /direct HTTP/1.1\r\nhost: x\r\n{WRONG}\r\ncontent-length: 4\r\n\r\n".encode())
+        early, problem = await client.answer()  # no byte of its body was sent
+
+        assert head.startswith(b"HTTP/1.1 401 ")
+        assert early.startswith(b"HTTP/1.1 401 ")
+        assert b"connection: close" not in early
+        assert msgspec.json.decode(problem)["code"] == "token_invalid"
+        client.writer.write(b"1234")
+        protocol = cast(Protocol, next(iter(server.state.connections)))
+        await until(lambda: protocol._stage.name == "NOTHING")
+        assert protocol.cycle.body == b""
+        client.send("POST", "/direct", b"123")
+        assert await client.said() == "direct 3 2"
+        assert server.bodies == [b"123"]
+        assert server.callers.asked == 3  # once each
+
+    run(work)
+
+
+def test_a_large_body_with_a_wrong_token_is_not_awaited() -> None:
+    async def work(server: Server, client: Client) -> None:
+        size = DISCARD_BYTES_MAX + 1
+        client.writer.write(f"POST /direct HTTP/1.1\r\nhost: x\r\n{WRONG}\r\ncontent-length: {size}\r\n\r\n".encode())
+
+        assert await client.refusal() == (401, "token_invalid")
+        assert server.bodies == []
+
+    run(work)
+
+
+def test_many_requests_with_a_wrong_token_are_answered_in_order() -> None:
+    async def work(server: Server, client: Client) -> None:
+        for number in range(50):
+            client.send("POST", "/direct", b"1", WRONG, f"x-request-id: {number}")
+        answers = [await client.answer() for _ in range(1)]
+        assert b"x-request-id: 0\r\n" in answers[0][0]
+        for _ in range(49):
+            assert await client.said() == "app POST /direct 1"  # which refuses it
+        assert server.bodies == []
+
+    run(work)
+
+
+def test_a_refused_expectation_closes_the_connection() -> None:
+    async def work(server: Server, client: Client) -> None:
+        async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+        server.answer = refuse
+        client.writer.write(b"POST /direct HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
+        head, _ = await client.answer()
+
+        assert head.startswith(b"HTTP/1.1 401 ")
+        assert b"connection: close\r\n" in head
+        assert await client.rest() == b""
+
+    run(work)
+
+
+def test_a_taken_expectation_keeps_the_connection() -> None:
+    async def work(_: Server, client: Client) -> None:
+        client.writer.write(b"POST /direct HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        client.writer.write(b"1234")
+        assert await client.said() == "app POST /direct 4"
+        client.send("POST", "/direct", b"1")
+        assert await client.said() == "direct 1 2"
+
+    run(work)
+
+
+def test_requests_beyond_the_bound_of_a_pipeline_are_refused_after_the_others() -> None:
+    async def work(server: Server, client: Client) -> None:
+        server.go.clear()
+        request = b"GET /other HTTP/1.1\r\nhost: x\r\n\r\n"
+        client.writer.write(request * (2 * UNPARSED_BYTES_MAX // len(request)))
+        reading = asyncio.create_task(client.reader.read(1))
+        await until(lambda: server.asked)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(server.asked) == 1
+        assert max(len(protocol.pipeline) for protocol in cast(set[Protocol], server.state.connections)) < 500
+        server.go.set()
+        assert await asyncio.wait_for(reading, SECONDS) == b"H"
+
+    run(work)
+
+
+def test_a_full_process_closes_the_idle_connection_for_a_new_one() -> None:
+    async def work(server: Server, client: Client) -> None:
+        client.send("POST", "/direct", b"1")
+        assert await client.said() == "direct 1 2"
+        bounds = Connections(1)
+        for protocol in cast(set[Protocol], server.state.connections):
+            protocol._bounds = bounds
+            assert bounds.enter(protocol, None, 3) is None
+        server.connections = bounds
+        address = client.writer.get_extra_info("peername")
+        second = Client(*await asyncio.open_connection(*address))
+        second.send("POST", "/direct", b"12")
+
+        assert await second.said() == "direct 2 2"
+        assert await client.rest() == b""
+        server.go.clear()
+        second.send("POST", "/direct", b"123")
+        await until(lambda: len(server.bodies) == 3)
+        third = Client(*await asyncio.open_connection(*address))
+        third.send("POST", "/direct", b"1234")
+        assert await third.refusal() == (503, "too_many_connections")
+        server.go.set()
+        assert await second.said() == "direct 3 2"
+        for closed in (second, third):
+            closed.writer.close()
+
+    run(work)
+
+
+def test_a_client_that_does_not_read_its_answer_is_closed() -> None:
+    async def work(server: Server, client: Client) -> None:
+        async def much(_scope: Any, _receive: Any, send: Any) -> None:
+            size = 30_000_000
+            headers = [(b"content-length", b"%d" % size)]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            for _ in range(30):
+                await send({"type": "http.response.body", "body": b"x" * (size // 30), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+        server.answer = much
+        cast(asyncio.Transport, client.writer.transport).pause_reading()
+        client.send("GET", "/other")
+        await until(lambda: server.state.tasks)
+
+        await until(lambda: not server.state.connections)
+
+    run(work, Timeouts(60, 0.2, 60))
