@@ -129,6 +129,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             1_000_000,
         ),
     ] = 20_000
+    redis_memory_percent: Annotated[
+        int,
+        Setting(
+            "from how many percent of Redis's maxmemory on orders are answered with 503; cancels are taken; 100: off",
+            1,
+            100,
+        ),
+    ] = 90
     trader_orders_per_second: Annotated[
         int, Setting("how many orders a trader may place on a card, a second; 0: as many as it likes", 0, 1_000_000)
     ] = 0

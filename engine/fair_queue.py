@@ -5,14 +5,27 @@ import heapq
 from collections.abc import Sequence
 
 from core.errors import TcgxError
-from core.model import COMMANDS_MAX, Accepted, Command
+from core.model import COMMANDS_MAX, Accepted, CancelOrder, Command
 
 Outcome = Accepted | TcgxError
 Submission = tuple[int, Sequence[Command], "asyncio.Future[list[Outcome]]"]
 """The trader, commands of one card (at most `COMMANDS_MAX`), and the future of their outcomes."""
 
+CANCELS_SHARE = 10
+"""Bounds of orders have a tenth more for cancels, which are taken where orders are refused."""
+
 SHARE = 8
 """A trader may have this many waiting commands for each command that the queue still has room for."""
+
+
+def is_cancels(commands: Sequence[Command]) -> bool:
+    """Whether commands are cancels alone."""
+    return all(isinstance(command, CancelOrder) for command in commands)
+
+
+def with_reserve(bound: int) -> int:
+    """A bound of orders as it is for cancels."""
+    return bound + max(1, bound // CANCELS_SHARE)
 
 
 class FairQueue:
@@ -24,19 +37,25 @@ class FairQueue:
 
     The room is shared by dynamic thresholds (Choudhury and Hahne, 1998): the fuller the queue, the fewer commands of
     one trader may wait. A flood of one trader leaves a ninth of the queue to others, floods of ten traders an 81st.
+
+    Where an order has no room, a cancel may have: the reserve is a tenth of the queue, shared by the same rule.
     """
 
     def __init__(self, pending_max: int) -> None:
         self.pending = 0
         self._pending_max = pending_max
         self._pending_max_of_any = pending_max * SHARE // (SHARE + 1)
+        self._reserve_max = with_reserve(pending_max)
+        self._reserved_of: dict[int, int] = {}  # cancels of each trader in the reserve since the last append
         self._arrived: list[Submission] = []
         self._turns: _Turns | None = None
 
     def put(self, submission: Submission) -> bool:
         """Adds a submission. Returns whether there was room for it."""
         if not self.has_room(submission[0]):
-            return False
+            if not self._has_reserve(submission):
+                return False
+            self._reserved_of[submission[0]] = self._reserved_of.get(submission[0], 0) + len(submission[1])
         self.pending += len(submission[1])
         if self._turns is not None:
             self._turns.put(submission)
@@ -54,6 +73,7 @@ class FairQueue:
         """Takes whole submissions for the next append, up to `COMMANDS_MAX` commands."""
         if self._turns is None or self.pending <= COMMANDS_MAX:
             return self.take_all()
+        self._reserved_of.clear()
         taken = self._turns.take()
         self.pending -= sum(len(commands) for _, commands, _ in taken)
         return taken
@@ -62,14 +82,20 @@ class FairQueue:
         """Takes all submissions, in order of arrival."""
         taken = self._arrived if self._turns is None else self._turns.arrived()
         self.pending, self._arrived, self._turns = 0, [], None
+        self._reserved_of.clear()
         return taken
 
     def has_room(self, trader_id: int) -> bool:
-        """Whether `put` adds a submission of this trader now."""
+        """Whether `put` adds orders of this trader now."""
         if self.pending < self._pending_max_of_any:
             return True
         room = self._pending_max - self.pending
         return room > 0 and self.pending_of(trader_id) < SHARE * room
+
+    def _has_reserve(self, submission: Submission) -> bool:
+        trader_id, commands, _ = submission
+        room = self._reserve_max - self.pending
+        return len(commands) <= room and self._reserved_of.get(trader_id, 0) < SHARE * room and is_cancels(commands)
 
     def _take_turns(self) -> "_Turns":
         if self._turns is None:

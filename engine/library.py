@@ -41,8 +41,9 @@ PARTS = (
     *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "trader", "rate"),
     *("budget", "take", "cancel", "report", "write"),
 )
-WRITING = ("append", "cancel_all", "begin", "match", "trim")
-FREEING = ("trim",)  # may run with full memory, since trimming frees memory
+WRITING = ("append", "append_cancels", "cancel_all", "begin", "match", "trim")
+ALLOW_OOM = ("append_cancels", "cancel_all", "match", "trim")
+"""Functions that run with full memory: they free it, or need no more than what was accepted earlier."""
 READING = ("history", "order", "trader_orders", "client_order", "depth", "state_hash")
 
 
@@ -59,7 +60,7 @@ def source() -> str:
         lines += [f"{name} = (function()", (folder / f"{name}.lua").read_text(), "end)(),"]
     lines += ["}", "end", "local built"]
     for name in WRITING + READING:
-        flags = "'no-writes'" if name in READING else "'allow-oom'" if name in FREEING else ""
+        flags = "'no-writes'" if name in READING else "'allow-oom'" if name in ALLOW_OOM else ""
         lines += [
             "redis.register_function({",
             f"  function_name = '{name}', flags = {{ {flags} }},",

@@ -15,8 +15,9 @@ from core.model import COMMANDS_MAX, Accepted, Command, PlaceOrder, order_id
 from core.service import cancel_and_wait
 from engine import codec, keys, library
 from engine.connection import redis_errors
-from engine.fair_queue import FairQueue, Outcome, Submission
+from engine.fair_queue import FairQueue, Outcome, Submission, is_cancels, with_reserve
 from engine.history import History, StandaloneHistory
+from engine.memory import MemoryWatch
 from engine.trader_limits import NO_LIMITS, Refusal, TraderLimits
 
 log = structlog.get_logger()
@@ -48,6 +49,9 @@ class OrderLog:
     commands is kept. `pending_max`: how many commands of a card may wait; a trader may not take all of that room
     (`FairQueue`).
 
+    Cancels are taken where orders are refused: while the memory of Redis is nearly full (`memory`), and in a reserve of
+    a tenth beyond both bounds. Submissions of orders and cancels count as orders.
+
     `history` supplies the mark of each append and records the sequences. The default is for servers without an archive.
     """
 
@@ -60,8 +64,11 @@ class OrderLog:
         self_trade: str = "allow",
         limits: TraderLimits = NO_LIMITS,
         history: History | None = None,
+        memory: MemoryWatch | None = None,
     ) -> None:
+        """`memory`: the watch over the server. By default orders are taken until the server refuses them."""
         self._redis = redis
+        self.memory = memory or MemoryWatch(redis, percent=100)
         self._history: History = history or StandaloneHistory(redis)
         self._backlog_max = backlog_max
         self._pending_max = pending_max
@@ -145,7 +152,8 @@ class OrderLog:
         """Calls lua/cancel_all.lua. A call that was refused because of its mark is repeated once with a new mark."""
         for is_last in (False, True):
             mark, time_ms_min = await self._history.mark(card), self._history.last_ms
-            arguments: list[str | int] = [trader_id, mark, self._backlog_max, time_ms_min, after, before]
+            waiting_max = with_reserve(self._backlog_max)
+            arguments: list[str | int] = [trader_id, mark, waiting_max, time_ms_min, after, before]
             try:
                 return await library.call(self._redis, "cancel_all", keys.tag(card), *arguments)
             except (redis.exceptions.RedisError, OSError) as error:
@@ -165,6 +173,9 @@ class OrderLog:
 
     def _submit(self, card: str, trader_id: int, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
         future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        if self.memory.state.is_full and not is_cancels(commands):
+            _resolve(future, [Overloaded(self.memory.state.sentence)] * len(commands))
+            return future
         waiting = self._waiting.get(card)
         if waiting is None:
             waiting = self._waiting[card] = FairQueue(self._pending_max)
@@ -195,7 +206,7 @@ class OrderLog:
             while open_appends := [append for append in batch if append.is_open]:
                 for append, reply in zip(open_appends, await self._call(open_appends), strict=True):
                     if isinstance(reply, Exception):
-                        append.fail(_mapped(reply))
+                        append.refuse(_mapped(reply))
                     else:
                         self._handle(append, reply)
         except BaseException as error:
@@ -251,8 +262,8 @@ class OrderLog:
             except TcgxError as error:
                 unmarked[place] = error
                 continue
-            arguments = append.arguments(mark, self._backlog_max, self._history.last_ms, self._self_trade)
-            pipeline.fcall("append", 1, keys.tag(append.card), *arguments)
+            function, arguments = append.call(mark, self._backlog_max, self._history.last_ms, self._self_trade)
+            pipeline.fcall(function, 1, keys.tag(append.card), *arguments)
         if len(unmarked) == len(appends):
             return list(unmarked.values())
         replies = iter(await pipeline.execute(raise_on_error=False))
@@ -270,8 +281,9 @@ class _CardAppend:
     A call appends all of its commands, or none if a client_order_id is repeated. In the second case the reply names the
     repeats. Commands that repeat an order of the log get their outcome. The fresh commands are called again, and after
     them the commands that repeat a fresh one. A call appends nothing either if a trader is above a limit. Then the
-    orders that the trader may not place get their outcome, its later ones first, and the others are called again. Each
-    of these calls is smaller than the first, so the loop ends.
+    orders that the trader may not place get their outcome, its later ones first, and the others are called again. If
+    the backlog or the memory is full, orders get their outcome, and cancels are called alone. Each of these calls is
+    smaller than the first, so the loop ends.
     """
 
     def __init__(self, card: str, submissions: Sequence[Submission], limits: TraderLimits) -> None:
@@ -294,17 +306,20 @@ class _CardAppend:
         """The number of commands."""
         return len(self._commands)
 
-    def arguments(self, mark: str, backlog_max: int, time_ms_min: int, self_trade: str) -> list[str | int]:
-        """The arguments of the next call (lua/append.lua)."""
+    def call(self, mark: str, backlog_max: int, time_ms_min: int, self_trade: str) -> tuple[str, list[str | int]]:
+        """The function of the next call (lua/append.lua, lua/append_cancels.lua) and its arguments."""
         commands = [self._commands[place] for place in self._calls[-1]]
         columns = codec.encode(commands)
         arguments: list[str | int]
+        if not columns.kinds.strip(codec.CANCEL):
+            arguments = [len(commands), mark, with_reserve(backlog_max), time_ms_min, columns.traders, columns.prices]
+            return "append_cancels", arguments
         arguments = [len(commands), mark, backlog_max, time_ms_min, self_trade, self._limits.text]
         arguments += columns.arguments()
         for place, command in enumerate(commands if columns.clients else ()):
             if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                 arguments += [place, f"{command.trader_id}:{command.client_order_id}", codec.order_terms(command)]
-        return arguments
+        return "append", arguments
 
     def handle(self, reply: Any) -> int:
         """Records the reply to a call. Returns the last sequence of the append, or 0 if nothing was appended."""
@@ -345,6 +360,19 @@ class _CardAppend:
             allowed.append(place)
         if allowed:
             self._calls.append(allowed)
+
+    def refuse(self, error: TcgxError) -> None:
+        """Handles the refusal of a call. Without room for orders, the cancels of the call are called again."""
+        places = self._calls[-1] if self._calls else ()
+        cancels = [place for place in places if not isinstance(self._commands[place], PlaceOrder)]
+        if not isinstance(error, Overloaded) or len(cancels) in (0, len(places)):
+            self.fail(error)
+            return
+        self.error = error
+        self._calls.pop()
+        for place in set(places).difference(cancels):
+            self._outcomes[place] = error
+        self._calls.append(cancels)
 
     def fail(self, error: BaseException) -> None:
         """Makes the error the outcome of all commands that have none yet."""

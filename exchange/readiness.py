@@ -113,18 +113,14 @@ class Readiness:
         archive: Archive,
         histories: Histories | None,
         *,
-        memory_share_max: float = 1.0,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
-        """`memory_share_max`: the share of Redis's memory from which orders are refused.
-
-        `histories`: None in a process that compares no histories. `answer_seconds`: how long a report waits.
-        """
+        """`histories`: None in a process that compares no histories. `answer_seconds`: how long a report waits."""
         self._settings = settings
         self._redis = redis
         self._archive = archive
         self._histories = histories
-        self._memory_share_max = memory_share_max
+        self._memory_share_max = settings.redis_memory_percent / 100
         self._answer_seconds = answer_seconds
         self._server = Question(self._ask_redis, "Redis")
         self._database = Question(archive.answers, "PostgreSQL")
@@ -234,7 +230,6 @@ async def connect(
     settings: Settings,
     histories: Histories | None,
     *,
-    memory_share_max: float = 1.0,
     answer_seconds: float = ANSWER_SECONDS,
 ) -> AsyncIterator[Readiness]:
     """Readiness with connections of its own."""
@@ -242,14 +237,7 @@ async def connect(
         connection.connect(settings.redis_url) as redis,
         postgres.pool(settings.database_url, size=2) as pool,
     ):
-        readiness = Readiness(
-            settings,
-            redis,
-            Archive(pool),
-            histories,
-            memory_share_max=memory_share_max,
-            answer_seconds=answer_seconds,
-        )
+        readiness = Readiness(settings, redis, Archive(pool), histories, answer_seconds=answer_seconds)
         try:
             yield readiness
         finally:

@@ -14,6 +14,7 @@ from core.settings import Settings
 from engine import connection, nodes
 from engine.book_reader import BookReader
 from engine.match_notifications import MatchNotifier
+from engine.memory import MemoryWatch
 from engine.order_log import OrderLog
 from engine.trader_limits import TraderLimits
 from exchange import readiness
@@ -46,6 +47,7 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
     ):
         await servers.load_library()
         history = ArchivedHistory(servers.commands, pool, settings.cards)
+        memory = MemoryWatch(servers.commands, percent=settings.redis_memory_percent)
         order_log = OrderLog(
             append_connection,
             backlog_max=settings.backlog_max,
@@ -53,19 +55,21 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
             self_trade=settings.self_trade,
             limits=TraderLimits.of(settings),
             history=history,
+            memory=memory,
         )
         notifier = MatchNotifier(servers)
         archive, books = Archive(pool), BookReader(servers.commands)
         stopping = asyncio.Event()
         notifications = asyncio.create_task(notifier.run(stopping), name="match notifications")
         comparison = asyncio.create_task(history.run(stopping), name="history")
+        memory_looks = asyncio.create_task(memory.run(), name="memory")
         try:
             async with readiness.connect(settings, history) as health:
                 yield Services(
                     exchange=Exchange(settings, order_log, books, notifier, archive),
                     authenticator=Authenticator(settings, archive),
                     readiness=health,
-                    background=(notifications, comparison),
+                    background=(notifications, comparison, memory_looks),
                 )
         finally:
             try:
@@ -73,4 +77,4 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
                 stopping.set()
                 await asyncio.wait({comparison})  # its last step registers the sequences in the archive
             finally:  # even if the wait is canceled: no task may outlive its connections
-                await cancel_and_wait(notifications, comparison)
+                await cancel_and_wait(notifications, comparison, memory_looks)

@@ -16,6 +16,7 @@ from pathlib import Path
 from api.app import create_app
 from api.server import serve
 from core import service
+from core.heartbeat import Progress
 from core.settings import Settings
 
 PROBE_SECONDS = 0.001
@@ -44,7 +45,7 @@ class HoldProbe:
         self._longest = self._longest_busy = 0.0
 
 
-async def work(settings: Settings, stopping: asyncio.Event) -> None:
+async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None:
     """The API service with a probe."""
     probe = asyncio.create_task(HoldProbe(Path(os.environ["HOLD_FILE"])).run())
     try:

@@ -1,7 +1,6 @@
 """The log of commands on the real server: what is appended, refused, skipped, found and trimmed."""
 
 import threading
-from typing import Any
 
 import pytest
 import redis.exceptions
@@ -548,7 +547,7 @@ def test_a_trim_of_thousands_of_entries_takes_bounded_calls(market: Market) -> N
         market.append(many(1, count=1))
         market.match_once()
 
-    replies: list[Any] = []
+    replies: list[list[int]] = []
     while not replies or replies[-1][2]:
         replies.append(market.redis.fcall("trim", 1, market.tag, 3_000, 10, 20))
 

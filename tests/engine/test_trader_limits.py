@@ -203,7 +203,7 @@ def test_thousands_of_open_orders_are_counted_call_by_call(market: Market) -> No
     market.match()
     limit = open_limit(5_001)
 
-    replies: list[Any] = []
+    replies: list[list[Any]] = []
     deadline = time.monotonic() + 10
     while not replies or replies[-1][0] < 0:
         replies.append(market.append_reply(orders(1, 1), limits=limit))

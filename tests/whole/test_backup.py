@@ -161,9 +161,9 @@ def traders_of(server: Redis, card: str) -> dict[str, set[int]]:
     found: dict[str, set[int]] = {}
     client: Any = server
     for name in client.scan_iter(match=keys.key(card, "trader:*"), count=1_000):
-        items = [item.decode().partition("-") for item in client.lrange(name, 0, -1)]
+        runs = [run.partition("-") for item in client.lrange(name, 0, -1) for run in item.decode().split()]
         found[name.decode()] = {
-            sequence for first, _, last in items for sequence in range(int(first), int(last or first) + 1)
+            sequence for first, _, last in runs for sequence in range(int(first), int(last or first) + 1)
         }
     return found
 
