@@ -201,7 +201,7 @@ def _titled(ax: "Axes", title: str) -> None:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
+    return f"{seconds / 60:,.10g} min" if seconds >= 60 else f"{seconds:,.10g} s"
 
 
 def _megabytes(size: float) -> str:
