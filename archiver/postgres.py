@@ -161,6 +161,19 @@ async def set_session_timeouts(connection: asyncpg.Connection) -> None:
         await connection.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()))
 
 
+@contextlib.contextmanager
+def terminate_if_late(connection: asyncpg.Connection) -> Iterator[None]:
+    """Ends a connection on which a statement takes too long. The context is inside of a transaction.
+
+    The rollback would wait for the lost answer for as long again.
+    """
+    try:
+        yield
+    except TimeoutError:
+        connection.terminate()
+        raise
+
+
 async def send_heartbeat(connection: asyncpg.Connection) -> None:
     """Sends an empty query, by which server and client see that the other side is alive.
 

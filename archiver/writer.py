@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import asyncpg
 import msgspec
 
-from archiver.postgres import ARCHIVER_LOCK, postgres_errors
+from archiver.postgres import ARCHIVER_LOCK, postgres_errors, terminate_if_late
 from archiver.queries import Cursor
 from core.errors import HistoryConflict, Unavailable
 from engine.codec import ORDER_COLUMNS, TRADE_COLUMNS
@@ -106,19 +106,20 @@ async def insert(
     history_of = histories or {}
     with postgres_errors():
         async with connection.transaction():
-            await _check_current(connection, history_of)
-            for rows in archived:
-                await _copy(connection, f"trades_{rows.card}", TRADE_COLUMNS, rows.trades)
-                await _copy(connection, f"orders_{rows.card}", ORDER_COLUMNS, rows.orders)
-            await connection.executemany(
-                "INSERT INTO archive_cursor (card, event_id, sequence, log_id, history_id, archived_at) "
-                "VALUES ($1, $2, $3, $4, $5, now()) ON CONFLICT (card) DO UPDATE "
-                "SET event_id = $2, sequence = $3, log_id = $4, history_id = $5, archived_at = now()",
-                [
-                    (card, cursor.event_id, cursor.sequence, cursor.log_id, history_of.get(card, ""))
-                    for card, cursor in {rows.card: rows.cursor for rows in archived}.items()
-                ],
-            )
+            with terminate_if_late(connection):
+                await _check_current(connection, history_of)
+                for rows in archived:
+                    await _copy(connection, f"trades_{rows.card}", TRADE_COLUMNS, rows.trades)
+                    await _copy(connection, f"orders_{rows.card}", ORDER_COLUMNS, rows.orders)
+                await connection.executemany(
+                    "INSERT INTO archive_cursor (card, event_id, sequence, log_id, history_id, archived_at) "
+                    "VALUES ($1, $2, $3, $4, $5, now()) ON CONFLICT (card) DO UPDATE "
+                    "SET event_id = $2, sequence = $3, log_id = $4, history_id = $5, archived_at = now()",
+                    [
+                        (card, cursor.event_id, cursor.sequence, cursor.log_id, history_of.get(card, ""))
+                        for card, cursor in {rows.card: rows.cursor for rows in archived}.items()
+                    ],
+                )
 
 
 async def _check_current(connection: asyncpg.Connection, histories: Mapping[str, str]) -> None:

@@ -121,7 +121,7 @@ class OverloadResult(Result, kw_only=True):
         times, share = self.offered / max(self.possible, 1), self.goodput / max(self.possible, 1)
         return Head(
             title=f"tcgx overload: {share:.0%} of the possible goodput at {times:.1f} times the load",
-            subtitle=f"Batches of {self.orders_a_request} at fixed times: half of the possible "
+            subtitle=f"Batches of {self.orders_a_request:,} at fixed times: half of the possible "
             f"{self.possible:,.0f} orders a second, then {OVERLOAD:g} times it from clients that honour nothing, then "
             f"half again. {self.sent:,.0f} a second found a connection and were sent. Errors: {self.told.errors:,}.",
         )

@@ -158,14 +158,14 @@ class SoakResult(Result, kw_only=True):
             values, role = [one.memory_bytes.get(name, 0) / 1e6 for one in self.samples], role_of(name)
             memory.plot(at, values, color=COLORS[role])
             ends.append((values[-1], f"{NAMES[role]} {values[-1]:,.0f}", role))
-        _titled(memory, "Memory of each process (MB; of PostgreSQL without shared buffers)")
+        _titled(memory, "Memory in MB (of PostgreSQL without shared buffers)")
         sheet.line_ends(memory, ends)
         ends = []
         for label, style, size in _REDIS_LINES:
             values = [size(one) / 1e6 for one in self.samples]
             redis.plot(at, values, color=COLORS["redis"], linestyle=style)
             ends.append((values[-1], f"{label} {values[-1]:,.0f}", "redis"))
-        _titled(redis, "Memory of Redis as it counts its own (MB): all, and without what grows by design")
+        _titled(redis, "Memory of Redis in MB: all, and what is bounded")
         sheet.line_ends(redis, ends)
         ends = []
         for label, style in (("p50", "dotted"), ("p99", "solid"), ("max", "dashed")):
@@ -201,7 +201,7 @@ def _titled(ax: "Axes", title: str) -> None:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
+    return f"{seconds / 60:,.10g} min" if seconds >= 60 else f"{seconds:,.10g} s"
 
 
 def _megabytes(size: float) -> str:

@@ -83,7 +83,7 @@ class Link:
                 onward, onward_writer = await asyncio.open_unix_connection(self._leads_to)
             else:
                 onward, onward_writer = await asyncio.open_connection("127.0.0.1", self._leads_to)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             writer.transport.abort()
             return
         carried = Carried(writer, onward_writer)
@@ -148,7 +148,9 @@ class Links:
     async def _end(self) -> None:
         for server in self._servers:
             server.close()
+        await asyncio.sleep(0)  # a connection that was just accepted begins, so that its end closes it
         carried = asyncio.all_tasks() - {asyncio.current_task()}
         for task in carried:
             task.cancel()
         await asyncio.gather(*carried, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close in the next turn

@@ -24,7 +24,7 @@ from testing.clients import sequences
 from testing.clients.closed_loop import percentile
 from testing.clients.open_loop import BROKEN, Answer, OpenLoop, Request
 
-ORDERS_A_REQUEST = 50
+ORDERS_A_REQUEST = 200
 REQUESTS = 500
 """So many different requests are made, and sent again and again."""
 TOKEN_SECONDS = 86_400
