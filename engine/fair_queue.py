@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import Sequence
 
 from core.errors import TcgxError
@@ -38,15 +39,17 @@ class FairQueue:
     The room is shared by dynamic thresholds (Choudhury and Hahne, 1998): the fuller the queue, the fewer commands of
     one trader may wait. A flood of one trader leaves a ninth of the queue to others, floods of ten traders an 81st.
 
-    Where an order has no room, a cancel may have: the reserve is a tenth of the queue, shared by the same rule.
+    Where an order has no room, a cancel may have: the reserve is a tenth of the queue, shared by the same rule. What
+    waits in the reserve takes no room from orders.
     """
 
     def __init__(self, pending_max: int) -> None:
         self.pending = 0
         self._pending_max = pending_max
         self._pending_max_of_any = pending_max * SHARE // (SHARE + 1)
-        self._reserve_max = with_reserve(pending_max)
-        self._reserved_of: dict[int, int] = {}  # cancels of each trader in the reserve since the last append
+        self._reserve_max = with_reserve(pending_max) - pending_max
+        self._reserved: set[int] = set()  # identities of the submissions that wait in the reserve
+        self._reserved_of: Counter[int] = Counter()  # their commands by trader
         self._arrived: list[Submission] = []
         self._turns: _Turns | None = None
 
@@ -55,7 +58,8 @@ class FairQueue:
         if not self.has_room(submission[0]):
             if not self._has_reserve(submission):
                 return False
-            self._reserved_of[submission[0]] = self._reserved_of.get(submission[0], 0) + len(submission[1])
+            self._reserved.add(id(submission))
+            self._reserved_of[submission[0]] += len(submission[1])
         self.pending += len(submission[1])
         if self._turns is not None:
             self._turns.put(submission)
@@ -73,15 +77,19 @@ class FairQueue:
         """Takes whole submissions for the next append, up to `COMMANDS_MAX` commands."""
         if self._turns is None or self.pending <= COMMANDS_MAX:
             return self.take_all()
-        self._reserved_of.clear()
         taken = self._turns.take()
         self.pending -= sum(len(commands) for _, commands, _ in taken)
+        for submission in taken if self._reserved else ():
+            if id(submission) in self._reserved:
+                self._reserved.discard(id(submission))
+                self._reserved_of[submission[0]] -= len(submission[1])
         return taken
 
     def take_all(self) -> list[Submission]:
         """Takes all submissions, in order of arrival."""
         taken = self._arrived if self._turns is None else self._turns.arrived()
         self.pending, self._arrived, self._turns = 0, [], None
+        self._reserved.clear()
         self._reserved_of.clear()
         return taken
 
@@ -89,13 +97,13 @@ class FairQueue:
         """Whether `put` adds orders of this trader now."""
         if self.pending < self._pending_max_of_any:
             return True
-        room = self._pending_max - self.pending
-        return room > 0 and self.pending_of(trader_id) < SHARE * room
+        room = self._pending_max - self.pending + self._reserved_of.total()
+        return room > 0 and self.pending_of(trader_id) - self._reserved_of[trader_id] < SHARE * room
 
     def _has_reserve(self, submission: Submission) -> bool:
         trader_id, commands, _ = submission
-        room = self._reserve_max - self.pending
-        return len(commands) <= room and self._reserved_of.get(trader_id, 0) < SHARE * room and is_cancels(commands)
+        room = self._reserve_max - self._reserved_of.total()
+        return len(commands) <= room and self._reserved_of[trader_id] < SHARE * room and is_cancels(commands)
 
     def _take_turns(self) -> "_Turns":
         if self._turns is None:

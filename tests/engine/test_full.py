@@ -11,7 +11,7 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from core.errors import Overloaded
-from core.model import Accepted, CancelOrder, Command, PlaceOrder, Side
+from core.model import COMMANDS_MAX, Accepted, CancelOrder, Command, PlaceOrder, Side
 from engine import connection
 from engine.fair_queue import FairQueue, with_reserve
 from engine.memory import MemoryState, MemoryWatch
@@ -267,5 +267,20 @@ def test_a_full_queue_has_a_reserve_that_cancels_share() -> None:
         assert queue.pending <= with_reserve(900)
         assert len(queue.take_all()) == pending + sum(taken.values())
         assert queue.put((1, [cancel(1)], loop.create_future()))
+    finally:
+        loop.close()
+
+
+def test_cancels_in_the_reserve_take_no_room_from_orders_of_others() -> None:
+    loop = asyncio.new_event_loop()
+    queue = FairQueue(20_000)
+    flood = [cancel(1)] * COMMANDS_MAX
+    try:
+        for _ in range(100):
+            while queue.put((1, flood, loop.create_future())):
+                pass
+            assert queue.put((2, [order(2)], loop.create_future()))
+            assert queue.take()
+        assert queue.pending > 18_000, "there was no flood"
     finally:
         loop.close()
