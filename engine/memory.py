@@ -81,5 +81,5 @@ class MemoryWatch:
         # Buffers of replicas and of the AOF do not count towards maxmemory.
         used = int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0))
         maxmemory = int(info.get("maxmemory", 0))
-        bound = maxmemory * self._percent // 100 if self._percent < PERCENT_OFF else 0
+        bound = max(1, maxmemory * self._percent // 100) if maxmemory and self._percent < PERCENT_OFF else 0
         return MemoryState(used=used, maxmemory=maxmemory, bound=bound)

@@ -147,7 +147,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def redis_part(state: ServerState, ms: float, *, memory_share_max: float) -> RedisPart:
     """Redis that answers. `memory_share_max`: the share of its memory from which orders are refused."""
     status, reason, cause = OK, "", ""
-    bound = int(state.memory_max_bytes * memory_share_max)
+    bound = max(1, int(state.memory_max_bytes * memory_share_max)) if state.memory_max_bytes else 0
     used = f"{_mb(state.memory_used_bytes)} of {_mb(bound)} MB are used"
     if state.role == "replica":  # the fault names the address of its primary
         status, cause = REFUSED, state.fault

@@ -291,7 +291,7 @@ def test_a_redis_that_takes_no_orders_or_may_lose_them_is_not_ready_and_doctor_s
 @pytest.mark.server
 def test_memory_that_is_nearly_full_is_a_warning(server: ExchangeServer) -> None:
     used = report(server)[1]["parts"]["redis"]["memory_used_bytes"]
-    with configured(server, "maxmemory", str(int(used * 1.05))):
+    with configured(server, "maxmemory", str(int(used * 1.2))):
         code, body = reported(server, "redis", "warning")
         doctor = server.tcgx("doctor", "--only", "redis")
 
