@@ -72,16 +72,18 @@ def find_running(data_dir: str | Path) -> RunFile | None:
 
 @contextmanager
 def announce(data_dir: Path, here: RunFile) -> Iterator[None]:
-    """Writes the run file for the duration of the context.
+    """Writes the run file for the duration of the context. A reader finds the whole file, or none.
 
     Raises:
         StartError: the file can't be written.
     """
     path = path_in(data_dir)
     try:
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        part = path.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(msgspec.json.encode(here))
+        part.replace(path)
     except OSError as error:
         raise StartError(f"{path} can't be written: {error.strerror}") from error
     try:
