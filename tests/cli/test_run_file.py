@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 from cli import run_file
+from core.errors import StartError
 from core.settings import Settings
 
 
@@ -15,7 +16,7 @@ def test_a_reader_finds_the_whole_file_or_none(tmp_path: Path) -> None:
         while not stop.is_set():
             try:
                 run_file.find_running(tmp_path)
-            except Exception as error:
+            except StartError as error:
                 errors.append(error)
                 return
 
