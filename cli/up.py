@@ -24,7 +24,7 @@ from cli.greeting import greeting
 from cli.supervisor import Member, Service, Supervisor
 from core import service, settings
 from core.errors import StartError
-from core.settings import Settings, variable
+from core.settings import Settings
 from engine import connection, library
 
 log = structlog.get_logger()
@@ -120,9 +120,9 @@ async def _start(servers: list[embedded.EmbeddedServer]) -> None:
 def _servers(local: Settings, secrets: datadir.Secrets) -> list[embedded.EmbeddedServer]:
     """Makes the embedded servers, without those for which a variable names another server."""
     servers: list[embedded.EmbeddedServer] = []
-    if variable("redis_url") not in os.environ:
+    if not settings.is_given(os.environ, "redis_url"):
         servers.append(RedisServer(local, secrets))
-    if variable("database_url") not in os.environ:
+    if not settings.is_given(os.environ, "database_url"):
         servers.append(PostgresServer(local, secrets))
     return servers
 

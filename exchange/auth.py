@@ -8,7 +8,7 @@ from core.errors import Unauthenticated
 from core.settings import Settings
 from exchange import tokens
 from exchange.login_limit import LoginLimit
-from exchange.tokens import Caller, ExpiredToken, InvalidToken
+from exchange.tokens import Caller, ExpiredToken, InvalidToken, SigningKeys
 
 CACHED_TOKENS_MAX = 50_000
 TOKEN_MISSING = "send an access token as `Authorization: Bearer …`; POST /auth/token gives one for a trader's API key"  # noqa: S105 - a sentence
@@ -18,7 +18,7 @@ class Authenticator:
     """Checks tokens and API keys."""
 
     def __init__(self, settings: Settings, archive: Archive) -> None:
-        self._secret = settings.jwt_secret
+        self._keys = SigningKeys.of(settings)
         self._seconds = settings.token_seconds
         self._archive = archive
         self._limit = LoginLimit(settings.failed_logins_per_minute)
@@ -53,9 +53,7 @@ class Authenticator:
         if not hmac.compare_digest(expected, tokens.hash_api_key(api_key)):
             self._limit.add_failure(address)
             raise Unauthenticated("invalid_credentials", f"trader {trader_id} does not exist or has another API key")
-        return tokens.issue_token(
-            self._secret, trader_id, "admin" if role == "admin" else "trader", self._seconds
-        ), self._seconds
+        return self._keys.issue(trader_id, "admin" if role == "admin" else "trader", self._seconds), self._seconds
 
     def _caller_of_token(self, text: str) -> Caller:
         """Decodes a token, unless the cache has it under the usual spelling of the header."""
@@ -70,7 +68,7 @@ class Authenticator:
 
     def _decode(self, text: str) -> Caller:
         try:
-            return tokens.decode_token(self._secret, text)
+            return self._keys.decode(text)
         except ExpiredToken as error:
             raise Unauthenticated("token_expired", str(error)) from None
         except InvalidToken as error:
