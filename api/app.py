@@ -36,7 +36,7 @@ from api.gate import Gate, Limit, Observer, failsafe, header
 from api.openapi import document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
-from api.routes import cards, fills, health, history, orders
+from api.routes import admin, cards, fills, health, history, orders
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
@@ -132,6 +132,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *fills.ROUTES,
             *history.ROUTES,
             *health.ROUTES,
+            *admin.ROUTES,
             _swagger_files(),
         ],
         lifespan=[partial(_services, limit=limit)],
@@ -161,6 +162,7 @@ async def _services(app: Litestar, *, limit: Limit | None) -> AsyncIterator[None
             gate=Gate(connected.authenticator, limit=limit, observer=app.state.observer),
             decoder=OrderDecoder(settings),
             readiness=connected.readiness,
+            administration=connected.administration,
         )
         app.state.context = context
         app.state.background = connected.background

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from archiver import schema, traders
 from cli import configuration, paths
+from cli.administration import actor, administration
 from cli.database import open_database
 from core.errors import StartError, TcgxError
 from core.settings import Settings, variable
@@ -28,6 +29,12 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             print(tokens.issue_token(configured.jwt_secret, trader_id, role, configured.token_seconds), flush=True)
         if variable("database_url") in arguments.sources:
             await _warn_of_missing(arguments.ids, configured)
+        return 0
+    if arguments.action == "role":
+        async with administration(configured) as admin:
+            revoked = await admin.set_role(actor(), arguments.id, arguments.role)
+        lost = f"; its {len(revoked)} API keys are revoked, since tokens carry the role" if revoked else ""
+        print(f"trader {arguments.id} has the role {arguments.role}{lost}")
         return 0
     paths.check_file(arguments.out)
     async with open_database(configured) as database:

@@ -41,7 +41,7 @@ PARTS = (
     *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "trader", "rate"),
     *("budget", "take", "cancel", "report", "write"),
 )
-WRITING = ("append", "cancel_all", "begin", "match", "trim")
+WRITING = ("append", "cancel_all", "begin", "halt", "match", "trim")
 FREEING = ("trim",)  # may run with full memory, since trimming frees memory
 READING = ("history", "order", "trader_orders", "client_order", "depth", "state_hash")
 

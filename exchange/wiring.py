@@ -16,8 +16,10 @@ from engine.book_reader import BookReader
 from engine.match_notifications import MatchNotifier
 from engine.order_log import OrderLog
 from engine.trader_limits import TraderLimits
+from exchange.administration import Administration
 from exchange.auth import Authenticator
 from exchange.readiness import Readiness
+from exchange.revocations import Revocations
 from exchange.service import Exchange
 
 
@@ -28,6 +30,7 @@ class Services(msgspec.Struct, frozen=True):
     exchange: Exchange
     authenticator: Authenticator
     readiness: Readiness
+    administration: Administration
     background: "Sequence[asyncio.Task[None]]"
 
 
@@ -58,12 +61,16 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
         stopping = asyncio.Event()
         notifications = asyncio.create_task(notifier.run(stopping), name="match notifications")
         comparison = asyncio.create_task(history.run(stopping), name="history")
+        revocations = Revocations()
+        await revocations.refresh_within(pool)
+        polling = asyncio.create_task(revocations.run(pool, stopping), name="revocations")
         try:
             yield Services(
                 exchange=Exchange(settings, order_log, books, notifier, archive),
-                authenticator=Authenticator(settings, archive),
+                authenticator=Authenticator(settings, archive, revocations),
+                administration=Administration(settings, servers.commands, pool),
                 readiness=Readiness(settings.cards, books, archive, history.faults),
-                background=(notifications, comparison),
+                background=(notifications, comparison, polling),
             )
         finally:
             try:
@@ -71,4 +78,4 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
                 stopping.set()
                 await asyncio.wait({comparison})  # its last step registers the sequences in the archive
             finally:  # even if the wait is canceled: no task may outlive its connections
-                await cancel_and_wait(notifications, comparison)
+                await cancel_and_wait(notifications, comparison, polling)

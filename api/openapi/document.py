@@ -62,6 +62,7 @@ TAGS: Mapping[str, str] = {
     "orders": "Place, find, list and cancel your own orders. They need an access token.",
     "cards": "Order books, prices and latest trades of every card, live and for everybody.",
     "history": "Completed orders and all trades, from the archive.",
+    "admin": "Halt cards, manage API keys, read the audit. They need an access token of an admin.",
     "health": "Whether the exchange lives and can work.",
 }
 EXAMPLE_CENTS = 550
@@ -74,7 +75,10 @@ ENUMS: Mapping[type[StrEnum], tuple[str, Mapping[Any, str]]] = {
     Status: ("Where an order is in its life; the last three are final.", STATUSES),
     TimeInForce: ("How long an order waits.", TIMES_IN_FORCE),
 }
-FORMAT_OF_PARAMETER = {"card": "Card", "order_id": "order_id", "client_order_id": "client_order_id"}
+FORMAT_OF_PARAMETER = {"card": "Card", "order_id": "order_id", "client_order_id": "client_order_id"} | {
+    "key_id": "key_id",
+    "trader_id": "trader_id",
+}
 """The formats of parameters with these names, unless a handler names another format."""
 
 BEFORE_RULES: Mapping[str, str] = {
@@ -82,6 +86,8 @@ BEFORE_RULES: Mapping[str, str] = {
     "/fills": "the `next` of a page of fills",
     "/history/orders": "an order_id, like pikachu-1001",
     "/history/trades": "a trade_id, like pikachu-t17",
+    "/admin/traders/{trader_id}/orders": "an order_id of yours, like pikachu-1001",
+    "/admin/audit": "an audit_id, like 17",
 }
 """The rule of the parameter `before`, by path."""
 
@@ -410,6 +416,13 @@ def formats(settings: Settings) -> Mapping[str, Json]:
         },
         "batch": {"minItems": 1, "maxItems": COMMANDS_MAX},
         "results": {"items": {"oneOf": [{"$ref": f"{SCHEMAS}OrderView"}, {"$ref": f"{SCHEMAS}RefusedView"}]}},
+        "key_id": {
+            "description": "The key's id.",
+            "type": "string",
+            "pattern": "^[0-9a-f]{16}$",
+            "examples": ["0f3c9a51d2e84b76"],
+        },
+        "trader_id": {"description": "The trader's number.", "type": "string", "examples": ["1"]},
         "echo": {"type": ["string", "integer", "boolean", "null"]},
         "token_seconds": {"minimum": 1, "examples": [settings.token_seconds]},
         "date-time": {"type": "string", "format": "date-time", "examples": [EXAMPLE_TIME]},
