@@ -28,6 +28,7 @@ from litestar.types import HTTPScope, Message, Receive, Scope, Send
 from litestar.types.asgi_types import LifeSpanReceive, LifeSpanScope, LifeSpanSend
 from litestar.utils import normalize_path
 
+from api import cors
 from api.common_headers import common_headers, request_id
 from api.context import Context
 from api.decoding import OrderDecoder
@@ -42,6 +43,7 @@ from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
 
 SCHEMA = "/schema"
+HTML = b"text/html; charset=utf-8"
 ASSETS = f"{SCHEMA}/assets"
 
 # Litestar tells these two cases only by the text of a general exception.
@@ -121,7 +123,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
         raise StartError(f"TCGX_JWT_SECRET must be set, to at least {JWT_SECRET_BYTES_MIN} bytes")
 
     observer = None if observer is None else failsafe(observer)
-    fast_path = FastPath(orders.FAST_PATH, body_bytes_max=settings.body_bytes_max)
+    fast_path = FastPath(orders.FAST_PATH, body_bytes_max=settings.body_bytes_max, cors_origins=settings.cors_origins)
 
     return Api(
         route_handlers=[
@@ -138,6 +140,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
         lifespan=[partial(_services, limit=limit)],
         state=State({"settings": settings, "fast_path": fast_path, "observer": observer}),
         openapi_config=_openapi(settings),
+        cors_config=cors.config(settings.cors_origins),
         exception_handlers={
             TcgxError: _tcgx_error,
             HTTPException: _http_error,
@@ -184,6 +187,8 @@ async def _add_common_headers(message: Message, scope: Scope) -> None:
     if message["status"] == 405 or scope["method"] == "OPTIONS":
         headers = [header for header in headers if header[0].lower() != b"allow"]
         headers.append((b"allow", ", ".join(cast(Api, scope["app"]).methods(scope["path"])).encode()))
+    if (b"content-type", HTML) in headers:
+        headers += document.PAGE_HEADERS
     message["headers"] = headers
 
 
@@ -216,7 +221,6 @@ def _openapi(settings: Settings) -> document.Config:
         ),
         render_plugins=[
             document.SwaggerPage(
-                f"{SCHEMA}/openapi.json",
                 js_url=f"{ASSETS}/swagger-ui-bundle.js",
                 css_url=f"{ASSETS}/swagger-ui.css",
                 favicon=f'<link rel="icon" type="image/png" href="{ASSETS}/favicon-32x32.png">',

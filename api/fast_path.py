@@ -5,14 +5,15 @@ as well: the handler describes the call in the OpenAPI document and calls the sa
 our HTTP protocol does not (`api/http_protocol.py` says when), and under every other server.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
 import msgspec
 
+from api import cors
 from api.context import Context
-from api.gate import Headers
+from api.gate import Headers, header
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
 from core.errors import TcgxError
 from exchange.tokens import Caller
@@ -38,7 +39,14 @@ class Endpoint(NamedTuple):
 class FastPath:
     """The endpoints of an app, by method and target."""
 
-    def __init__(self, endpoints: Mapping[tuple[bytes, bytes], Endpoint], *, body_bytes_max: int) -> None:
+    def __init__(
+        self,
+        endpoints: Mapping[tuple[bytes, bytes], Endpoint],
+        *,
+        body_bytes_max: int,
+        cors_origins: Sequence[str] = (),
+    ) -> None:
+        self._cors_origins = cors_origins
         self.body_bytes_max = body_bytes_max
         self._endpoints = endpoints
         self._context: Context | None = None
@@ -63,6 +71,8 @@ class FastPath:
             answer = problem_answer(problem_of(error, request_id))
         except Exception as error:  # noqa: BLE001 - the top of a request, as Litestar's handler of all exceptions is
             answer = problem_answer(unexpected_problem(error, request_id, method=method.decode(), path=target.decode()))
+        if self._cors_origins and (origin := header(headers, b"origin")):
+            answer = answer._replace(headers=(*answer.headers, *cors.headers(self._cors_origins, origin)))
         if observer:
             observer(endpoint.operation, answer.status, perf_counter() - started)
         return answer

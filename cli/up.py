@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import http.client
 import os
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -29,7 +30,11 @@ from engine import connection, library
 
 log = structlog.get_logger()
 
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# Whether the certificate names this address is nothing that readiness depends on.
+_OPENER = urllib.request.build_opener(
+    urllib.request.ProxyHandler({}),
+    urllib.request.HTTPSHandler(context=ssl._create_unverified_context()),  # noqa: S323
+)
 """Opens URLs without the proxy of the environment: the address is this machine's."""
 
 READY_SECONDS = 60
@@ -147,7 +152,9 @@ async def _serve(
 ) -> None:
     await _prepare_database(local)
     public_redis = next((one.url for one in servers if isinstance(one, RedisServer)), local.redis_url)
-    here = run_file.of_exchange(local, api=f"http://{_in_url(local.host)}:{local.port}", redis=public_redis)
+    here = run_file.of_exchange(
+        local, api=f"{'https' if local.tls_cert else 'http'}://{_in_url(local.host)}:{local.port}", redis=public_redis
+    )
     stack.enter_context(run_file.announce(announced_in, here))
     services = _services(local)
     members: list[Member] = [*servers, *services]

@@ -17,6 +17,7 @@ SECRETS = (*sorted(URLS), "jwt_secret", "jwt_previous_secrets")
 """Settings that may be read from a file, and whose passwords and keys are never shown."""
 JWT_SECRET_BYTES_MIN = 32
 JWT_PREVIOUS_SECRETS_MAX = 10
+ORIGIN_PATTERN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?")
 CARD_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 
@@ -57,6 +58,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     host: Annotated[str, Setting("the address the API listens on")] = "127.0.0.1"
     port: Annotated[int, Setting("the port the API listens on", 1, 65535)] = 8000
+    tls_cert: Annotated[str, Setting("the certificate chain of the API, a PEM file: it then speaks https alone")] = ""
+    tls_key: Annotated[str, Setting("the key of that certificate, a PEM file")] = ""
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Setting("origins whose pages may call the API in a browser, separated by commas; * for all"),
+    ] = ()
     api_workers: Annotated[int, Setting("how many API processes share the port", 1, 64)] = 1
     jwt_secret: Annotated[str, Setting(f"the key that signs access tokens, at least {JWT_SECRET_BYTES_MIN} bytes")] = ""
     jwt_previous_secrets: Annotated[
@@ -230,6 +237,7 @@ def check(settings: Settings) -> None:
     if not settings.data_dir:
         raise SettingError(f"{variable('data_dir')} must name a folder")
     _check_cards(settings.cards)
+    _check_web(settings)
     urls.check_redis(settings.redis_url)
     urls.check_database(settings.database_url)
     if settings.jwt_secret and len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
@@ -244,6 +252,18 @@ def _check_previous_secrets(secrets: Sequence[str]) -> None:
     for place, secret in enumerate(secrets, 1):
         if len(secret.encode()) < JWT_SECRET_BYTES_MIN:
             raise SettingError(f"{name}: key {place} must have at least {JWT_SECRET_BYTES_MIN} bytes")
+
+
+def _check_web(settings: Settings) -> None:
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        given, missing = ("tls_cert", "tls_key") if settings.tls_cert else ("tls_key", "tls_cert")
+        raise SettingError(f"{variable(given)} is set, and {variable(missing)} is not: set both or none")
+    for origin in settings.cors_origins:
+        if origin != "*" and not ORIGIN_PATTERN.fullmatch(origin):
+            raise SettingError(
+                f"{variable('cors_origins')}: {origin!r} must be an origin like https://example.org, in lower case and "
+                "without a path, or *"
+            )
 
 
 def _check_cards(cards: Sequence[str]) -> None:
