@@ -8,7 +8,6 @@ from contextlib import suppress
 
 from archiver import schema, traders
 from cli import configuration, paths
-from cli.administration import actor, administration
 from cli.database import open_database
 from core.errors import StartError, TcgxError
 from core.settings import Settings, variable
@@ -31,6 +30,8 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             await _warn_of_missing(arguments.ids, configured)
         return 0
     if arguments.action == "role":
+        from cli.administration import actor, administration  # noqa: PLC0415 - tokens need no servers
+
         async with administration(configured) as admin:
             revoked = await admin.set_role(actor(), arguments.id, arguments.role)
         lost = f"; its {len(revoked)} API keys are revoked, since tokens carry the role" if revoked else ""
