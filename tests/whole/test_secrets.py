@@ -1,4 +1,4 @@
-"""No secret is in what a run writes or shows: logs, errors, answers, `tcgx settings` and `doctor`, and the process list."""
+"""No secret is in what a run writes or shows: logs, errors, `tcgx settings`, `doctor`, and the process list."""
 
 import json
 import re
@@ -83,9 +83,7 @@ def test_no_output_of_a_run_has_a_secret(tmp_path: Path) -> None:
             for number, body in enumerate(wrong):
                 answer = client.post("/auth/token", json=body)
                 assert answer.status_code in (401, 422)
-                shown[f"wrong login {number}"] = (
-                    answer.text.replace(key, "") if answer.status_code == 422 else answer.text
-                )
+                shown[f"wrong login {number}"] = answer.text
             token = client.post("/auth/token", json={"trader_id": 1, "api_key": key}).json()["access_token"]
             secrets["token"] = token
             for path in ("/orders", "/nope", "/admin/audit", "/health/ready", "/schema/openapi.json"):
@@ -110,10 +108,15 @@ def test_no_output_of_a_run_has_a_secret(tmp_path: Path) -> None:
     assert {name: found for name, text in shown.items() if (found := revealed(text, secrets))} == {}
 
 
-@pytest.mark.parametrize("values", [BAD, UNREACHABLE])
-@pytest.mark.parametrize("words", [("settings",), ("doctor",), ("migrate",), ("api",), ("engine",), ("archiver",)])
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        *(((name,), values) for name in SHOWING for values in (BAD, UNREACHABLE)),
+        (("archiver",), BAD),  # it waits for servers that do not answer
+    ],
+)
 def test_a_wrong_address_is_refused_without_its_password(
-    tmp_path: Path, values: dict[str, str], words: tuple[str, ...]
+    tmp_path: Path, words: tuple[str, ...], values: dict[str, str]
 ) -> None:
     for name, value in values.items():
         ended = tcgx(tmp_path, *words, variables={name: value.format(secret=TYPED)})
