@@ -28,6 +28,7 @@ from litestar.types import HTTPScope, Message, Receive, Scope, Send
 from litestar.types.asgi_types import LifeSpanReceive, LifeSpanScope, LifeSpanSend
 from litestar.utils import normalize_path
 
+from api import cors
 from api.common_headers import common_headers, request_id
 from api.context import Context
 from api.decoding import OrderDecoder
@@ -36,12 +37,13 @@ from api.gate import Gate, Limit, Observer, failsafe, header
 from api.openapi import document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
-from api.routes import cards, fills, health, history, orders
+from api.routes import admin, cards, fills, health, history, orders
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
 
 SCHEMA = "/schema"
+HTML = b"text/html; charset=utf-8"
 ASSETS = f"{SCHEMA}/assets"
 
 # Litestar tells these two cases only by the text of a general exception.
@@ -120,7 +122,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
         raise StartError(f"TCGX_JWT_SECRET must be set, to at least {JWT_SECRET_BYTES_MIN} bytes")
 
     observer = None if observer is None else failsafe(observer)
-    fast_path = FastPath(orders.FAST_PATH, body_bytes_max=settings.body_bytes_max)
+    fast_path = FastPath(orders.FAST_PATH, body_bytes_max=settings.body_bytes_max, cors_origins=settings.cors_origins)
 
     return Api(
         route_handlers=[
@@ -131,11 +133,13 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *fills.ROUTES,
             *history.ROUTES,
             *health.ROUTES,
+            *admin.ROUTES,
             _swagger_files(),
         ],
         lifespan=[partial(_services, limit=limit)],
         state=State({"settings": settings, "fast_path": fast_path, "observer": observer}),
         openapi_config=_openapi(settings),
+        cors_config=cors.config(settings.cors_origins),
         exception_handlers={
             TcgxError: _tcgx_error,
             HTTPException: _http_error,
@@ -160,6 +164,7 @@ async def _services(app: Litestar, *, limit: Limit | None) -> AsyncIterator[None
             gate=Gate(connected.authenticator, limit=limit, observer=app.state.observer),
             decoder=OrderDecoder(settings),
             readiness=connected.readiness,
+            administration=connected.administration,
         )
         app.state.context = context
         app.state.background = connected.background
@@ -181,6 +186,8 @@ async def _add_common_headers(message: Message, scope: Scope) -> None:
     if message["status"] == 405 or scope["method"] == "OPTIONS":
         headers = [header for header in headers if header[0].lower() != b"allow"]
         headers.append((b"allow", ", ".join(cast(Api, scope["app"]).methods(scope["path"])).encode()))
+    if (b"content-type", HTML) in headers:
+        headers += document.PAGE_HEADERS
     message["headers"] = headers
 
 
@@ -213,7 +220,6 @@ def _openapi(settings: Settings) -> document.Config:
         ),
         render_plugins=[
             document.SwaggerPage(
-                f"{SCHEMA}/openapi.json",
                 js_url=f"{ASSETS}/swagger-ui-bundle.js",
                 css_url=f"{ASSETS}/swagger-ui.css",
                 favicon=f'<link rel="icon" type="image/png" href="{ASSETS}/favicon-32x32.png">',

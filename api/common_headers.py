@@ -1,4 +1,4 @@
-"""The headers of every answer, on both ways: Date, X-Content-Type-Options and X-Request-Id."""
+"""The headers of every answer, on both ways: Date, X-Content-Type-Options, X-Request-Id, and with TLS HSTS."""
 
 import itertools
 import re
@@ -7,6 +7,7 @@ from email.utils import formatdate
 from time import time
 
 NOSNIFF = (b"x-content-type-options", b"nosniff")
+HSTS = (b"strict-transport-security", b"max-age=31536000")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PROCESS = secrets.token_hex(6)
 _numbers = itertools.count(1)
@@ -19,9 +20,14 @@ def request_id(given: bytes | None) -> str:
     return f"{_PROCESS}-{next(_numbers):x}"
 
 
+def set_tls(*, enabled: bool) -> None:
+    """Adds Strict-Transport-Security to every answer of this process, or leaves it out. Called before the first one."""
+    _date_header.fixed = (NOSNIFF, HSTS) if enabled else (NOSNIFF,)
+
+
 def common_headers(request_id: str) -> tuple[tuple[bytes, bytes], ...]:
     """The common headers as ASGI has them."""
-    return (NOSNIFF, (b"date", _date_header.now()), (b"x-request-id", request_id.encode()))
+    return (*_date_header.fixed, (b"date", _date_header.now()), (b"x-request-id", request_id.encode()))
 
 
 def common_header_lines(request_id: str) -> bytes:
@@ -33,6 +39,7 @@ class _DateHeader:
     """The header `Date` (RFC 9110, 5.6.7) and the lines around it, formatted once a second."""
 
     def __init__(self) -> None:
+        self.fixed: tuple[tuple[bytes, bytes], ...] = (NOSNIFF,)
         self._second = 0
         self._text = self._lines = b""
 
@@ -47,7 +54,8 @@ class _DateHeader:
         if second != self._second:
             self._second = second
             self._text = formatdate(second, usegmt=True).encode()
-            self._lines = b"%b: %b\r\ndate: %b\r\nx-request-id: " % (*NOSNIFF, self._text)
+            fixed = b"".join(b"%b: %b\r\n" % header for header in self.fixed)
+            self._lines = b"%bdate: %b\r\nx-request-id: " % (fixed, self._text)
         return self._lines
 
 

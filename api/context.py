@@ -8,6 +8,7 @@ from litestar.connection import ASGIConnection
 from api.decoding import OrderDecoder
 from api.gate import Gate
 from core.settings import Settings
+from exchange.administration import Administration
 from exchange.auth import Authenticator
 from exchange.readiness import Readiness
 from exchange.service import Exchange
@@ -23,6 +24,7 @@ class Context(msgspec.Struct, frozen=True):
     gate: Gate
     decoder: OrderDecoder
     readiness: Readiness
+    administration: Administration
 
 
 def context_of(request: ASGIConnection[Any, Any, Any, Any]) -> Context:

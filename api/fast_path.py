@@ -5,14 +5,15 @@ as well: the handler describes the call in the OpenAPI document and calls the sa
 our HTTP protocol does not (`api/http_protocol.py` says when), and under every other server.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
 import msgspec
 
+from api import cors
 from api.context import Context
-from api.gate import Headers
+from api.gate import Headers, header
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
 from core.errors import TcgxError
 from exchange.tokens import Caller
@@ -38,7 +39,14 @@ class Endpoint(NamedTuple):
 class FastPath:
     """The endpoints of an app, by method and target."""
 
-    def __init__(self, endpoints: Mapping[tuple[bytes, bytes], Endpoint], *, body_bytes_max: int) -> None:
+    def __init__(
+        self,
+        endpoints: Mapping[tuple[bytes, bytes], Endpoint],
+        *,
+        body_bytes_max: int,
+        cors_origins: Sequence[str] = (),
+    ) -> None:
+        self._cors_origins = cors_origins
         self.body_bytes_max = body_bytes_max
         self._endpoints = endpoints
         self._context: Context | None = None
@@ -60,13 +68,16 @@ class FastPath:
         assert self._context is not None, "`has` was not asked"  # noqa: S101
         return self._context.gate.admit(headers)
 
-    def refusal(self, method: bytes, target: bytes, error: TcgxError, request_id: str) -> Answer:
-        """Answers a request that `admit` refused, and reports the answer to the observer."""
+    def refusal(self, call: tuple[bytes, bytes], headers: Headers, error: TcgxError, request_id: str) -> Answer:
+        """Answers a request that `admit` refused, and reports the answer to the observer.
+
+        `call`: method and target.
+        """
         assert self._context is not None, "`has` was not asked"  # noqa: S101
         answer = problem_answer(problem_of(error, request_id))
         if self._context.gate.observer is not None:
-            self._context.gate.observer(self._endpoints[method, target].operation, answer.status, 0.0)
-        return answer
+            self._context.gate.observer(self._endpoints[call].operation, answer.status, 0.0)
+        return self._for_origin(answer, headers)
 
     async def answer(
         self, call: tuple[bytes, bytes], caller: Caller, headers: Headers, body: bytes, request_id: str
@@ -86,8 +97,15 @@ class FastPath:
         except Exception as error:  # noqa: BLE001 - the top of a request, as Litestar's handler of all exceptions is
             method, path = call[0].decode(), call[1].decode()
             answer = problem_answer(unexpected_problem(error, request_id, method=method, path=path))
+        answer = self._for_origin(answer, headers)
         if observer:
             observer(endpoint.operation, answer.status, perf_counter() - started)
+        return answer
+
+    def _for_origin(self, answer: Answer, headers: Headers) -> Answer:
+        """Adds the headers that let a page of another origin read the answer, if that origin may."""
+        if self._cors_origins and (origin := header(headers, b"origin")):
+            return answer._replace(headers=(*answer.headers, *cors.headers(self._cors_origins, origin)))
         return answer
 
     def observe_refusal(self, problem: Problem) -> None:

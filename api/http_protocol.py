@@ -381,7 +381,8 @@ class Protocol(HttpToolsProtocol):
         if error is not None:
             name = request_id(self._request_id)
             cycle.response_complete = True
-            self.transport.write(_encode(fast_path.refusal(method, self.url, error, name), name, keep_alive=True))
+            answer = fast_path.refusal((method, self.url), self.headers, error, name)
+            self.transport.write(_encode(answer, name, keep_alive=True))
             self.on_response_complete()
 
     def _begin_body(self) -> None:

@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 from litestar import Litestar
 
+from api import common_headers, tls
 from api.connections import Connections
 from api.context import Context
 from api.http_protocol import Drain, Protocol, Timeouts
@@ -97,6 +98,8 @@ def _config(app: Litestar, settings: Settings, drain: Drain) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         date_header=False,
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
         timeout_graceful_shutdown=max(1, settings.stop_seconds - 2),
     )
 
@@ -130,8 +133,10 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
 
     Raises:
         Exception: the error of the background task that ended.
-        StartError: the port is taken, or Redis is not configured to keep orders.
+        StartError: the port is taken, the certificate cannot be used, or Redis is not configured to keep orders.
     """
+    tls.check(settings)
+    common_headers.set_tls(enabled=bool(settings.tls_cert))
     app = create_app(settings)
     service.freeze_garbage()
     drain_seconds = _DrainSeconds(settings, stopping)

@@ -1,6 +1,7 @@
 """Views: the bodies of answers, with decimal strings for money, and functions that make them."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -23,6 +24,8 @@ from api.openapi.fields import (
     markdown_list,
 )
 from api.problems import Problem, problem_of
+from archiver.api_keys import ApiKey, NewKey
+from archiver.audit import AuditRow
 from core.errors import TcgxError
 from core.model import (
     Accepted,
@@ -38,6 +41,7 @@ from core.model import (
 )
 from core.settings import Settings
 from engine.book_reader import Depth
+from exchange.administration import CardState
 from exchange.health_report import PARTS, STATUSES, Report
 
 BUY, GTC = Side.BUY, TimeInForce.GTC
@@ -412,3 +416,105 @@ def card_view(card: str, depth: Depth, latest: list[Trade], settings: Settings) 
 
 def _levels(levels: list[tuple[int, int]]) -> list[tuple[str, int]]:
     return [(price_text(price_cents), quantity) for price_cents, quantity in levels]
+
+
+# -- of admins
+
+KeyId = Annotated[str, field_meta("The key's id.", name="key_id")]
+TraderNumber = Annotated[int, field_meta("The trader's number.", 1, minimum=1)]
+
+
+class CardStateView(msgspec.Struct, frozen=True):
+    """How far a card is, and whether it is halted."""
+
+    card: CardName
+    halted: Annotated[bool, field_meta("Whether orders are refused.", True)]
+    halted_since: Annotated[Time | None, field_meta("When it was halted; null if it is not.")]
+    reason: Annotated[str, field_meta("Why it was halted; empty if it is not.", "a wrong price")]
+    appended: Annotated[int, field_meta("The sequence of the last command in the log.", 1001, minimum=0)]
+    matched: Annotated[int, field_meta("The sequence of the last command that is matched.", 1001, minimum=0)]
+    archived: Annotated[int, field_meta("The sequence of the last command that is archived.", 1001, minimum=0)]
+
+
+class ApiKeyView(msgspec.Struct, frozen=True):
+    """An API key, without its secret."""
+
+    key_id: KeyId
+    trader_id: TraderNumber
+    prefix: Annotated[
+        str, field_meta("The first characters of the key; empty for a key of an earlier version.", "hYk2x9")
+    ]
+    label: Annotated[str, field_meta("What the key is for.", "bot of the desk")]
+    created_at: Annotated[Time, field_meta("When the key was created.")]
+    revoked_at: Annotated[
+        Time | None, field_meta("When the key was revoked, or will be; null while that is not said.", None)
+    ]
+
+
+class ApiKeysView(msgspec.Struct, frozen=True):
+    """API keys of a trader."""
+
+    keys: Annotated[list[ApiKeyView], field_meta("The keys, newest first.")]
+
+
+class NewApiKeyView(msgspec.Struct, frozen=True):
+    """An API key that was created just now."""
+
+    api_key: Annotated[str, field_meta("The key itself, which is shown nowhere else.", "hYk2x9…")]
+    key: Annotated[ApiKeyView, field_meta("The key, as lists show it.")]
+
+
+class AuditRowView(msgspec.Struct, frozen=True):
+    """One admin action, or one of its two rows."""
+
+    audit_id: Annotated[int, field_meta("Counts up.", 17, minimum=1)]
+    at: Annotated[Time, field_meta("When the row was written.")]
+    actor: Annotated[str, field_meta("Who acted.", "trader 5 key 0f3c9a51d2e84b76")]
+    address: Annotated[str, field_meta("From where; empty if that is not known.", "192.0.2.7")]
+    action: Annotated[str, field_meta("What was done.", "revoke_key")]
+    target: Annotated[str, field_meta("To what.", "key 0f3c9a51d2e84b76")]
+    outcome: Annotated[str, field_meta("`started`, `done`, or the code and text of an error.", "done")]
+
+
+class AuditView(msgspec.Struct, frozen=True):
+    """Rows of the audit."""
+
+    rows: Annotated[list[AuditRowView], field_meta("The rows, newest first.")]
+
+
+def card_state_view(state: CardState) -> CardStateView:
+    """The view of a card's state."""
+    since, _, reason = state.halted.partition(" ")
+    return CardStateView(
+        state.card, bool(state.halted), since or None, reason, state.appended, state.matched, state.archived
+    )
+
+
+def key_view(key: ApiKey) -> ApiKeyView:
+    """The view of an API key."""
+    revoked_at = _time_text(key.revoked_at) if key.revoked_at else None
+    return ApiKeyView(key.key_id, key.trader_id, key.prefix, key.label, _time_text(key.created_at), revoked_at)
+
+
+def keys_view(keys: Sequence[ApiKey]) -> ApiKeysView:
+    """The view of API keys."""
+    return ApiKeysView([key_view(key) for key in keys])
+
+
+def new_key_view(made: NewKey) -> NewApiKeyView:
+    """The view of a key that was created just now."""
+    return NewApiKeyView(made.secret, key_view(made.key))
+
+
+def audit_view(rows: Sequence[AuditRow]) -> AuditView:
+    """The view of rows of the audit."""
+    return AuditView(
+        [
+            AuditRowView(row.audit_id, _time_text(row.at), row.actor, row.address, row.action, row.target, row.outcome)
+            for row in rows
+        ]
+    )
+
+
+def _time_text(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -41,7 +41,8 @@ SHARED_TABLES = ("archive_cursor", "histories")
 """Tables of which each card has rows of its own."""
 
 TRADERS = "traders"
-TABLES = (*CARD_TABLES, *SHARED_TABLES, TRADERS)
+API_KEYS, AUDIT = "api_keys", "admin_audit"
+TABLES = (*CARD_TABLES, *SHARED_TABLES, API_KEYS, TRADERS)
 
 OnBytes = Callable[[int], None]
 
@@ -95,7 +96,7 @@ async def take(
                 tables.append(await _write_table(database, table, card, file, on_bytes))
         copied.append(_described(card, copy, archive_state, members))
     # Traders come last: every trader of an order above exists by now.
-    tables.append(await _write_table(database, TRADERS, "", file, on_bytes))
+    tables.extend([await _write_table(database, table, "", file, on_bytes) for table in (TRADERS, API_KEYS, AUDIT)])
     manifest = await _manifest(redis, database, copied, tables, file)
     file.finish(manifest)
     return manifest
@@ -317,7 +318,7 @@ async def _delete_keys(redis: Redis, cards: Sequence[str]) -> None:
 
 async def _fill_tables(database: asyncpg.Connection, file: BackupReader, on_bytes: OnBytes) -> None:
     for table in file.manifest.tables:
-        if not table.members:
+        if not table.members or (table.name == AUDIT and await _has_audit(database)):
             continue
 
         async def source(members: Sequence[str] = table.members) -> AsyncIterator[bytes]:
@@ -333,6 +334,21 @@ async def _fill_tables(database: asyncpg.Connection, file: BackupReader, on_byte
         rows = int(status.rpartition(" ")[2])
         if rows != table.rows:
             raise StartError(f"{table.name} got {rows} rows, and the manifest has {table.rows}")
+        if table.name == AUDIT:
+            await _continue_audit(database)
+
+
+async def _continue_audit(database: asyncpg.Connection) -> None:
+    with postgres_errors():
+        await database.execute(
+            f"SELECT setval(pg_get_serial_sequence('{AUDIT}', 'audit_id'), (SELECT max(audit_id) FROM {AUDIT}))"
+        )
+
+
+async def _has_audit(database: asyncpg.Connection) -> bool:
+    """Whether the database has an audit of its own. It is append-only, so nothing replaces it."""
+    with postgres_errors():
+        return bool(await database.fetchval(f"SELECT EXISTS (SELECT FROM {AUDIT})"))
 
 
 async def _put_histories_back(redis: Redis, cards: Sequence[str], copies: Sequence[KeyCopy | None]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import msgspec
 
+from archiver import api_keys
 from archiver.postgres import ARCHIVER_LOCK, RECOVER_SECONDS, postgres_errors
 from core.model import Order, Side, Status, TimeInForce, Trade
 
@@ -324,10 +325,9 @@ class Archive:
         known = await cursors(self._pool)
         return {card: known.get(card, START) for card in cards}
 
-    async def api_key(self, trader_id: int) -> tuple[bytes, str] | None:
-        """The SHA-256 of a trader's API key, and the role of the trader. None if there is no such trader."""
-        rows = await self._fetch("SELECT api_key_sha256, role FROM traders WHERE trader_id = $1", trader_id)
-        return (rows[0]["api_key_sha256"], rows[0]["role"]) if rows else None
+    async def valid_keys(self, trader_id: int) -> tuple[str, Sequence[tuple[str, bytes]]] | None:
+        """See `api_keys.valid_hashes`."""
+        return await api_keys.valid_hashes(self._pool, trader_id)
 
     async def answers(self) -> bool:
         """True if the archive can be read.

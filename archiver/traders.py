@@ -2,17 +2,14 @@
 
 import csv
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
 
+from archiver import api_keys
 from archiver.postgres import postgres_errors
-from core.errors import StartError
-from exchange.tokens import hash_api_key
-
-KEY_BYTES = 32
+from core.errors import StartError, TraderNotFound
 
 
 async def seed(connection: asyncpg.Connection, count: int, out: Path | None) -> int:
@@ -28,16 +25,16 @@ async def seed(connection: asyncpg.Connection, count: int, out: Path | None) -> 
         with postgres_errors():
             await connection.execute("LOCK TABLE traders IN SHARE ROW EXCLUSIVE MODE")
             existing = {row["trader_id"] for row in await connection.fetch("SELECT trader_id FROM traders")}
-        created = [
-            (trader_id, secrets.token_urlsafe(KEY_BYTES))
-            for trader_id in range(1, count + 1)
-            if trader_id not in existing
-        ]
+        made = [api_keys.new_row(trader_id) for trader_id in range(1, count + 1) if trader_id not in existing]
+        created = [(row[1], secret) for secret, row in made]
         with postgres_errors():
             await connection.copy_records_to_table(
-                "traders",
-                records=[(trader_id, hash_api_key(api_key)) for trader_id, api_key in created],
-                columns=("trader_id", "api_key_sha256"),
+                "traders", records=[(trader_id,) for trader_id, _ in created], columns=("trader_id",)
+            )
+            await connection.copy_records_to_table(
+                "api_keys",
+                records=[row for _, row in made],
+                columns=("key_id", "trader_id", "key_sha256", "prefix"),
             )
         if out is not None and created:
             _write(out, created)
@@ -48,6 +45,29 @@ async def count(connection: asyncpg.Connection) -> int:
     """The number of traders."""
     with postgres_errors():
         return int(await connection.fetchval("SELECT count(*) FROM traders"))
+
+
+async def set_role(connection: asyncpg.Connection, trader_id: int, role: str) -> list[str]:
+    """Gives a trader a role, within the transaction of the caller. Returns the keys that were revoked.
+
+    Tokens carry the role, so a trader that is no admin any more loses its keys, and with them its tokens.
+
+    Raises:
+        TraderNotFound: there is no such trader.
+    """
+    with postgres_errors():
+        before = await connection.fetchval("SELECT role FROM traders WHERE trader_id = $1 FOR UPDATE", trader_id)
+        if before is None:
+            raise TraderNotFound(trader_id)
+        await connection.execute("UPDATE traders SET role = $2 WHERE trader_id = $1", trader_id, role)
+        if role in (before, "admin"):
+            return []
+        rows = await connection.fetch(
+            "UPDATE api_keys SET revoked_at = now() WHERE trader_id = $1 "
+            "AND (revoked_at IS NULL OR revoked_at > now()) RETURNING key_id",
+            trader_id,
+        )
+    return [row["key_id"] for row in rows]
 
 
 async def missing(connection: asyncpg.Connection, ids: Sequence[int]) -> list[int]:

@@ -121,8 +121,44 @@ def _traders(parser: Parser) -> None:
     token = actions.add_parser("token", help="print an access token a line")
     token.add_argument("ids", type=whole(1, TRADER_ID_MAX), nargs="+", metavar="ID")
     token.add_argument("--admin", action="store_true", help="with the role admin")
-    for action in (seed, token):
+    role = actions.add_parser("role", help="make a trader an admin, or an admin a trader")
+    role.add_argument("id", type=whole(1, TRADER_ID_MAX), metavar="ID")
+    role.add_argument("role", choices=("trader", "admin"), metavar="ROLE", help="trader or admin")
+    for action in (seed, token, role):
         _add_data_dir(action)
+
+
+def _keys(parser: Parser) -> None:
+    from core.model import API_KEY_GRACE_SECONDS_MAX, TRADER_ID_MAX  # noqa: PLC0415
+
+    actions = parser.add_subparsers(required=True, dest="action", metavar="ACTION")
+    listed = actions.add_parser("list", help="the keys of a trader, without their secrets")
+    create = actions.add_parser("create", help="create another key for a trader, and print it")
+    rotate = actions.add_parser("rotate", help="create a key in place of another one, and print it")
+    revoke = actions.add_parser("revoke", help="revoke a key and every token that was issued for it")
+    for action in (listed, create):
+        action.add_argument("trader_id", type=whole(1, TRADER_ID_MAX), metavar="TRADER")
+    for action in (rotate, revoke):
+        action.add_argument("key_id", metavar="KEY_ID")
+    create.add_argument("--label", default="", metavar="TEXT", help="what the key is for")
+    rotate.add_argument(
+        "--grace",
+        type=whole(0, API_KEY_GRACE_SECONDS_MAX),
+        default=0,
+        metavar="SECONDS",
+        help="how long the old key stays valid (0)",
+    )
+    for action in (listed, create, rotate, revoke):
+        _add_data_dir(action)
+
+
+def _halt(parser: Parser) -> None:
+    parser.add_argument("card", metavar="CARD")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="what traders read in the refusal of an order")
+
+
+def _resume(parser: Parser) -> None:
+    parser.add_argument("card", metavar="CARD")
 
 
 def _replay(parser: Parser) -> None:
@@ -229,7 +265,10 @@ COMMANDS: Mapping[str, Command] = {
     "restart": Command("replace the services of a running `tcgx up`, one by one", "cli.restart", _restart),
     "urls": Command("where the running exchange is reached", "cli.urls", _urls),
     "book": Command("draw a card's order book", "cli.book", _book),
-    "traders": Command("create traders, or make access tokens for them", "cli.traders", _traders),
+    "traders": Command("create traders and admins, or make access tokens", "cli.traders", _traders),
+    "keys": Command("list, create, rotate and revoke API keys of traders", "cli.keys", _keys),
+    "halt": Command("refuse the orders of a card, and take cancels", "cli.halt", _halt),
+    "resume": Command("take the orders of a halted card again", "cli.halt", _resume),
     "replay": Command("run a log through an empty server and compare the state hash", "cli.replay", _replay),
     "state-hash": Command("a hash over each card's books, open orders and cursor", "cli.state_hash"),
     "migrate": Command("bring the database, and data of earlier versions, up to date", "cli.migrate"),

@@ -9,7 +9,7 @@ import msgspec
 from cli.arguments import STANDALONE
 from cli.run_file import RunFile, find_running, path_in
 from core.errors import SettingError, StartError, TcgxError, Unavailable
-from core.settings import PREFIX, Settings, check, environment_of, read, variable
+from core.settings import PREFIX, Settings, check, environment_of, read, variable, with_secret_files
 
 OPTIONS = ("data_dir", "port")
 
@@ -24,11 +24,14 @@ def load(given: argparse.Namespace) -> tuple[Settings, Sources]:
         SettingError: a variable is unknown, or its value is invalid.
         StartError: the run file of the exchange cannot be used.
     """
-    environment = {name: text for name, text in os.environ.items() if name.startswith(PREFIX)}
+    given_variables = {name: text for name, text in os.environ.items() if name.startswith(PREFIX)}
+    environment = with_secret_files(given_variables)
     options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name, None) is not None}
     settings = msgspec.structs.replace(read(environment), **options)
     check(settings)
-    sources = dict.fromkeys(environment, "environment") | {variable(name): "option" for name in options}
+    sources = {name: "environment" if name in given_variables else "file" for name in environment} | {
+        variable(name): "option" for name in options
+    }
     here = None if given.name in STANDALONE else find_running(settings.data_dir)
     if here is None or not here.is_meant_by(environment):
         return settings, sources

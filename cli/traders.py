@@ -29,6 +29,14 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
         if variable("database_url") in arguments.sources:
             await _warn_of_missing(arguments.ids, configured)
         return 0
+    if arguments.action == "role":
+        from cli.administration import actor, administration  # noqa: PLC0415 - tokens need no servers
+
+        async with administration(configured) as admin:
+            revoked = await admin.set_role(actor(), arguments.id, arguments.role)
+        lost = f"; its {len(revoked)} API keys are revoked, since tokens carry the role" if revoked else ""
+        print(f"trader {arguments.id} has the role {arguments.role}{lost}")
+        return 0
     paths.check_file(arguments.out)
     async with open_database(configured) as database:
         await schema.check(database, configured.cards)

@@ -6,6 +6,7 @@ import http.client
 import os
 import signal
 import socket
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -31,7 +32,11 @@ from engine import connection, library
 
 log = structlog.get_logger()
 
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# Whether the certificate names this address is nothing that readiness depends on.
+_OPENER = urllib.request.build_opener(
+    urllib.request.ProxyHandler({}),
+    urllib.request.HTTPSHandler(context=ssl._create_unverified_context()),  # noqa: S323
+)
 """Opens URLs without the proxy of the environment: the address is this machine's."""
 
 READY_SECONDS = 60
@@ -148,9 +153,9 @@ async def _start(servers: list[embedded.EmbeddedServer]) -> None:
 def _servers(local: Settings, secrets: datadir.Secrets) -> list[embedded.EmbeddedServer]:
     """Makes the embedded servers, without those for which a variable names another server."""
     servers: list[embedded.EmbeddedServer] = []
-    if variable("redis_url") not in os.environ:
+    if not settings.is_given(os.environ, "redis_url"):
         servers.append(RedisServer(local, secrets))
-    if variable("database_url") not in os.environ:
+    if not settings.is_given(os.environ, "database_url"):
         servers.append(PostgresServer(local, secrets))
     return servers
 
@@ -184,7 +189,7 @@ async def _serve(
     ]
     supervisor = Supervisor(members, stop_order=stop_order)
     async with control.listening(data_dir, supervisor.restart) as address:
-        api = f"http://{_in_url(local.host)}:{local.port}"
+        api = f"{'https' if local.tls_cert else 'http'}://{_in_url(local.host)}:{local.port}"
         here = run_file.of_exchange(local, api=api, redis=public_redis, control=address)
         with run_file.announce(announced_in, here):
             greeting = asyncio.create_task(_greet(api, local, stopping, announced_in), name="greet")

@@ -130,6 +130,50 @@ class OrderNotFound(RequestError):
         super().__init__(f"there is no order {display_text(name)} of yours{hint}")
 
 
+class Forbidden(RequestError):
+    """The caller is no admin."""
+
+    kind = Kind.FORBIDDEN
+    code = "forbidden"
+    title = "Forbidden"
+
+    def __init__(self) -> None:
+        super().__init__("only an admin may do this")
+
+
+class TraderNotFound(RequestError):
+    """The trader does not exist."""
+
+    kind = Kind.NOT_FOUND
+    code = "trader_not_found"
+    title = "Trader not found"
+
+    def __init__(self, trader_id: object) -> None:
+        super().__init__(f"there is no trader {display_text(trader_id)}")
+
+
+class KeyNotFound(RequestError):
+    """The API key does not exist, or is revoked where a valid one is needed."""
+
+    kind = Kind.NOT_FOUND
+    code = "key_not_found"
+    title = "API key not found"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"there is no valid API key with the key_id {display_text(key_id)}")
+
+
+class TooManyKeys(RequestError):
+    """The trader has as many API keys as it may have. One of them has to be revoked first."""
+
+    kind = Kind.CONFLICT
+    code = "too_many_keys"
+    title = "Too many API keys"
+
+    def __init__(self, trader_id: int, keys_max: int) -> None:
+        super().__init__(f"trader {trader_id} has {keys_max} valid API keys, and may not have more: revoke one first")
+
+
 class UnknownCard(RequestError):
     """The card is not traded."""
 
@@ -218,6 +262,26 @@ class Unavailable(TcgxError):
     def detail(self) -> str:
         """The server that did not answer, and the advice to repeat the request."""
         return f"{self._summary}; repeat the request, an order with the same client_order_id"
+
+
+class CardHalted(TcgxError):
+    """An admin has halted the card: new orders are refused, and cancels are taken."""
+
+    kind = Kind.UNAVAILABLE
+    code = "card_halted"
+    title = "Card is halted"
+
+    def __init__(self, card: str, halted: str) -> None:
+        super().__init__(f"{card} is halted")
+        since, _, why = halted.partition(" ")
+        self._detail = (
+            f"nothing was accepted: {card} is halted since {since}{': ' if why else ''}{why}; cancels are taken"
+        )
+
+    @property
+    def detail(self) -> str:
+        """The time and the reason of the halt."""
+        return self._detail
 
 
 class LogGap(Unavailable):

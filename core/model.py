@@ -18,6 +18,9 @@ SEQUENCE_MAX = 999_999_999_999
 SEQUENCE_PATTERN = r"[1-9][0-9]{0,11}"
 """A sequence within an order_id."""
 
+API_KEY_GRACE_SECONDS_MAX = 7 * 86_400
+"""How long a rotated API key may stay valid."""
+
 TRADER_ID_MAX = 2_147_483_647
 """The largest `integer` of PostgreSQL."""
 

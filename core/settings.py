@@ -6,16 +6,20 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
 
-from core import urls
+from core import secret_files, urls
 from core.errors import SettingError
 from core.model import PRICE_CENTS_MAX
 from core.suggestions import did_you_mean
 
 PREFIX = "TCGX_"
 URLS = frozenset({"redis_url", "database_url"})
+SECRETS = (*sorted(URLS), "jwt_secret", "jwt_previous_secrets")
+"""Settings that may be read from a file, and whose passwords and keys are never shown."""
 JWT_SECRET_BYTES_MIN = 32
 HUNG_SECONDS_MIN = 2
 DESCRIPTOR_MAX = 1_000_000
+JWT_PREVIOUS_SECRETS_MAX = 10
+ORIGIN_PATTERN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?")
 CARD_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 
@@ -56,8 +60,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     host: Annotated[str, Setting("the address the API listens on")] = "127.0.0.1"
     port: Annotated[int, Setting("the port the API listens on", 1, 65535)] = 8000
+    tls_cert: Annotated[str, Setting("the certificate chain of the API, a PEM file: it then speaks https alone")] = ""
+    tls_key: Annotated[str, Setting("the key of that certificate, a PEM file")] = ""
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Setting("origins whose pages may call the API in a browser, separated by commas; * for all"),
+    ] = ()
     api_workers: Annotated[int, Setting("how many API processes share the port", 1, 64)] = 1
     jwt_secret: Annotated[str, Setting(f"the key that signs access tokens, at least {JWT_SECRET_BYTES_MIN} bytes")] = ""
+    jwt_previous_secrets: Annotated[
+        tuple[str, ...],
+        Setting("keys that signed access tokens before, separated by commas: their tokens are valid until they expire"),
+    ] = ()
     token_seconds: Annotated[int, Setting("how long an access token is valid", 1, 31_536_000)] = 3_600
     failed_logins_per_minute: Annotated[
         int,
@@ -215,7 +229,7 @@ def read(environment: Mapping[str, str]) -> Settings:
     """
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     values: dict[str, Any] = {}
-    for name, text in environment.items():
+    for name, text in with_secret_files(environment).items():
         if not name.startswith(PREFIX):
             continue
         field = fields.get(name.removeprefix(PREFIX).lower())
@@ -226,6 +240,20 @@ def read(environment: Mapping[str, str]) -> Settings:
     settings = Settings(**values)
     check(settings)
     return settings
+
+
+def with_secret_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with the texts of the files that `TCGX_…_FILE` name for secrets.
+
+    Raises:
+        SettingError: a file cannot be used.
+    """
+    return secret_files.resolve(environment, [*map(variable, SECRETS)], [variable("jwt_previous_secrets")])
+
+
+def is_given(environment: Mapping[str, str], field: str) -> bool:
+    """Whether an environment has a setting: as a variable, or as the file of a secret."""
+    return variable(field) in environment or (field in SECRETS and variable(field) + secret_files.SUFFIX in environment)
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:
@@ -261,10 +289,33 @@ def check(settings: Settings) -> None:
     if not settings.data_dir:
         raise SettingError(f"{variable('data_dir')} must name a folder")
     _check_cards(settings.cards)
+    _check_web(settings)
     urls.check_redis(settings.redis_url)
     urls.check_database(settings.database_url)
     if settings.jwt_secret and len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
         raise SettingError(f"{variable('jwt_secret')} must have at least {JWT_SECRET_BYTES_MIN} bytes")
+    _check_previous_secrets(settings.jwt_previous_secrets)
+
+
+def _check_previous_secrets(secrets: Sequence[str]) -> None:
+    name = variable("jwt_previous_secrets")
+    if len(secrets) > JWT_PREVIOUS_SECRETS_MAX:
+        raise SettingError(f"{name} has {len(secrets)} keys, and {JWT_PREVIOUS_SECRETS_MAX} are the most")
+    for place, secret in enumerate(secrets, 1):
+        if len(secret.encode()) < JWT_SECRET_BYTES_MIN:
+            raise SettingError(f"{name}: key {place} must have at least {JWT_SECRET_BYTES_MIN} bytes")
+
+
+def _check_web(settings: Settings) -> None:
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        given, missing = ("tls_cert", "tls_key") if settings.tls_cert else ("tls_key", "tls_cert")
+        raise SettingError(f"{variable(given)} is set, and {variable(missing)} is not: set both or none")
+    for origin in settings.cors_origins:
+        if origin != "*" and not ORIGIN_PATTERN.fullmatch(origin):
+            raise SettingError(
+                f"{variable('cors_origins')}: {origin!r} must be an origin like https://example.org, in lower case and "
+                "without a path, or *"
+            )
 
 
 def _check_cards(cards: Sequence[str]) -> None:
@@ -311,4 +362,6 @@ def _display_text(field: str, value: Any) -> str:
     text = ",".join(value) if isinstance(value, tuple) else str(value)
     if field == "jwt_secret":
         return "(set)" if text else "(not set)"
+    if field == "jwt_previous_secrets":
+        return f"({len(value)} set)" if value else "(not set)"
     return urls.mask_passwords(text) if field in URLS else text

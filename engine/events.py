@@ -1,5 +1,6 @@
 """The events of a card: the result of each match call, in order and without gaps. docs/data.md has the format."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,33 @@ from engine import codec, keys
 from engine.connection import BLOCK_MS, redis_errors
 
 ENTRIES_MAX = 64
+LOG_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
 READS_A_BATCH = 4
 """A batch of the archiver consists of about this many reads."""
 
 
 class EventGap(TcgxError):
     """Events after the position of a reader have been trimmed. The reader of the card stops."""
+
+
+class EventDamaged(EventGap):
+    """An event has not the form that a match call writes. The reader of the card stops in front of it."""
+
+
+_TIME = rb"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{3}Z"
+_NUMBER, _SEQUENCE, _SIDE = rb"[1-9]\d{0,9}", rb"\d{12}", rb"(?:buy|sell)"
+_CLIENT = rb"[A-Za-z0-9._:-]{0,64}+"
+TRADE_LINES = re.compile(
+    rb"(?:" + b",".join([*[_SEQUENCE] * 3, *[_NUMBER] * 4, _SIDE, _TIME]) + rb"\n)*+",
+)
+ORDER_LINES = re.compile(
+    rb"(?:"
+    + b",".join([_SEQUENCE, _NUMBER, _SIDE, _NUMBER, _NUMBER, rb"(?:gtc|ioc|fok)", _CLIENT, _TIME, rb"\d{1,10}"])
+    + rb",(?:filled|canceled|expired),"
+    + _TIME
+    + rb"\n)*+",
+)
+"""The form of the lines of an event. The archiver copies lines as they are, so each must be a row."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -36,17 +58,26 @@ class Event(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, card: str, entry: tuple[bytes, Mapping[bytes, bytes]]) -> "Event":
-        """Decodes a stream entry."""
+        """Decodes a stream entry.
+
+        Raises:
+            EventDamaged: no match call has written the entry.
+        """
         entry_id, fields = entry
-        return cls(
-            card,
-            entry_id.decode(),
-            int(fields[b"first"]),
-            fields[b"log"].decode(),
-            fields.get(b"trades", b""),
-            fields.get(b"orders", b""),
-            fields.get(b"rejected", b""),
-        )
+        try:
+            return cls(
+                card,
+                entry_id.decode(),
+                int(fields[b"first"]),
+                fields[b"log"].decode(),
+                fields.get(b"trades", b""),
+                fields.get(b"orders", b""),
+                fields.get(b"rejected", b""),
+            )
+        except (KeyError, ValueError) as error:
+            raise EventDamaged(
+                f"event {entry_id.decode()} of {card} is damaged: {type(error).__name__} {error}"
+            ) from None
 
     @property
     def last(self) -> int:
@@ -67,6 +98,23 @@ class Event(msgspec.Struct, frozen=True):
     def orders(self) -> list[Order]:
         """The completed orders, in order of completion."""
         return codec.orders(self.card, self.order_lines)
+
+
+def check_form(event: Event) -> None:
+    """Checks that every line of an event is a row of the archive.
+
+    Raises:
+        EventDamaged: a line has another form, or the event ends before it begins.
+    """
+    if event.last < event.first - 1:
+        raise EventDamaged(f"event {event.id} of {event.card} is damaged: it begins at command {event.first}")
+    if not LOG_ID.fullmatch(event.log_id):
+        raise EventDamaged(f"event {event.id} of {event.card} is damaged: its log id is no id")
+    for name, lines, form in (("trade", event.trade_lines, TRADE_LINES), ("order", event.order_lines, ORDER_LINES)):
+        if not form.fullmatch(lines):
+            good = form.match(lines)
+            number = lines.count(b"\n", 0, good.end() if good else 0) + 1
+            raise EventDamaged(f"event {event.id} of {event.card} is damaged: {name} line {number} is no row")
 
 
 def sequence_of(event_id: str) -> int:
@@ -105,7 +153,7 @@ class EventReader:
         """The next events, possibly none. `wait`: blocks for up to `BLOCK_MS` until there is one.
 
         Raises:
-            EventGap: events before the next one are missing.
+            EventGap: events before the next one are missing, or it is damaged.
             Unavailable: Redis does not answer.
         """
         with redis_errors():
@@ -119,6 +167,7 @@ class EventReader:
         events = [Event.of(self.card, entry) for entry in entries]
         for event in events:
             check_contiguous(event, sequence_of(self.event_id))
+            check_form(event)
             self.event_id = event.id
         self.has_more = len(events) == self._count
         largest = max(event.bytes for event in events)

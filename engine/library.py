@@ -41,7 +41,7 @@ PARTS = (
     *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "trader", "rate"),
     *("budget", "take", "cancel", "report", "write"),
 )
-WRITING = ("append", "append_cancels", "cancel_all", "begin", "match", "trim")
+WRITING = ("append", "append_cancels", "cancel_all", "begin", "halt", "match", "trim")
 ALLOW_OOM = ("append_cancels", "cancel_all", "match", "trim")
 """Functions that run with full memory: they free it, or need no more than what was accepted earlier."""
 READING = ("history", "order", "trader_orders", "client_order", "depth", "state_hash")

@@ -9,7 +9,7 @@ import redis.exceptions
 import structlog
 from redis.asyncio import Redis
 
-from core.errors import ClientOrderIdConflict, HistoryConflict, Overloaded, TcgxError, Unavailable, reason
+from core.errors import CardHalted, ClientOrderIdConflict, HistoryConflict, Overloaded, TcgxError, Unavailable, reason
 from core.log_limit import RateLimitedLog
 from core.model import COMMANDS_MAX, Accepted, Command, PlaceOrder, order_id
 from core.service import cancel_and_wait
@@ -22,6 +22,9 @@ from engine.trader_limits import NO_LIMITS, Refusal, TraderLimits
 
 log = structlog.get_logger()
 rate_limited_log = RateLimitedLog(log)
+
+HALTED = -2
+"""The first item of the reply to an append whose card is halted (lua/append.lua)."""
 
 
 class CancelAllResult(msgspec.Struct, frozen=True):
@@ -95,6 +98,7 @@ class OrderLog:
         Raises:
             ClientOrderIdConflict: the client_order_id belongs to an order with other terms.
             RateLimited, TooManyOpenOrders: the trader is above a limit (`TraderLimits`); nothing was appended.
+            CardHalted: the card is halted, and the command is an order; nothing was appended.
             HistoryConflict: log and archive have different histories; nothing was appended.
             Overloaded: too many commands wait; nothing was appended.
             Unavailable: no answer; the command may or may not be in the log.
@@ -329,6 +333,9 @@ class _CardAppend:
             for sequence, place in enumerate(places, reply[0]):
                 self._outcomes[place] = Accepted(sequence, accepted_at)
             return int(reply[0]) + len(places) - 1
+        if reply[0] == HALTED:
+            self._refuse_halted(places, reply[1].decode())
+            return 0
         if reply[0] < 0:
             self._refuse_limited(places, self._limits.refusals(self.card, reply))
             return 0
@@ -344,6 +351,14 @@ class _CardAppend:
                 repeats_of_fresh.append(place)
         self._calls += [call for call in (repeats_of_fresh, fresh) if call]
         return 0
+
+    def _refuse_halted(self, places: Sequence[int], halted: str) -> None:
+        """Refuses the orders of a card that is halted, and calls the cancels again."""
+        cancels = [place for place in places if not isinstance(self._commands[place], PlaceOrder)]
+        for place in set(places).difference(cancels):
+            self._outcomes[place] = CardHalted(self.card, halted)
+        if cancels:
+            self._calls.append(cancels)
 
     def _refuse_limited(self, places: Sequence[int], refusals: Mapping[int, Refusal]) -> None:
         """Refuses the orders that are above a limit, and calls the other commands again."""

@@ -8,17 +8,20 @@ from core.errors import Unauthenticated
 from core.settings import Settings
 from exchange import tokens
 from exchange.login_limit import LoginLimit
-from exchange.tokens import Caller, ExpiredToken, InvalidToken
+from exchange.revocations import Revocations
+from exchange.tokens import Caller, ExpiredToken, InvalidToken, Role, SigningKeys
 
 CACHED_TOKENS_MAX = 50_000
 TOKEN_MISSING = "send an access token as `Authorization: Bearer …`; POST /auth/token gives one for a trader's API key"  # noqa: S105 - a sentence
+TOKEN_REVOKED = "the API key of this access token is revoked: get a token from POST /auth/token with another key"  # noqa: S105 - a sentence
 
 
 class Authenticator:
     """Checks tokens and API keys."""
 
-    def __init__(self, settings: Settings, archive: Archive) -> None:
-        self._secret = settings.jwt_secret
+    def __init__(self, settings: Settings, archive: Archive, revocations: Revocations) -> None:
+        self._revocations = revocations
+        self._keys = SigningKeys.of(settings)
         self._seconds = settings.token_seconds
         self._archive = archive
         self._limit = LoginLimit(settings.failed_logins_per_minute)
@@ -28,13 +31,16 @@ class Authenticator:
         """Returns the caller of an `Authorization` header, given as received.
 
         Raises:
-            Unauthenticated: the header is missing or malformed, or its token is wrong or expired.
+            Unauthenticated: the header is missing or malformed, or its token is wrong, expired or of a revoked key.
+            Unavailable: PostgreSQL has not answered since the start, so revoked keys are not known.
         """
         caller = self._caller_by_header.get(authorization or b"")
         if caller is None:
             caller = self._caller_of_token(_bearer_token((authorization or b"").decode("latin-1")))
         if caller.expires_at <= time.time():
             raise Unauthenticated("token_expired", "the access token has expired: get a new one from POST /auth/token")
+        if caller.api_key_id in self._revocations.key_ids:
+            raise Unauthenticated("token_revoked", TOKEN_REVOKED)
         return caller
 
     async def token_for(self, trader_id: int, api_key: str, address: str | None = None) -> tuple[str, int]:
@@ -48,14 +54,14 @@ class Authenticator:
             Unavailable: PostgreSQL does not answer.
         """
         self._limit.check(address)
-        stored = await self._archive.api_key(trader_id)
-        expected, role = stored if stored else (bytes(32), "trader")
-        if not hmac.compare_digest(expected, tokens.hash_api_key(api_key)):
+        role, keys = await self._archive.valid_keys(trader_id) or ("trader", ())
+        given = tokens.hash_api_key(api_key)
+        matching = [key_id for key_id, expected in keys if hmac.compare_digest(expected, given)]
+        if not matching:
             self._limit.add_failure(address)
             raise Unauthenticated("invalid_credentials", f"trader {trader_id} does not exist or has another API key")
-        return tokens.issue_token(
-            self._secret, trader_id, "admin" if role == "admin" else "trader", self._seconds
-        ), self._seconds
+        issued_role: Role = "admin" if role == "admin" else "trader"
+        return self._keys.issue(trader_id, issued_role, self._seconds, matching[0]), self._seconds
 
     def _caller_of_token(self, text: str) -> Caller:
         """Decodes a token, unless the cache has it under the usual spelling of the header."""
@@ -70,7 +76,7 @@ class Authenticator:
 
     def _decode(self, text: str) -> Caller:
         try:
-            return tokens.decode_token(self._secret, text)
+            return self._keys.decode(text)
         except ExpiredToken as error:
             raise Unauthenticated("token_expired", str(error)) from None
         except InvalidToken as error:

@@ -13,6 +13,7 @@ import msgspec
 
 from archiver.queries import Archive
 from core.errors import (
+    CardHalted,
     HistoryConflict,
     InvalidRequest,
     OrderCompleted,
@@ -56,7 +57,7 @@ PAGE_LIMIT_MAX = 500
 DEPTH_MAX = 1_000
 """Price levels of each side of a book, at most."""
 
-WHOLE_BATCH_ERRORS = RateLimited | HistoryConflict | Overloaded | Unavailable
+WHOLE_BATCH_ERRORS = RateLimited | CardHalted | HistoryConflict | Overloaded | Unavailable
 """A batch whose orders are all refused for these reasons is refused as a whole, so the caller learns when to repeat."""
 
 PlaceResult = Accepted | Order

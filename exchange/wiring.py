@@ -18,8 +18,10 @@ from engine.memory import MemoryWatch
 from engine.order_log import OrderLog
 from engine.trader_limits import TraderLimits
 from exchange import readiness
+from exchange.administration import Administration
 from exchange.auth import Authenticator
 from exchange.readiness import Readiness
+from exchange.revocations import Revocations
 from exchange.service import Exchange
 
 
@@ -30,6 +32,7 @@ class Services(msgspec.Struct, frozen=True):
     exchange: Exchange
     authenticator: Authenticator
     readiness: Readiness
+    administration: Administration
     background: "Sequence[asyncio.Task[None]]"
 
 
@@ -63,13 +66,17 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
         notifications = asyncio.create_task(notifier.run(stopping), name="match notifications")
         comparison = asyncio.create_task(history.run(stopping), name="history")
         memory_looks = asyncio.create_task(memory.run(), name="memory")
+        revocations = Revocations()
+        await revocations.refresh_within(pool)
+        polling = asyncio.create_task(revocations.run(pool, stopping), name="revocations")
         try:
             async with readiness.connect(settings, history) as health:
                 yield Services(
                     exchange=Exchange(settings, order_log, books, notifier, archive),
-                    authenticator=Authenticator(settings, archive),
+                    authenticator=Authenticator(settings, archive, revocations),
+                    administration=Administration(settings, servers.commands, pool),
                     readiness=health,
-                    background=(notifications, comparison, memory_looks),
+                    background=(notifications, comparison, memory_looks, polling),
                 )
         finally:
             try:
@@ -77,4 +84,4 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
                 stopping.set()
                 await asyncio.wait({comparison})  # its last step registers the sequences in the archive
             finally:  # even if the wait is canceled: no task may outlive its connections
-                await cancel_and_wait(notifications, comparison, memory_looks)
+                await cancel_and_wait(notifications, comparison, memory_looks, polling)

@@ -18,6 +18,7 @@
 --        the repeated ids, where "" stands for an id that repeats within these commands; or, with nothing appended,
 --        {-1, trader id, orders, limit, value, …} of the traders that have more orders in this call than they may place:
 --        how many they may place; "rate" and the milliseconds until one more, or "open" and the number of open orders
+--        or, with nothing appended, {-2, "<time> <reason>"} where the card is halted and one of the commands is an order
 -- Errors HISTORY where the mark is another one; BACKLOG where too many commands wait
 local COMMANDS_MAX, MS_PER_DAY = limits.commands_max, text.MS_PER_DAY
 local integer, floor = text.integer, math.floor
@@ -107,6 +108,14 @@ local function count_orders(tag, args, ids_from, sequence, checked)
   end
 end
 
+-- Whether a call has an order: orders are in runs of a trader, cancels in runs of none.
+local function has_orders(args, ids_from)
+  for a = RUNS + 1, ids_from, 2 do
+    if args[a] ~= '' then return true end
+  end
+  return false
+end
+
 -- The fields and values of the log entry, with room for its id and time.
 local function entry_of(args)
   local entry = {
@@ -130,7 +139,7 @@ local function append(keys, args)
     return redis.error_reply('ERR append takes 1 to ' .. COMMANDS_MAX .. ' commands')
   end
   local ids_from = RUNS + 2 * tonumber(args[RUNS])
-  local refusal = history.refuse(tag, args[2])
+  local refusal, halted = history.refuse(tag, args[2])
   if refusal then return refusal end
   local sequence, now_ms = log.last_sequence(tag), log.now_ms()
   local repeated, today_key, added
@@ -138,6 +147,8 @@ local function append(keys, args)
     repeated, today_key, added = check_client_ids(tag, args, ids_from, sequence, now_ms)
     if repeated then return repeated end
   end
+  -- Behind the look-up of ids: a repeated order is answered with the first one, whatever is halted.
+  if halted and has_orders(args, ids_from) then return { -2, halted } end
   local matched = log.last_matched(tag)
   trader.begin_append()
   local limited, checked

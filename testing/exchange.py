@@ -113,7 +113,7 @@ class ExchangeServer:
             self._services[name] = Service(name, self.settings, self._output_of(name))
         for name in names:
             service = self._services[name]
-            if name == "api":
+            if name.partition("-")[0] == "api":
                 until(lambda service=service: self._lives(service), f"{name} does not work")  # type: ignore[misc]
             else:
                 service.works()

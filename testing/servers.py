@@ -224,6 +224,10 @@ class Servers:
         """The settings of services on these servers. Known once started."""
         return msgspec.structs.replace(self._local, redis_url=self.redis.socket_url, database_url=self.postgres.url)
 
+    def change(self, **changes: Any) -> None:
+        """Changes settings of services that are started from now on, by their field's name."""
+        self._local = msgspec.structs.replace(self._local, **changes)
+
     async def start(self) -> None:
         """Starts both, makes the tables of the archive, and loads the library."""
         await asyncio.gather(self.redis.start(), self.postgres.start())

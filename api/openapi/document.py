@@ -4,9 +4,11 @@ Litestar knows the calls and their parameters; msgspec knows the structs of bodi
 rest: cards, bounds and examples from the settings, the errors of each call, and the headers of answers.
 """
 
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
 
@@ -53,7 +55,7 @@ PAGE = """\
 <body>
 <div id="swagger"></div>
 <script src="{js_url}"></script>
-<script>SwaggerUIBundle({options})</script>
+<script>{script}</script>
 </body>
 </html>
 """
@@ -62,6 +64,7 @@ TAGS: Mapping[str, str] = {
     "orders": "Place, find, list and cancel your own orders. They need an access token.",
     "cards": "Order books, prices and latest trades of every card, live and for everybody.",
     "history": "Completed orders and all trades, from the archive.",
+    "admin": "Halt cards, manage API keys, read the audit. They need an access token of an admin.",
     "health": "Whether the exchange lives and can work.",
 }
 EXAMPLE_CENTS = 550
@@ -74,7 +77,10 @@ ENUMS: Mapping[type[StrEnum], tuple[str, Mapping[Any, str]]] = {
     Status: ("Where an order is in its life; the last three are final.", STATUSES),
     TimeInForce: ("How long an order waits.", TIMES_IN_FORCE),
 }
-FORMAT_OF_PARAMETER = {"card": "Card", "order_id": "order_id", "client_order_id": "client_order_id"}
+FORMAT_OF_PARAMETER = {"card": "Card", "order_id": "order_id", "client_order_id": "client_order_id"} | {
+    "key_id": "key_id",
+    "trader_id": "trader_id",
+}
 """The formats of parameters with these names, unless a handler names another format."""
 
 BEFORE_RULES: Mapping[str, str] = {
@@ -82,6 +88,8 @@ BEFORE_RULES: Mapping[str, str] = {
     "/fills": "the `next` of a page of fills",
     "/history/orders": "an order_id, like pikachu-1001",
     "/history/trades": "a trade_id, like pikachu-t17",
+    "/admin/traders/{trader_id}/orders": "an order_id of yours, like pikachu-1001",
+    "/admin/audit": "an audit_id, like 17",
 }
 """The rule of the parameter `before`, by path."""
 
@@ -170,32 +178,39 @@ class Document(OpenAPI):
         return DocumentBuilder(self.settings).of(super().to_schema())
 
 
+PAGE_OPTIONS = {
+    "url": "/schema/openapi.json",
+    "dom_id": "#swagger",
+    "deepLinking": True,
+    "persistAuthorization": True,
+    "displayRequestDuration": True,
+    "docExpansion": "list",
+    "defaultModelsExpandDepth": 0,
+    "defaultModelExpandDepth": 2,
+    "validatorUrl": None,  # else the page asks another host whether the document is valid
+}
+PAGE_SCRIPT = f"SwaggerUIBundle({msgspec.json.encode(PAGE_OPTIONS).decode()})"
+_SCRIPT_HASH = b64encode(sha256(PAGE_SCRIPT.encode()).digest()).decode()
+PAGE_POLICY = (
+    f"default-src 'none'; script-src 'self' 'sha256-{_SCRIPT_HASH}'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+PAGE_HEADERS = [(b"content-security-policy", PAGE_POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+"""The headers of HTML: scripts and styles of our own alone, no frame around the page. Swagger UI sets styles inline."""
+
+
 class SwaggerPage(SwaggerRenderPlugin):
     """Swagger UI with folded calls and schemas; the browser keeps the token over a reload."""
 
-    def __init__(self, document_url: str, **options: Any) -> None:
-        super().__init__(**options)
-        self._document_url = document_url
-
     def render(self, request: Request[Any, Any, Any], openapi_schema: Json) -> bytes:  # noqa: ARG002 - the page loads it
         """Renders the page."""
-        options = {
-            "url": self._document_url,
-            "dom_id": "#swagger",
-            "deepLinking": True,
-            "persistAuthorization": True,
-            "displayRequestDuration": True,
-            "docExpansion": "list",
-            "defaultModelsExpandDepth": 0,
-            "defaultModelExpandDepth": 2,
-            "validatorUrl": None,  # else the page asks another host whether the document is valid
-        }
         return PAGE.format(
             title=openapi_schema["info"]["title"],
             favicon=self.favicon,
             css_url=self.css_url,
             js_url=self.js_url,
-            options=msgspec.json.encode(options).decode(),
+            script=PAGE_SCRIPT,
         ).encode()
 
 
@@ -412,6 +427,13 @@ def formats(settings: Settings) -> Mapping[str, Json]:
         },
         "batch": {"minItems": 1, "maxItems": COMMANDS_MAX},
         "results": {"items": {"oneOf": [{"$ref": f"{SCHEMAS}OrderView"}, {"$ref": f"{SCHEMAS}RefusedView"}]}},
+        "key_id": {
+            "description": "The key's id.",
+            "type": "string",
+            "pattern": "^[0-9a-f]{16}$",
+            "examples": ["0f3c9a51d2e84b76"],
+        },
+        "trader_id": {"description": "The trader's number.", "type": "string", "examples": ["1"]},
         "echo": {"type": ["string", "integer", "boolean", "null"]},
         "token_seconds": {"minimum": 1, "examples": [settings.token_seconds]},
         "date-time": {"type": "string", "format": "date-time", "examples": [EXAMPLE_TIME]},

@@ -13,7 +13,8 @@ from api.http_protocol import HEAD_BYTES_MAX
 from api.problems import Problem, problem_of
 from core.errors import InvalidRequest, Violation
 from core.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX, TRADER_ID_MAX
-from exchange.auth import TOKEN_MISSING
+from exchange.administration import LABEL_CHARACTERS_MAX, REASON_CHARACTERS_MAX
+from exchange.auth import TOKEN_MISSING, TOKEN_REVOKED
 
 RATE_EXAMPLE = {"retry_after": 1, "limit": 1_000, "reset": 10}
 
@@ -107,10 +108,38 @@ _TABLE = (
     ),
     ErrorCode(
         401,
+        "token_revoked",
+        "Unauthorized",
+        "The API key that the access token was issued for is revoked.",
+        TOKEN_REVOKED,
+    ),
+    ErrorCode(
+        401,
         "invalid_credentials",
         "Unauthorized",
         "The trader does not exist, or has another API key.",
         "trader 1 does not exist or has another API key",
+    ),
+    ErrorCode(
+        403,
+        "forbidden",
+        "Forbidden",
+        "The caller is no admin.",
+        "only an admin may do this",
+    ),
+    ErrorCode(
+        404,
+        "trader_not_found",
+        "Trader not found",
+        "There is no such trader.",
+        "there is no trader 'ash'",
+    ),
+    ErrorCode(
+        404,
+        "key_not_found",
+        "API key not found",
+        "There is no such API key, or it is revoked where a valid one is needed.",
+        "there is no valid API key with the key_id '{asked}'",
     ),
     ErrorCode(
         404,
@@ -167,6 +196,13 @@ _TABLE = (
         "Too many open orders",
         "The trader has as many open orders on this card as it may have; one must be completed or canceled first.",
         "nothing was accepted: you may have 500 open orders on {card}",
+    ),
+    ErrorCode(
+        409,
+        "too_many_keys",
+        "Too many API keys",
+        "The trader has as many valid API keys as it may have; one must be revoked first.",
+        "trader 1 has 20 valid API keys, and may not have more: revoke one first",
     ),
     ErrorCode(
         413,
@@ -263,6 +299,20 @@ _TABLE = (
         "must be an order_id of yours, like pikachu-1001",
         "1001",
     ),
+    _field_code(
+        "invalid_reason",
+        "reason",
+        "The parameter reason is too long, or has other than printable characters.",
+        f"must be at most {REASON_CHARACTERS_MAX} printable characters",
+        "two\nlines",
+    ),
+    _field_code(
+        "invalid_label",
+        "label",
+        "The parameter label is too long, or has other than printable characters.",
+        f"must be at most {LABEL_CHARACTERS_MAX} printable characters",
+        "two\nlines",
+    ),
     _field_code("invalid_status", "status", "The parameter status is no status to list by.", "must be open", "filled"),
     _field_code(
         "invalid_limit",
@@ -344,6 +394,13 @@ _TABLE = (
     ),
     ErrorCode(
         503,
+        "card_halted",
+        "Card is halted",
+        "An admin has halted the card: no order is accepted until the card goes on; cancels are taken.",
+        "nothing was accepted: {card} is halted since 2026-11-22T23:53:06.123Z: a wrong price; cancels are taken",
+    ),
+    ErrorCode(
+        503,
         "history_conflict",
         "History conflict",
         "Log and archive do not belong together, as after a loss of data; nothing is accepted until an operator acts.",
@@ -359,7 +416,7 @@ EVERY_CALL = (
     *("405 method_not_allowed", "408 request_timeout", "422 unknown_parameter", "431 headers_too_large"),
     *("429 too_many_connections", "429 too_many_requests", "500 internal_error", "503 too_many_connections"),
 )
-TOKEN = ("401 token_missing", "401 token_invalid", "401 token_expired")
+TOKEN = ("401 token_missing", "401 token_invalid", "401 token_expired", "401 token_revoked")
 BODY = (
     *("413 body_too_large", "422 invalid_json", "422 invalid_body"),
     *("422 missing_field", "422 unknown_field", "422 duplicate_field", "422 too_many_errors"),

@@ -28,8 +28,10 @@ from api.views import (
     refusal_json,
     result_json,
 )
+from archiver.audit import Actor
 from core.errors import RequestError
 from core.model import LATEST, PlaceOrder, Side
+from exchange.administration import actor_of
 from exchange.service import OPEN_LIMIT_MAX, OrderFilter
 from exchange.tokens import Caller
 
@@ -37,6 +39,7 @@ BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 NO_WAIT = 0.0
 
 APPENDS = ("503 overloaded", "503 unavailable", "503 history_conflict")
+HALTED = "503 card_halted"
 RATE_LIMITED = "429 rate_limited"
 LIMITS = ("409 too_many_open_orders", RATE_LIMITED)
 ACCEPTED = {"status": "accepted"}
@@ -101,6 +104,10 @@ FAST_PATH = {
 """The endpoints of the fast path (`api/fast_path.py`), by method and target."""
 
 
+def _actor(request: Request[Any, Any, Any], caller: Caller) -> Actor:
+    return actor_of(caller, request.client.host if request.client else None)
+
+
 def _response(answer: Answer) -> Response[Any]:
     return Response(answer.body, status_code=answer.status)
 
@@ -145,7 +152,7 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
             **MATCHED,
         ),
         202: operations.answer(OrderView, "The order, durable in its card's log and not matched yet.", **ACCEPTED),
-        **operations.problems("409 client_order_id_conflict", *LIMITS, *ORDER_FIELDS, *APPENDS),
+        **operations.problems("409 client_order_id_conflict", *LIMITS, *ORDER_FIELDS, HALTED, *APPENDS),
     },
     security=BEARER,
     operation_id="place_order",
@@ -171,7 +178,7 @@ async def place_order(request: Request) -> Response[OrderView]:  # type: ignore[
     operation_class=operations.PlaceOrdersOperation,
     responses={
         202: operations.answer(BatchView, "An outcome for each order.", results=[ACCEPTED, {}]),
-        **operations.problems("422 invalid_orders", RATE_LIMITED, *APPENDS),
+        **operations.problems("422 invalid_orders", RATE_LIMITED, HALTED, *APPENDS),
     },
     security=BEARER,
     operation_id="place_orders",
@@ -240,6 +247,8 @@ async def get_order(request: Request, order_id: FromPath[str]) -> MatchedOrderVi
     """An order by its id."""
     context, caller = caller_of(request)
     order = await context.exchange.find(caller, order_id)
+    if order.trader_id != caller.trader_id:  # the caller is an admin
+        await context.administration.note(_actor(request, caller), "get_order", f"{order_id} of {order.trader_id}")
     return matched_view(order, await context.exchange.fills_of(order))
 
 
@@ -292,7 +301,13 @@ async def cancel_order(request: Request, order_id: FromPath[str]) -> Response[Or
     """Cancels an order."""
     context, caller = caller_of(request)
     seconds = wait_seconds(list_header(request.scope["headers"], b"prefer"))
-    after, matched = await context.exchange.cancel(caller, order_id, seconds)
+    order = await context.exchange.find(caller, order_id) if caller.role == "admin" else None
+    if order is None or order.trader_id == caller.trader_id:
+        after, matched = await context.exchange.cancel(caller, order_id, seconds)
+    else:
+        target = f"{order_id} of {order.trader_id}"
+        async with context.administration.audited(_actor(request, caller), "cancel_order", target):
+            after, matched = await context.exchange.cancel(caller, order_id, seconds)
     return Response(order_view(after), status_code=200 if matched else 202)
 
 

@@ -22,6 +22,8 @@ TRADER_ID = 861
 VALUES = {
     "order_id": "pikachu-1",
     "client_order_id": "none",
+    "trader_id": "1",
+    "key_id": "0f3c9a51d2e84b76",
     "card": "pikachu",
     "file_path": "swagger-ui.css",
     "path": "swagger",

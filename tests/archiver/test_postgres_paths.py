@@ -396,7 +396,7 @@ def test_reads_through_a_pooler_that_lends_sessions_are_unavailable_and_nothing_
                     archive.order("pikachu", number),
                     archive.trades("pikachu", before=None, limit=5),
                     archive.cursors(CARDS),
-                    archive.api_key(1),
+                    archive.valid_keys(1),
                 )
             ]
             return await asyncio.gather(*reads, return_exceptions=True)

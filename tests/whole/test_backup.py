@@ -289,7 +289,7 @@ def test_a_damaged_member_is_named_and_nothing_is_restored(
     with Redis.from_url(target.settings.redis_url) as client:
         assert client.dbsize() == 0
     file.write_bytes(whole)
-    assert "all 10 members are as they were written" in restored(target, file, "--check")
+    assert "all 11 members are as they were written" in restored(target, file, "--check")
 
 
 def test_a_file_that_is_cut_off_is_refused(own: ExchangeServer, target: Servers, tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ def used() -> Iterator[ExchangeServer]:
         server.redis.xadd(f"{{{CARD}}}:orders", {"entry": "made by hand"})
         until(lambda: server.redis.hget(f"{{{CARD}}}:cursor", "rejected") == b"1", why="the entry is rejected")
         server.archived()
+        halted: Any = server.redis.fcall("halt", 1, f"{{{CARD}}}", "of the test")
+        assert halted[1].endswith(b" of the test")
         yield server
 
 
