@@ -13,11 +13,10 @@ import hiredis
 import redis.exceptions
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from core import urls
 from core.errors import LogGap, Overloaded, StartError, Unavailable, reason
+from engine import primary
 
 log = structlog.get_logger()
 
@@ -26,6 +25,8 @@ BLOCK_MS = 5_000
 VERSION_MIN = (7, 0)
 CARD_TAG = re.compile(r"\{(\w+)\}")
 NO_SPACE = os.strerror(errno.ENOSPC)
+
+SENTINEL = "a Sentinel"
 
 ENGINE_NAME = "tcgx-engine"
 """The client name of an engine's connections, by which other processes detect an engine."""
@@ -48,13 +49,7 @@ def connect_blocking(url: str, name: str | None = None) -> Redis:
 def _connect(url: str, seconds: float, name: str | None) -> Redis:
     urls.check_redis(url)
     try:
-        return Redis.from_url(
-            url,
-            socket_timeout=seconds,
-            socket_connect_timeout=COMMAND_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            client_name=name,
-        )
+        return primary.client(url, socket_timeout=seconds, client_name=name)
     except ValueError as error:
         raise StartError(f"TCGX_REDIS_URL is no address of a Redis server: {error}") from error
 
@@ -85,6 +80,8 @@ def redis_errors() -> Iterator[None]:
         if isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY " in text:
             raise Unavailable(f"Redis can't be written to, it is a replica: {text}") from error
         raise Unavailable(f"Redis refused: {text}") from error
+    except primary.NotPrimary as error:
+        raise Unavailable(f"Redis can't be written to: it is {error}") from error
     except (redis.exceptions.RedisError, OSError) as error:
         raise Unavailable(f"Redis did not answer: {reason(error)}") from error
 
@@ -163,6 +160,10 @@ async def _query(client: Redis) -> tuple[dict[str, Any], dict[str, str]]:
             "CONFIG GET", client.config_get("*append*"), "whether it writes each order to disk"
         )
         await _reply_if_allowed("CLIENT LIST", client.client_list("replica"), "whether an engine is connected")
+    except primary.NotPrimary as error:
+        raise StartError(_wrong_server(str(error))) from error
+    except primary.NoPrimary as error:
+        raise StartError(str(error)[0].upper() + str(error)[1:]) from error
     except (redis.exceptions.RedisError, OSError) as error:
         # redis-py wraps a refused password in a ConnectionError if the connection is a unix socket.
         if any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid username-password", "Authentication")):
@@ -198,10 +199,20 @@ async def _reply_if_allowed(command: str, reply: Awaitable[Any], what: str) -> A
 def _check_role(info: Mapping[str, Any]) -> None:
     mode = info.get("redis_mode") or info.get("server_mode", "standalone")  # Valkey has the second
     if mode != "standalone":
-        kind = "a Sentinel" if mode == "sentinel" else "a part of a cluster"
-        raise StartError(f"TCGX_REDIS_URL names {kind}: it must name one Redis server that stands alone")
+        raise StartError(_wrong_server(SENTINEL if mode == "sentinel" else "a part of a cluster"))
     if info.get("role") == "slave":
-        raise StartError(f"TCGX_REDIS_URL names {_replica(info)}: it must name the primary")
+        raise StartError(_wrong_server(_replica(info)))
+
+
+def _wrong_server(kind: str) -> str:
+    """The sentence on an address of a server that is no primary."""
+    if kind == SENTINEL:
+        remedy = "sentinels are named as redis+sentinel://host:port,host:port/NAME"
+    elif kind.startswith("a replica"):
+        remedy = "it must name the primary"
+    else:
+        remedy = "it must name one Redis server that stands alone"
+    return f"TCGX_REDIS_URL names {kind}: {remedy}"
 
 
 def _replica(info: Mapping[str, Any]) -> str:

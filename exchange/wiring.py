@@ -11,7 +11,7 @@ from archiver.history import ArchivedHistory
 from archiver.queries import Archive
 from core.service import cancel_and_wait
 from core.settings import Settings
-from engine import connection, nodes
+from engine import nodes
 from engine.book_reader import BookReader
 from engine.match_notifications import MatchNotifier
 from engine.order_log import OrderLog
@@ -40,13 +40,12 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
     """
     async with (
         nodes.connect(settings) as servers,
-        connection.connect(settings.redis_url) as append_connection,
         postgres.pool(settings.database_url) as pool,
     ):
         await servers.load_library()
         history = ArchivedHistory(servers.commands, pool, settings.cards)
         order_log = OrderLog(
-            append_connection,
+            servers.appends,
             backlog_max=settings.backlog_max,
             pending_max=settings.append_pending_max,
             self_trade=settings.self_trade,

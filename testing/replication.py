@@ -1,0 +1,238 @@
+"""Groups of servers: a Redis primary with replicas and sentinels, and a PostgreSQL primary with a standby."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import redis.exceptions
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from cli.embedded_redis import _redis_program
+from testing.servers import folder, free_port
+from testing.waiting import until
+
+NAME = "cards"
+PASSWORD = "secret"  # noqa: S105 - of servers that live as long as a test
+DOWN_AFTER_MS = 1_000
+CLIENT_SECONDS = 2.0
+STOP_SECONDS = 20.0
+
+
+class RedisProcess:
+    """A Redis on a port of its own. Its data stay in its folder when it is killed and started again."""
+
+    def __init__(self, where: Path, port: int, *lines: str) -> None:
+        self.port = port
+        self._where = where
+        self._lines = lines
+        self._process: subprocess.Popen[bytes] | None = None
+        where.mkdir()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process, "it does not run"
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._process is not None
+
+    def start(self, *lines: str) -> None:
+        """Starts it with further lines of configuration, and waits until it answers."""
+        file = self._where / "redis.conf"
+        file.write_text("\n".join([f"port {self.port}", f"dir {self._where}", *self._lines, *lines]) + "\n")
+        with (self._where / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [_redis_program(os.environ.get("TCGX_REDIS_BIN", "")), str(file), *self._options()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        until(self.answers, f"Redis on port {self.port} does not answer")
+
+    def _options(self) -> Sequence[str]:
+        return ()
+
+    def answers(self) -> bool:
+        """Whether it answers, and has loaded its data."""
+        with self.client() as client, suppress(redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+            return bool(client.ping())
+        return False
+
+    def client(self) -> Redis:
+        """A client of this server, whatever its role is."""
+        return Redis(
+            port=self.port,
+            password=self._password(),
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=CLIENT_SECONDS,
+            socket_connect_timeout=CLIENT_SECONDS,
+        )
+
+    def _password(self) -> str | None:
+        return PASSWORD
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Ends it, by default without a warning."""
+        assert self._process
+        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGCONT)
+        self._process.wait(STOP_SECONDS)
+        self._process = None
+
+    def pause(self) -> None:
+        """Makes it stand still, with its connections open."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Ends a pause."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def role(self) -> str:
+        """`master`, `slave`, or nothing if it does not answer."""
+        with self.client() as client, suppress(redis.exceptions.RedisError):
+            return str(client.execute_command("ROLE")[0].decode())
+        return ""
+
+    def output(self) -> str:
+        """All that it has written."""
+        return (self._where / "output").read_text()
+
+
+class SentinelProcess(RedisProcess):
+    """A sentinel."""
+
+    def _options(self) -> Sequence[str]:
+        return ("--sentinel",)
+
+    def _password(self) -> str | None:
+        return None
+
+
+class RedisGroup:
+    """A primary, replicas of it, and three sentinels. Every server writes each command to disk before its answer."""
+
+    def __init__(self, where: Path, *, replicas: int = 1, lines: Sequence[str] = ()) -> None:
+        """`lines`: further configuration of the servers."""
+        shared = [
+            *("bind 127.0.0.1", "appendonly yes", "appendfsync always", 'save ""', "maxmemory-policy noeviction"),
+            *(f"requirepass {PASSWORD}", f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0", "repl-timeout 5"),
+            *("repl-ping-replica-period 1", *lines),
+        ]
+        self.servers = [
+            RedisProcess(where / f"redis-{number}", free_port(), *shared) for number in range(1, replicas + 2)
+        ]
+        self.sentinels = [
+            SentinelProcess(where / f"sentinel-{number}", free_port(), "bind 127.0.0.1") for number in range(1, 4)
+        ]
+
+    @property
+    def url(self) -> str:
+        """The address that names the sentinels."""
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://:{PASSWORD}@{hosts}/{NAME}/0"
+
+    def start(self, *, sentinels: bool = True) -> None:
+        """Starts all of them; the replicas are in step and known to the sentinels when this returns."""
+        first, *others = self.servers
+        first.start()
+        for other in others:
+            other.start(f"replicaof 127.0.0.1 {first.port}")
+        self.in_step()
+        if not sentinels:
+            return
+        for sentinel in self.sentinels:
+            sentinel.start(
+                f"sentinel monitor {NAME} 127.0.0.1 {first.port} 2",
+                f"sentinel auth-pass {NAME} {PASSWORD}",
+                f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}",
+                f"sentinel failover-timeout {NAME} 5000",
+                f"sentinel parallel-syncs {NAME} 1",
+            )
+        until(self._know_each_other, "the sentinels do not know each other")
+
+    def _know_each_other(self) -> bool:
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                state: Any = client.sentinel_master(NAME)
+                replicas: Any = client.sentinel_slaves(NAME)
+            usable = [each for each in replicas if not each["is_sdown"] and not each["is_disconnected"]]
+            if state["num-other-sentinels"] != len(self.sentinels) - 1 or len(usable) != len(self.servers) - 1:
+                return False
+        return True
+
+    def in_step(self) -> None:
+        """Waits until every running replica of the primary has its data and sends acknowledgements."""
+        until(self._is_in_step, "the replicas are not in step")
+
+    def _is_in_step(self) -> bool:
+        running = sum(server.is_running for server in self.servers)
+        with self.primary.client() as client:
+            client.publish("test", "")  # gives replicas something to acknowledge
+            return client.execute_command("WAIT", running - 1, 100) == running - 1 and self._have_aof()
+
+    def _have_aof(self) -> bool:
+        for server in self.servers:
+            with server.client() as client:
+                about: Any = client.info("persistence") if server.is_running else {}
+            if about.get("aof_rewrite_in_progress") or about.get("aof_rewrite_scheduled"):
+                return False
+        return True
+
+    @property
+    def primary(self) -> RedisProcess:
+        """The running server that is primary. If there are several, the one that the sentinels name."""
+        found = [server for server in self.servers if server.is_running and server.role() == "master"]
+        assert found, "there is no primary"
+        return found[0] if len(found) == 1 else self.named()
+
+    def named(self) -> RedisProcess:
+        """The server that the sentinels name."""
+        with self.sentinels[0].client() as client:
+            _, port = client.sentinel_get_master_addr_by_name(NAME)
+        return next(server for server in self.servers if server.port == int(port))
+
+    @property
+    def replicas(self) -> list[RedisProcess]:
+        """The other running servers."""
+        primary = self.primary
+        return [server for server in self.servers if server.is_running and server is not primary]
+
+    def fail_over(self) -> RedisProcess:
+        """Kills the primary, and waits until the sentinels name another one. Returns the killed one."""
+        killed = self.primary
+        killed.kill()
+        until(lambda: self.named() is not killed and self.named().role() == "master", "nobody is promoted")
+        return killed
+
+    def rejoin(self, server: RedisProcess) -> None:
+        """Starts a killed server as a replica, and waits until it is in step and known to the sentinels."""
+        server.start(f"replicaof 127.0.0.1 {self.primary.port}")
+        self.in_step()
+        until(self._know_each_other, "the sentinels do not see the replica")
+
+    def stop(self) -> None:
+        """Stops all that runs."""
+        for each in (*self.sentinels, *self.servers):
+            if each.is_running:
+                each.kill()
+
+
+@contextmanager
+def redis_group(*, sentinels: bool = True, **options: Any) -> Iterator[RedisGroup]:
+    """A running group, gone at the end."""
+    with folder() as where:
+        group = RedisGroup(where, **options)
+        try:
+            group.start(sentinels=sentinels)
+            yield group
+        finally:
+            group.stop()
