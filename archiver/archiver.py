@@ -22,7 +22,7 @@ from archiver.writer import RowBatch
 from core.errors import HistoryConflict, StartError, TcgxError
 from core.service import Backoff, cancel_and_wait, until_stopped
 from core.settings import Settings
-from engine import keys, library, nodes
+from engine import keys, library, nodes, replica_acks
 from engine.connection import redis_errors
 from engine.events import EventGap, EventReader
 from engine.nodes import Nodes
@@ -65,6 +65,7 @@ class Archiver:
         self._histories: dict[str, str] = {}
         self._faults: dict[str, str] = {}
         self._trimmed: dict[str, int] = {}
+        self._acks = replica_acks.of(settings, self._redis)
 
     @property
     def cards(self) -> Iterable[str]:
@@ -109,6 +110,8 @@ class Archiver:
         """Writes a batch in one transaction, then trims cards in Redis."""
         cards = {rows.card for rows in batch}
         await self._check_histories(cards)
+        if self._acks:
+            await self._acks.confirm()  # after a failover, Redis must still have all that the archive has
         await writer.insert(self._database, batch, {card: self._histories[card] for card in cards})
         self._archived |= {rows.card: rows.cursor for rows in batch}
         for card in cards:

@@ -28,6 +28,9 @@ NO_SPACE = os.strerror(errno.ENOSPC)
 
 SENTINEL = "a Sentinel"
 
+MANAGED = "managed"
+"""The durability of a service that keeps each acknowledged write by itself."""
+
 ENGINE_NAME = "tcgx-engine"
 """The client name of an engine's connections, by which other processes detect an engine."""
 
@@ -102,13 +105,15 @@ class PipelinedConnection:
     def __init__(self, client: Redis) -> None:
         self._pool: Any = client.connection_pool  # redis-py types it as untyped
 
-    async def call(self, commands: Sequence[bytes]) -> list[Any]:
+    async def call(self, commands: Sequence[bytes], replies: list[Any] | None = None) -> list[Any]:
         """The replies to packed commands, in order. A refused command has its exception as reply.
+
+        `replies`: an empty list for them, which has those that came if the connection then fails.
 
         Raises:
             redis.exceptions.RedisError, OSError: the connection failed, or the time is over.
         """
-        replies: list[Any] = []
+        replies = [] if replies is None else replies
         connection = await self._pool.get_connection()
         try:
             await connection.send_packed_command(commands, check_health=False)
@@ -134,31 +139,36 @@ class PipelinedConnection:
 async def check(client: Redis, *, durability: str) -> None:
     """Checks that a server keeps orders safe.
 
-    Managed services rename CONFIG, and ACLs may forbid commands. A property that cannot be queried is logged and
-    assumed to be right.
+    Services rename CONFIG, and ACLs may forbid commands. A property that cannot be queried is logged and assumed to be
+    right. With durability `managed`, neither the AOF nor fsync is asked for.
 
     Raises:
         StartError: the server does not answer, refuses the password, is too old, may lose or evict orders, or is a
             replica or a part of a cluster.
     """
-    info, configuration = await _query(client)
+    if durability == MANAGED:
+        log.info("the service behind TCGX_REDIS_URL promises durability (managed): its AOF and fsync are not checked")
+    info, configuration = await _query(client, is_managed=durability == MANAGED)
     _check_role(info)
     version = str(info.get("redis_version", ".".join(map(str, VERSION_MIN))))
     if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:
         raise StartError(f"Redis {version} is too old: 7.0 is the oldest that has functions")
-    _check_persistence(info, configuration, durability)
+    if durability != MANAGED:
+        _check_persistence(info, configuration, durability)
     policy = _text(info.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         raise StartError(f"Redis evicts keys when memory is full ({policy}): set `maxmemory-policy noeviction`")
 
 
-async def _query(client: Redis) -> tuple[dict[str, Any], dict[str, str]]:
-    """The reply to INFO, and the configuration of the append-only file."""
+async def _query(client: Redis, *, is_managed: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """The reply to INFO, and the configuration of the append-only file, which a managed service may not show."""
     try:
         info = await _reply_if_allowed("INFO", client.info(), "its version, its role and its memory policy")
-        configuration = await _reply_if_allowed(
-            "CONFIG GET", client.config_get("*append*"), "whether it writes each order to disk"
-        )
+        configuration: dict[Any, Any] = {}
+        if not is_managed:
+            configuration = await _reply_if_allowed(
+                "CONFIG GET", client.config_get("*append*"), "whether it writes each order to disk"
+            )
         await _reply_if_allowed("CLIENT LIST", client.client_list("replica"), "whether an engine is connected")
     except primary.NotPrimary as error:
         raise StartError(_wrong_server(str(error))) from error

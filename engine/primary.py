@@ -113,12 +113,13 @@ class Sentinels:
         )
         async with client:
             try:
-                answer: Mapping[str, Any] = await client.sentinel_master(self._name)
+                answer: Any = await client.sentinel_master(self._name)
             except redis.exceptions.ResponseError as error:
                 if "No such master" not in str(error):
                     raise
                 return None
-            return answer
+            known: Mapping[str, Any] = answer
+            return known
 
 
 def _epoch(answer: Mapping[str, Any]) -> int:
@@ -161,12 +162,10 @@ class _ChecksRole(AbstractConnection):
         """Reads a reply. If it shows another role, the connection closes once its other replies are read."""
         try:
             return await super().read_response(*arguments, **options)
-        except WRONG_ROLE:
-            self.mark_for_reconnect()
-            raise
-        except redis.exceptions.ResponseError as error:
-            if str(error).startswith(WRONG_ROLE_WORDS):
-                self.mark_for_reconnect()
+        except redis.exceptions.RedisError as error:
+            if isinstance(error, WRONG_ROLE) or str(error).startswith(WRONG_ROLE_WORDS):
+                leave: Any = self.mark_for_reconnect  # redis-py does not type it
+                leave()
             raise
 
 
@@ -272,8 +271,9 @@ class PrimaryWatch:
             self._end_connections(f"it is {refusal}")
 
     async def _refusal(self) -> str:
+        client: Any = self._clients[0]
         try:
-            return refusal_of_role(await self._clients[0].execute_command("ROLE"))
+            return refusal_of_role(await client.execute_command("ROLE"))
         except NotPrimary as error:
             return str(error)
         except redis.exceptions.ResponseError:  # ROLE is forbidden

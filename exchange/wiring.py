@@ -9,9 +9,10 @@ import msgspec
 from archiver import postgres
 from archiver.history import ArchivedHistory
 from archiver.queries import Archive
+from core import urls
 from core.service import cancel_and_wait
 from core.settings import Settings
-from engine import nodes
+from engine import nodes, replica_acks
 from engine.book_reader import BookReader
 from engine.match_notifications import MatchNotifier
 from engine.order_log import OrderLog
@@ -43,7 +44,9 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
         postgres.pool(settings.database_url) as pool,
     ):
         await servers.load_library()
-        history = ArchivedHistory(servers.commands, pool, settings.cards)
+        history = ArchivedHistory(
+            servers.commands, pool, settings.cards, may_be_promoted=urls.names_sentinels(settings.redis_url)
+        )
         order_log = OrderLog(
             servers.appends,
             backlog_max=settings.backlog_max,
@@ -51,6 +54,7 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
             self_trade=settings.self_trade,
             limits=TraderLimits.of(settings),
             history=history,
+            acks=replica_acks.of(settings, servers.appends),
         )
         notifier = MatchNotifier(servers)
         archive, books = Archive(pool), BookReader(servers.commands)

@@ -214,7 +214,13 @@ class Servers:
     """A Redis and a PostgreSQL as `tcgx up` has them, without services."""
 
     def __init__(
-        self, data_dir: Path, *, redis_lines: Sequence[str] = (), redis: Any = None, postgres: Any = None, **changes: Any
+        self,
+        data_dir: Path,
+        *,
+        redis_lines: Sequence[str] = (),
+        redis: Any = None,
+        postgres: Any = None,
+        **changes: Any,
     ) -> None:
         """`redis_lines` are added to the configuration of Redis, `changes` are settings by their field's name.
 
