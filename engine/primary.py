@@ -6,6 +6,9 @@ another role closes the connection, so the next command looks for the primary ag
 """
 
 import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -237,6 +240,12 @@ def refusal_of_role(reply: Any) -> str:
     return "a Sentinel" if role == "sentinel" else ""
 
 
+def _shut_down(sock: Any) -> None:
+    """Ends a connection below its transport, so that a task that reads or writes gets an error of the socket."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as own:
+        own.shutdown(socket.SHUT_RDWR)
+
+
 class PrimaryWatch:
     """Ends connections that do not lead to the primary any more.
 
@@ -285,7 +294,7 @@ class PrimaryWatch:
             pool: Any = each.connection_pool  # redis-py has no public access to open connections
             for connection in [*pool._available_connections, *pool._in_use_connections]:
                 if connection.is_connected and (besides is None or (connection.host, connection.port) != besides):
-                    connection._writer.transport.abort()
+                    _shut_down(connection._writer.get_extra_info("socket"))
                     ended += 1
         if ended:
             log.warning("connections to a server that is no primary any more are closed", connections=ended, reason=why)

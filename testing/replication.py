@@ -1,5 +1,6 @@
 """Groups of servers: a Redis primary with replicas and sentinels, and a PostgreSQL primary with a standby."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -7,15 +8,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 import redis.exceptions
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cli import datadir
+from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import _redis_program
-from testing.servers import folder, free_port
-from testing.waiting import until
+from core.settings import Settings
+from testing.faults import crash
+from testing.servers import copy_template, folder, free_port
+from testing.waiting import until, until_async
 
 NAME = "cards"
 PASSWORD = "secret"  # noqa: S105 - of servers that live as long as a test
@@ -236,3 +243,121 @@ def redis_group(*, sentinels: bool = True, **options: Any) -> Iterator[RedisGrou
             yield group
         finally:
             group.stop()
+
+
+class GroupServer:
+    """A group in the place of a single Redis, for `testing.servers.Servers`."""
+
+    def __init__(self, group: RedisGroup) -> None:
+        self.group = group
+
+    @property
+    def socket_url(self) -> str:
+        """The address of the group."""
+        return self.group.url
+
+    async def start(self) -> None:
+        """Does nothing: the group runs."""
+
+    async def stop(self) -> None:
+        """Does nothing: the group has an owner."""
+
+
+def plain_url(server: RedisProcess) -> str:
+    """The address of one server, without sentinels."""
+    return f"redis://:{PASSWORD}@127.0.0.1:{server.port}/0"
+
+
+def cut_off(replica: RedisProcess, primary: RedisProcess) -> None:
+    """Ends the replication of a replica: it gets nothing any more, and the sentinels may still promote it."""
+    with replica.client() as client:
+        client.config_set("masterauth", "wrong")
+    with primary.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+    until(lambda: _link(replica) == "down", "the replica still replicates")
+
+
+def connect_again(replica: RedisProcess) -> None:
+    """Ends the effect of `cut_off`."""
+    with replica.client() as client:
+        client.config_set("masterauth", PASSWORD)
+    until(lambda: _link(replica) == "up", "the replica does not replicate again")
+
+
+def _link(replica: RedisProcess) -> Any:
+    with replica.client() as client:
+        return client.info("replication").get("master_link_status")
+
+
+class PostgresPair:
+    """A PostgreSQL primary and a standby, in the place of a single PostgreSQL for `testing.servers.Servers`."""
+
+    name = "postgres"
+
+    def __init__(self, where: Path) -> None:
+        self._folders = [where / "first", where / "second"]
+        for folder_ in self._folders:
+            folder_.mkdir(mode=0o755)
+            copy_template(folder_)
+        # Both have the password of the template, and the same identity: one data directory, copied twice.
+        self.servers = [
+            PostgresServer(Settings(data_dir=str(folder_)), datadir.load_secrets(folder_)) for folder_ in self._folders
+        ]
+
+    @property
+    def url(self) -> str:
+        """The address with both hosts."""
+        parts = [urlsplit(server.url) for server in self.servers]
+        hosts = ",".join(parse_qs(part.query)["host"][0] for part in parts)
+        return f"{parts[0].scheme}://{parts[0].netloc}{parts[0].path}?host={hosts}&port=5432,5432"
+
+    async def start(self) -> None:
+        """Starts both; the second follows the first."""
+        first, second = self.servers
+        await first.start()
+        part = urlsplit(first.url)
+        cluster = (self._folders[1] / "postgres").resolve()
+        about = cluster.stat()
+        follows = f"host={parse_qs(part.query)['host'][0]} port=5432 user={part.username} password={part.password}"
+        with (cluster / "postgresql.auto.conf").open("a") as file:
+            file.write(f"primary_conninfo = '{follows}'\n")
+        signal_file = cluster / "standby.signal"
+        signal_file.touch()
+        os.chown(signal_file, about.st_uid, about.st_gid)
+        await second.start()
+
+    async def stop(self) -> None:
+        """Stops both."""
+        for server in reversed(self.servers):
+            await server.stop()
+
+    async def in_step(self) -> None:
+        """Waits until the standby has all that the primary has."""
+        first, second = [await asyncpg.connect(server.url) for server in self.servers]
+        try:
+            reached = await first.fetchval("SELECT pg_current_wal_flush_lsn()::text")
+            query = "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn"
+            await until_async(lambda: second.fetchval(query, reached), "the standby is not in step")
+        finally:
+            await first.close()
+            await second.close()
+
+    async def promote(self) -> None:
+        """Kills the primary, and makes the standby one."""
+        await crash(self.servers[0])
+        second = await asyncpg.connect(self.servers[1].url)
+        try:
+            assert await second.fetchval("SELECT pg_promote()")
+        finally:
+            await second.close()
+
+
+@contextmanager
+def postgres_pair() -> Iterator[PostgresPair]:
+    """Both, not started yet; gone at the end."""
+    with folder() as where:
+        pair = PostgresPair(where)
+        try:
+            yield pair
+        finally:
+            asyncio.run(pair.stop())
