@@ -46,6 +46,8 @@ WRONG_ROLE = (
 """Replies of a server that is no primary any more, or not yet."""
 WRONG_ROLE_WORDS = ("READONLY ", "LOADING ", "MASTERDOWN ", "CLUSTERDOWN ", "UNBLOCKED ")
 
+ROLE_SECONDS = 5.0
+
 WATCH_SECONDS = 1.0
 """The interval at which a service looks whether its connections still lead to the primary."""
 
@@ -257,15 +259,18 @@ class PrimaryWatch:
         """`clients`: all clients of the address `url`."""
         self._sentinels = Sentinels(urls.sentinel_address(url)) if urls.names_sentinels(url) else None
         self._clients = clients
+        # A connection of its own stays at its server, as those do that wait for a message.
+        self._own: Any = client(url, socket_timeout=ROLE_SECONDS)
 
     async def run(self) -> None:
         """Looks every `WATCH_SECONDS`, until it is canceled."""
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            try:
-                await self.look()
-            except (redis.exceptions.RedisError, OSError) as error:
-                log.debug("the primary could not be looked for", reason=reason(error))
+        async with self._own:
+            while True:
+                try:
+                    await self.look()
+                except (redis.exceptions.RedisError, OSError) as error:
+                    log.debug("the primary could not be looked for", reason=reason(error))
+                await asyncio.sleep(WATCH_SECONDS)
 
     async def look(self) -> None:
         """Looks for the primary once.
@@ -280,13 +285,15 @@ class PrimaryWatch:
             self._end_connections(f"it is {refusal}")
 
     async def _refusal(self) -> str:
-        client: Any = self._clients[0]
         try:
-            return refusal_of_role(await client.execute_command("ROLE"))
+            refusal = refusal_of_role(await self._own.execute_command("ROLE"))
         except NotPrimary as error:
             return str(error)
         except redis.exceptions.ResponseError:  # ROLE is forbidden
             return ""
+        if refusal:
+            await self._own.connection_pool.disconnect()
+        return refusal
 
     def _end_connections(self, why: str, *, besides: tuple[str, int] | None = None) -> None:
         ended = 0
