@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -361,3 +361,37 @@ def postgres_pair() -> Iterator[PostgresPair]:
             yield pair
         finally:
             asyncio.run(pair.stop())
+
+
+class MovingAddress:
+    """An address that leads to one server. If it moves, connections of before stay where they are."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def url(self) -> AsyncIterator[str]:
+        """The address, as long as the context lasts."""
+        server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        try:
+            yield f"redis://:{PASSWORD}@127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        for source, target in ((reader, back), (there, writer)):
+            self._tasks.add(asyncio.create_task(_copy(source, target)))
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    try:
+        while piece := await source.read(65_536):
+            target.write(piece)
+            await target.drain()
+    finally:
+        target.close()

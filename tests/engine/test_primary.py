@@ -1,8 +1,7 @@
 """Connections after a change of the primary: by sentinels, and behind an address that moves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from engine import connection, library, nodes, primary
 from engine.connection import PipelinedConnection, pack_command, redis_errors
 from engine.order_log import OrderLog
 from testing.processes import module
-from testing.replication import PASSWORD, RedisGroup, plain_url, redis_group
+from testing.replication import MovingAddress, RedisGroup, plain_url, redis_group
 from testing.servers import free_port
 from testing.waiting import until_async
 
@@ -32,40 +31,6 @@ def group() -> Iterator[RedisGroup]:
     """A primary, a replica and sentinels. Tests move the role and leave it where it is."""
     with redis_group() as running:
         yield running
-
-
-class MovingAddress:
-    """An address that leads to one server. If it moves, connections of before stay where they are."""
-
-    def __init__(self, port: int) -> None:
-        self.target = port
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def url(self) -> AsyncIterator[str]:
-        """The address, as long as the context lasts."""
-        server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
-        try:
-            yield f"redis://:{PASSWORD}@127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self.target)
-        for source, target in ((reader, back), (there, writer)):
-            self._tasks.add(asyncio.create_task(_copy(source, target)))
-
-
-async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    try:
-        while piece := await source.read(65_536):
-            target.write(piece)
-            await target.drain()
-    finally:
-        target.close()
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +84,8 @@ def test_every_kind_of_connection_leaves_a_demoted_server(servers: RedisGroup) -
             await swap(servers, address)
             async with plain.pipeline() as watching:
                 await watching.watch("x")
-                watching.multi()
+                begin: Any = watching.multi
+                begin()
                 watching.set("x", 3)
                 with pytest.raises(redis.exceptions.RedisError, match="replica"):
                     await watching.execute()

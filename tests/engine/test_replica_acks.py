@@ -118,7 +118,8 @@ def test_a_sequence_is_recorded_though_the_connection_ends_while_replicas_are_wa
         async with log_of(group, milliseconds=4_000) as log:
             await log.append(ORDER)
             recorded: list[int] = []
-            log._history.record_sequence = lambda _, sequence: recorded.append(sequence)  # type: ignore[method-assign]
+            history: Any = log._history
+            history.record_sequence = lambda _, sequence: recorded.append(sequence)
             replica, primary = group.replicas[0], group.primary
             replica.pause()
             try:
