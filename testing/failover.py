@@ -32,6 +32,7 @@ PAUSE_SECONDS = 0.02
 REPEAT_SECONDS = 0.05
 BUSY_SECONDS = 1.0
 ANSWERED = (200, 202)
+OUTPUT_BYTES = 6_000
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -188,27 +189,27 @@ def kill_rounds(rounds: int, *, acks: int) -> list[float]:
     """Kills the primary again and again. The seconds until orders flowed again, of each round."""
     seconds = []
     with replicated_exchange(acks=acks) as (exchange, group), load(exchange) as traders:
-        for number in range(1, rounds + 1):
-            traders.flows_after(time.monotonic())
-            time.sleep(BUSY_SECONDS)
-            killed = group.primary
-            killed.kill()
-            seconds.append(traders.flows_after(time.monotonic()))
-            group.rejoin(killed)
-            print(f"round {number}: orders flow again after {seconds[-1]:.2f} s", flush=True)
-        traders.stop()
-        missing = lost(traders.acknowledged, plain_url(group.primary))
-        twice = given_twice(traders.acknowledged)
-        print(
-            f"{len(traders.acknowledged)} acknowledged, {len(missing)} lost, {len(twice)} ids twice; {traders.refusals}"
-        )
-        assert not missing
-        assert not twice
         try:
+            for number in range(1, rounds + 1):
+                traders.flows_after(time.monotonic())
+                time.sleep(BUSY_SECONDS)
+                killed = group.primary
+                killed.kill()
+                seconds.append(traders.flows_after(time.monotonic()))
+                group.rejoin(killed)
+                print(f"round {number}: orders flow again after {seconds[-1]:.2f} s", flush=True)
+            traders.stop()
+            missing = lost(traders.acknowledged, plain_url(group.primary))
+            twice = given_twice(traders.acknowledged)
+            count = len(traders.acknowledged)
+            print(f"{count} acknowledged, {len(missing)} lost, {len(twice)} ids twice; {traders.refusals}")
+            assert not missing
+            assert not twice
             check_all(exchange, group)
         except BaseException:
-            for path in sorted(exchange.data_dir.glob("*.output*")) + sorted(exchange.data_dir.glob("*output*")):
-                print(path, path.read_text()[-6000:])
+            print(traders.refusals)
+            for path in sorted(exchange.data_dir.glob("*output*")):
+                print(f"-- {path}\n{path.read_text()[-OUTPUT_BYTES:]}")
             raise
     return seconds
 

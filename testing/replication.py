@@ -161,7 +161,7 @@ class RedisGroup:
                 f"sentinel monitor {NAME} 127.0.0.1 {first.port} 2",
                 f"sentinel auth-pass {NAME} {PASSWORD}",
                 f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}",
-                f"sentinel failover-timeout {NAME} 5000",
+                f"sentinel failover-timeout {NAME} 2000",
                 f"sentinel parallel-syncs {NAME} 1",
             )
         until(self._know_each_other, "the sentinels do not know each other")

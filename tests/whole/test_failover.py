@@ -24,7 +24,7 @@ Running = tuple[ExchangeServer, RedisGroup]
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     """An exchange on a primary and two replicas, one of which must confirm. The tests are steps of its life."""
-    with replicated_exchange(acks=1) as made:
+    with replicated_exchange(acks=1, replica_ack_ms=600) as made:
         yield made
 
 
@@ -59,7 +59,7 @@ def test_no_order_is_acknowledged_that_a_promoted_replica_would_lack(running: Ru
         primary, replicas = group.primary, group.replicas
         for replica in replicas:
             cut_off(replica, primary)
-        until(lambda: traders.refusals["overloaded"] > 20, "orders are not refused")
+        until(lambda: traders.refusals["overloaded"] > 3, "orders are not refused")
         cut_at = time.monotonic()
         archived = exchange.execute("SELECT card, sequence FROM archive_cursor ORDER BY card")
         assert exchange.client(1).get("/orders").status_code == 200
