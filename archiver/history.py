@@ -371,7 +371,7 @@ class ArchivedHistory:
         if self._may_be_promoted and log_state.mark != last_state.mark:
             raise Unavailable(
                 f"the primary of {card} has changed, and PostgreSQL, which alone knows all order ids that were given "
-                "out, does not answer"
+                "out, could not be asked yet"
             )
         if log_state.history_id == last_state.history_id and log_state.sequence >= given:
             self._marks[card] = log_state.mark

@@ -242,6 +242,11 @@ def refusal_of_role(reply: Any) -> str:
     return "a Sentinel" if role == "sentinel" else ""
 
 
+def _place(connection: Any) -> tuple[str, int] | None:
+    """Host and port of a connection; None for a unix socket."""
+    return (connection.host, connection.port) if hasattr(connection, "host") else None
+
+
 def _shut_down(sock: Any) -> None:
     """Ends a connection below its transport, so that a task that reads or writes gets an error of the socket."""
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as own:
@@ -280,9 +285,9 @@ class PrimaryWatch:
         """
         if self._sentinels:
             host, port = await self._sentinels.primary()
-            self._end_connections(f"the sentinels name {host}:{port}", besides=(host, port))
+            await self._end_connections(f"the sentinels name {host}:{port}", besides=(host, port))
         elif refusal := await self._refusal():
-            self._end_connections(f"it is {refusal}")
+            await self._end_connections(f"it is {refusal}")
 
     async def _refusal(self) -> str:
         try:
@@ -295,13 +300,18 @@ class PrimaryWatch:
             await self._own.connection_pool.disconnect()
         return refusal
 
-    def _end_connections(self, why: str, *, besides: tuple[str, int] | None = None) -> None:
+    async def _end_connections(self, why: str, *, besides: tuple[str, int] | None = None) -> None:
         ended = 0
         for each in self._clients:
             pool: Any = each.connection_pool  # redis-py has no public access to open connections
             for connection in [*pool._available_connections, *pool._in_use_connections]:
-                if connection.is_connected and (besides is None or (connection.host, connection.port) != besides):
+                if not connection.is_connected or (besides is not None and _place(connection) == besides):
+                    continue
+                ended += 1
+                if connection in pool._in_use_connections:
+                    connection.mark_for_reconnect()
                     _shut_down(connection._writer.get_extra_info("socket"))
-                    ended += 1
+                else:
+                    await connection.disconnect(nowait=True)
         if ended:
             log.warning("connections to a server that is no primary any more are closed", connections=ended, reason=why)

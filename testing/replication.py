@@ -268,13 +268,15 @@ def plain_url(server: RedisProcess) -> str:
     return f"redis://:{PASSWORD}@127.0.0.1:{server.port}/0"
 
 
-def cut_off(replica: RedisProcess, primary: RedisProcess) -> None:
-    """Ends the replication of a replica: it gets nothing any more, and the sentinels may still promote it."""
-    with replica.client() as client:
-        client.config_set("masterauth", "wrong")
+def cut_off(primary: RedisProcess, *replicas: RedisProcess) -> None:
+    """Ends the replication of these replicas, of all at once. The sentinels may still promote them."""
+    for replica in replicas:
+        with replica.client() as client:
+            client.config_set("masterauth", "wrong")
     with primary.client() as client:
         client.execute_command("CLIENT", "KILL", "TYPE", "replica")
-    until(lambda: _link(replica) == "down", "the replica still replicates")
+    for replica in replicas:
+        until(lambda replica=replica: _link(replica) == "down", "the replica still replicates")  # type: ignore[misc]
 
 
 def connect_again(replica: RedisProcess) -> None:
@@ -307,7 +309,15 @@ class PostgresPair:
     @property
     def url(self) -> str:
         """The address with both hosts."""
-        parts = [urlsplit(server.url) for server in self.servers]
+        return self._url(self.servers)
+
+    @property
+    def url_with_the_standby_first(self) -> str:
+        """The same, in the other order."""
+        return self._url(self.servers[::-1])
+
+    def _url(self, servers: Sequence[PostgresServer]) -> str:
+        parts = [urlsplit(server.url) for server in servers]
         hosts = ",".join(parse_qs(part.query)["host"][0] for part in parts)
         return f"{parts[0].scheme}://{parts[0].netloc}{parts[0].path}?host={hosts}&port=5432,5432"
 

@@ -69,7 +69,7 @@ def test_without_the_replica_one_order_is_in_doubt_and_then_none_is_appended(gro
     async def scenario() -> None:
         replica, primary = group.replicas[0], group.primary
         async with log_of(group) as log, log_of(group) as other:
-            cut_off(replica, primary)
+            cut_off(primary, replica)
             try:
                 with pytest.raises(Unavailable, match="0 of 1 replicas have confirmed"):
                     await log.append(ORDER)
@@ -146,7 +146,7 @@ def test_a_conflict_of_client_order_ids_is_none_of_the_replicas(group: RedisGrou
     async def scenario() -> None:
         async with log_of(group) as log:
             await log.append(ORDER)
-            cut_off(group.replicas[0], group.primary)
+            cut_off(group.primary, *group.replicas)
             try:
                 with pytest.raises(ClientOrderIdConflict):
                     await log.append(msgspec.structs.replace(ORDER, price_cents=600))
