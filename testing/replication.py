@@ -379,6 +379,7 @@ class MovingAddress:
     def __init__(self, port: int) -> None:
         self.target = port
         self._tasks: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[Any]] = set()
 
     @asynccontextmanager
     async def url(self) -> AsyncIterator[str]:
@@ -388,11 +389,15 @@ class MovingAddress:
             yield f"redis://:{PASSWORD}@127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
         finally:
             server.close()
+            await asyncio.gather(*self._opening, return_exceptions=True)
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        own = asyncio.current_task()
+        assert own
+        self._opening.add(own)
         there, back = await asyncio.open_connection("127.0.0.1", self.target)
         for source, target in ((reader, back), (there, writer)):
             self._tasks.add(asyncio.create_task(_copy(source, target)))
