@@ -83,6 +83,7 @@ def test_without_the_replica_one_order_is_in_doubt_and_then_none_is_appended(gro
                     await log.cancel_all("pikachu", 1)
             finally:
                 connect_again(replica)
+                await asyncio.to_thread(group.in_step)
             with capture_logs() as lines:
                 assert await log.append(ORDER) == Accepted(1, None)
             assert [line["event"] for line in lines] == ["replicas confirm again"]
