@@ -151,19 +151,15 @@ def test_a_primary_that_stands_still_is_left_though_it_closes_no_connection(grou
     asyncio.run(scenario())
 
 
-def test_an_older_answer_of_a_sentinel_that_was_cut_off_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {
-        "redis://a:1/": {"ip": "old", "port": 1, "config-epoch": 3, "is_odown": False, "is_sdown": False},
-        "redis://b:1/": {"ip": "new", "port": 2, "config-epoch": 4, "is_odown": False, "is_sdown": False},
-    }
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_older_answer_of_a_sentinel_that_was_cut_off_does_not_count(order: int) -> None:
+    up = {"is_odown": False, "is_sdown": False}
+    answers = [{"ip": "old", "port": 1, "config-epoch": 3} | up, {"ip": "new", "port": 2, "config-epoch": 4} | up]
+    sentinels = primary.Sentinels(urls.sentinel_address("redis+sentinel://a:1,b:1/cards"))
 
-    async def answer(_: primary.Sentinels, url: str) -> Any:
-        return answers[url]
-
-    monkeypatch.setattr(primary.Sentinels, "_ask_one", answer)
-    address = urls.sentinel_address("redis+sentinel://a:1,b:1/cards")
-
-    assert asyncio.run(primary.Sentinels(address).primary()) == ("new", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sentinels, "_ask", lambda: asyncio.sleep(0, (answers[::order], [])))
+        assert asyncio.run(sentinels.primary()) == ("new", 2)
 
 
 @pytest.mark.parametrize(

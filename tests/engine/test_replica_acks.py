@@ -108,6 +108,9 @@ def test_a_replica_that_stands_still_costs_no_more_than_the_time_for_replicas(gr
                 assert isinstance(first.exception(), Unavailable)
                 assert {type(outcome) for outcome in outcomes} <= {Unavailable, Overloaded}
                 assert asyncio.get_running_loop().time() - began < 2 * MS / 1_000 + 0.5
+                async with log_of(group) as other:  # its connection has written nothing that the replica lacks
+                    with pytest.raises(Unavailable):
+                        await other.append(orders[0])
             finally:
                 replica.go_on()
 
