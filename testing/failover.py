@@ -228,7 +228,8 @@ def _recover_from_conflict(exchange: ExchangeServer, traders: Load, began: float
     def outcome() -> str:
         if "history" in exchange.missing():
             return "conflict"
-        return "flows" if any(each.sent_at > began for each in traders.acknowledged[-THREADS:]) else ""
+        flowing = {each.trader_id for each in list(traders.acknowledged) if each.sent_at > began}
+        return "flows" if len(flowing) == THREADS else ""
 
     if until(outcome, "orders neither flow nor are refused") == "flows":
         return 0
