@@ -198,7 +198,7 @@ def kill_rounds(rounds: int, *, acks: int) -> list[float]:
                 killed = group.primary
                 killed.kill()
                 began = time.monotonic()
-                conflicts += _recover_from_conflict(exchange, traders, began)
+                conflicts += recover_from_conflict(exchange, traders, began)
                 seconds.append(traders.flows_after(began))
                 group.rejoin(killed)
                 print(f"round {number}: orders flow again after {seconds[-1]:.2f} s", flush=True)
@@ -222,7 +222,7 @@ def kill_rounds(rounds: int, *, acks: int) -> list[float]:
     return seconds
 
 
-def _recover_from_conflict(exchange: ExchangeServer, traders: Load, began: float) -> int:
+def recover_from_conflict(exchange: ExchangeServer, traders: Load, began: float) -> int:
     """Waits until orders flow or a conflict is reported, and recovers from it. How many conflicts there were."""
 
     def outcome() -> str:
