@@ -24,7 +24,7 @@ from core.heartbeat import Progress
 from core.log_limit import RateLimitedLog
 from core.service import Backoff, cancel_and_wait, tell_ready, until_stopped
 from core.settings import Settings
-from engine import heartbeat, keys, library, nodes
+from engine import heartbeat, keys, library, nodes, replica_acks
 from engine.connection import redis_errors
 from engine.events import EventGap, EventReader
 from engine.nodes import Nodes
@@ -82,6 +82,7 @@ class Archiver:
         self._faults: dict[str, str] = {}
         self._trimmed: dict[str, int] = {}
         self._is_trim_due = asyncio.Event()
+        self._acks = replica_acks.of(settings, self._redis)
 
     @property
     def cards(self) -> Iterable[str]:
@@ -130,6 +131,8 @@ class Archiver:
         cards = {rows.card for rows in batch}
         await self._check_histories(cards)
         self._progress.begin(WRITING)
+        if self._acks:
+            await self._acks.confirm()  # after a failover, Redis must still have all that the archive has
         await writer.insert(self._database, batch, {card: self._histories[card] for card in cards})
         self._progress.begin(TRIMMING)
         self._archived |= {rows.card: rows.cursor for rows in batch}

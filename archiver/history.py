@@ -7,6 +7,7 @@ the API refuses orders and the archiver waits. `tcgx recover` then repairs the c
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -35,6 +36,10 @@ UNREGISTERED_MAX = 1_000_000
 JUMP = 100 * UNREGISTERED_MAX
 """The distance from the highest known sequence to the start of a history after a loss. It is large, since the archive
 may be an old copy as well."""
+
+SETTLE_SECONDS = 0.5
+"""The time from a new run of the server to the first append. Within it the other API processes register what they were
+given before, since a promoted replica may lack it."""
 
 ANSWER_SECONDS = 1.0
 """The longest time that orders wait for PostgreSQL. Then the comparison continues without the archive."""
@@ -219,12 +224,20 @@ class ArchivedHistory:
     history of each card and the given sequences.
     """
 
-    def __init__(self, redis: Redis, pool: asyncpg.Pool, cards: Sequence[str]) -> None:
+    def __init__(
+        self, redis: Redis, pool: asyncpg.Pool, cards: Sequence[str], *, may_be_promoted: bool = False
+    ) -> None:
+        """`may_be_promoted`: a replica may take the place of the server, and lack what other processes were given.
+
+        So PostgreSQL has to answer after each change of the run.
+        """
         self._redis = redis
+        self._may_be_promoted = may_be_promoted
         self._pool = pool
         self._cards = tuple(cards)
         self._marks: dict[str, str] = {}
         self._last_states: dict[str, LogState] = {}  # of the last comparison
+        self._began: dict[str, float] = {}  # when this process first met the run of each card
         self._given = dict.fromkeys(cards, 0)
         self._registered = dict.fromkeys(cards, 0)
         self._archive_history_ids: dict[str, str] = {}
@@ -247,6 +260,10 @@ class ArchivedHistory:
         if mark is None and card not in self.faults:
             await self._compare_card(card)
             mark = self._marks.get(card)
+            if mark is None and self._settles_in(card) > 0:
+                await asyncio.sleep(self._settles_in(card))
+                await self._compare_card(card)
+                mark = self._marks.get(card)
         if mark is None:
             raise HistoryConflict(self.faults.get(card, f"the history of {card} is not known yet"))
         if self._given[card] - self._registered[card] > UNREGISTERED_MAX:
@@ -326,9 +343,27 @@ class ArchivedHistory:
             return
         if self.faults.pop(card, None):
             log.info("orders are taken again", card=card)
-        self._last_states[card] = log_state
+        self._meet(card, log_state)
         self._given[card] = max(self._given[card], log_state.sequence)
-        self._marks[card] = log_state.mark
+        if self._settles_in(card) <= 0:
+            self._marks[card] = log_state.mark
+
+    def _meet(self, card: str, log_state: LogState) -> None:
+        """Records the state of the log, and when its run was first met."""
+        last_state = self._last_states.get(card)
+        now = asyncio.get_running_loop().time()
+        if last_state is None:
+            # A process that starts waits only beside a server that is new as well.
+            self._began[card] = now if abs(time.time() - log_state.run_at) < SETTLE_SECONDS else now - SETTLE_SECONDS
+        elif last_state.mark != log_state.mark:
+            self._marks.pop(card, None)
+            self._began[card] = now
+        self._last_states[card] = log_state
+
+    def _settles_in(self, card: str) -> float:
+        """Seconds until appends to the run of a card may begin."""
+        began = self._began.get(card)
+        return 0.0 if began is None else began + SETTLE_SECONDS - asyncio.get_running_loop().time()
 
     async def _compare_without_archive(self, card: str) -> None:
         """Compares the log with the records of this process, without the archive."""
@@ -342,6 +377,11 @@ class ArchivedHistory:
             return
         given = self._given[card]
         log_state = await history.read_log_state(self._redis, card)
+        if self._may_be_promoted and log_state.mark != last_state.mark:
+            raise Unavailable(
+                f"the primary of {card} has changed, and PostgreSQL, which alone knows all order ids that were given "
+                "out, could not be asked yet"
+            )
         if log_state.history_id == last_state.history_id and log_state.sequence >= given:
             self._marks[card] = log_state.mark
         else:
@@ -362,7 +402,6 @@ class ArchivedHistory:
             except TcgxError as error:
                 log.debug("PostgreSQL was not told what was given out", reason=str(error))
                 self._to_register.set()
-                await service.until_stopped(asyncio.sleep(COMPARE_SECONDS), stopping)
             await service.until_stopped(asyncio.sleep(REGISTER_SECONDS), stopping)
 
     async def register(self) -> None:

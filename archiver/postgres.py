@@ -17,7 +17,7 @@ RECOVER_SECONDS = 3_600
 
 HEARTBEAT_SECONDS = 10.0
 
-IDLE_SECONDS = 60
+IDLE_SECONDS = 25
 
 SESSION_TIMEOUTS = {
     "tcp_keepalives_idle": 10,
@@ -28,8 +28,8 @@ SESSION_TIMEOUTS = {
 }
 """Session settings by which the server detects a lost client within 30 s.
 
-If a device in between still answers for the client, detection takes a minute. On a unix socket the kernel reports it at
-once, and settings of TCP have no effect.
+`idle_session_timeout` does so if a device in between still answers for the client; a server before version 14 lacks it.
+On a unix socket the kernel reports the end of a client at once, and settings of TCP have no effect.
 """
 
 POOLER_PROBES = 10
@@ -54,6 +54,10 @@ def postgres_errors() -> Iterator[None]:
     """
     try:
         yield
+    except (asyncpg.ReadOnlySQLTransactionError, asyncpg.TargetServerAttributeNotMatched) as error:
+        raise Unavailable(
+            f"PostgreSQL can't be written to, no host of its address is the primary: {reason(error)}"
+        ) from error
     except asyncpg.DiskFullError as error:
         raise Unavailable(f"The disk of PostgreSQL is full: {reason(error)}") from error
     except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError) as error:
@@ -84,7 +88,9 @@ async def connect(url: str) -> asyncpg.Connection:
 async def _connect(url: str, **options: Any) -> asyncpg.Connection:
     with postgres_errors():
         try:
-            return await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, **options)
+            return await asyncpg.connect(
+                url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, **_wanted_server(url), **options
+            )
         except (
             asyncpg.InvalidAuthorizationSpecificationError,
             asyncpg.InvalidCatalogNameError,
@@ -92,6 +98,11 @@ async def _connect(url: str, **options: Any) -> asyncpg.Connection:
             ValueError,  # the port is not a number
         ) as error:
             raise StartError(f"PostgreSQL refuses TCGX_DATABASE_URL: {reason(error)}") from error
+
+
+def _wanted_server(url: str) -> dict[str, Any]:
+    """The options that select the primary among the hosts of an address, unless it says otherwise by itself."""
+    return {} if "target_session_attrs=" in url else {"target_session_attrs": "read-write"}
 
 
 async def _check_session(connection: asyncpg.Connection, url: str) -> None:
@@ -185,32 +196,32 @@ async def send_heartbeat(connection: asyncpg.Connection) -> None:
 
 
 class _PoolConnection(asyncpg.Connection):
-    """A connection that closes if a query is canceled or times out.
+    """A connection that closes if a query is canceled or times out, or if the server takes no writes.
 
     A connection of asyncpg would first wait until the server has canceled the query. If the server hangs, the caller
-    would wait for up to `CONNECT_SECONDS`.
+    would wait for up to `CONNECT_SECONDS`. A server that takes no writes was demoted, and its reads are old.
     """
 
     async def fetch(self, *arguments: Any, **options: Any) -> Any:
         """Runs a query, as in asyncpg."""
-        with self._close_on_cancellation():
+        with self._close_if_lost():
             return await super().fetch(*arguments, **options)
 
     async def fetchval(self, *arguments: Any, **options: Any) -> Any:
         """Runs a query, as in asyncpg."""
-        with self._close_on_cancellation():
+        with self._close_if_lost():
             return await super().fetchval(*arguments, **options)
 
     async def execute(self, *arguments: Any, **options: Any) -> Any:
         """Runs a query, as in asyncpg."""
-        with self._close_on_cancellation():
+        with self._close_if_lost():
             return await super().execute(*arguments, **options)
 
     @contextlib.contextmanager
-    def _close_on_cancellation(self) -> Iterator[None]:
+    def _close_if_lost(self) -> Iterator[None]:
         try:
             yield
-        except (asyncio.CancelledError, TimeoutError):
+        except (asyncio.CancelledError, TimeoutError, asyncpg.ReadOnlySQLTransactionError):
             self.terminate()
             raise
 
@@ -237,4 +248,5 @@ def pool(url: str, *, size: int = 4) -> asyncpg.Pool:
         command_timeout=CONNECT_SECONDS,
         init=check,
         connection_class=_PoolConnection,
+        **_wanted_server(url),
     )

@@ -91,7 +91,7 @@ class RedisServer(EmbeddedServer):
             "logfile": '""',
             "daemonize": "no",
             "appendonly": "yes",
-            "appendfsync": self._durability,
+            "appendfsync": "everysec" if self._durability == "everysec" else "always",
             "auto-aof-rewrite-min-size": "1gb",
             "save": '""',
             "maxmemory-policy": "noeviction",

@@ -54,9 +54,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Setting("allow, or cancel_taker: the incoming order's rest is canceled when it meets its own trader"),
     ] = "allow"
     durability: Annotated[
-        Literal["always", "everysec"],
-        Setting("always: an order is on disk before it is acknowledged; everysec: within a second after"),
+        Literal["always", "everysec", "managed"],
+        Setting(
+            "always: an order is on disk before it is acknowledged; everysec: within a second after; managed: as the "
+            "service behind the address promises, which is not checked"
+        ),
     ] = "always"
+    replica_acks: Annotated[
+        int, Setting("how many replicas of Redis must have an order on disk before it is acknowledged", 0, 5)
+    ] = 0
+    replica_ack_ms: Annotated[
+        int, Setting("for how many milliseconds replicas may keep an order waiting before 503", 100, 4_000)
+    ] = 2_000
 
     host: Annotated[str, Setting("the address the API listens on")] = "127.0.0.1"
     port: Annotated[int, Setting("the port the API listens on", 1, 65535)] = 8000

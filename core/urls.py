@@ -6,14 +6,21 @@ that it does not know. So only the options that are listed here are allowed.
 """
 
 import re
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from typing import NamedTuple
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from core.errors import SettingError
 
 REDIS, DATABASE = "TCGX_REDIS_URL", "TCGX_DATABASE_URL"
 
+SENTINEL = "+sentinel"
+"""The end of the scheme of an address that names sentinels instead of a server."""
+
+SENTINEL_PORT = 26_379
 REDIS_OPTIONS = frozenset({"db", "username", "password"})
+SENTINEL_OPTIONS = frozenset({"sentinel_username", "sentinel_password"})
 REDIS_TLS_OPTIONS = frozenset(
     {
         "ssl_ca_certs",
@@ -64,20 +71,82 @@ ENCODED = "in a user's name or a password, write / as %2F, ? as %3F, # as %23 an
 HIDDEN = "***"
 
 
+class SentinelAddress(NamedTuple):
+    """The parts of an address that names sentinels.
+
+    `name`: the name of the primary. `sentinels`: a URL for each sentinel. `primary`: the URL of the primary, whose host
+    the sentinels name.
+    """
+
+    name: str
+    sentinels: Sequence[str]
+    primary: str
+
+
+def names_sentinels(url: str) -> bool:
+    """Whether an address names sentinels."""
+    return url.partition("://")[0].endswith(SENTINEL)
+
+
+def sentinel_address(url: str) -> SentinelAddress:
+    """The parts of an address that `check_redis` has accepted, and that names sentinels."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.removesuffix(SENTINEL)
+    login, at, hosts = parts.netloc.rpartition("@")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    own = [options.pop("sentinel_username", ""), options.pop("sentinel_password", "")]
+    sentinel_login = f"{':'.join(quote(part, safe='') for part in own)}@" if any(own) else ""
+    tls = urlencode({name: value for name, value in options.items() if name in REDIS_TLS_OPTIONS})
+    end = f"/{'?' if tls else ''}{tls}"
+    name, _, number = parts.path.strip("/").partition("/")
+    return SentinelAddress(
+        name=unquote(name),
+        sentinels=[f"{scheme}://{sentinel_login}{_with_port(host)}{end}" for host in hosts.split(",")],
+        primary=f"{scheme}://{login}{at}primary/{number}{'?' if options else ''}{urlencode(options)}",
+    )
+
+
+def _with_port(host: str) -> str:
+    has_port = host.rpartition("]")[2].partition(":")[2]
+    return host if has_port else f"{host}:{SENTINEL_PORT}"
+
+
 def check_redis(url: str) -> None:
-    """Checks the address of one Redis server and its options.
+    """Checks the address of one Redis server, or of the sentinels that know it, and its options.
 
     Raises:
         SettingError: the address is invalid; the message names the wrong part and shows no password.
     """
-    parts = _parts(REDIS, url, ("redis", "rediss", "unix"))
+    if names_sentinels(url):
+        _check_sentinels(url)
+        return
+    parts = _parts(REDIS, url, ("redis", "rediss", "unix", f"redis{SENTINEL}", f"rediss{SENTINEL}"))
     if parts.scheme == "unix":
         if not parts.path:
             raise SettingError(f"{REDIS} names no socket: unix:// is followed by a path")
     else:
         _check_host(REDIS, parts.netloc.rpartition("@")[2])
     options = _options(REDIS, parts, REDIS_OPTIONS | (REDIS_TLS_OPTIONS if parts.scheme == "rediss" else frozenset()))
-    number = options.get("db", "0" if parts.scheme == "unix" else unquote(parts.path).strip("/") or "0")
+    _check_number(options.get("db", "0" if parts.scheme == "unix" else unquote(parts.path).strip("/") or "0"))
+
+
+def _check_sentinels(url: str) -> None:
+    parts = _parts(REDIS, url, (f"redis{SENTINEL}", f"rediss{SENTINEL}"))
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        if not host:
+            raise SettingError(f"{REDIS} must name at least one sentinel, and none between two commas; {ENCODED}")
+        _check_host(REDIS, host)
+    tls = REDIS_TLS_OPTIONS if parts.scheme == f"rediss{SENTINEL}" else frozenset[str]()
+    options = _options(REDIS, parts, REDIS_OPTIONS | SENTINEL_OPTIONS | tls)
+    name, _, number = parts.path.strip("/").partition("/")
+    if not name:
+        raise SettingError(
+            f"{REDIS} must name the primary as the sentinels do: {parts.scheme}://sentinel1:26379,sentinel2:26379/NAME"
+        )
+    _check_number(options.get("db", unquote(number) or "0"))
+
+
+def _check_number(number: str) -> None:
     if not number.isdecimal():
         raise SettingError(f"{REDIS}: the database must be a whole number, got {number!r}; {ENCODED}")
 

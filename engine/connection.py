@@ -13,11 +13,10 @@ import hiredis
 import redis.exceptions
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from core import urls
 from core.errors import LogGap, Overloaded, StartError, Unavailable, reason
+from engine import primary
 
 log = structlog.get_logger()
 
@@ -26,6 +25,11 @@ BLOCK_MS = 5_000
 VERSION_MIN = (7, 0)
 CARD_TAG = re.compile(r"\{(\w+)\}")
 NO_SPACE = os.strerror(errno.ENOSPC)
+
+SENTINEL = "a Sentinel"
+
+MANAGED = "managed"
+"""The durability of a service that keeps each acknowledged write by itself."""
 
 ENGINE_NAME = "tcgx-engine"
 """The client name of an engine's connections, by which other processes detect an engine."""
@@ -48,13 +52,7 @@ def connect_blocking(url: str, name: str | None = None) -> Redis:
 def _connect(url: str, seconds: float, name: str | None) -> Redis:
     urls.check_redis(url)
     try:
-        return Redis.from_url(
-            url,
-            socket_timeout=seconds,
-            socket_connect_timeout=COMMAND_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            client_name=name,
-        )
+        return primary.client(url, socket_timeout=seconds, client_name=name)
     except ValueError as error:
         raise StartError(f"TCGX_REDIS_URL is no address of a Redis server: {error}") from error
 
@@ -85,6 +83,8 @@ def redis_errors() -> Iterator[None]:
         if isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY " in text:
             raise Unavailable(f"Redis can't be written to, it is a replica: {text}") from error
         raise Unavailable(f"Redis refused: {text}") from error
+    except primary.NotPrimary as error:
+        raise Unavailable(f"Redis can't be written to: it is {error}") from error
     except (redis.exceptions.RedisError, OSError) as error:
         raise Unavailable(f"Redis did not answer: {reason(error)}") from error
 
@@ -105,13 +105,15 @@ class PipelinedConnection:
     def __init__(self, client: Redis) -> None:
         self._pool: Any = client.connection_pool  # redis-py types it as untyped
 
-    async def call(self, commands: Sequence[bytes]) -> list[Any]:
+    async def call(self, commands: Sequence[bytes], replies: list[Any] | None = None) -> list[Any]:
         """The replies to packed commands, in order. A refused command has its exception as reply.
+
+        `replies`: an empty list for them, which has those that came if the connection then fails.
 
         Raises:
             redis.exceptions.RedisError, OSError: the connection failed, or the time is over.
         """
-        replies: list[Any] = []
+        replies = [] if replies is None else replies
         connection = await self._pool.get_connection()
         try:
             await connection.send_packed_command(commands, check_health=False)
@@ -137,14 +139,17 @@ class PipelinedConnection:
 async def check(client: Redis, *, durability: str) -> None:
     """Checks that a server keeps orders safe.
 
-    Managed services rename CONFIG, and ACLs may forbid commands. A property that cannot be queried is logged and
-    assumed to be right.
+    Services rename CONFIG, and ACLs may forbid commands. A property that cannot be queried is logged and assumed to be
+    right. With durability `managed`, neither the AOF nor fsync is asked for.
 
     Raises:
         StartError: the server does not answer, refuses the password, is too old, may lose or evict orders, or is a
             replica or a part of a cluster.
     """
-    check_properties(*await _query(client), durability=durability)
+    is_managed = durability == MANAGED
+    if is_managed:
+        log.info("the service behind TCGX_REDIS_URL promises durability (managed): its AOF and fsync are not checked")
+    check_properties(*await _query(client, is_managed=is_managed), durability=durability)
 
 
 def check_properties(info: Mapping[str, Any], configuration: Mapping[str, str], *, durability: str) -> None:
@@ -157,20 +162,27 @@ def check_properties(info: Mapping[str, Any], configuration: Mapping[str, str], 
     version = str(info.get("redis_version", ".".join(map(str, VERSION_MIN))))
     if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:
         raise StartError(f"Redis {version} is too old: 7.0 is the oldest that has functions")
-    _check_persistence(info, configuration, durability)
+    if durability != MANAGED:
+        _check_persistence(info, configuration, durability)
     policy = _text(info.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         raise StartError(f"Redis evicts keys when memory is full ({policy}): set `maxmemory-policy noeviction`")
 
 
-async def _query(client: Redis) -> tuple[dict[str, Any], dict[str, str]]:
-    """The reply to INFO, and the configuration of the append-only file."""
+async def _query(client: Redis, *, is_managed: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """The reply to INFO, and the configuration of the append-only file, which a managed service may not show."""
     try:
         info = await _reply_if_allowed("INFO", client.info(), "its version, its role and its memory policy")
-        configuration = await _reply_if_allowed(
-            "CONFIG GET", client.config_get("*append*"), "whether it writes each order to disk"
-        )
+        configuration: dict[Any, Any] = {}
+        if not is_managed:
+            configuration = await _reply_if_allowed(
+                "CONFIG GET", client.config_get("*append*"), "whether it writes each order to disk"
+            )
         await _reply_if_allowed("CLIENT LIST", client.client_list("replica"), "whether an engine is connected")
+    except primary.NotPrimary as error:
+        raise StartError(_wrong_server(str(error))) from error
+    except primary.NoPrimary as error:
+        raise StartError(str(error)[0].upper() + str(error)[1:]) from error
     except (redis.exceptions.RedisError, OSError) as error:
         # redis-py wraps a refused password in a ConnectionError if the connection is a unix socket.
         if any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid username-password", "Authentication")):
@@ -206,10 +218,20 @@ async def _reply_if_allowed(command: str, reply: Awaitable[Any], what: str) -> A
 def _check_role(info: Mapping[str, Any]) -> None:
     mode = info.get("redis_mode") or info.get("server_mode", "standalone")  # Valkey has the second
     if mode != "standalone":
-        kind = "a Sentinel" if mode == "sentinel" else "a part of a cluster"
-        raise StartError(f"TCGX_REDIS_URL names {kind}: it must name one Redis server that stands alone")
+        raise StartError(_wrong_server(SENTINEL if mode == "sentinel" else "a part of a cluster"))
     if info.get("role") == "slave":
-        raise StartError(f"TCGX_REDIS_URL names {_replica(info)}: it must name the primary")
+        raise StartError(_wrong_server(_replica(info)))
+
+
+def _wrong_server(kind: str) -> str:
+    """The sentence on an address of a server that is no primary."""
+    if kind == SENTINEL:
+        remedy = "sentinels are named as redis+sentinel://host:port,host:port/NAME"
+    elif kind.startswith("a replica"):
+        remedy = "it must name the primary"
+    else:
+        remedy = "it must name one Redis server that stands alone"
+    return f"TCGX_REDIS_URL names {kind}: {remedy}"
 
 
 def _replica(info: Mapping[str, Any]) -> str:

@@ -50,6 +50,12 @@ class LogState(msgspec.Struct, frozen=True, kw_only=True):
     next_first: int
     is_known_format: bool
 
+    @property
+    def run_at(self) -> float:
+        """When the run of the library began, in seconds since 1970 by the server's clock. 0 if unknown."""
+        seconds, dot, microseconds = self.mark.rpartition(" ")[2].partition(".")
+        return float(seconds) + float(microseconds) / 1e6 if dot else 0.0
+
 
 class History(Protocol):
     """The source of marks for an `OrderLog`. It also records the sequences of appends."""

@@ -1,25 +1,32 @@
 """The Redis servers of an exchange, and the cards of each server.
 
-At present one server has all cards. Operations on a server (library, checks, blocking reads, subscriptions) are done
-for each node.
+At present one server has all cards: the server of an address, or the primary that sentinels name. Operations on a
+server (library, checks, blocking reads, subscriptions) are done for each node.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from redis.asyncio import Redis
 
+from core.service import cancel_and_wait
 from core.settings import Settings
 from engine import connection, library
+from engine.primary import PrimaryWatch
 
 
 class Node(NamedTuple):
-    """One server: a client for commands that are answered at once, a client for blocking reads, and its cards."""
+    """One server: a client for commands that are answered at once, a client for blocking reads, and its cards.
+
+    `appends`: a client for appends alone, which must not wait behind reads.
+    """
 
     commands: Redis
     blocking: Redis
     cards: Sequence[str]
+    appends: Redis | None = None
 
 
 class Nodes:
@@ -40,6 +47,11 @@ class Nodes:
     def commands(self) -> Redis:
         """A client for the keys of any card. Each command uses the keys of one card only."""
         return self._nodes[0].commands
+
+    @property
+    def appends(self) -> Redis:
+        """A client for appends to any card."""
+        return self._nodes[0].appends or self.commands
 
     async def check(self, *, durability: str) -> None:
         """Checks that every server keeps orders safe.
@@ -72,8 +84,14 @@ class Nodes:
 @asynccontextmanager
 async def connect(settings: Settings, name: str | None = None) -> AsyncIterator[Nodes]:
     """Connects to the servers of `TCGX_REDIS_URL`. `name`: the client name of the connections."""
+    url = settings.redis_url
     async with (
-        connection.connect(settings.redis_url, name) as commands,
-        connection.connect_blocking(settings.redis_url, name) as blocking,
+        connection.connect(url, name) as commands,
+        connection.connect_blocking(url, name) as blocking,
+        connection.connect(url, name) as appends,
     ):
-        yield Nodes([Node(commands, blocking, settings.cards)])
+        watching = asyncio.create_task(PrimaryWatch(url, [commands, blocking, appends]).run(), name="primary")
+        try:
+            yield Nodes([Node(commands, blocking, settings.cards, appends)])
+        finally:
+            await cancel_and_wait(watching)

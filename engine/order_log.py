@@ -14,10 +14,11 @@ from core.log_limit import RateLimitedLog
 from core.model import COMMANDS_MAX, Accepted, Command, PlaceOrder, order_id
 from core.service import cancel_and_wait
 from engine import codec, keys, library
-from engine.connection import redis_errors
+from engine.connection import pack_command, redis_errors
 from engine.fair_queue import FairQueue, Outcome, Submission, is_cancels, with_reserve
 from engine.history import History, StandaloneHistory
 from engine.memory import MemoryWatch
+from engine.replica_acks import ReplicaAcks
 from engine.trader_limits import NO_LIMITS, Refusal, TraderLimits
 
 log = structlog.get_logger()
@@ -56,6 +57,9 @@ class OrderLog:
     a tenth beyond both bounds. Submissions of orders and cancels count as orders.
 
     `history` supplies the mark of each append and records the sequences. The default is for servers without an archive.
+
+    `acks`: replicas that must have an order before it counts as appended. An order that they do not confirm in time is
+    in the log and is matched, but its caller gets `Unavailable`. The same holds for a repeat of it.
     """
 
     def __init__(
@@ -68,10 +72,12 @@ class OrderLog:
         limits: TraderLimits = NO_LIMITS,
         history: History | None = None,
         memory: MemoryWatch | None = None,
+        acks: ReplicaAcks | None = None,
     ) -> None:
         """`memory`: the watch over the server. By default orders are taken until the server refuses them."""
         self._redis = redis
         self.memory = memory or MemoryWatch(redis, percent=100)
+        self._acks = acks
         self._history: History = history or StandaloneHistory(redis)
         self._backlog_max = backlog_max
         self._pending_max = pending_max
@@ -136,6 +142,8 @@ class OrderLog:
         Raises:
             HistoryConflict, Overloaded, Unavailable: as in `append`. Some of the cancels may be in the log.
         """
+        if self._acks:
+            await self._acks.check()
         places: list[int] = []
         times: list[str] = []
         orders: list[int] = []
@@ -150,6 +158,8 @@ class OrderLog:
                 self._history.last_ms = max(self._history.last_ms, time_ms)
                 times.append(at.decode())
                 orders += targets
+        if self._acks:
+            await self._acks.confirm()
         return CancelAllResult(min(places, default=0), max(places, default=0), times, orders)
 
     async def _cancel(self, card: str, trader_id: int, after: int, before: int) -> Any:
@@ -236,6 +246,8 @@ class OrderLog:
     async def _call(self, appends: Sequence["_CardAppend"]) -> list[Any]:
         """The reply to each append, or its error. Calls that were refused without effect are repeated once."""
         try:
+            if self._acks:
+                await self._acks.check()
             replies = await self._send(appends)
             refused = [place for place, reply in enumerate(replies) if self._is_repeatable(appends[place], reply)]
             if refused:
@@ -258,7 +270,7 @@ class OrderLog:
 
     async def _send(self, appends: Sequence["_CardAppend"]) -> list[Any]:
         """Sends all appends in one pipeline. The reply to an append that failed, or has no mark, is its error."""
-        pipeline = self._redis.pipeline(transaction=False)
+        calls: list[_Call] = []
         unmarked: dict[int, Exception] = {}
         for place, append in enumerate(appends):
             try:
@@ -266,17 +278,49 @@ class OrderLog:
             except TcgxError as error:
                 unmarked[place] = error
                 continue
-            function, arguments = append.call(mark, self._backlog_max, self._history.last_ms, self._self_trade)
-            pipeline.fcall(function, 1, keys.tag(append.card), *arguments)
-        if len(unmarked) == len(appends):
+            call = append.call(mark, self._backlog_max, self._history.last_ms, self._self_trade)
+            calls.append((append, *call))
+        if not calls:
             return list(unmarked.values())
-        replies = iter(await pipeline.execute(raise_on_error=False))
+        replies = iter(await (self._send_confirmed(calls) if self._acks else self._send_plain(calls)))
         return [unmarked[place] if place in unmarked else next(replies) for place in range(len(appends))]
+
+    async def _send_plain(self, calls: Sequence["_Call"]) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for append, function, arguments in calls:
+            pipeline.fcall(function, 1, keys.tag(append.card), *arguments)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        return replies
+
+    async def _send_confirmed(self, calls: Sequence["_Call"]) -> list[Any]:
+        """Sends appends, and waits until replicas have them. Appends that they do not confirm are in doubt."""
+        assert self._acks is not None  # noqa: S101 - the caller has looked
+        packed = [
+            pack_command("FCALL", function, 1, keys.tag(append.card), *arguments)
+            for append, function, arguments in calls
+        ]
+        replies: list[Any] = []
+        try:
+            doubt = await self._acks.call(packed, replies)
+        except BaseException:
+            # Readers may have seen these orders, so their sequences must not be given out again after a failover.
+            for (append, *_), reply in zip(calls, replies, strict=False):
+                last = append.last_sequence(reply)
+                if last:
+                    self._history.record_sequence(append.card, last)
+            raise
+        for append, *_ in calls if doubt else ():
+            append.doubt = doubt
+        return replies
 
     def _refuse_waiting(self, card: str, error: BaseException) -> None:
         """Refuses the commands that wait behind a failed append. They were not sent and need not wait for a timeout."""
         for _, commands, future in self._waiting[card].take_all():
             _resolve(future, [Overloaded(reason(error))] * len(commands))
+
+
+_Call = tuple["_CardAppend", str, list[str | int]]
+"""The next call of an append: the append, the function, and its arguments."""
 
 
 class _CardAppend:
@@ -294,6 +338,7 @@ class _CardAppend:
         self.card = card
         self._limits = limits
         self.error: BaseException | None = None
+        self.doubt: Unavailable | None = None
         self._submissions = submissions
         self._commands = [command for _, commands, _ in submissions for command in commands]
         self._outcomes: list[Outcome | None] = [None] * len(self._commands)
@@ -352,6 +397,11 @@ class _CardAppend:
         self._calls += [call for call in (repeats_of_fresh, fresh) if call]
         return 0
 
+    def last_sequence(self, reply: Any) -> int:
+        """The last sequence of the next call, if it has this reply. 0 if it appended nothing."""
+        appended = isinstance(reply, list) and reply[0] > 0
+        return int(reply[0]) + len(self._calls[-1]) - 1 if appended else 0
+
     def _refuse_halted(self, places: Sequence[int], halted: str) -> None:
         """Refuses the orders of a card that is halted, and calls the cancels again."""
         cancels = [place for place in places if not isinstance(self._commands[place], PlaceOrder)]
@@ -397,6 +447,9 @@ class _CardAppend:
 
     def resolve(self) -> None:
         """Gives the callers their outcomes."""
+        if self.doubt is not None:
+            self._outcomes = [self.doubt if isinstance(each, Accepted) else each for each in self._outcomes]
+            self.error = self.error or self.doubt
         start = 0
         for _, commands, future in self._submissions:
             outcomes = self._outcomes[start : start + len(commands)]

@@ -9,9 +9,10 @@ import msgspec
 from archiver import postgres
 from archiver.history import ArchivedHistory
 from archiver.queries import Archive
+from core import urls
 from core.service import cancel_and_wait
 from core.settings import Settings
-from engine import connection, nodes
+from engine import nodes, replica_acks
 from engine.book_reader import BookReader
 from engine.match_notifications import MatchNotifier
 from engine.memory import MemoryWatch
@@ -45,20 +46,22 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
     """
     async with (
         nodes.connect(settings) as servers,
-        connection.connect(settings.redis_url) as append_connection,
         postgres.pool(settings.database_url) as pool,
     ):
         await servers.load_library()
-        history = ArchivedHistory(servers.commands, pool, settings.cards)
+        history = ArchivedHistory(
+            servers.commands, pool, settings.cards, may_be_promoted=urls.names_sentinels(settings.redis_url)
+        )
         memory = MemoryWatch(servers.commands, percent=settings.redis_memory_percent)
         order_log = OrderLog(
-            append_connection,
+            servers.appends,
             backlog_max=settings.backlog_max,
             pending_max=settings.append_pending_max,
             self_trade=settings.self_trade,
             limits=TraderLimits.of(settings),
             history=history,
             memory=memory,
+            acks=replica_acks.of(settings, servers.appends),
         )
         notifier = MatchNotifier(servers)
         archive, books = Archive(pool), BookReader(servers.commands)

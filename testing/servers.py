@@ -28,10 +28,12 @@ from redis.retry import Retry
 from archiver import postgres, schema
 from cli import datadir
 from cli.datadir import Secrets
+from cli.embedded import NoAnswer
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from core.settings import Settings
 from engine import connection, library
+from engine.primary import NotPrimary
 from testing.faults import crash
 from testing.services import Service
 
@@ -73,6 +75,13 @@ class ConfiguredRedis(RedisServer):
 
     def _configuration(self) -> str:
         return "".join([super()._configuration(), *(f"{line}\n" for line in self._lines)])
+
+    async def _try(self) -> None:
+        try:
+            await super()._try()
+        except NoAnswer as error:
+            if not isinstance(error.__cause__, NotPrimary):  # a replica answers, too
+                raise
 
 
 @contextmanager
@@ -204,14 +213,25 @@ def copy_template(data_dir: Path) -> None:
 class Servers:
     """A Redis and a PostgreSQL as `tcgx up` has them, without services."""
 
-    def __init__(self, data_dir: Path, *, redis_lines: Sequence[str] = (), **changes: Any) -> None:
-        """`redis_lines` are added to the configuration of Redis, `changes` are settings by their field's name."""
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        redis_lines: Sequence[str] = (),
+        redis: Any = None,
+        postgres: Any = None,
+        **changes: Any,
+    ) -> None:
+        """`redis_lines` are added to the configuration of Redis, `changes` are settings by their field's name.
+
+        `redis`, `postgres`: servers to use instead, with `start`, `stop` and `socket_url` or `url`.
+        """
         copy_template(data_dir)
         loaded = datadir.load_secrets(data_dir)
         self._local = Settings(**{"data_dir": str(data_dir), "jwt_secret": loaded.jwt_secret, **changes})
         self.data_dir = data_dir
-        self.redis = ConfiguredRedis(self._local, loaded, *redis_lines)
-        self.postgres = PostgresServer(self._local, loaded)
+        self.redis = redis or ConfiguredRedis(self._local, loaded, *redis_lines)
+        self.postgres = postgres or PostgresServer(self._local, loaded)
         self._numbers = count(1)
 
     @property

@@ -297,6 +297,32 @@ def test_an_archiver_is_missed_though_an_orphaned_connection_has_the_lock() -> N
         exchange.ready()
 
 
+@pytest.mark.server
+def test_a_session_of_the_pool_that_takes_no_writes_ends(pair: Servers) -> None:
+    async def scenario() -> None:
+        async with postgres.pool(pair.settings.database_url) as pool:
+            async with pool.acquire() as session:
+                await session.execute("SET default_transaction_read_only = on")  # as at a demoted server
+                with (
+                    pytest.raises(Unavailable, match="no host of its address is the primary"),
+                    postgres.postgres_errors(),
+                ):
+                    await session.execute("CREATE TABLE t (i int)")
+                assert session.is_closed()
+            await pool.execute("CREATE TABLE t (i int); DROP TABLE t")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.server
+def test_a_mute_session_of_the_archiver_ends_within_30_seconds() -> None:
+    found = postgres.SESSION_TIMEOUTS
+    keepalives = found["tcp_keepalives_idle"] + found["tcp_keepalives_interval"] * found["tcp_keepalives_count"]
+
+    assert max(keepalives, postgres.IDLE_SECONDS, found["tcp_user_timeout"] / 1_000) < 30
+    assert postgres.HEARTBEAT_SECONDS * 2 < postgres.IDLE_SECONDS
+
+
 # -- poolers
 
 

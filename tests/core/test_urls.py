@@ -20,6 +20,9 @@ GOOD_REDIS = [
     "redis://:hunt@er2@10.0.0.1/0",
     "redis://127.0.0.1?username=a&password=hunter2&db=1",
     "rediss://redis.example:6380/0?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem",
+    "redis+sentinel://10.0.0.1,10.0.0.2:26380,[::1]:26381/cards",
+    "redis+sentinel://user:hunt%2Fer2@a:1,b:2,c/cards/3?sentinel_username=s&sentinel_password=hunter2",
+    "rediss+sentinel://:hunter2@a/cards?ssl_ca_certs=/ca.pem&db=1",
     "unix:///run/redis.sock",
     "unix://:hunter2@/run/redis.sock?db=0",
 ]
@@ -46,7 +49,14 @@ BAD_REDIS = [
     ("redis://127.0.0.1/0?db=zero", "database"),
     ("redis://127.0.0.1:99999", "port"),
     ("redis://a:1,b:2/0", "one host"),
-    ("redis+sentinel://a:1", "redis:// or rediss:// or unix://"),
+    ("sentinel://a:1", "redis:// or rediss:// or unix:// or redis+sentinel://"),
+    ("redis+sentinel://a:1,b:2", "must name the primary as the sentinels do"),
+    ("redis+sentinel://a:1,,b:2/cards", "none between two commas"),
+    ("redis+sentinel:///cards", "at least one sentinel"),
+    ("redis+sentinel://a:1,b:99999/cards", "port"),
+    ("redis+sentinel://a:1/cards/zero", "database"),
+    ("redis+sentinel://a:1/cards?ssl_ca_certs=/ca.pem", "'ssl_ca_certs'"),
+    ("redis://a:1?sentinel_password=hunter2", "'sentinel_password'"),
     ("redis:", "begin"),
     ("unix://", "socket"),
     ("redis://:hunter2/x@127.0.0.1/0", "%2F"),
@@ -139,3 +149,15 @@ def test_the_list_of_settings_shows_no_password(field: str) -> None:
 
     assert PASSWORD not in str(listed)
     assert f"{scheme}://me:***@h/0?password=***" in str(listed)
+
+
+def test_the_parts_of_an_address_of_sentinels() -> None:
+    address = urls.sentinel_address(
+        "rediss+sentinel://me:a%2Fb@one,two:7,[::1]/cards/3?sentinel_password=c%40d&ssl_ca_certs=/ca.pem"
+    )
+
+    assert address.name == "cards"
+    assert address.sentinels == [
+        f"rediss://:c%40d@{host}/?ssl_ca_certs=%2Fca.pem" for host in ("one:26379", "two:7", "[::1]:26379")
+    ]
+    assert address.primary == "rediss://me:a%2Fb@primary/3?ssl_ca_certs=%2Fca.pem"

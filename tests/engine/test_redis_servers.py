@@ -77,6 +77,33 @@ def test_an_exchange_works_on_a_redis_that_allows_no_dangerous_commands() -> Non
         exchange.ready()
 
 
+@pytest.mark.parametrize("lines", ["user default on nopass ~* &* +@all -config -info -client|list", "appendonly no"])
+def test_a_managed_service_is_asked_for_no_configuration_and_that_is_said(lines: str) -> None:
+    async def check(url: str) -> None:
+        async with connection.connect(url) as redis:
+            await redis.config_resetstat()
+            await connection.check(redis, durability="managed")
+            stats: Any = await redis.info("commandstats")
+            assert "cmdstat_config|get" not in stats
+
+    async def check_forbidden(url: str) -> None:
+        async with connection.connect(url) as redis:
+            await connection.check(redis, durability="managed")
+
+    with redis_with(lines) as server, capture_logs() as told:
+        asyncio.run((check_forbidden if "-config" in lines else check)(server.socket_url))
+
+    assert [line["event"] for line in told if "promises durability" in line["event"]] == [told[0]["event"]]
+    assert not any("CONFIG" in line["event"] for line in told)
+
+
+def test_an_exchange_starts_on_a_managed_service_without_config() -> None:
+    lines = ["user default on nopass ~* &* +@all -config"]
+    with exchange_server("engine", "api", redis_lines=lines, durability="managed") as exchange:
+        order = {"card": "pikachu", "side": "buy", "price": "2.00"}
+        assert exchange.client(1).post("/orders", json=order).status_code == 202
+
+
 def test_a_redis_without_config_and_aof_is_refused_by_what_it_does_tell() -> None:
     with redis_with('rename-command CONFIG ""', "appendonly no") as server, pytest.raises(StartError, match="no AOF"):
         checked(server.socket_url)
