@@ -36,10 +36,11 @@ from api.gate import Gate, Limit, Observer, failsafe, header
 from api.openapi import document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
-from api.routes import cards, fills, health, history, orders
+from api.routes import cards, fills, health, history, orders, streams
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
+from streams.hub import Hub
 
 SCHEMA = "/schema"
 ASSETS = f"{SCHEMA}/assets"
@@ -74,6 +75,7 @@ class Api(Litestar):
                 "request_id": request_id(header(http_scope["headers"], b"x-request-id")),
             }
             if http_scope["method"] == "HEAD" and "GET" in self.methods(http_scope["path"]):
+                http_scope["state"]["is_head"] = True
                 scope = cast(HTTPScope, {**http_scope, "method": "GET"})
             if self.state.observer is not None:
                 await self._answer_observed(cast(HTTPScope, scope), cast(Receive, receive), cast(Send, send))
@@ -132,6 +134,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *fills.ROUTES,
             *history.ROUTES,
             *health.ROUTES,
+            *streams.ROUTES,
             _swagger_files(),
         ],
         lifespan=[partial(_services, limit=limit)],
@@ -161,11 +164,16 @@ async def _services(app: Litestar, *, limit: Limit | None) -> AsyncIterator[None
             gate=Gate(connected.authenticator, limit=limit, observer=app.state.observer),
             decoder=OrderDecoder(settings),
             readiness=connected.readiness,
+            hub=Hub(settings, connected.nodes, connected.books, connected.archive),
         )
         app.state.context = context
         app.state.background = connected.background
         app.state.fast_path.open(context)
-        yield
+        app.state.close_streams = context.hub.close
+        try:
+            yield
+        finally:
+            await context.hub.close()
 
 
 def _without_logging(config: AppConfig) -> AppConfig:

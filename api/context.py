@@ -12,6 +12,7 @@ from exchange.auth import Authenticator
 from exchange.readiness import Readiness
 from exchange.service import Exchange
 from exchange.tokens import Caller
+from streams.hub import Hub
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -23,6 +24,7 @@ class Context(msgspec.Struct, frozen=True):
     gate: Gate
     decoder: OrderDecoder
     readiness: Readiness
+    hub: Hub
 
 
 def context_of(request: ASGIConnection[Any, Any, Any, Any]) -> Context:

@@ -20,6 +20,7 @@ from api.common_headers import common_header_lines, request_id
 from api.fast_path import Answer, FastPath, problem_answer
 from api.problems import Problem
 from core.settings import Settings
+from streams.sse import TRANSPORT
 
 HEAD_BYTES_MAX = 65_536
 LINGER_SECONDS = 2.0
@@ -290,6 +291,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expect
         self.scope["headers"] = headers
+        self.scope["extensions"] = {TRANSPORT: {"transport": self.transport}}
         super().on_headers_complete()
 
     def _is_plain(self, version: str) -> bool:

@@ -81,6 +81,7 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
             background: Sequence[asyncio.Task[None]] = app.state.get("background", ())
             await asyncio.wait({serving, stop, *background}, return_when=asyncio.FIRST_COMPLETED)
             failed = [task for task in background if task.done()]
+            await app.state.close_streams()  # while clients can still be told
             server.should_exit = True
             stop.cancel()
             await serving

@@ -38,12 +38,12 @@ LIMITS = {
 # Parts are local tables that later parts and the functions use, so their order matters. Shared parts come first, then
 # the phases of match.
 PARTS = (
-    *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "trader", "rate"),
+    *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "watching", "trader", "rate"),
     *("budget", "take", "cancel", "report", "write"),
 )
 WRITING = ("append", "cancel_all", "begin", "match", "trim")
 FREEING = ("trim",)  # may run with full memory, since trimming frees memory
-READING = ("history", "order", "trader_orders", "client_order", "depth", "state_hash")
+READING = ("history", "order", "trader_orders", "client_order", "depth", "watch", "state_hash")
 
 
 @cache

@@ -14,6 +14,7 @@ from core.settings import Settings
 from engine import connection, nodes
 from engine.book_reader import BookReader
 from engine.match_notifications import MatchNotifier
+from engine.nodes import Nodes
 from engine.order_log import OrderLog
 from engine.trader_limits import TraderLimits
 from exchange.auth import Authenticator
@@ -28,6 +29,9 @@ class Services(msgspec.Struct, frozen=True):
     exchange: Exchange
     authenticator: Authenticator
     readiness: Readiness
+    nodes: Nodes
+    books: BookReader
+    archive: Archive
     background: "Sequence[asyncio.Task[None]]"
 
 
@@ -63,6 +67,9 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
                 exchange=Exchange(settings, order_log, books, notifier, archive),
                 authenticator=Authenticator(settings, archive),
                 readiness=Readiness(settings.cards, books, archive, history.faults),
+                nodes=servers,
+                books=books,
+                archive=archive,
                 background=(notifications, comparison),
             )
         finally:

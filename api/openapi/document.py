@@ -61,6 +61,7 @@ TAGS: Mapping[str, str] = {
     "auth": "Access tokens for API keys.",
     "orders": "Place, find, list and cancel your own orders. They need an access token.",
     "cards": "Order books, prices and latest trades of every card, live and for everybody.",
+    "streams": "The same, as it changes.",
     "history": "Completed orders and all trades, from the archive.",
     "health": "Whether the exchange lives and can work.",
 }
@@ -332,6 +333,8 @@ class DocumentBuilder:
         }
 
     def _answer(self, status: int, response: Json) -> Json:
+        if JSON not in response["content"]:  # a stream
+            return {**response, **_headers(HEADERS_OF_ALL)}
         schema = response["content"][JSON]["schema"]
         given = [example["value"] for example in response["content"][JSON].get("examples", {}).values()]
         example = _merge(self._example(schema), given[0] if given else {})
