@@ -1,7 +1,8 @@
 """uvicorn's HTTP protocol with four differences.
 
 The protocol answers the fast path (`api/fast_path.py`) itself, without ASGI. It bounds heads, bodies and idle times. It
-ignores an offer to upgrade. It answers bytes that are no request with a problem, after the requests before them.
+ignores an offer to upgrade, except to a WebSocket of streams. It answers bytes that are no request with a problem,
+after the requests before them.
 """
 
 import asyncio
@@ -23,6 +24,9 @@ from core.settings import Settings
 from streams.sse import TRANSPORT
 
 HEAD_BYTES_MAX = 65_536
+WEBSOCKET_PATH = b"/stream/ws"
+"""The one path with a WebSocket; an offer to upgrade elsewhere is passed over."""
+
 LINGER_SECONDS = 2.0
 """Time that a client has to read the last answer before its connection is closed."""
 
@@ -271,6 +275,9 @@ class Protocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
+                if self._is_for_websocket():
+                    self._become_websocket(rest[upgrade.args[0] :])
+                    return
                 head = self._head_without_upgrade()
                 rest = memoryview(rest)[upgrade.args[0] :]
                 self._is_upgrade = False
@@ -279,6 +286,26 @@ class Protocol(HttpToolsProtocol):
                 self.parser.feed_data(head)
             else:
                 return
+
+    def _is_for_websocket(self) -> bool:
+        upgrade = b"".join(value for name, value in self.headers if name == b"upgrade").lower()
+        is_path = self.url.partition(b"?")[0] == WEBSOCKET_PATH
+        return is_path and upgrade == b"websocket" and not self._is_answering() and self.ws_protocol_class is not None
+
+    def _become_websocket(self, rest: bytes | memoryview) -> None:
+        """Hands the connection to the WebSocket protocol, with the head and what follows it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        lines = [b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url)]
+        lines += [b"%b: %b" % header for header in self.headers]
+        self.connections.discard(self)
+        protocol: Any = self.ws_protocol_class(  # type: ignore[call-arg, misc]  # as uvicorn does
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        protocol.before = self
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(b"\r\n".join([*lines, b"", b""]) + bytes(rest))
 
     def _head_without_upgrade(self) -> bytes:
         version = self.parser.get_http_version().encode()

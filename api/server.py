@@ -12,10 +12,12 @@ from litestar import Litestar
 
 from api.http_protocol import Protocol, Timeouts
 from api.listener import listen
+from api.websocket_protocol import WebSocketProtocol
 from core import service
 from core.errors import StartError, TcgxError
 from core.settings import Settings
 from engine import nodes
+from streams.websocket import REQUEST_BYTES_MAX
 
 log = structlog.get_logger()
 
@@ -50,7 +52,9 @@ def _config(app: Litestar, settings: Settings) -> uvicorn.Config:
         app,
         loop="none",
         http=cast(type[asyncio.Protocol], protocol),
-        ws="none",
+        ws=WebSocketProtocol,
+        ws_max_size=REQUEST_BYTES_MAX,
+        ws_per_message_deflate=False,  # it would cost memory for each connection, and shared messages would be no more
         lifespan="off",  # uvicorn would print the traceback of a StartError and exit
         access_log=False,
         log_config=None,

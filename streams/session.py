@@ -82,6 +82,10 @@ class Session:
         """There may be something to send."""
         self._news.set()
 
+    def set_interval(self, interval_ms: int) -> None:
+        """Sets the shortest time between two deliveries, from the next subscription on."""
+        self._interval = interval_ms / 1000
+
     def tell(self, message: Message) -> None:
         """Sends a message that belongs to no card."""
         self._control.append(message)
@@ -99,8 +103,10 @@ class Session:
 
     # -- channels
 
-    async def subscribe(self, channels: Sequence[Channel], after: Mapping[str, int]) -> None:
-        """Adds channels. `after`: the positions that the client has, by card.
+    async def subscribe(
+        self, channels: Sequence[Channel], after: Mapping[str, int], *, answer: Message | None = None
+    ) -> None:
+        """Adds channels. `after`: the positions that the client has, by card. `answer` comes before their messages.
 
         Raises:
             Unauthenticated: a channel needs a token, and the stream has none.
@@ -114,6 +120,8 @@ class Session:
         if self.caller is None and any(channel.kind is Kind.ORDERS for channel in new):
             raise Unauthenticated("token_missing", TOKEN_MISSING)
         self.channels.update(dict.fromkeys(new))
+        if answer is not None:
+            self.tell(answer)
         try:
             await self._subscribe(new, after)
         except BaseException:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from litestar import Request, get
+from litestar import Request, WebSocket, get, websocket
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import Parameter
@@ -15,9 +15,12 @@ from core.errors import Unauthenticated
 from exchange.auth import TOKEN_MISSING
 from streams import channels as names
 from streams.feed import Kind
+from streams.messages import BAD_MESSAGE, Bye
 from streams.session import INTERVAL_MS, INTERVAL_MS_MAX
 from streams.sse import EventStream
+from streams.websocket import CUT, Door
 
+QUERY_REFUSED = Bye(BAD_MESSAGE, "bad_message", "the address takes no parameters: send `auth` and `subscribe`")
 EXAMPLE = """\
 event: hello
 data: {"type":"hello","at":"2026-11-22T23:53:06.123Z","log":"9b1c…","heartbeat_seconds":10,"positions":{"pikachu":1042},"lease":null}
@@ -87,9 +90,33 @@ async def stream_events(
     return EventStream(hub, session)
 
 
+@websocket("/stream/ws")
+async def stream_socket(socket: WebSocket) -> None:  # type: ignore[type-arg]
+    """A stream over a WebSocket. Errors are told after the handshake, since browsers hide those of a handshake."""
+    context = context_of(socket)
+    await socket.accept()
+    if socket.scope["query_string"]:
+        await socket.send_text(QUERY_REFUSED.message().json.decode())
+        await socket.close(code=QUERY_REFUSED.code, reason=QUERY_REFUSED.reason)
+        return
+    extension: Any = (socket.scope.get("extensions") or {}).get(CUT) or {}
+    door = Door(
+        context.hub,
+        socket.receive,
+        socket.send,
+        admit=lambda authorization: context.gate.admit([(b"authorization", authorization)]),
+        cut=extension.get("cut", _do_nothing),
+    )
+    await door.serve(address=_address(socket), authorization=header(socket.scope["headers"], b"authorization"))
+
+
+def _do_nothing(*_: object) -> None:
+    """Stands in for the end of a connection under a server other than ours."""
+
+
 def _address(request: Any) -> str:
     client = request.scope.get("client")
     return str(client[0]) if client else ""
 
 
-ROUTES = [stream_events]
+ROUTES = [stream_events, stream_socket]
