@@ -1,5 +1,6 @@
 """An exchange whose limits of streams a test can meet, and WebSockets."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Self
@@ -34,11 +35,19 @@ class Socket:
         trader_id: int = 0,
         path: str = "/stream/ws",
         headers: dict[str, str] | None = None,
+        is_small: bool = False,
     ) -> None:
         sent = headers or (server.bearer(trader_id) if trader_id else {})
         url = server.url.replace("http", "ws") + path
         self._stack = ExitStack()
-        self.socket = self._stack.enter_context(connect(url, additional_headers=sent, proxy=None, compression=None))
+        options: dict[str, Any] = {}
+        if is_small:  # with buffers that are full soon
+            raw = socket.socket()
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            raw.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            options = {"sock": raw, "max_queue": 1}
+        opened = connect(url, additional_headers=sent, proxy=None, compression=None, max_size=None, **options)
+        self.socket = self._stack.enter_context(opened)
 
     def close(self) -> None:
         """Ends the connection."""
