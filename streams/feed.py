@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from enum import StrEnum
 from typing import Protocol
 
@@ -185,6 +186,7 @@ class Feed:
         depth = await self._books.watch(
             self.card, KNOWN if needs_book else 0, milliseconds=WATCH_MS, orders=self._wants(Kind.ORDERS)
         )
+        self.failed_at = None
         self.matched = max(self.matched, depth.sequence)
         if not self._is_ready.is_set():
             self._begin(depth.sequence)
@@ -288,15 +290,19 @@ class Feed:
     # -- the past
 
     async def backfill(self, sequence: int) -> None:
-        """Reads the calls after a sequence that are older than the ring, if Redis still has them and they are not too
-        many.
+        """Reads the calls after a sequence that are older than the ring: as many as Redis has and the ring holds.
 
         Raises:
             Unavailable: Redis does not answer.
         """
         floor = self.ring.floor
-        if sequence >= floor or floor - sequence > self._commands_max:
+        after = max(sequence, floor - self._commands_max)
+        if after >= floor:
             return
-        events = await self._books.events_of(self.card, sequence + 1, floor)
-        if events is not None and self.ring.floor == floor:
-            self.ring.prepend([MatchCall(event) for event in events if event.first <= event.last])
+        calls: list[MatchCall] = []
+        async with aclosing(self._books.events(self.card, after=after)) as events:
+            async for event in events:
+                if event.first <= event.last <= floor:
+                    calls.append(MatchCall(event))
+        if self.ring.floor == floor:
+            self.ring.prepend(calls[::-1])

@@ -138,6 +138,8 @@ class Session:
                     await following.feed.ready()
         except TimeoutError:
             raise Unavailable("Redis did not answer: streams have no position yet") from None
+        if any(following.feed.failed_at is not None for _, following in pairs):
+            raise Unavailable("Redis did not answer")
         for card in {following.feed.card for kind, following in pairs if kind in FOLLOWED}:
             await self._start(card, {kind for kind, each in pairs if each.feed.card == card}, after.get(card))
         for kind, following in pairs:

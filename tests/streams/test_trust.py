@@ -250,7 +250,7 @@ def _append(market: Market, cents: int) -> int:
     """Appends an order past the API, and waits for its match."""
     order = PlaceOrder(trader_id=1, card=market.card, side=Side.BUY, price_cents=cents)
     sequence = market.append([order]).first
-    until(lambda: int(market.redis.hget(market.key("cursor"), "sequence")) >= sequence)
+    until(lambda: int(market.redis.hget(market.key("cursor"), "sequence") or 0) >= sequence)
     return sequence
 
 
