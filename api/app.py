@@ -33,7 +33,7 @@ from api.context import Context
 from api.decoding import OrderDecoder
 from api.fast_path import FastPath
 from api.gate import Gate, Limit, Observer, failsafe, header
-from api.openapi import document
+from api.openapi import asyncapi, document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
 from api.routes import cards, fills, health, history, orders, streams
@@ -129,6 +129,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
         route_handlers=[
             redirect_to_swagger,
             redirect_to_document,
+            asyncapi_document,
             *orders.ROUTES,
             *cards.ROUTES,
             *fills.ROUTES,
@@ -195,6 +196,12 @@ async def _add_common_headers(message: Message, scope: Scope) -> None:
 
 def _request_id(scope: Scope) -> str:
     return str(scope["state"]["request_id"])
+
+
+@get("/schema/asyncapi.yaml", include_in_schema=False, media_type="application/yaml", sync_to_thread=False)
+def asyncapi_document(request: Request[Any, Any, Any]) -> bytes:
+    """The AsyncAPI document of streams."""
+    return asyncapi.encoded(request.app.state.settings)
 
 
 @get("/docs", include_in_schema=False)

@@ -217,6 +217,14 @@ class DocumentBuilder:
         document["components"]["schemas"] = _referenced_schemas(self._schemas, document["paths"])
         return document
 
+    def schemas_of(self, structs: Sequence[type[msgspec.Struct]]) -> Json:
+        """Builds the schemas of other structs, and of all that they refer to."""
+        _, made = msgspec.json.schema_components([*structs, *ENUMS], ref_template=SCHEMAS + "{name}")
+        made["Card"] = {"title": "Card", **self._formats["Card"]}
+        for enum, (sentence, _) in ENUMS.items():
+            made[enum.__name__] |= {"description": sentence}
+        return {name: self._resolve(schema, set(made)) for name, schema in made.items()}
+
     # -- schemas
 
     def _components(self, codes: Iterable[str]) -> Json:

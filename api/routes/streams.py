@@ -38,7 +38,7 @@ data: {"channel":"trades","card":"pikachu","type":"trades","sequence":1043,"trad
     summary="Live data as server-sent events",
     description=(
         "Books, trades, prices, candles and your own orders, as they change. The messages are described at "
-        "`/schema/asyncapi`. A stream ends with the event `bye`; come back with the header `Last-Event-ID`."
+        "`/schema/asyncapi.yaml`. A stream ends with the event `bye`; come back with the header `Last-Event-ID`."
     ),
     responses={
         200: ResponseSpec(

@@ -284,13 +284,26 @@ def test_streams_are_told_of_a_restart_and_the_server_ends_in_time() -> None:
     assert codes == [1012] * 5
 
 
+def _opened(server: ExchangeServer, channels: str) -> EventStream:
+    """A stream, as soon as the API has found Redis again."""
+
+    def open_stream() -> EventStream | None:
+        stream = EventStream(server.url, channels)
+        if stream.status == 200:
+            return stream
+        stream.close()
+        return None
+
+    return until(open_stream, "streams are available again")
+
+
 def test_streams_end_as_unavailable_while_redis_is_away(own: ExchangeServer) -> None:
     with EventStream(own.url, f"book:{CARD}") as stream:
         stream.next("book")
         with faults.without_redis(own):
             end = stream.next("bye").data
             refused = httpx.get(f"{own.url}/stream", params={"channels": f"book:{CARD}"}, timeout=20)
-    with EventStream(own.url, f"book:{CARD}") as stream:
+    with _opened(own, f"book:{CARD}") as stream:
         again = stream.next("book").data
 
     assert end["code"] == "unavailable"
