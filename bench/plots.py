@@ -22,6 +22,7 @@ from bench.million import MillionResult
 from bench.plot_style import BAR_INCHES, Bar, Format, Head, Sheet, rated
 from bench.result import Result
 from bench.scale import ScaleResult
+from bench.streams import StreamsResult
 from core.errors import StartError
 from core.model import COMMANDS_MAX
 
@@ -34,6 +35,7 @@ KINDS: Mapping[str, type[Result]] = {
     "baseline": BaselineResult,
     "http": HttpResult,
     "latency": LatencyResult,
+    "streams": StreamsResult,
     "match": MatchResult,
     "million": MillionResult,
     "scale": ScaleResult,

@@ -37,6 +37,9 @@ UNAVAILABLE_SECONDS = 5.0
 RECONNECT_MS_MAX = 5_000
 """Clients come back within this time after a restart, spread evenly."""
 
+SECONDS_A_STREAM = 50e-6
+"""Each stream of a process makes the deliveries to all of them this much rarer: 50 ms at 1,000 streams."""
+
 CLOSE_SECONDS = 1.0
 TOKEN_WARNING_SECONDS = 60
 EXPIRED = Bye(messages.UNAUTHORIZED, "token_expired", "the access token has expired: get a new one, and connect again")
@@ -65,6 +68,11 @@ class Hub:
     def feed(self, card: str) -> Feed:
         """The feed of a card."""
         return self._feeds[card]
+
+    @property
+    def crowd_seconds(self) -> float:
+        """By how much the deliveries to a stream are further apart, so that many streams leave room for orders."""
+        return len(self._sessions) * SECONDS_A_STREAM
 
     @property
     def sessions(self) -> Sequence[Session]:

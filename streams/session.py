@@ -228,7 +228,7 @@ class Session:
             self._news.clear()
             self._wait_for_cards()
             await self._news.wait()
-            pause = self._due_at - loop.time()
+            pause = self._due_at + self._hub.crowd_seconds - loop.time()
             if pause > 0 and self.bye is None:
                 await asyncio.sleep(pause)
 
