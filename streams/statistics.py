@@ -13,7 +13,6 @@ import msgspec
 import structlog
 
 from archiver.queries import Archive, MinuteOfTrades
-from core.errors import TcgxError
 from core.log_limit import RateLimitedLog
 from core.model import price_text
 from core.service import cancel_and_wait
@@ -73,7 +72,7 @@ class Tape:
         while self._feed.is_used and not self.is_loaded:
             try:
                 await self._load_once()
-            except TcgxError as error:
+            except Exception as error:  # noqa: BLE001 - the top of a task, which must not end before it is loaded
                 rate_limited_log.warning("prices of a day are not known yet", card=self._feed.card, reason=str(error))
             if not self.is_loaded:
                 await asyncio.sleep(RETRY_SECONDS)

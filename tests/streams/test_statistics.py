@@ -58,8 +58,8 @@ def test_a_ticker_without_the_archive_says_so_and_is_whole_later() -> None:
         server.archived()
         server.execute("ALTER TABLE trades_pikachu RENAME TO hidden")
         with EventStream(server.url, "ticker:pikachu,candles:pikachu:1m") as stream:
-            first = ticker(stream, last="5.50")
             candle = stream.next("candles").data
+            first = ticker(stream, last="5.50")
             server.execute("ALTER TABLE hidden RENAME TO trades_pikachu")
             second = ticker(stream, complete=True)
 

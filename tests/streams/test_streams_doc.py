@@ -32,12 +32,9 @@ def test_the_recipe_keeps_the_book_that_rest_shows(exchange: ExchangeServer) -> 
     trader.place("charmander", "buy", "5.60", quantity=1)
     trader.place("charmander", "buy", "5.50", quantity=4)
     rest = exchange.http.get("/cards/charmander/book").json()
-    for sequence, bids, asks in books:
-        if sequence >= rest["sequence"]:
-            break
+    found = next(found for found in books if found[0] >= rest["sequence"])
 
-    assert sequence == rest["sequence"]
-    assert (bids, asks) == (dict(rest["bids"]), dict(rest["asks"]))
+    assert found == (rest["sequence"], dict(rest["bids"]), dict(rest["asks"]))
 
 
 def test_every_test_that_the_page_names_exists() -> None:
