@@ -101,6 +101,7 @@ def test_a_side_with_more_levels_than_known_stays_exact(market: Market) -> None:
     resynced = 0
     for _ in range(40):
         reached = book.sequence
+        depth(market, 3)
         price = PRICE_CENTS_MAX - choose.randrange(3 * KNOWN)
         market.append(
             [PlaceOrder(trader_id=2, card=CARD, side=Side.SELL, price_cents=price - place) for place in range(30)]
