@@ -6,6 +6,7 @@ COPY tcgx tcgx
 COPY core core
 COPY engine engine
 COPY exchange exchange
+COPY streams streams
 COPY api api
 COPY archiver archiver
 COPY cli cli

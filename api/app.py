@@ -34,13 +34,14 @@ from api.context import Context
 from api.decoding import OrderDecoder
 from api.fast_path import FastPath
 from api.gate import Gate, Limit, Observer, failsafe, header
-from api.openapi import document
+from api.openapi import asyncapi, document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
-from api.routes import admin, cards, fills, health, history, orders
+from api.routes import admin, cards, fills, health, history, orders, streams
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
+from streams.hub import Hub
 
 SCHEMA = "/schema"
 HTML = b"text/html; charset=utf-8"
@@ -75,6 +76,7 @@ class Api(Litestar):
                 "request_id": request_id(header(http_scope["headers"], b"x-request-id")),
             }
             if http_scope["method"] == "HEAD" and "GET" in self.methods(http_scope["path"]):
+                http_scope["state"]["is_head"] = True
                 scope = cast(HTTPScope, {**http_scope, "method": "GET"})
             if self.state.observer is not None:
                 await self._answer_observed(cast(HTTPScope, scope), cast(Receive, receive), cast(Send, send))
@@ -128,12 +130,14 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
         route_handlers=[
             redirect_to_swagger,
             redirect_to_document,
+            asyncapi_document,
             *orders.ROUTES,
             *cards.ROUTES,
             *fills.ROUTES,
             *history.ROUTES,
             *health.ROUTES,
             *admin.ROUTES,
+            *streams.ROUTES,
             _swagger_files(),
         ],
         lifespan=[partial(_services, limit=limit)],
@@ -165,11 +169,16 @@ async def _services(app: Litestar, *, limit: Limit | None) -> AsyncIterator[None
             decoder=OrderDecoder(settings),
             readiness=connected.readiness,
             administration=connected.administration,
+            hub=Hub(settings, connected.nodes, connected.books, connected.archive),
         )
         app.state.context = context
         app.state.background = connected.background
         app.state.fast_path.open(context)
-        yield
+        app.state.close_streams = context.hub.close
+        try:
+            yield
+        finally:
+            await context.hub.close()
 
 
 def _without_logging(config: AppConfig) -> AppConfig:
@@ -193,6 +202,12 @@ async def _add_common_headers(message: Message, scope: Scope) -> None:
 
 def _request_id(scope: Scope) -> str:
     return str(scope["state"]["request_id"])
+
+
+@get("/schema/asyncapi.yaml", include_in_schema=False, media_type="application/yaml", sync_to_thread=False)
+def asyncapi_document(request: Request[Any, Any, Any]) -> bytes:
+    """The AsyncAPI document of streams."""
+    return asyncapi.encoded(request.app.state.settings)
 
 
 @get("/docs", include_in_schema=False)

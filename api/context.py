@@ -13,6 +13,7 @@ from exchange.auth import Authenticator
 from exchange.readiness import Readiness
 from exchange.service import Exchange
 from exchange.tokens import Caller
+from streams.hub import Hub
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -25,6 +26,7 @@ class Context(msgspec.Struct, frozen=True):
     decoder: OrderDecoder
     readiness: Readiness
     administration: Administration
+    hub: Hub
 
 
 def context_of(request: ASGIConnection[Any, Any, Any, Any]) -> Context:

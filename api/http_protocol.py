@@ -2,7 +2,8 @@
 
 The protocol answers the fast path (`api/fast_path.py`) itself, without ASGI; a caller without a valid token is refused
 before its body is taken. It bounds heads, bodies, idle times and the number of connections (`api/connections.py`). It
-ignores an offer to upgrade. It answers bytes that are no request with a problem, after the requests before them.
+ignores an offer to upgrade, except to a WebSocket of streams. It answers bytes that are no request with a problem,
+after the requests before them.
 """
 
 import asyncio
@@ -26,8 +27,12 @@ from api.problems import Problem, problem_of
 from core.errors import TcgxError
 from core.settings import Settings
 from exchange.tokens import Caller
+from streams.sse import TRANSPORT
 
 HEAD_BYTES_MAX = 65_536
+WEBSOCKET_PATH = b"/stream/ws"
+"""The one path with a WebSocket; an offer to upgrade elsewhere is passed over."""
+
 LINGER_SECONDS = 2.0
 """Time that a client has to read the last answer before its connection is closed."""
 DISCARD_BYTES_MAX = 65_536
@@ -429,6 +434,9 @@ class Protocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
+                if self._is_for_websocket():
+                    self._become_websocket(rest[upgrade.args[0] :])
+                    return
                 head = self._head_without_upgrade()
                 rest = memoryview(rest)[upgrade.args[0] :]
                 self._is_upgrade = False
@@ -437,6 +445,26 @@ class Protocol(HttpToolsProtocol):
                 self.parser.feed_data(head)
             else:
                 return
+
+    def _is_for_websocket(self) -> bool:
+        upgrade = b"".join(value for name, value in self.headers if name == b"upgrade").lower()
+        is_path = self.url.partition(b"?")[0] == WEBSOCKET_PATH
+        return is_path and upgrade == b"websocket" and not self._is_answering() and self.ws_protocol_class is not None
+
+    def _become_websocket(self, rest: bytes | memoryview) -> None:
+        """Hands the connection to the WebSocket protocol, with the head and what follows it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        lines = [b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url)]
+        lines += [b"%b: %b" % header for header in self.headers]
+        self.connections.discard(self)
+        protocol: Any = self.ws_protocol_class(  # type: ignore[call-arg, misc]  # as uvicorn does
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        protocol.before = self
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(b"\r\n".join([*lines, b"", b""]) + bytes(rest))
 
     def _head_without_upgrade(self) -> bytes:
         version = self.parser.get_http_version().encode()
@@ -449,6 +477,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expect
         self.scope["headers"] = headers
+        self.scope["extensions"] = {TRANSPORT: {"transport": self.transport}}
         super().on_headers_complete()
         if self._drain.is_on:
             if previous is not None and previous is self._last_cycle:

@@ -49,6 +49,14 @@ def _of_systemd() -> int:
     return FIRST_DESCRIPTOR
 
 
+UNSENT_BYTES = 131_072
+"""What the kernel takes of a connection beyond what the client has received. Without this bound, streams would notice
+only megabytes later that a client reads nothing."""
+
+UNACKNOWLEDGED_MS = 30_000
+"""A connection whose client has vanished ends after this time."""
+
+
 def listen(host: str, port: int, *, shared: bool) -> socket.socket:
     """Opens a listening socket. `shared` lets other sockets listen on the same port.
 
@@ -78,5 +86,14 @@ def bind(host: str, port: int, *, shared: bool) -> socket.socket:
         raise StartError(
             f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port or TCGX_PORT"
         ) from error
+    _bound_connections(listener)
     listener.setblocking(False)
     return listener
+
+
+def _bound_connections(listener: socket.socket) -> None:
+    """Sets bounds that every accepted connection inherits, where the system has them (Linux)."""
+    for name, value in (("TCP_NOTSENT_LOWAT", UNSENT_BYTES), ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MS)):
+        option = getattr(socket, name, None)
+        if option is not None:
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)

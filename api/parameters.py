@@ -1,6 +1,7 @@
 """Query parameters: a route has those of its handler's signature, and refuses every other one."""
 
 from litestar.connection import ASGIConnection
+from litestar.enums import ScopeType
 from litestar.handlers.base import BaseRouteHandler
 from litestar.routes import HTTPRoute
 
@@ -22,7 +23,7 @@ class KnownParameters:
         Raises:
             InvalidRequest: a parameter is unknown, or is given more than once and is no list.
         """
-        if not connection.scope["query_string"]:
+        if not connection.scope["query_string"] or connection.scope["type"] != ScopeType.HTTP:
             return
         known, lists = self._known(connection)
         errors: list[Violation] = []

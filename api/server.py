@@ -18,10 +18,12 @@ from api.connections import Connections
 from api.context import Context
 from api.http_protocol import Drain, Protocol, Timeouts
 from api.listener import HAND_OVER_SECONDS, inherited, listen
+from api.websocket_protocol import WebSocketProtocol
 from core import service
 from core.errors import StartError, TcgxError
 from core.settings import Settings
 from engine import loading, nodes
+from streams.websocket import REQUEST_BYTES_MAX
 
 ACCEPTS = 16
 """Connections that are accepted in one turn of the event loop. libuv accepts one a turn of each descriptor, and under
@@ -92,7 +94,9 @@ def _config(app: Litestar, settings: Settings, drain: Drain) -> uvicorn.Config:
         app,
         loop="none",
         http=cast(type[asyncio.Protocol], protocol),
-        ws="none",
+        ws=WebSocketProtocol,
+        ws_max_size=REQUEST_BYTES_MAX,
+        ws_per_message_deflate=False,  # it would cost memory for each connection, and shared messages would be no more
         lifespan="off",  # uvicorn would print the traceback of a StartError and exit
         access_log=False,
         log_config=None,
@@ -155,8 +159,9 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
             stop = asyncio.create_task(stopping.wait())
             background: Sequence[asyncio.Task[None]] = app.state.get("background", ())
             await asyncio.wait({serving, stop, *background}, return_when=asyncio.FIRST_COMPLETED)
+            app.state.draining = stopping.is_set()
+            await app.state.close_streams()  # while clients can still be told
             if server.started and stopping.is_set():
-                app.state.draining = True
                 draining = asyncio.create_task(server.drain(seconds=drain_seconds.now, accepts=outliving is None))
                 await asyncio.wait({draining, serving, *background}, return_when=asyncio.FIRST_COMPLETED)
                 await service.cancel_and_wait(draining)

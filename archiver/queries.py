@@ -55,6 +55,18 @@ class TradeBoundary(NamedTuple):
     number: int
 
 
+class MinuteOfTrades(msgspec.Struct):
+    """The trades of a card in one minute. `start`: seconds since 1970; prices in cents."""
+
+    start: int
+    open: int
+    high: int
+    low: int
+    close: int
+    volume: int
+    trades: int
+
+
 class TradePage(NamedTuple):
     """Trades of a trader, newest first, and the oldest scanned trade; None if that is the first of the card."""
 
@@ -235,6 +247,28 @@ class Archive:
             limit,
         )
         return [_trade(row) for row in rows]
+
+    async def minutes(self, card: str, since: str) -> tuple[int, list[MinuteOfTrades]]:
+        """The number of a card's last archived trade, and the minutes since a time that have trades, oldest first."""
+        first = await self._last_number_before(card, "executed_at", since)
+        rows = await self._fetch(
+            f"""
+            SELECT extract(epoch FROM date_trunc('minute', executed_at, 'UTC'))::bigint AS start,
+                max(trade_number) AS last, max(price_cents) AS high, min(price_cents) AS low,
+                sum(quantity)::bigint AS volume, count(*)::bigint AS trades,
+                (array_agg(price_cents ORDER BY trade_number))[1] AS open,
+                (array_agg(price_cents ORDER BY trade_number DESC))[1] AS close
+            FROM trades_{card} WHERE trade_number > $1 GROUP BY 1 ORDER BY 1
+            """,
+            first,
+        )
+        minutes = [
+            MinuteOfTrades(
+                *(row["start"], row["open"], row["high"], row["low"], row["close"], row["volume"], row["trades"])
+            )
+            for row in rows
+        ]
+        return max((row["last"] for row in rows), default=first), minutes
 
     async def trades_of_order(
         self, card: str, sequence: int, *, quantity: int, before: int | None, limit: int

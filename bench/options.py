@@ -23,6 +23,7 @@ RATE_MAX = 1_000_000
 CONNECTIONS_MAX = 10_000
 SEED_MAX = 2**63 - 1
 SCALES = ("depth", "through", "backlog", "cards", "workers", "engines", "nodes")
+STREAM_PARTS = ("fans", "storm")
 PLACING_FLOWS = ("uniform", "deep")
 """Flows without cancels, for doors that take orders alone."""
 
@@ -100,6 +101,14 @@ BENCHES: Mapping[str, Defaults] = {
     "overload": Defaults(
         summary="three times the load that is possible: goodput stays, and all is as before within 5 s",
         seconds=60,
+    ),
+    "streams": Defaults(
+        summary="subscribers of live data: what they get, how late, and the books that they keep",
+        orders=200_000,
+        seconds=20,
+        flows=PLACING_FLOWS,
+        more=("rate", "connections"),
+        parts=STREAM_PARTS,
     ),
     "archive": Defaults(
         summary="matched orders in Redis to rows in PostgreSQL", orders=1_000_000, flows=("uniform", "market")

@@ -24,6 +24,7 @@ from bench.plot_style import BAR_INCHES, Bar, Format, Head, Sheet, rated
 from bench.result import Result
 from bench.scale import ScaleResult
 from bench.soak import SoakResult
+from bench.streams import StreamsResult
 from core.errors import StartError
 from core.model import COMMANDS_MAX
 
@@ -36,6 +37,7 @@ KINDS: Mapping[str, type[Result]] = {
     "baseline": BaselineResult,
     "http": HttpResult,
     "latency": LatencyResult,
+    "streams": StreamsResult,
     "match": MatchResult,
     "million": MillionResult,
     "overload": OverloadResult,

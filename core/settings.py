@@ -128,6 +128,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         Setting("how many connections an API process takes from an address; 0: any number", 0, 1_000_000),
     ] = 0
+    stream_max: Annotated[
+        int, Setting("how many streams an API process serves at once; a further one is answered with 503", 1, 100_000)
+    ] = 2_000
+    stream_address_max: Annotated[
+        int, Setting("how many streams an address may have in one API process; 0: any number", 0, 100_000)
+    ] = 20
+    stream_trader_max: Annotated[
+        int, Setting("how many streams a trader may have in one API process; a newer one ends the oldest", 1, 100_000)
+    ] = 5
+    stream_heartbeat_seconds: Annotated[
+        int, Setting("how often a stream says that it lives and where it stands", 1, 60)
+    ] = 10
+    stream_slow_seconds: Annotated[
+        int, Setting("how long a stream may be unable to take data before it is ended", 1, 3_600)
+    ] = 30
 
     match_batch: Annotated[int, Setting("how many commands one match call takes at most", 1, 10_000)] = 1_000
     match_hold_ms: Annotated[

@@ -84,6 +84,20 @@ class BookReader:
         reply = await self._call("trader_orders", card, trader_id, limit, "accepted", *bound)
         return [codec.order(card, line.decode().split(",")) for line in reply]
 
+    async def open_orders(self, card: str, trader_id: int, limit: int) -> tuple[int, list[Order]]:
+        """The last matched command of a card, and a trader's newest `limit` orders that rest then, newest first."""
+        call = ("FCALL_RO", "trader_orders", 1, keys.tag(card), trader_id, limit, "open")
+        async with self._read_slot(), self._redis.pipeline(transaction=True) as transaction:
+            transaction.hget(keys.key(card, "cursor"), "sequence")
+            transaction.execute_command(*call)
+            sequence, lines = await transaction.execute()
+        return int(sequence or 0), [codec.order(card, line.decode().split(",")) for line in lines]
+
+    async def history_id(self, card: str) -> str:
+        """The history that the data of a card belong to; empty if it has none yet."""
+        async with self._read_slot():
+            return (await self._redis.hget(keys.key(card, "history"), "id") or b"").decode()
+
     async def open_lines(
         self, card: str, trader_id: int, *, before: int | None = None, page_size: int = OPEN_ORDERS_PER_READ
     ) -> AsyncGenerator[list[bytes], None]:
@@ -129,6 +143,18 @@ class BookReader:
     async def depth(self, card: str, levels: int) -> Depth:
         """The best price levels of both sides."""
         sequence, bids, asks = await self._call("depth", card, levels)
+        return Depth(
+            sequence,
+            list(zip(bids[::2], bids[1::2], strict=True)),
+            list(zip(asks[::2], asks[1::2], strict=True)),
+        )
+
+    async def watch(self, card: str, levels: int, *, milliseconds: int, orders: bool) -> Depth:
+        """Makes match write changed levels into its events for this time, and with `orders` also resting orders.
+
+        Returns the best `levels` of both sides, from which the events after its sequence go on.
+        """
+        sequence, bids, asks = await self._call("watch", card, levels, milliseconds, int(orders))
         return Depth(
             sequence,
             list(zip(bids[::2], bids[1::2], strict=True)),

@@ -55,6 +55,11 @@ class Event(msgspec.Struct, frozen=True):
     trade_lines: bytes
     order_lines: bytes
     rejected_lines: bytes
+    level_text: bytes | None = None
+    """The price levels that changed: price and new quantity in turn, of bids, then after a `;` of asks. None if nobody
+    watched the card."""
+    opened_lines: bytes | None = None
+    """The orders that came to rest or were partly filled, and rest. None if nobody watched orders of the card."""
 
     @classmethod
     def of(cls, card: str, entry: tuple[bytes, Mapping[bytes, bytes]]) -> "Event":
@@ -73,6 +78,8 @@ class Event(msgspec.Struct, frozen=True):
                 fields.get(b"trades", b""),
                 fields.get(b"orders", b""),
                 fields.get(b"rejected", b""),
+                fields.get(b"levels"),
+                fields.get(b"opened"),
             )
         except (KeyError, ValueError) as error:
             raise EventDamaged(

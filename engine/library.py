@@ -38,13 +38,13 @@ LIMITS = {
 # Parts are local tables that later parts and the functions use, so their order matters. Shared parts come first, then
 # the phases of match.
 PARTS = (
-    *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "trader", "rate"),
+    *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "watching", "trader", "rate"),
     *("budget", "take", "cancel", "report", "write"),
 )
 WRITING = ("append", "append_cancels", "cancel_all", "begin", "halt", "match", "trim")
 ALLOW_OOM = ("append_cancels", "cancel_all", "match", "trim")
 """Functions that run with full memory: they free it, or need no more than what was accepted earlier."""
-READING = ("history", "order", "trader_orders", "client_order", "depth", "state_hash")
+READING = ("history", "order", "trader_orders", "client_order", "depth", "watch", "state_hash")
 
 
 @cache

@@ -16,6 +16,7 @@ from engine import nodes, replica_acks
 from engine.book_reader import BookReader
 from engine.match_notifications import MatchNotifier
 from engine.memory import MemoryWatch
+from engine.nodes import Nodes
 from engine.order_log import OrderLog
 from engine.trader_limits import TraderLimits
 from exchange import readiness
@@ -34,6 +35,9 @@ class Services(msgspec.Struct, frozen=True):
     authenticator: Authenticator
     readiness: Readiness
     administration: Administration
+    nodes: Nodes
+    books: BookReader
+    archive: Archive
     background: "Sequence[asyncio.Task[None]]"
 
 
@@ -79,6 +83,9 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
                     authenticator=Authenticator(settings, archive, revocations),
                     administration=Administration(settings, servers.commands, pool),
                     readiness=health,
+                    nodes=servers,
+                    books=books,
+                    archive=archive,
                     background=(notifications, comparison, memory_looks, polling),
                 )
         finally:

@@ -9,7 +9,8 @@
 -- Errors GAP where acknowledged commands are missing from the log; nothing is changed then
 -- Event  {card}:events <sequence>-<entries rejected so far>. Fields: `first`, the first sequence of this call (the last
 --        is in the id); `log`, the log id reached; and where there are any, `trades`, `orders` (completed ones) and
---        `rejected`, a line each
+--        `rejected`, a line each. While readers watch the card (watching.lua): `levels`, the changed price levels, and
+--        `opened`, the lines of orders that rest after the call
 -- Notification on {card}:matched: `<first> <last sequence>`. Of a call with few commands the number of trades follows,
 --        then the lines of trades and orders as in the event, so that a waiting client need not read the event
 -- Trade  a line: trade number (12 digits), sequences of taker and maker, trader ids of taker and maker, price_cents,
@@ -173,7 +174,7 @@ local function match(keys, args)
   log.release(tag, call.batch)
   cursor.advance(call.position, call.batch, call.trade_count)
   report.prepare(call)
-  write.store(call, opened, report.event(call))
+  write.store(call, opened, report.event(call, opened))
   redis.call('PUBLISH', tag .. ':matched', report.notification(call))
   reply = report.reply(call)
   if started then budget.learn(started, matched_at, call.batch.count + call.work) end

@@ -6,7 +6,9 @@ from importlib.machinery import ModuleSpec, PathFinder
 from os.path import abspath, dirname
 
 FOLDER = dirname(dirname(abspath(__file__)))  # noqa: PTH100, PTH120 - pathlib takes 10 ms to import
-PACKAGES = frozenset({"api", "archiver", "bench", "cli", "core", "engine", "exchange", "lua", "tcgx", "testing"})
+PACKAGES = frozenset(
+    {"api", "archiver", "bench", "cli", "core", "engine", "exchange", "lua", "streams", "tcgx", "testing"}
+)
 
 
 class OurPackages:

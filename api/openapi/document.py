@@ -63,6 +63,7 @@ TAGS: Mapping[str, str] = {
     "auth": "Access tokens for API keys.",
     "orders": "Place, find, list and cancel your own orders. They need an access token.",
     "cards": "Order books, prices and latest trades of every card, live and for everybody.",
+    "streams": "The same, as it changes.",
     "history": "Completed orders and all trades, from the archive.",
     "admin": "Halt cards, manage API keys, read the audit. They need an access token of an admin.",
     "health": "Whether the exchange lives and can work.",
@@ -231,6 +232,14 @@ class DocumentBuilder:
         document["components"]["schemas"] = _referenced_schemas(self._schemas, document["paths"])
         return document
 
+    def schemas_of(self, structs: Sequence[type[msgspec.Struct]]) -> Json:
+        """Builds the schemas of other structs, and of all that they refer to."""
+        _, made = msgspec.json.schema_components([*structs, *ENUMS], ref_template=SCHEMAS + "{name}")
+        made["Card"] = {"title": "Card", **self._formats["Card"]}
+        for enum, (sentence, _) in ENUMS.items():
+            made[enum.__name__] |= {"description": sentence}
+        return {name: self._resolve(schema, set(made)) for name, schema in made.items()}
+
     # -- schemas
 
     def _components(self, codes: Iterable[str]) -> Json:
@@ -347,6 +356,8 @@ class DocumentBuilder:
         }
 
     def _answer(self, status: int, response: Json) -> Json:
+        if JSON not in response["content"]:  # a stream
+            return {**response, **_headers(HEADERS_OF_ALL)}
         schema = response["content"][JSON]["schema"]
         given = [example["value"] for example in response["content"][JSON].get("examples", {}).values()]
         example = _merge(self._example(schema), given[0] if given else {})

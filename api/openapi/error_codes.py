@@ -15,6 +15,8 @@ from core.errors import InvalidRequest, Violation
 from core.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX, TRADER_ID_MAX
 from exchange.administration import LABEL_CHARACTERS_MAX, REASON_CHARACTERS_MAX
 from exchange.auth import TOKEN_MISSING, TOKEN_REVOKED
+from streams.channels import CHANNELS_MAX, POSITIONS_RULE
+from streams.channels import TEXT_MAX as CHANNELS_TEXT_MAX
 
 RATE_EXAMPLE = {"retry_after": 1, "limit": 1_000, "reset": 10}
 
@@ -284,6 +286,16 @@ _TABLE = (
         "The header Prefer asks for a wait that is no number of seconds within its bounds.",
         "wait must be a number of seconds from 0 to 10",
         "60",
+    ),
+    _field_code(
+        "invalid_channels",
+        "channels",
+        "The parameter channels names no channel, or too many.",
+        f"must be 1 to {CHANNELS_MAX} channels, separated by commas, in at most {CHANNELS_TEXT_MAX} characters",
+        "",
+    ),
+    _field_code(
+        "invalid_after", "after", "The parameter after has no positions of traded cards.", POSITIONS_RULE, "1042"
     ),
     _field_code(
         "invalid_before",

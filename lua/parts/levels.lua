@@ -14,20 +14,20 @@ local PAGE = 250
 -- Levels are kept up to this many times the levels of a look, and some more; those behind are dropped.
 local KEPT_TIMES, KEPT_MORE = 4, 100
 
-local EVERYTHING = math.huge
+local EVERYTHING, integer = math.huge, text.integer
 
-local tracked_cards = {} -- by tag: `position` as text, `unread_calls` since the last look, and the sides `asks`, `bids`
+local tracked_cards = {} -- by tag: `position` as text, `unread_calls` since the last look, `asks`, `bids`, `kept`
 
 local function position_text(position) return position.log_id .. '+' .. text.integer[position.part] end
 
 -- Of a side: quantities by key (side.lua). They are complete up to the key `complete_to`.
 local function new_side(index) return { index = index, quantities = {}, complete_to = -EVERYTHING } end
 
--- Returns what is tracked of a card at a position, or nil.
-function levels.tracked(tag, position)
+-- Returns what is tracked of a card at a position, or nil. `is_watched`: a reader follows the events (watching.lua).
+function levels.tracked(tag, position, is_watched)
   local tracked = tracked_cards[tag]
   if not tracked then return nil end
-  tracked.unread_calls = tracked.unread_calls + 1
+  tracked.unread_calls = is_watched and 0 or tracked.unread_calls + 1
   if tracked.unread_calls > UNREAD_CALLS_MAX or tracked.position ~= position_text(position) then
     tracked_cards[tag] = nil
     return nil
@@ -49,6 +49,22 @@ function levels.advance(tracked, position, asks_changes, bids_changes)
   apply(tracked.asks, asks_changes)
   apply(tracked.bids, bids_changes)
   tracked.position = position_text(position)
+end
+
+local function changed(known, changes)
+  local parts, count = {}, 0
+  for key, change in pairs(changes) do
+    if change ~= 0 and key <= known.complete_to then
+      parts[count + 1], parts[count + 2] = integer[math.abs(key)], integer[(known.quantities[key] or 0) + change]
+      count = count + 2
+    end
+  end
+  return table.concat(parts, ',')
+end
+
+-- The levels that a call changes, before `advance`: price and new quantity in turn, of bids, then after a `;` of asks.
+function levels.changed(tracked, asks_changes, bids_changes)
+  return changed(tracked.bids, bids_changes) .. ';' .. changed(tracked.asks, asks_changes)
 end
 
 local function sorted_keys(known)
@@ -89,15 +105,17 @@ local function read_levels(tag, known, more)
   end
 end
 
-local function best(tag, known, limit)
+-- `kept`: levels that a reader of the events follows, which must not be dropped.
+local function best(tag, known, limit, kept)
   local keys = sorted_keys(known)
   if #keys < limit and known.complete_to < EVERYTHING then
     read_levels(tag, known, limit - #keys)
     keys = sorted_keys(known)
   end
-  if #keys > KEPT_TIMES * limit + KEPT_MORE then
-    known.complete_to = keys[limit]
-    for i = limit + 1, #keys do known.quantities[keys[i]] = nil end
+  kept = math.max(kept, limit)
+  if #keys > KEPT_TIMES * kept + KEPT_MORE then
+    known.complete_to = keys[kept]
+    for i = kept + 1, #keys do known.quantities[keys[i]] = nil end
   end
   local reply = {}
   for i = 1, math.min(limit, #keys) do
@@ -110,9 +128,19 @@ end
 function levels.best(tag, position, limit)
   local tracked = levels.tracked(tag, position)
   if not tracked then
-    tracked = { position = position_text(position), asks = new_side(tag .. ':asks'), bids = new_side(tag .. ':bids') }
+    tracked = {
+      position = position_text(position), asks = new_side(tag .. ':asks'), bids = new_side(tag .. ':bids'), kept = 0,
+    }
     tracked_cards[tag] = tracked
   end
   tracked.unread_calls = 0
-  return best(tag, tracked.bids, limit), best(tag, tracked.asks, limit)
+  return best(tag, tracked.bids, limit, tracked.kept), best(tag, tracked.asks, limit, tracked.kept)
+end
+
+-- The same for a reader that follows these levels through the events from now on.
+function levels.watched(tag, position, limit)
+  local bids, asks = levels.best(tag, position, limit)
+  local tracked = tracked_cards[tag]
+  tracked.kept = math.max(tracked.kept, limit)
+  return bids, asks
 end

@@ -13,11 +13,27 @@ function report.prepare(call)
   call.order_lines = text.join(call.orders, call.orders_count)
 end
 
+-- The lines of orders that rest after the call. `opened`: fields and records in turn (write.lua).
+local function opened_lines(opened)
+  local lines = {}
+  for i = 2, #opened, 2 do lines[i / 2] = opened[i] end
+  lines[#lines + 1] = ''
+  return concat(lines, '\n')
+end
+
 -- Returns the id and the fields of the event. The largest field comes last: making room for a field, Redis copies what
--- stands before it.
-function report.event(call)
+-- stands before it. `opened`: what write.prepare returned.
+function report.event(call, opened)
   local position, rejected = call.position, call.batch.rejected
   local event, size = { 'first', call.first, 'log', position.log_id }, 4
+  if call.watched and call.tracked then
+    event[5], event[6] = 'levels', levels.changed(call.tracked, call.asks.level_changes, call.bids.level_changes)
+    size = 6
+  end
+  if call.watched == 2 then
+    event[size + 1], event[size + 2] = 'opened', opened_lines(opened)
+    size = size + 2
+  end
   if call.trade_count > 0 then
     event[size + 1], event[size + 2] = 'trades', call.trade_lines
     size = size + 2

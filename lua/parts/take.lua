@@ -7,6 +7,7 @@
 --   deadline            second at which the call ends (budget.lua), or nil
 --   asks, bids          both sides of the book (side.lua)
 --   tracked             the card's price levels (levels.lua), or nil
+--   watched             what readers want of the event (watching.lua), or nil
 --   canceled            of command i of the batch, a cancel: the record of the resting order that it names; `true`
 --                       where it names all orders of its trader; nil where it names an order of the batch or none
 --   left                unfilled quantity of order i of the batch; 0 of a cancel and of a completed order
@@ -49,13 +50,14 @@ function take.call(tag, commands_max, hold_ms, started)
     return nil, { 0, position.sequence, position.log_id, 0, 0, 0 }
   end
   local asks, bids = side.new(tag, 1), side.new(tag, -1)
-  local tracked = levels.tracked(tag, position)
+  local watched = watching.of(tag)
+  local tracked = levels.tracked(tag, position, watched)
   if tracked then asks.level_changes, bids.level_changes = {}, {} end
   local fields = {}
   return {
     tag = tag, position = position, base = position.sequence, batch = batch,
     deadline = budget.deadline(started, hold_ms),
-    asks = asks, bids = bids, tracked = tracked,
+    asks = asks, bids = bids, tracked = tracked, watched = watched,
     canceled = batch.cancels and read_canceled_records(tag, batch, position.sequence),
     left = {}, fields = fields, line = order_line.writer(batch, fields),
     trades = {}, orders = {}, removed = {}, trade_count = 0, orders_count = 0, work = 0,

@@ -1,0 +1,1 @@
+"""Live market data: streams of books, trades, own orders, prices and candles."""
