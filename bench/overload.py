@@ -31,6 +31,7 @@ from testing.servers import KEEP_ALL
 
 RAMP = (4, 16, 64)
 RAMP_SECONDS = 8.0
+PHASE_SECONDS_MIN = 1.5  # three windows
 BEFORE_SECONDS, AFTER_SECONDS = 10.0, 20.0
 OVERLOAD = 3.0
 NORMAL = 0.5
@@ -268,13 +269,13 @@ async def _load(options: Options, running: Exchange, folder: Path, board: Board)
         parts = []
         scale = min(1.0, options.seconds / 60)
         for connections in RAMP:
-            phase = Phase(0, RAMP_SECONDS * scale, connections)
+            phase = Phase(0, max(PHASE_SECONDS_MIN, RAMP_SECONDS * scale), connections)
             parts.append(await clients.run(f"closed loop, {connections} connections", phase))
         possible = max(part.per_second("acknowledged") for part in parts) / ORDERS_A_REQUEST
         for name, times, seconds in (
-            ("half of it", NORMAL, BEFORE_SECONDS * scale),
+            ("half of it", NORMAL, max(PHASE_SECONDS_MIN, BEFORE_SECONDS * scale)),
             (f"{OVERLOAD:g} times it", OVERLOAD, float(options.seconds)),
-            ("half of it again", NORMAL, AFTER_SECONDS * scale),
+            ("half of it again", NORMAL, max(PHASE_SECONDS_MIN, AFTER_SECONDS * scale)),
         ):
             parts.append(await clients.run(name, Phase(max(1.0, possible * times), seconds)))
         process.stdin.close()
