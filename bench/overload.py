@@ -45,6 +45,7 @@ JUDGED_SECONDS = 30
 """A shorter overload is too short for a verdict on goodput; the ledger is checked all the same."""
 BACK_SECONDS = 5.0
 BACK_TIMES, BACK_MS = 2.0, 25.0
+NEIGHBORS = 2
 """All is as before when p99 is at most this many times that of before, or so many ms, and nothing is refused."""
 
 
@@ -232,9 +233,20 @@ def _faults(result: OverloadResult) -> list[str]:
 
 
 def back_after(windows: Sequence[Window], p99_before_ms: float) -> float | None:
-    """Seconds until p99 is as before and nothing is refused, from then on; None: never."""
+    """Seconds until p99 is as before and nothing is refused, from then on; None: never.
+
+    p99 is the median of a window and up to `NEIGHBORS` on each side: a rewrite of the AOF makes one window slow at any
+    load, before the overload as well.
+    """
     allowed = max(BACK_TIMES * p99_before_ms, BACK_MS)
-    bad = [number for number, one in enumerate(windows) if one.p99_ms > allowed or one.refused or not one.acknowledged]
+    p99s = [one.p99_ms for one in windows]
+    bad = [
+        number
+        for number, one in enumerate(windows)
+        if statistics.median(p99s[max(0, number - NEIGHBORS) : number + NEIGHBORS + 1]) > allowed
+        or one.refused
+        or not one.acknowledged
+    ]
     if not bad:
         return 0.0
     return windows[bad[-1]].seconds if bad[-1] + 1 < len(windows) else None
