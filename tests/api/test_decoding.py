@@ -411,8 +411,7 @@ def test_a_large_batch_that_waits_for_its_turn_is_refused_once_there_is_no_room(
     async def outcomes() -> list[Any]:
         nonlocal is_full
         waiting = [asyncio.create_task(decoder.decode_orders(body, TRADER, check_room)) for _ in range(3)]
-        while not waiting[0].done():
-            await asyncio.sleep(0)
+        await asyncio.wait(waiting[:1])
         is_full = True
         return await asyncio.gather(*waiting, return_exceptions=True)
 
