@@ -408,11 +408,13 @@ def test_a_large_batch_that_waits_for_its_turn_is_refused_once_there_is_no_room(
         if is_full:
             raise Overloaded("no room")
 
-    async def outcomes() -> list[Any]:
+    def fill(_: object) -> None:
         nonlocal is_full
-        waiting = [asyncio.create_task(decoder.decode_orders(body, TRADER, check_room)) for _ in range(3)]
-        await asyncio.wait(waiting[:1])
         is_full = True
+
+    async def outcomes() -> list[Any]:
+        waiting = [asyncio.create_task(decoder.decode_orders(body, TRADER, check_room)) for _ in range(3)]
+        waiting[0].add_done_callback(fill)
         return await asyncio.gather(*waiting, return_exceptions=True)
 
     first, *others = asyncio.run(outcomes())
