@@ -33,6 +33,8 @@ PACKET_SECONDS = 0.1
 RESCAN_FACTOR = 20
 """A scan that finds few connections is repeated after this many times the time that it took."""
 MANY = 16
+RESCAN_FACTOR_OF_MANY = 4
+"""The same for a scan that finds many: those found may send again before they are needed."""
 WATCH_SECONDS = 1.0
 
 log = structlog.get_logger()
@@ -195,7 +197,8 @@ class Connections:
         waits = [(wait, connection) for connection in self._open if (wait := connection.waits()) is not None]
         found = _most_expendable(waits, now, count=max(MANY, len(waits) // MANY))
         self._candidates = found[::-1]
-        self._next_scan_at = now if len(found) >= MANY else now + RESCAN_FACTOR * (self._clock() - now)
+        factor = RESCAN_FACTOR if len(found) < MANY else RESCAN_FACTOR_OF_MANY
+        self._next_scan_at = now + factor * (self._clock() - now)
 
 
 def _most_expendable(

@@ -143,22 +143,29 @@ class OrderDecoder:
         async with self._slow_decoding:
             return await asyncio.to_thread(decode, body, *arguments)
 
-    async def decode_orders(self, body: bytes, trader_id: int) -> list[PlaceOrder | RequestError]:
+    async def decode_orders(
+        self, body: bytes, trader_id: int, check_room: Callable[[], None] = lambda: None
+    ) -> list[PlaceOrder | RequestError]:
         """Decodes the body of `POST /orders/batch`: a command or an error for each of its orders.
 
         Large batches that arrive together are decoded one in each turn of the event loop, so that other requests are
         served between them. The slow decoding of an invalid batch yields to other requests, and one such batch waits
         for another.
 
+        `check_room` raises if the batch would be refused whatever it has. It is called before the work, since a refusal
+        must cost less than an append: first, and again when the turn of a large batch has come.
+
         Raises:
             InvalidBody: the body is no JSON object.
             InvalidRequest: the body has a field beside `orders`, or not 1 to `COMMANDS_MAX` orders.
         """
+        check_room()
         if len(body) <= LARGE_BYTES:
             commands = self._decode_valid_batch(body, trader_id)
         else:
             async with self._large_decoding:
                 await asyncio.sleep(0)
+                check_room()
                 commands = self._decode_valid_batch(body, trader_id)
         if commands:
             return list(commands)

@@ -120,8 +120,6 @@ class FastPathCycle:
     """A request on the fast path. It stands in for uvicorn's `RequestResponseCycle`, and so has the attributes that
     uvicorn reads of one: `response_complete`, `keep_alive`, `disconnected` and `message_event`."""
 
-    response_started = False
-
     def __init__(
         self,
         method: bytes,
@@ -140,7 +138,7 @@ class FastPathCycle:
         self.body = bytearray()
         self.keep_alive = keep_alive
         self.disconnected = False
-        self.response_complete = False
+        self.response_started = self.response_complete = False
         self.message_event = _NULL_EVENT
 
 
@@ -270,7 +268,7 @@ class Protocol(HttpToolsProtocol):
             return
         if self._stage is BODY:
             self._bytes_beside_body += self._read_bytes
-            if self._has_entered_stage:
+            if self._has_entered_stage and not self.cycle.response_complete:
                 self._set_deadline(self._timeouts.body_seconds)
             if self._fast_cycle is None and self._bytes_beside_body > HEAD_BYTES_MAX + self._read_bytes:
                 self._refuse(TOO_LARGE)
@@ -374,7 +372,8 @@ class Protocol(HttpToolsProtocol):
             caller = fast_path.admit(self.headers)
         except TcgxError as refusal:
             error = refusal
-            if not keep_alive or self._body_bytes > DISCARD_BYTES_MAX or self.flow.write_paused:
+            is_last = not keep_alive or self._drain.is_on
+            if is_last or self._body_bytes > DISCARD_BYTES_MAX or self.flow.write_paused:
                 self._abort(problem_of(refusal, request_id(self._request_id)))
         self._begin_body()
         if error is not None and self._has_completed:  # many of one read would take long: the app answers one a turn
@@ -385,7 +384,7 @@ class Protocol(HttpToolsProtocol):
         self._fast_cycle = self.cycle = cycle  # type: ignore[assignment]  # a stand-in, see FastPathCycle
         if error is not None:
             name = request_id(self._request_id)
-            cycle.response_complete = True
+            cycle.response_started = cycle.response_complete = True
             answer = fast_path.refusal((method, self.url), self.headers, error, name)
             self.transport.write(_encode(answer, name, keep_alive=True))
             self.on_response_complete()
@@ -651,7 +650,8 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing() or left == math.inf:
             return
         if left > 0:
-            self._set_deadline(left)
+            self._timer_at = self._deadline
+            self._timer = self.loop.call_at(self._deadline, self._check_deadline)
         elif self._has_ended or self._stage is NOTHING:
             if self.transport.get_write_buffer_size():
                 self.transport.abort()  # the client does not read, so its answer can't be sent to the end

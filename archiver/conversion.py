@@ -1,10 +1,11 @@
-"""Converts traders' order lists from format 1 to format 2 (lua/parts/trader.lua).
+"""Converts traders' order lists from formats 1 and 2 to format 3 (lua/parts/trader.lua).
 
 Format 1 kept order lines in three places. `{card}:trader:<id>` was a list of texts, each with several lines of one
 trader. `{card}:recent` had newer lines, in buckets of traders whose ids end alike. The newest lines were in the events.
 `{card}:older:<id>` had older open orders.
 
-In format 2 the list of a trader has sequences: of its open and unmatched orders, and of its latest orders.
+In format 2 the list of a trader has sequences: of its open and unmatched orders, and of its latest orders. An item is
+a run of any length. In format 3 an item has a bounded number of orders, and may have several runs.
 
 Each list is replaced as a whole. The conversion also reads lists that are already converted, so it can be repeated
 after an interruption.
@@ -17,7 +18,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from core.model import LATEST, PlaceOrder
+from core.model import COMMANDS_MAX, LATEST, PlaceOrder
 from engine import codec, history, keys
 from engine.connection import redis_errors
 
@@ -44,7 +45,7 @@ async def convert(redis: Redis, card: str) -> None:
             newest = sorted(latest[trader] | unfinished[trader])[-LATEST:]
             unfinished[trader].update(newest)
         await _write(client, card, unfinished)
-        await client.unlink(keys.key(card, "recent"))
+        await client.unlink(keys.key(card, "recent"), keys.key(card, "compacted"))
         async for names in _pages(client.scan_iter(match=f"{keys.key(card, 'older:')}*", count=PAGE)):
             await client.unlink(*names)
         if await client.hget(keys.key(card, "history"), "id"):
@@ -52,10 +53,10 @@ async def convert(redis: Redis, card: str) -> None:
 
 
 def items(sequences: Iterable[int]) -> list[str]:
-    """Ascending sequences as items of a trader's list: `first-last` for a run, else a single sequence."""
+    """Ascending sequences as items of a trader's list: `first-last` for up to `COMMANDS_MAX`, or one sequence."""
     runs: list[list[int]] = []
     for sequence in sequences:
-        if runs and sequence == runs[-1][1] + 1:
+        if runs and sequence == runs[-1][1] + 1 and sequence - runs[-1][0] < COMMANDS_MAX:
             runs[-1][1] = sequence
         else:
             runs.append([sequence, sequence])

@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
+import structlog
 
 from core import urls
 from core.errors import StartError, Unavailable, reason
+
+log = structlog.get_logger()
 
 ARCHIVER_LOCK = 0x7463_6778_0002
 """The advisory lock of the active archiver. It ends with the connection."""
@@ -41,6 +44,9 @@ POOLER = (
 )
 
 CONNECT_SECONDS = 5
+
+CLOSE_SECONDS = 1.0
+"""How long connections of a pool may take to be closed. A server that hangs must not delay the end of a process."""
 
 COMMAND_SECONDS = 30
 
@@ -226,8 +232,9 @@ class _PoolConnection(asyncpg.Connection):
             raise
 
 
-def pool(url: str, *, size: int = 4) -> asyncpg.Pool:
-    """Creates a pool for the API. Connections open on first use, so orders are accepted without PostgreSQL.
+@contextlib.asynccontextmanager
+async def pool(url: str, *, size: int = 4) -> AsyncIterator[asyncpg.Pool]:
+    """A pool for the API. Connections open on first use, so orders are accepted without PostgreSQL.
 
     Raises:
         SettingError: the url is invalid.
@@ -240,7 +247,7 @@ def pool(url: str, *, size: int = 4) -> asyncpg.Pool:
         except StartError as error:
             raise Unavailable(f"PostgreSQL can't be read through this pooler: {error}") from error
 
-    return asyncpg.create_pool(
+    connections = await asyncpg.create_pool(
         url,
         min_size=0,
         max_size=size,
@@ -250,3 +257,12 @@ def pool(url: str, *, size: int = 4) -> asyncpg.Pool:
         connection_class=_PoolConnection,
         **_wanted_server(url),
     )
+    try:
+        yield connections
+    finally:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await connections.close()
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            connections.terminate()
+            log.info("connections were cut, because PostgreSQL took no leave", reason=reason(error))

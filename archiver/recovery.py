@@ -162,7 +162,7 @@ async def _convert(redis: Redis, database: asyncpg.Connection, cards: Sequence[s
     for card, comparison in (await compare(redis, database, cards)).items():
         log_state = comparison.log_state
         is_unmarked = not log_state.history_id and log_state.sequence > 0 and log_state.is_known_format
-        if is_unmarked or (log_state.history_id and log_state.format == history.CONVERTED_FORMAT):
+        if is_unmarked or (log_state.history_id and log_state.format in history.CONVERTED_FORMATS):
             log.info("the data in Redis is converted", card=card)
             await conversion.convert(redis, card)
 

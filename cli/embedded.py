@@ -191,9 +191,12 @@ class ServerLog:
         return next((line for line in reversed(self._lines()) if without not in line), "")
 
     def _lines(self) -> list[str]:
-        with self.path.open("rb") as file:
-            file.seek(max(self._start, file.seek(0, os.SEEK_END) - MEMORABLE_BYTES_MAX))
-            return file.read().decode(errors="replace").splitlines()
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(self._start, file.seek(0, os.SEEK_END) - MEMORABLE_BYTES_MAX))
+                return file.read().decode(errors="replace").splitlines()
+        except OSError:  # it was removed or cannot be read; the server writes on
+            return []
 
 
 class ServerProcess(msgspec.Struct, frozen=True):
@@ -300,9 +303,10 @@ class EmbeddedServer:
         if self._place is None or not self.is_up:
             return
         path = Path(self._place.run_dir) / self.socket_name
-        if not path.exists():
-            log.warning("its socket was removed, so it is started again", service=self.name, path=str(path))
-            await self._end()
+        with suppress(OSError):  # a path that cannot be looked at says nothing of the server
+            if not path.exists():
+                log.warning("its socket was removed, so it is started again", service=self.name, path=str(path))
+                await self._end()
 
     async def _launch(self, lock: int) -> ServerProcess:
         raise NotImplementedError

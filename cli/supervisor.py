@@ -245,6 +245,7 @@ class Service:
         self._hand_over_seconds = hand_over_seconds
         self._process: Process | None = None
         self._predecessor: Process | None = None
+        self._successor: Process | None = None
 
     @property
     def pid(self) -> int | None:
@@ -275,8 +276,12 @@ class Service:
         if not self._hung_seconds:
             return Process(self._argv, environment=environment, inherited=inherited)
         watchdog = Watchdog(self.name, hung_seconds=self._hung_seconds)
-        with watchdog.pipe() as (variables, heartbeats):
-            process = Process(self._argv, environment=environment | variables, inherited=[*inherited, heartbeats])
+        try:
+            with watchdog.pipe() as (variables, heartbeats):
+                process = Process(self._argv, environment=environment | variables, inherited=[*inherited, heartbeats])
+        except BaseException:
+            watchdog.close()
+            raise
         self._watchdogs[process] = watchdog
         return process
 
@@ -314,14 +319,16 @@ class Service:
             StartError: the successor does not work within `seconds`. It is stopped, and the present process stays.
         """
         successor = await self._start_successor(seconds)
-        self._predecessor, self._process = self._process, successor
+        self._predecessor, self._process, self._successor = self._process, successor, None
         await self._stop_predecessor(seconds=self._stop_seconds + self._hand_over_seconds)
+        if successor.ended():
+            raise StartError(f"the new process of {self.name} ended while the old one stopped; it is started again")
 
     async def _start_successor(self, seconds: float) -> Process:
         ready, ready_fd = os.pipe()
         try:
             try:
-                successor = self._spawn(ready_fd)
+                successor = self._successor = self._spawn(ready_fd)
             finally:
                 os.close(ready_fd)
             try:
@@ -359,7 +366,7 @@ class Service:
         """Sends SIGTERM, and SIGKILL after `stop_seconds`. New connections are refused from now on."""
         if self._listener:
             self._listener.close()
-        for process in (self._predecessor, self._process):
+        for process in (self._successor, self._predecessor, self._process):
             if process:
                 await self._stop(process)
 
@@ -480,7 +487,7 @@ class Supervisor:
         is_start = member.pid is None
         try:
             await member.start()
-        except StartError as error:
+        except (StartError, OSError) as error:  # one member that cannot be started is no reason to stop the others
             return {"ending": str(error)}, not member.serves
         if is_start and member.serves:
             for woken in self._pauses:

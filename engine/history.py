@@ -18,11 +18,11 @@ from core.errors import HistoryConflict, StartError
 from engine import keys, library
 from engine.connection import redis_errors
 
-FORMAT = 2
+FORMAT = 3
 """The format of keys and log entries that this version uses. lua/parts/history.lua has the same number."""
 
-CONVERTED_FORMAT = 1
-"""The format that `tcgx migrate` converts to `FORMAT` (archiver/conversion.py)."""
+CONVERTED_FORMATS = frozenset({1, 2})
+"""The formats that `tcgx migrate` converts to `FORMAT` (archiver/conversion.py)."""
 
 RESTORING_FORMAT = 0
 RESTORING_ID = "0" * 32
@@ -162,7 +162,7 @@ async def mark_restoring(redis: Redis, card: str) -> None:
 
 def fault_of_format(card: str, state: LogState) -> str | None:
     """The reason why this version cannot use the data of a card. None if it can."""
-    if state.history_id and state.format == CONVERTED_FORMAT:
+    if state.history_id and state.format in CONVERTED_FORMATS:
         return f"the data of {card} in Redis has the format of an earlier version of tcgx: `tcgx migrate` converts it"
     if state.history_id and state.format == RESTORING_FORMAT:
         return f"{card} was not restored to the end: run `tcgx restore --overwrite` again"

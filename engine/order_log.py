@@ -250,16 +250,26 @@ class OrderLog:
                 await self._acks.check()
             replies = await self._send(appends)
             refused = [place for place, reply in enumerate(replies) if self._is_repeatable(appends[place], reply)]
-            if refused:
-                # A replaced server has no library yet, or another mark. The refused calls had no effect, so they can
-                # be repeated.
-                if any(library.is_missing(replies[place]) for place in refused):
-                    await library.load_again(self._redis)
-                for place, reply in zip(refused, await self._send([appends[place] for place in refused]), strict=True):
-                    replies[place] = reply
-            return replies
         except (TcgxError, redis.exceptions.RedisError, OSError) as error:
             return [error] * len(appends)
+        if refused:
+            for place, reply in zip(refused, await self._repeat(appends, replies, refused), strict=True):
+                replies[place] = reply
+        return replies
+
+    async def _repeat(
+        self, appends: Sequence["_CardAppend"], replies: Sequence[Any], refused: Sequence[int]
+    ) -> list[Any]:
+        """Repeats calls that had no effect, since a replaced server has no library yet, or another mark.
+
+        An error is the reply to these calls alone: the others have theirs.
+        """
+        try:
+            if any(library.is_missing(replies[place]) for place in refused):
+                await library.load_again(self._redis)
+            return await self._send([appends[place] for place in refused])
+        except (TcgxError, redis.exceptions.RedisError, OSError) as error:
+            return [error] * len(refused)
 
     def _is_repeatable(self, append: "_CardAppend", reply: Any) -> bool:
         """Whether a call was refused because of a missing library or an old mark. The old mark is discarded."""

@@ -30,6 +30,7 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True):
     memory_used_bytes: int
     memory_max_bytes: int
     has_functions: bool
+    has_other_library: bool
     heartbeats: Sequence[Heartbeat] | None
     positions: dict[str, LogPosition]
 
@@ -64,6 +65,7 @@ async def read_server_state(client: Redis, cards: Sequence[str], *, durability: 
         memory_used_bytes=used,
         memory_max_bytes=int(info.get("maxmemory", 0)),
         has_functions=loaded is None or library.is_listed(loaded),
+        has_other_library=bool(loaded) and not library.is_listed(loaded),
         heartbeats=None if clients is None else heartbeat.heartbeats(clients),
         positions={
             card: LogPosition(appended, matched)

@@ -215,8 +215,9 @@ class Readiness:
 def _functions_part(state: ServerState) -> Part:
     if state.has_functions:
         return Part()
-    reason = "Redis has no Lua library, or another version's; the next call loads it"
-    return Part(status=health_report.MISSING, reason=reason)
+    if state.has_other_library:  # calls work with it, and load this version's where they miss a function
+        return Part(status=health_report.WARNING, reason="Redis has the Lua library of another version")
+    return Part(status=health_report.MISSING, reason="Redis has no Lua library; the next call loads it")
 
 
 def _fault(error: TcgxError) -> dict[str, Any]:

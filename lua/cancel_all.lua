@@ -40,9 +40,10 @@ local function cancel_all(keys, args)
   local sequences = trader.between(tag, id, after, before, COMMANDS_MAX)
   local targets, more = trader.unfinished(tag, sequences, matched, COMMANDS_MAX)
   local reached = more and targets[#targets] or #sequences >= COMMANDS_MAX and sequences[#sequences] or 0
-  if #targets == 0 then return { 0, '', 0, reached, before, targets } end
-  -- What a previous call began is finished, whatever waits: a trader has only so many orders.
+  if #targets == 0 and reached == 0 then return { 0, '', 0, 0, before, targets } end
+  -- What the first call began is finished, whatever waits: a trader has only so many orders.
   if after == 0 and sequence - matched >= waiting_max then return log.backlog(tag, sequence - matched) end
+  if #targets == 0 then return { 0, '', 0, reached, before, targets } end
   local time_ms = log.append_time(time_ms_min, log.now_ms())
   -- first write
   local at_ms, at = log.append(tag, sequence, #targets, time_ms, entry_of(id, targets))

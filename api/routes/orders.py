@@ -1,6 +1,7 @@
 """`/orders` and `/auth/token`: place, find, list and cancel."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -75,8 +76,8 @@ async def answer_orders(context: Context, caller: Caller, _: Headers, body: byte
     Raises:
         TcgxError: the batch was refused as a whole, or no order was placed.
     """
-    context.exchange.check_room(caller)
-    asked = await context.decoder.decode_orders(body, caller.trader_id)
+    check_room = partial(context.exchange.check_room, caller)
+    asked = await context.decoder.decode_orders(body, caller.trader_id, check_room)
     commands = [order for order in asked if isinstance(order, PlaceOrder)]
     placed = await context.exchange.place_many(commands)
     results = [result_json(command, outcome) for command, outcome in zip(commands, placed, strict=True)]

@@ -8,7 +8,7 @@
 -- another run, so it takes no orders until a service has compared it with the archive.
 local history = {}
 
-history.FORMAT = 2
+history.FORMAT = 3
 
 local now = redis.call('TIME')
 local run = now[1] .. '.' .. now[2]

@@ -26,7 +26,7 @@ local CHECK_INTERVAL, CHECKED_RUN = 64, 8
 -- A compaction begins when this many orders were added since the last one, and as many as that one left.
 local ADDED_MIN = 512
 -- A compaction goes on by this many orders, or by twice the orders that are added, so it ends before as many were added
--- as it looks at. The compactions of an append share COMPACTED_MAX orders, and twice the orders of each run.
+-- as it looks at. The compactions of an append share COMPACTED_MAX orders; runs of CHECKED_RUN may have as many again.
 local STEP_MIN, COMPACTED_MAX = 512, 1024
 local compacted_room = 0
 -- Open orders are counted anew after this time at the earliest, and a millisecond for each of so many orders, since a
@@ -177,7 +177,7 @@ function trader.open_orders(tag, id, enough, matched, now_ms)
   local after, count = tonumber(reached) or 0, tonumber(found) or 0
   local sequences = trader.between(tag, id, after, huge, COUNTED_MAX)
   counted_room = counted_room - #sequences
-  count = count + #trader.unfinished(tag, sequences, matched, COUNTED_MAX)
+  count = count + #trader.unfinished(tag, sequences, matched, #sequences)
   counted = integer[now_ms]
   if #sequences < COUNTED_MAX then
     open = count
@@ -260,6 +260,7 @@ function trader.add(tag, id, first, last, matched)
   local orders = last - first + 1
   -- Traders whose lists grow together are looked at in turn, hence the id.
   if orders < CHECKED_RUN and ((items + id) % CHECK_INTERVAL ~= 0 or compacted_room <= 0) then return nil end
+  if compacted_room <= -COMPACTED_MAX then return nil end -- the next run is looked at
   local state = redis.call('HGET', compacted_key(tag), id) or '0 0'
   local left, items_left, orders_left, done, kept, before = match(state, '^((%d+) (%d+)) ?(%d*) ?(%d*) ?(%d*)$')
   local goes_on = done ~= '' and { done = tonumber(done), kept = tonumber(kept), before = tonumber(before) } or nil

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import os
+import re
 import signal
 import socket
 import threading
@@ -31,6 +32,8 @@ from testing.services import Service
 from testing.waiting import NotInTime
 
 CLIENTS = "clients"
+ERROR_LINE = re.compile(r"^[ |]*((?:[a-z_]+\.)*[A-Z]\w*(?:Error|Exception|Group|Timeout)\b.*)$", re.MULTILINE)
+"""The last line of a traceback, also within that of a group."""
 POSTGRES_SOCKET = ".s.PGSQL.5432"
 POLL_SECONDS = 0.02
 RESTART_SECONDS = 0.3
@@ -381,13 +384,13 @@ class Exchange:
         self.wait_until(lambda: self.is_archived(goal), f"the archive does not reach {goal}", seconds=RECOVERY_SECONDS)
 
     def tracebacks(self) -> list[str]:
-        """Output files of services that have a traceback, with its last line."""
+        """Output files of services that have a traceback, with its last error."""
         found = []
         for path in sorted(self.data_dir.glob("*.output")):
             text = path.read_text(errors="replace")
             if "Traceback" in text:
-                error = next((line for line in text.partition("Traceback")[2].splitlines()[1:] if line[:1].strip()), "")
-                found.append(f"{path.stem}: {error}")
+                errors = ERROR_LINE.findall(text.partition("Traceback")[2])
+                found.append(f"{path.stem}: {errors[-1] if errors else 'without the name of an error'}")
         return found
 
 

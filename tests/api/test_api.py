@@ -802,7 +802,7 @@ def test_every_call_documents_the_errors_that_it_gives(document: Json) -> None:
     for name, statuses in documented.items():
         needs_token = name.split("/")[1] == "orders" or name in ("GET /history/orders", "GET /fills")
         assert (401 in statuses) == (needs_token or name == "POST /auth/token"), name
-        assert (503 in statuses) == (name != "GET /health/live"), name
+        assert {429, 503} <= statuses, name  # a full process refuses connections, whatever is asked
     assert {200, 202, 409, 413, 422} <= documented["POST /orders"]
     assert {200, 202, 404, 409, 422} <= documented["DELETE /orders/{order_id}"]
     assert {422} <= documented["GET /orders"] & documented["GET /cards/{card}/book"] & documented["GET /history/trades"]

@@ -16,7 +16,7 @@ from api import decoding
 from api.decoding import SLICE_SECONDS, OrderDecoder
 from api.problems import Problem, problem_of
 from api.routes.orders import _with_refusals
-from core.errors import RequestError
+from core.errors import Overloaded, RequestError
 from core.model import PlaceOrder, Side, TimeInForce
 from core.rules import ERRORS_MAX
 from core.settings import Settings
@@ -396,6 +396,30 @@ def test_others_are_served_while_a_wrong_batch_is_looked_at(name: str) -> None:
         return count
 
     assert asyncio.run(turns()) > 10
+
+
+def test_a_large_batch_that_waits_for_its_turn_is_refused_once_there_is_no_room() -> None:
+    decoder = OrderDecoder(SETTINGS)
+    body = f'{{"orders":[{",".join([GOOD] * 1_000)}]}}'.encode()
+    assert len(body) > decoding.LARGE_BYTES
+    is_full = False
+
+    def check_room() -> None:
+        if is_full:
+            raise Overloaded("no room")
+
+    def fill(_: object) -> None:
+        nonlocal is_full
+        is_full = True
+
+    async def outcomes() -> list[Any]:
+        waiting = [asyncio.create_task(decoder.decode_orders(body, TRADER, check_room)) for _ in range(3)]
+        waiting[0].add_done_callback(fill)
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    first, *others = asyncio.run(outcomes())
+    assert len(first) == 1_000
+    assert [type(outcome) for outcome in others] == [Overloaded, Overloaded]
 
 
 def test_a_right_batch_waits_for_no_wrong_one() -> None:

@@ -14,9 +14,10 @@ import pytest
 from redis import Redis
 
 from archiver import conversion
+from core.model import COMMANDS_MAX
 from engine import connection, history, keys
 from testing.exchange import ExchangeServer, exchange_server
-from testing.market import HISTORY_ID, Market
+from testing.market import HISTORY_ID, Market, many
 from testing.servers import LoadedRedis
 
 pytestmark = pytest.mark.server
@@ -75,10 +76,31 @@ def test_lists_of_before_become_lists_of_sequences(
     convert(redis_server)
 
     check(market)
-    assert market.redis.hget(market.key("history"), "format") == (None if history_format is None else b"2")
+    assert market.redis.hget(market.key("history"), "format") == (
+        None if history_format is None else b"%d" % history.FORMAT
+    )
     assert market.cancel_all(trader=17) == [1, 2, 3, 4, 5, 247, 254]
     market.match()
     assert market.orders_of(17, only="open") == []
+
+
+def test_long_runs_of_format_2_become_items_of_bounded_length(redis_server: LoadedRedis, redis_client: Redis) -> None:
+    market = Market(redis_client)
+    for _ in range(3):
+        market.append(many(5, count=COMMANDS_MAX, trader=5))
+    market.match()
+    name, last = market.key("trader:5"), 3 * COMMANDS_MAX
+    redis_client.delete(name)
+    redis_client.rpush(name, f"1-{last}")
+    redis_client.hset(market.key("compacted"), "5", f"1 {last}")
+    redis_client.hset(market.key("history"), "format", 2)
+
+    convert(redis_server)
+
+    assert market.items(5) == [f"{first + 1}-{first + COMMANDS_MAX}" for first in range(0, last, COMMANDS_MAX)]
+    assert not redis_client.exists(market.key("compacted"))
+    assert redis_client.hget(market.key("history"), "format") == b"%d" % history.FORMAT
+    assert market.cancel_all(trader=5) == list(range(1, last + 1))
 
 
 @pytest.mark.parametrize("lists", [0, 1, 2, 3])

@@ -459,6 +459,22 @@ def test_a_read_that_is_given_up_ends_at_once_though_the_server_says_nothing(pai
     asyncio.run(scenario())
 
 
+@pytest.mark.server
+def test_a_server_that_says_nothing_does_not_delay_the_end_of_a_process(pair: Servers) -> None:
+    async def scenario() -> float:
+        network = Network(socket_of(pair))
+        port = await network.open()
+        async with postgres.pool(over_tcp(pair, f"127.0.0.1:{port}")) as pool:
+            await pool.fetchval("SELECT 1")
+            network.fall_silent()
+            started = asyncio.get_running_loop().time()
+        seconds = asyncio.get_running_loop().time() - started
+        await network.close()
+        return seconds
+
+    assert asyncio.run(scenario()) < postgres.CONNECT_SECONDS - 1
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

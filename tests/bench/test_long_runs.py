@@ -230,7 +230,10 @@ def window(number: int, **changes: float) -> flood.Window:
         ((0, 1), {"p99_ms": 900.0}, 1.0),
         ((0, 3), {"refused": 50}, 2.0),
         ((0, 1, 2, 3), {"acknowledged": 0}, 2.0),
-        ((19,), {"p99_ms": 900.0}, None),
+        ((10, 11), {"p99_ms": 900.0}, 0.0),
+        ((10, 11, 12), {"p99_ms": 900.0}, 6.5),
+        ((19,), {"acknowledged": 0}, None),
+        ((18, 19), {"p99_ms": 900.0}, None),
     ],
 )
 def test_the_time_until_all_is_as_before_ends_with_the_last_window_that_is_not(

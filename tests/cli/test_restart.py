@@ -19,13 +19,16 @@ from testing.processes import tcgx
 from testing.servers import folder
 from testing.waiting import until_async
 from tests.cli.test_embedded import lives, postgres_says, redis_says, socket_folder
-from tests.cli.test_supervisor import CHILD, Diary, ended
+from tests.cli.test_supervisor import CHILD, IGNORES_SIGTERM, Diary, ended
 
 pytestmark = pytest.mark.server
 
 WORKS = CHILD.replace(
     "signal.sigwait",
     "ready = int(os.environ.get('TCGX_READY_FD', 0))\nif ready: os.write(ready, b'\\n')\nsignal.sigwait",
+)
+SUCCESSOR_DIES = WORKS.replace("b'\\n')", "b'\\n'); sys.exit(1)").replace(
+    'say("stopped")', 'import time; time.sleep(0.5); say("stopped")'
 )
 SUCCESSOR_ENDS = CHILD.replace("signal.sigwait", "sys.exit(1) if 'TCGX_READY_FD' in os.environ else signal.sigwait")
 
@@ -44,10 +47,11 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 class Running:
     """A supervisor of `engine`, `api-1` and `api-2`."""
 
-    def __init__(self, diary: Diary, script: str, *, api: str = "") -> None:
+    def __init__(self, diary: Diary, script: str, *, api: str = "", stop_seconds: float = 5) -> None:
         self.diary = diary
         scripts = {"engine": script, "api-1": api or script, "api-2": api or script}
-        self.supervisor = Supervisor([diary.service(name, script=text) for name, text in scripts.items()])
+        services = [diary.service(name, script=text, stop_seconds=stop_seconds) for name, text in scripts.items()]
+        self.supervisor = Supervisor(services)
         self.lines: list[str] = []
         self._stop = asyncio.Event()
 
@@ -128,6 +132,32 @@ def test_a_stop_ends_a_restart_and_both_processes(diary: Diary) -> None:
             with pytest.raises(StartError, match="starting or stopping"):
                 await running.restart("engine")
             assert running.alive() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_ends_a_successor_that_ignores_it(diary: Diary) -> None:
+    async def scenario() -> None:
+        async with Running(diary, WORKS, api=IGNORES_SIGTERM, stop_seconds=0.5) as running:
+            restarting = asyncio.create_task(running.restart("api"))
+            await diary.has(2, "api-1")
+            await running.stop()
+
+            with pytest.raises(StartError, match="stopped before the end of the restart"):
+                await restarting
+            assert running.alive() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_successor_that_ends_while_the_old_process_stops_ends_the_restart(diary: Diary) -> None:
+    async def scenario() -> None:
+        async with Running(diary, WORKS, api=SUCCESSOR_DIES) as running:
+            with pytest.raises(StartError, match="the new process of api-1 ended while the old one stopped"):
+                await running.restart("api")
+
+            await diary.has(3, "api-1")  # it is started again
+            assert len(diary.pids("api-2")) == 1
 
     asyncio.run(scenario())
 

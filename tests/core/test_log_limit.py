@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from core.log_limit import RateLimitedLog
 from testing.exchange import ExchangeServer, exchange_server
-from testing.faults import without_memory, without_redis
+from testing.faults import without_redis
 from testing.waiting import until
 
 LASTS_SECONDS = 3.0
@@ -120,7 +120,7 @@ def test_the_engine_writes_few_lines_while_a_card_cannot_be_matched(exchange: Ex
 @pytest.mark.server
 def test_the_api_writes_a_line_a_second_for_orders_that_cannot_be_appended(exchange: ExchangeServer) -> None:
     trader, refused = exchange.client(2), 0
-    with without_memory(exchange):
+    with without_redis(exchange):
         ends_at = time.monotonic() + LASTS_SECONDS
         while time.monotonic() < ends_at:
             answer = trader.post("/orders", json={"card": "pikachu", "side": "buy", "price": "1.00"})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from core.errors import Overloaded
 from core.model import COMMANDS_MAX, Accepted, CancelOrder, Command, PlaceOrder, Side
@@ -226,6 +226,18 @@ def test_at_a_full_backlog_cancels_have_a_reserve_and_repeats_an_answer(
 
     market = Market(redis_client)
     run(redis_server, work, backlog_max=1_000)
+
+
+def test_cancel_all_behind_completed_orders_does_not_pass_a_full_backlog(redis_client: Redis) -> None:
+    market = Market(redis_client)
+    for _ in range(2):
+        market.append([order()] * COMMANDS_MAX)
+    market.match()
+    assert len(market.cancel_all(calls_max=1)) == COMMANDS_MAX
+    market.match()
+
+    with pytest.raises(ResponseError, match="BACKLOG"):
+        market.redis.fcall("cancel_all", 1, market.tag, 1, market.mark(), 0, 0, 0, 0)
 
 
 def test_cancel_all_is_taken_where_orders_are_refused(redis_server: LoadedRedis, redis_client: Redis) -> None:

@@ -39,6 +39,7 @@ def state(**changes: Any) -> ServerState:
         "memory_used_bytes": 10,
         "memory_max_bytes": 0,
         "has_functions": True,
+        "has_other_library": False,
         "heartbeats": [beat("engine"), beat("archiver", activity="reading")],
         "positions": {CARD: LogPosition(5, 5)},
     }
