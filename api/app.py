@@ -169,7 +169,13 @@ async def _services(app: Litestar, *, limit: Limit | None) -> AsyncIterator[None
             decoder=OrderDecoder(settings),
             readiness=connected.readiness,
             administration=connected.administration,
-            hub=Hub(settings, connected.nodes, connected.books, connected.archive),
+            hub=Hub(
+                settings,
+                connected.nodes,
+                connected.books,
+                connected.archive,
+                check_caller=connected.authenticator.check,
+            ),
         )
         app.state.context = context
         app.state.background = connected.background

@@ -37,11 +37,20 @@ class Authenticator:
         caller = self._caller_by_header.get(authorization or b"")
         if caller is None:
             caller = self._caller_of_token(_bearer_token((authorization or b"").decode("latin-1")))
+        self.check(caller)
+        return caller
+
+    def check(self, caller: Caller) -> None:
+        """Judges a caller once more, as for a connection that lives on.
+
+        Raises:
+            Unauthenticated: its token has expired, or is of a revoked key.
+            Unavailable: PostgreSQL has not answered since the start, so revoked keys are not known.
+        """
         if caller.expires_at <= time.time():
             raise Unauthenticated("token_expired", "the access token has expired: get a new one from POST /auth/token")
         if caller.api_key_id in self._revocations.key_ids:
             raise Unauthenticated("token_revoked", TOKEN_REVOKED)
-        return caller
 
     async def token_for(self, trader_id: int, api_key: str, address: str | None = None) -> tuple[str, int]:
         """Issues an access token for an API key; returns the token and its lifetime in seconds.

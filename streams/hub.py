@@ -8,12 +8,12 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
 from archiver.queries import Archive
-from core.errors import Overloaded, RateLimited, TcgxError
+from core.errors import Overloaded, RateLimited, TcgxError, Unauthenticated
 from core.service import cancel_and_wait
 from core.settings import Settings
 from engine.book_reader import BookReader
@@ -42,13 +42,22 @@ SECONDS_A_STREAM = 50e-6
 
 CLOSE_SECONDS = 1.0
 TOKEN_WARNING_SECONDS = 60
-EXPIRED = Bye(messages.UNAUTHORIZED, "token_expired", "the access token has expired: get a new one, and connect again")
 
 
 class Hub:
     """All streams of a process."""
 
-    def __init__(self, settings: Settings, nodes: Nodes, books: BookReader, archive: Archive) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        nodes: Nodes,
+        books: BookReader,
+        archive: Archive,
+        *,
+        check_caller: Callable[[Caller], None],
+    ) -> None:
+        """`check_caller`: raises Unauthenticated once the token of a caller is not valid any more."""
+        self._check_caller = check_caller
         self.cards = settings.cards
         self.books = books
         self.heartbeat_seconds = settings.stream_heartbeat_seconds
@@ -179,10 +188,13 @@ class Hub:
             session.wake()
         if session.caller is None:
             return
+        try:
+            self._check_caller(session.caller)
+        except Unauthenticated as error:
+            session.end(Bye(messages.UNAUTHORIZED, error.code, error.detail))
+            return
         left = session.caller.expires_at - time.time()
-        if left <= 0:
-            session.end(EXPIRED)
-        elif left < TOKEN_WARNING_SECONDS and not session.has_warned_of_token:
+        if left < TOKEN_WARNING_SECONDS and not session.has_warned_of_token:
             session.has_warned_of_token = True
             session.tell(messages.error("token_expiring", f"the access token ends in {left:.0f} s: send a new one"))
 

@@ -184,6 +184,18 @@ def test_a_stream_ends_with_its_token_unless_a_new_one_comes(limited: ExchangeSe
     assert (closed, found[-1]["code"]) == (4401, "token_expired")
 
 
+def test_a_stream_ends_with_its_api_key(limited: ExchangeServer) -> None:
+    login = limited.http.post("/auth/token", json={"trader_id": 9, "api_key": limited.api_key(9)})
+    with Socket(limited, headers={"authorization": f"Bearer {login.json()['access_token']}"}) as socket:
+        socket.say(op="subscribe", channels=["orders"])
+        assert socket.next("orders")["type"] == "snapshot"
+        (key,) = limited.execute("SELECT key_id FROM api_keys WHERE trader_id = 9")
+        assert limited.tcgx("keys", "revoke", key["key_id"]).returncode == 0
+        found, closed = socket.until_closed()
+
+    assert (closed, found[-1]["code"]) == (4401, "token_revoked")
+
+
 def test_a_heartbeat_tells_where_the_card_stands(limited: ExchangeServer) -> None:
     with Socket(limited) as socket:
         socket.say(op="subscribe", channels=["book:pikachu"])
