@@ -5,16 +5,16 @@ loop): at half of that goodput, at three times it, and at half again. Refusals (
 breaks is an error. Goodput counts acknowledged orders alone.
 """
 
-import asyncio
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from bench import client_process
+from bench.client_process import ClientProcess
 from bench.machine import cpu_seconds, machine
 from bench.options import Options
 from bench.plot_style import COLORS, Head, Sheet, curves, logarithmic
@@ -38,7 +38,6 @@ NORMAL = 0.5
 CONNECTIONS = 5_000
 """More than the append queues have room for, so that what is offered is mostly sent."""
 WINDOW_SECONDS = 0.5
-START_SECONDS = 60.0
 GOODPUT_SHARE = 0.8
 """Of the possible goodput, what must be left under overload."""
 JUDGED_SECONDS = 30
@@ -266,18 +265,8 @@ async def _load(options: Options, running: Exchange, folder: Path, board: Board)
         seed=options.seed,
         ledger=str(folder / "ledger"),
     )
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "testing.clients.flood"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("the pipes of the clients are missing")
+    async with client_process.started("testing.clients.flood", job) as process:
         clients = Clients(running, process, board)
-        process.stdin.write(msgspec.json.encode(job) + b"\n")
-        if await asyncio.wait_for(process.stdout.readline(), START_SECONDS) != b"ready\n":
-            raise Failed("the clients did not start; the lines above say why")
         parts = []
         scale = min(1.0, options.seconds / 60)
         for connections in RAMP:
@@ -292,16 +281,12 @@ async def _load(options: Options, running: Exchange, folder: Path, board: Board)
             parts.append(await clients.run(name, Phase(max(1.0, possible * times), seconds)))
         process.stdin.close()
         return parts, msgspec.json.decode(await process.stdout.readline(), type=Told)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 class Clients:
     """The process of the clients."""
 
-    def __init__(self, running: Exchange, process: asyncio.subprocess.Process, board: Board) -> None:
+    def __init__(self, running: Exchange, process: ClientProcess, board: Board) -> None:
         self._running = running
         self._process = process
         self._board = board
@@ -312,13 +297,10 @@ class Clients:
         Raises:
             Failed: the clients gave up.
         """
-        commands, lines = self._process.stdin, self._process.stdout
-        if commands is None or lines is None:
-            raise RuntimeError("the pipes of the clients are missing")
         task = self._board.task(f"{name}: windows", max(1, round(phase.seconds / WINDOW_SECONDS)))
         before, windows = await self._cpu_seconds(), list[Window]()
-        commands.write(msgspec.json.encode(phase) + b"\n")
-        while line := await lines.readline():
+        self._process.tell(phase)
+        while line := await self._process.stdout.readline():
             if line == b"\n":
                 task.reach(task.total)
                 cpu = {role: used - before[role] for role, used in (await self._cpu_seconds()).items()}

@@ -8,7 +8,6 @@ and the lists of traders, which are compacted after 512 orders of a trader on a 
 
 import asyncio
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -19,6 +18,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from archiver import postgres
+from bench import client_process
 from bench.machine import anonymous_bytes, machine, usage
 from bench.options import Options
 from bench.plot_style import COLORS, NAMES, Head, Sheet, curves, logarithmic, role_of
@@ -47,7 +47,6 @@ FLAT_SHARE, FLAT_BYTES = 0.05, 2_000_000
 """Memory may grow by this share of its median over the whole verdict, or by so many bytes."""
 LATENCY_SHARE, LATENCY_MS = 0.5, 5.0
 SAMPLED_TRADERS = 200
-START_SECONDS = 120.0
 PARTS = ("history", "sequence", "orders", "cursor", "bids", "asks", "open", "trades", "events", "compacted")
 GROWING = ("client_ids", "trader")
 """Kinds of keys that grow by design."""
@@ -329,26 +328,10 @@ async def _load(
         seed=options.seed,
         ledger=str(folder / "ledger"),
     )
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "testing.clients.steady"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("the pipes of the clients are missing")
-        process.stdin.write(msgspec.json.encode(job) + b"\n")
-        ready = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
-        if ready != b"ready\n":
-            raise Failed("the clients did not start; the lines above say why")
+    async with client_process.started("testing.clients.steady", job) as clients:
         task = board.task("commands answered", options.rate * options.seconds)
-        process.stdin.write(b"go\n")
-        sampler = Sampler(running, redis, process.pid)
-        return await _watch(process.stdout, sampler, task)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        clients.stdin.write(b"go\n")
+        return await _watch(clients.stdout, Sampler(running, redis, clients.pid), task)
 
 
 async def _watch(lines: asyncio.StreamReader, sampler: "Sampler", task: Task) -> tuple[list[Sample], Told]:

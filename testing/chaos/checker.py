@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from core.model import CancelOrder, Command, Order, PlaceOrder, Trade, price_text
+from core.model import CancelOrder, Command, Order, PlaceOrder, Trade
 from testing.chaos.ledger import Ledger, Placed
 from testing.chaos.reads import Reads
 from testing.oracle.judge import differences
+from testing.oracle.reads import shown, shown_alone, shown_trade
 from testing.oracle.reference_book import ReferenceBook
 
 Rule = Literal["lost", "doubled", "altered", "order", "answer", "log", "state", "archive", "read", "start"]
@@ -195,52 +196,14 @@ def _reads(reads: Reads, books: Mapping[str, ReferenceBook]) -> Iterator[Violati
             yield from _single(body, expected, books[card])
     for (card, trader_id), bodies in reads.latest.items():
         if card in books:
-            orders = [_order_body(order) for order in books[card].latest_orders(trader_id)]
+            orders = [shown(order) for order in books[card].latest_orders(trader_id)]
             yield from _differing("read", f"latest orders of trader {trader_id} on {card}", bodies, orders)
     for card, bodies in reads.trades.items():
         if card in books:
-            trades = [_trade_body(trade) for trade in books[card].latest_trades()]
+            trades = [shown_trade(trade) for trade in books[card].latest_trades()]
             yield from _differing("read", f"latest trades of {card}", bodies, trades)
 
 
 def _single(body: Mapping[str, Any], expected: Order, book: ReferenceBook) -> Iterator[Violation]:
     """An order with its fills, oldest first."""
-    order = _order_body(expected)
-    found = {name: body.get(name) for name in order}
-    if found != order:
-        yield Violation("read", f"GET of an order: {found}, not {order}")
-    sequence = expected.sequence
-    trades = [trade for trade in book.trades if sequence in (trade.taker_sequence, trade.maker_sequence)]
-    fills = [{name: fill.get(name) for name in TRADE_NAMES} for fill in body.get("trades", [])]
-    yield from _differing("read", f"fill of {order['order_id']}", fills, [_trade_body(trade) for trade in trades])
-
-
-TRADE_NAMES = ("trade_id", "card", "price", "quantity", "taker_side", "executed_at")
-
-
-def _order_body(order: Order) -> dict[str, Any]:
-    return {
-        "order_id": f"{order.card}-{order.sequence}",
-        "client_order_id": order.client_order_id,
-        "card": order.card,
-        "side": order.side.value,
-        "price": price_text(order.price_cents),
-        "quantity": order.quantity,
-        "filled_quantity": order.filled_quantity,
-        "status": order.status.value,
-        "time_in_force": order.time_in_force.value,
-        "accepted_at": order.accepted_at,
-        "closed_at": order.closed_at,
-    }
-
-
-def _trade_body(trade: Trade) -> dict[str, Any]:
-    values = (
-        f"{trade.card}-t{trade.number}",
-        trade.card,
-        price_text(trade.price_cents),
-        trade.quantity,
-        trade.taker_side.value,
-        trade.executed_at,
-    )
-    return dict(zip(TRADE_NAMES, values, strict=True))
+    yield from _differing("read", "GET of an order", [body], [shown_alone(expected, book)])

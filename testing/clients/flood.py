@@ -23,6 +23,7 @@ from exchange import tokens
 from testing.clients import sequences
 from testing.clients.closed_loop import percentile
 from testing.clients.open_loop import BROKEN, Answer, OpenLoop, Request
+from testing.clients.windows import show_windows
 
 ORDERS_A_REQUEST = 200
 REQUESTS = 500
@@ -195,7 +196,7 @@ async def run(job: Job) -> None:
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         began = time.perf_counter()
-        showing = asyncio.create_task(_show(flood, job, began))
+        showing = asyncio.create_task(show_windows(flood.window, job.window_seconds, began))
         await flood.run(msgspec.json.decode(line, type=Phase))
         showing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -204,14 +205,6 @@ async def run(job: Job) -> None:
     unanswered = await flood.loop.finish(END_SECONDS)
     sequences.write(f"{job.ledger}.ordered", flood.ordered)
     print(msgspec.json.encode(flood.told(unanswered)).decode(), flush=True)
-
-
-async def _show(flood: Flood, job: Job, began: float) -> None:
-    number = 1
-    while True:
-        await asyncio.sleep(max(0.0, began + number * job.window_seconds - time.perf_counter()))
-        print(msgspec.json.encode(flood.window(time.perf_counter() - began)).decode(), flush=True)
-        number += 1
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from exchange import tokens
 from testing.clients import sequences
 from testing.clients.closed_loop import percentile
 from testing.clients.open_loop import BROKEN, Answer, OpenLoop, Request
+from testing.clients.windows import show_windows
 
 CONNECTIONS_OPENED, CONNECTIONS_MAX = 32, 256
 TOKEN_SECONDS = 86_400
@@ -273,7 +274,7 @@ async def run(job: Job) -> None:
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     began = time.perf_counter()
-    showing = asyncio.create_task(_show(clients, job, began))
+    showing = asyncio.create_task(show_windows(clients.window, job.window_seconds, began))
     await clients.loop.pace(clients.requests_a_second, job.seconds, clients.make)
     unanswered = await clients.loop.finish(END_SECONDS)
     showing.cancel()
@@ -282,14 +283,6 @@ async def run(job: Job) -> None:
     sequences.write(f"{job.ledger}.canceled", clients.canceled)
     told = Told(**clients.total, unanswered=unanswered, faults=clients.faults)
     print(msgspec.json.encode(told).decode(), flush=True)
-
-
-async def _show(clients: Clients, job: Job, began: float) -> None:
-    number = 1
-    while True:
-        await asyncio.sleep(max(0.0, began + number * job.window_seconds - time.perf_counter()))
-        print(msgspec.json.encode(clients.window(time.perf_counter() - began)).decode(), flush=True)
-        number += 1
 
 
 if __name__ == "__main__":

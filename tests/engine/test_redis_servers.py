@@ -241,19 +241,26 @@ def test_a_read_loads_the_functions_again(exchange: ExchangeServer, method: str,
     exchange.ready()
 
 
-@pytest.mark.parametrize("other", ["", "#!lua name=tcgx\nredis.register_function('depth', function() return {} end)"])
-def test_readiness_misses_functions_that_are_gone_or_others(exchange: ExchangeServer, other: str) -> None:
+OTHER_LIBRARY = "#!lua name=tcgx\nredis.register_function('depth', function() return {} end)"
+
+
+@pytest.mark.parametrize(("other", "status", "part"), [("", 503, "missing"), (OTHER_LIBRARY, 200, "warning")])
+def test_readiness_tells_of_functions_that_are_gone_or_others(
+    exchange: ExchangeServer, other: str, status: int, part: str
+) -> None:
     exchange.ready()
 
-    def answer_without() -> httpx.Response | None:
-        exchange.redis.function_flush()  # again and again: the comparison of histories loads them within 2 s
-        if other:
-            exchange.redis.function_load(other)
+    def told() -> httpx.Response | None:
+        with exchange.redis.pipeline(transaction=True) as pipe:  # again and again: others load them within 2 s
+            pipe.function_flush()
+            if other:
+                pipe.function_load(other)
+            pipe.execute()
         answer = exchange.http.get("/health/ready")
-        return answer if answer.json()["missing"] else None
+        return answer if answer.json()["parts"]["functions"]["status"] == part else None
 
-    answer = until(answer_without, "readiness does not miss the functions")
-    assert (answer.status_code, answer.json()["missing"]) == (503, ["functions"])
+    answer = until(told, f"the functions are never {part}")
+    assert (answer.status_code, answer.json()["missing"]) == (status, ["functions"] if status == 503 else [])
     exchange.redis.function_flush()
     assert exchange.http.get("/cards").status_code == 200
     exchange.ready()

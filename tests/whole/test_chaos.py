@@ -18,9 +18,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from api.views import order_view, trade_view
+from api.views import matched_view, order_view, trade_view
 from cli import datadir
-from core.model import CancelOrder, Command, PlaceOrder, Side, TimeInForce
+from core.model import CancelOrder, Command, Fill, PlaceOrder, Side, TimeInForce
 from core.settings import Settings
 from engine import keys
 from testing.chaos import evidence, report, supervised
@@ -282,13 +282,9 @@ def honest_reads(evidence: Evidence) -> Reads:
         reads.latest[CARD, trader_id] = [msgspec.to_builtins(order_view(order)) for order in orders]
     filled = [completed for completed in book.completed if completed.filled_quantity]
     for completed in filled[:30]:
-        fills = [
-            {**msgspec.to_builtins(trade_view(trade)), "order_id": "own"}
-            for trade in book.trades
-            if completed.sequence in (trade.taker_sequence, trade.maker_sequence)
-        ]
-        order_id = f"{CARD}-{completed.sequence}"
-        reads.orders[order_id] = {**msgspec.to_builtins(order_view(completed)), "trades": fills}
+        every = (Fill(trade, is_taker) for trade in book.trades for is_taker in (False, True))
+        fills = [fill for fill in every if fill.sequence == completed.sequence]
+        reads.orders[f"{CARD}-{completed.sequence}"] = msgspec.to_builtins(matched_view(completed, fills))
     return reads
 
 
