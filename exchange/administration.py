@@ -1,5 +1,6 @@
 """What admins do, for every door and the command line: halt cards, and manage API keys. Each action is audited."""
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +20,9 @@ from exchange.tokens import Caller
 
 REASON_CHARACTERS_MAX = 200
 LABEL_CHARACTERS_MAX = 100
+TEXT = re.compile(r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$")
+"""Text that people read: no control characters, no breaks of lines, nothing that turns the direction of writing."""
+
 AUDIT_LIMIT_MAX = 500
 
 
@@ -215,7 +219,8 @@ def _check_label(text: str) -> None:
 
 
 def _is_printable(text: str, characters_max: int) -> bool:
-    return len(text) <= characters_max and text.isprintable()
+    is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
+    return len(text) <= characters_max and is_unicode and TEXT.fullmatch(text) is not None
 
 
 def _rule(characters_max: int) -> str:

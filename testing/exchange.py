@@ -40,6 +40,7 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 ANSWER_SECONDS = 15.0
 TOKEN_SECONDS = 3_600
+ENDLESS = "text/event-stream"
 FAST = {"TCGX_TRADERS": "100", "TCGX_LOG_RETENTION": "1000000000"}
 """Few traders, so that it starts quickly; the whole log is kept, so that it can be judged."""
 
@@ -250,7 +251,8 @@ class ExchangeServer:
         if self._contract is None:
             self._contract = Contract(self.settings)
         kind, target = response.headers.get("content-type", ""), response.request.url.raw_path.decode()
-        self._contract.judge(response.request.method, target, response.status_code, kind, response.read())
+        body = b"" if kind.startswith(ENDLESS) else response.read()
+        self._contract.judge(response.request.method, target, response.status_code, kind, body)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from exchange.administration import (
     AUDIT_LIMIT_MAX,
     LABEL_CHARACTERS_MAX,
     REASON_CHARACTERS_MAX,
+    TEXT,
     actor_of,
     require_admin,
 )
@@ -91,7 +92,7 @@ async def get_card(request: AnyRequest, card: FromPath[str]) -> CardStateView:
     description=(
         "From the answer on, no process accepts an order on the card: `503 card_halted`. Cancels are taken, and "
         "orders that were accepted before are matched. A halt that holds keeps its time and reason. Traders read the "
-        "reason. Audited."
+        "reason. Audited. Source: Redis."
     ),
     responses=operations.problems(ADMIN, "422 invalid_reason", UNAVAILABLE),
     security=BEARER,
@@ -102,7 +103,9 @@ async def halt_card(
     card: FromPath[str],
     reason: Annotated[
         str | None,
-        Parameter(description="why, for traders", schema_extra={"maxLength": REASON_CHARACTERS_MAX}),
+        Parameter(
+            description="why, for traders", schema_extra={"maxLength": REASON_CHARACTERS_MAX, "pattern": TEXT.pattern}
+        ),
     ] = None,
 ) -> CardStateView:
     """Halts a card."""
@@ -115,7 +118,7 @@ async def halt_card(
     status_code=200,
     tags=["admin"],
     summary="Let a card go on",
-    description="Orders are accepted again. Nothing happens if the card is not halted. Audited.",
+    description="Orders are accepted again. Nothing happens if the card is not halted. Audited. Source: Redis.",
     responses=operations.problems(ADMIN, UNAVAILABLE),
     security=BEARER,
     operation_id="resume_card",
@@ -130,7 +133,7 @@ async def resume_card(request: AnyRequest, card: FromPath[str]) -> CardStateView
     "/admin/traders/{trader_id:str}/orders",
     tags=["admin"],
     summary="The orders of a trader",
-    description="As `GET /orders` lists them to the trader. Audited.",
+    description="As `GET /orders` lists them to the trader. Audited. Source: Redis, and the archive in PostgreSQL.",
     responses=operations.problems(
         ADMIN, "404 trader_not_found", "422 invalid_status", "422 invalid_before", UNAVAILABLE
     ),
@@ -181,7 +184,7 @@ async def list_keys(request: AnyRequest, trader_id: FromPath[str]) -> ApiKeysVie
     status_code=201,
     tags=["admin"],
     summary="Create an API key for a trader",
-    description="The answer is the only place in which the key is ever shown. Audited.",
+    description="The answer is the only place in which the key is ever shown. Audited. Source: PostgreSQL.",
     responses=operations.problems(ADMIN, "404 trader_not_found", "409 too_many_keys", "422 invalid_label", UNAVAILABLE),
     security=BEARER,
     operation_id="create_key",
@@ -190,7 +193,10 @@ async def create_key(
     request: AnyRequest,
     trader_id: FromPath[str],
     label: Annotated[
-        str | None, Parameter(description="what the key is for", schema_extra={"maxLength": LABEL_CHARACTERS_MAX})
+        str | None,
+        Parameter(
+            description="what the key is for", schema_extra={"maxLength": LABEL_CHARACTERS_MAX, "pattern": TEXT.pattern}
+        ),
     ] = None,
 ) -> NewApiKeyView:
     """Creates a key."""
@@ -205,7 +211,7 @@ async def create_key(
     summary="Replace an API key",
     description=(
         "Creates a key with the same trader and label, and revokes the old one after `grace_seconds`. The answer is "
-        "the only place in which the new key is ever shown. Audited."
+        "the only place in which the new key is ever shown. Audited. Source: PostgreSQL."
     ),
     responses=operations.problems(ADMIN, "404 key_not_found", "409 too_many_keys", UNAVAILABLE),
     security=BEARER,
@@ -230,7 +236,7 @@ async def rotate_key(
     summary="Revoke an API key",
     description=(
         "No token is issued for the key any more, and within five seconds every process refuses the tokens that were: "
-        "`401 token_revoked`. Audited."
+        "`401 token_revoked`. Audited. Source: PostgreSQL."
     ),
     responses=operations.problems(ADMIN, "404 key_not_found", UNAVAILABLE),
     security=BEARER,

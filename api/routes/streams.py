@@ -10,7 +10,7 @@ from litestar.types import ASGIApp
 
 from api.context import context_of
 from api.gate import header
-from api.openapi import operations
+from api.openapi import error_codes, operations
 from core.errors import Unauthenticated
 from exchange.auth import TOKEN_MISSING
 from streams import channels as names
@@ -20,6 +20,7 @@ from streams.session import INTERVAL_MS, INTERVAL_MS_MAX
 from streams.sse import EventStream
 from streams.websocket import CUT, Door
 
+OPTIONAL_BEARER: list[dict[str, list[str]]] = [{"bearer": []}, {}]
 QUERY_REFUSED = Bye(BAD_MESSAGE, "bad_message", "the address takes no parameters: send `auth` and `subscribe`")
 EXAMPLE = """\
 event: hello
@@ -38,7 +39,9 @@ data: {"channel":"trades","card":"pikachu","type":"trades","sequence":1043,"trad
     summary="Live data as server-sent events",
     description=(
         "Books, trades, prices, candles and your own orders, as they change. The messages are described at "
-        "`/schema/asyncapi.yaml`. A stream ends with the event `bye`; come back with the header `Last-Event-ID`."
+        "`/schema/asyncapi.yaml`. A stream ends with the event `bye`; come back with the header `Last-Event-ID`. "
+        "The channel `orders` needs a token. "
+        "Source: events of the matcher and books in Redis, and the archive for the prices of a day."
     ),
     responses={
         200: ResponseSpec(
@@ -49,10 +52,11 @@ data: {"channel":"trades","card":"pikachu","type":"trades","sequence":1043,"trad
             examples=[Example(summary="An example", value=EXAMPLE)],
         ),
         **operations.problems(
-            *("401 token_missing", "401 token_invalid", "401 token_expired"),
+            *error_codes.TOKEN,
             *("422 invalid_channels", "422 invalid_after", "429 rate_limited", "503 overloaded", "503 unavailable"),
         ),
     },
+    security=OPTIONAL_BEARER,
     operation_id="stream_events",
 )
 async def stream_events(

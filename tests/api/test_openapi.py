@@ -547,6 +547,7 @@ def test_requests_without_a_valid_token_are_answered_as_the_document_says(
         if not operation.get("security"):
             continue
         method, _, path = call.partition(" ")
+        path += "?channels=orders" if path == "/stream" else ""
         examples = error_examples(served, call, "401")
         assert set(examples) == {*headers, "token_revoked"}, call  # tests/exchange/test_revocations.py
         for code, sent in headers.items():

@@ -302,13 +302,14 @@ def test_a_session_of_the_pool_that_takes_no_writes_ends(pair: Servers) -> None:
     async def scenario() -> None:
         async with postgres.pool(pair.settings.database_url) as pool:
             async with pool.acquire() as session:
+                pid = session.get_server_pid()
                 await session.execute("SET default_transaction_read_only = on")  # as at a demoted server
                 with (
                     pytest.raises(Unavailable, match="no host of its address is the primary"),
                     postgres.postgres_errors(),
                 ):
                     await session.execute("CREATE TABLE t (i int)")
-                assert session.is_closed()
+            assert await pool.fetchval("SELECT pg_backend_pid()") != pid
             await pool.execute("CREATE TABLE t (i int); DROP TABLE t")
 
     asyncio.run(scenario())
