@@ -601,7 +601,8 @@ class Protocol(HttpToolsProtocol):
         if self._has_eof:
             self.transport.close()
             return
-        self.transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self.flow.resume_reading()
         self._set_deadline(LINGER_SECONDS)
 
@@ -624,6 +625,9 @@ class Protocol(HttpToolsProtocol):
             self.drain()
         elif not self.transport.is_closing() and not self._has_ended:
             self._has_ended = True
+            if not self.transport.can_write_eof():  # TLS has no half: its end is an alert that the client sees
+                self.transport.close()
+                return
             self.transport.write_eof()
             self._set_deadline(FAREWELL_SECONDS)
 

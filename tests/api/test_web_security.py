@@ -163,14 +163,15 @@ def test_the_api_speaks_https(certificate: Certificate) -> None:
                 fast = client.post("/orders", content=ORDER, headers=headers)
                 slow = client.post("/orders", content=in_chunks(ORDER), headers=headers)
                 other = client.get("/cards")
+                oversized = client.post("/orders", content=b"x" * 20_000_000, headers=headers)
                 with pytest.raises(httpx.TransportError):
                     httpx.get(f"http://127.0.0.1:{port}/cards", trust_env=False)
                 old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                 assert old.minimum_version >= ssl.TLSVersion.TLSv1_2
             finally:
-                assert service.stop() == 0
+                assert service.stop() == 0, service.output()
 
-    assert [answer.status_code for answer in (fast, slow, other)] == [200, 200, 200]
+    assert [answer.status_code for answer in (fast, slow, other, oversized)] == [200, 200, 200, 413]
     for answer in (fast, slow, other):
         assert answer.headers["strict-transport-security"] == "max-age=31536000"
 
