@@ -16,8 +16,11 @@ setup: .venv/ready ## the virtual environment with all dependencies
 run: .venv/ready ## the whole exchange, until Ctrl-C (ARGS="--port 8001" and the like)
 	@exec "$(BIN)/tcgx" up $(ARGS)
 
-test: .venv/ready ## every test, on real servers
-	@"$(BIN)/python" -m pytest $(ARGS)
+# Modules of tests are shared out to processes: most of them wait for servers.
+TEST_PROCESSES ?= 2
+
+test: .venv/ready ## every test, on real servers (TEST_PROCESSES=0: in one process)
+	@"$(BIN)/python" -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 quick: .venv/ready ## the tests that need no server, in seconds
 	@"$(BIN)/python" -m pytest -m "not server" $(ARGS)
