@@ -13,7 +13,7 @@ from api.decoding import OrderDecoder
 from api.problems import problem_of
 from core.errors import RequestError
 from core.model import CancelOrder, PlaceOrder
-from core.rules import CLIENT_ORDER_ID
+from core.rules import CLIENT_ORDER_ID, BatchItem
 from core.settings import Settings
 from engine import codec
 
@@ -147,7 +147,7 @@ def test_a_valid_body_is_always_taken(order: dict[str, Any]) -> None:
 @settings(max_examples=800, deadline=None)
 @given(BATCH_BODIES)
 def test_a_batch_gives_an_outcome_for_each_order_or_is_refused(body: bytes) -> None:
-    async def decoded() -> list[PlaceOrder | RequestError]:
+    async def decoded() -> list[BatchItem | RequestError]:
         return await OrderDecoder(SETTINGS).decode_orders(body, TRADER)
 
     try:
