@@ -69,7 +69,7 @@ class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
     time_in_force: Annotated[
         TimeInForce | msgspec.UnsetType, field_meta("How long the order waits.", default="gtc")
     ] = msgspec.UNSET
-    post_only: Annotated[bool | msgspec.UnsetType, field_meta(POST_ONLY, default=False)] = msgspec.UNSET
+    post_only: Annotated[bool | msgspec.UnsetType, field_meta(POST_ONLY, False, default=False)] = msgspec.UNSET
 
 
 class PlaceBody(OrderBody, forbid_unknown_fields=True, tag_field="action", tag="place"):

@@ -8,7 +8,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from core.errors import TcgxError
-from core.model import Order, Trade
+from core.model import Order, Reason, Trade
 from engine import codec, keys
 from engine.connection import BLOCK_MS, redis_errors
 
@@ -36,7 +36,9 @@ TRADE_LINES = re.compile(
 ORDER_LINES = re.compile(
     rb"(?:"
     + b",".join([_SEQUENCE, _NUMBER, _SIDE, _NUMBER, _NUMBER, _TIME_IN_FORCE, _CLIENT, _TIME, rb"\d{1,10}"])
-    + rb",(?:filled|canceled|expired)(?:/[a-z_]{1,40}/\d{0,12})?,"
+    + rb",(?:filled|canceled|expired)(?:/(?:"
+    + "|".join(Reason).encode()
+    + rb")/\d{0,12})?,"
     + _TIME
     + rb"\n)*+",
 )
