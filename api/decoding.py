@@ -9,16 +9,20 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from api.openapi.fields import field_meta
+from api.openapi.fields import OrderId, field_meta
 from core.errors import VALUE_CHARACTERS_MAX, Kind, RequestError
-from core.model import COMMANDS_MAX, TRADER_ID_MAX, PlaceOrder, Side, TimeInForce, price_text
+from core.model import COMMANDS_MAX, TRADER_ID_MAX, Change, PlaceOrder, Side, TimeInForce, price_text
 from core.rules import (
     API_KEY_CHARACTERS_MAX,
     CLIENT_ORDER_ID,
     ERRORS_MAX,
+    ORDER_ID_CHARACTERS_MAX,
+    BatchItem,
+    CancelItem,
     Draft,
     Fields,
     OrderRules,
+    ReplaceItem,
     RuleViolation,
     check_credentials,
     check_fields,
@@ -42,7 +46,11 @@ NEW_CLIENT_ORDER_ID = (
     "Your own id of the order. Repeated within 24 h on the same card it gives the first order back, and a conflict if "
     "the contents differ."
 )
+POST_ONLY = (
+    "Whether the order may only rest. Where it would trade at once, it expires with `would_cross`. Only with gtc."
+)
 _QUOTE = ord('"')
+_ACTION = b'"action"'
 GTC = TimeInForce.GTC  # an attribute of an enum costs more than a comparison
 
 
@@ -61,16 +69,48 @@ class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
     time_in_force: Annotated[
         TimeInForce | msgspec.UnsetType, field_meta("How long the order waits.", default="gtc")
     ] = msgspec.UNSET
+    post_only: Annotated[bool | msgspec.UnsetType, field_meta(POST_ONLY, False, default=False)] = msgspec.UNSET
+
+
+class PlaceBody(OrderBody, forbid_unknown_fields=True, tag_field="action", tag="place"):
+    """An order to place, as an item of a batch. Without `action` it is the same."""
+
+
+class ChangeBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What to change of an order: its price, its quantity, or both. What is not given stays as it is."""
+
+    price: Annotated[msgspec.Raw | msgspec.UnsetType, field_meta(PRICE, name="order_price")] = msgspec.UNSET
+    quantity: Annotated[
+        int | msgspec.UnsetType,
+        field_meta("The new total, which counts what is filled already.", name="new_quantity"),
+    ] = msgspec.UNSET
+    post_only: Annotated[bool | msgspec.UnsetType, field_meta(POST_ONLY, False)] = msgspec.UNSET
+    client_order_id: Annotated[
+        str | msgspec.UnsetType | None, field_meta(NEW_CLIENT_ORDER_ID, name="client_order_id")
+    ] = msgspec.UNSET
+
+
+class ReplaceBody(ChangeBody, forbid_unknown_fields=True, kw_only=True, tag_field="action", tag="replace"):
+    """An order to replace, as an item of a batch; see `PATCH /orders/{order_id}`."""
+
+    order_id: OrderId
+
+
+class CancelBody(msgspec.Struct, forbid_unknown_fields=True, tag_field="action", tag="cancel"):
+    """An order to cancel, as an item of a batch; see `DELETE /orders/{order_id}`."""
+
+    order_id: OrderId
 
 
 class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Orders to place. One that is wrong is refused in its place of the answer's `results`, and spoils no other."""
+    """What to do, in this order: place orders, and with `action` also cancel and replace them. An item that is wrong is
+    refused in its place of the answer's `results`, and spoils no other."""
 
-    orders: Annotated[list[OrderBody], field_meta("The orders, in the order in which they are placed.", name="batch")]
+    orders: Annotated[list[OrderBody], field_meta("The items, in the order in which they are done.", name="batch")]
 
 
 class RawBatchBody(msgspec.Struct, forbid_unknown_fields=True):
-    """A batch whose orders are not decoded yet. Each is decoded on its own, so that a wrong one spoils no other."""
+    """A batch whose items are not decoded yet. Each is decoded on its own, so that a wrong one spoils no other."""
 
     orders: list[msgspec.Raw]
 
@@ -119,6 +159,8 @@ class OrderDecoder:
         self._decode = msgspec.json.Decoder(OrderBody).decode
         self._decode_batch = msgspec.json.Decoder(BatchBody).decode
         self._decode_raw_batch = msgspec.json.Decoder(RawBatchBody).decode
+        self._decode_change = msgspec.json.Decoder(ChangeBody).decode
+        self._decode_item = msgspec.json.Decoder(PlaceBody | CancelBody | ReplaceBody).decode
         self._prices = _price_spellings(settings.price_cents_min, settings.price_cents_max)
         self._slow_decoding = asyncio.Lock()
         self._large_decoding = asyncio.Lock()
@@ -133,6 +175,19 @@ class OrderDecoder:
         commands = self._decode_valid_order(body, trader_id)
         return commands[0] if commands else self._decode_with_errors(body, trader_id, errors_max)
 
+    def decode_change(self, body: bytes) -> Change:
+        """Decodes the body of `PATCH /orders/{order_id}`.
+
+        Raises:
+            InvalidBody: the body is no JSON object.
+            InvalidRequest: fields break rules; the error names every one.
+        """
+        try:
+            change = self._fast_change(self._decode_change(body), body, quotes=0)
+        except DECODE_ERRORS:
+            change = None
+        return change or self._rules.check_change(draft_of(body))
+
     async def offload(self, decode: Callable[..., T], body: bytes, *arguments: Any) -> T:
         """Runs a decoder, for a large body in a thread so that other requests are served meanwhile.
 
@@ -145,8 +200,8 @@ class OrderDecoder:
 
     async def decode_orders(
         self, body: bytes, trader_id: int, check_room: Callable[[], None] = lambda: None
-    ) -> list[PlaceOrder | RequestError]:
-        """Decodes the body of `POST /orders/batch`: a command or an error for each of its orders.
+    ) -> list[BatchItem | RequestError]:
+        """Decodes the body of `POST /orders/batch`: an item or an error for each of its orders.
 
         Large batches that arrive together are decoded one in each turn of the event loop, so that other requests are
         served between them. The slow decoding of an invalid batch yields to other requests, and one such batch waits
@@ -161,14 +216,14 @@ class OrderDecoder:
         """
         check_room()
         if len(body) <= LARGE_BYTES:
-            commands = self._decode_valid_batch(body, trader_id)
+            items = self._decode_valid_batch(body, trader_id)
         else:
             async with self._large_decoding:
                 await asyncio.sleep(0)
                 check_room()
-                commands = self._decode_valid_batch(body, trader_id)
-        if commands:
-            return list(commands)
+                items = self._decode_valid_batch(body, trader_id)
+        if items:
+            return list(items)
         async with self._slow_decoding:
             raws = self._split_batch(body)
             whole = len(body) > LARGE_BYTES and not _is_unambiguous(body, raws)
@@ -186,13 +241,73 @@ class OrderDecoder:
         except DECODE_ERRORS:
             return []
 
-    def _decode_valid_batch(self, body: bytes, trader_id: int) -> list[PlaceOrder]:
-        """The commands of a batch; empty if anything in it is invalid."""
+    def _decode_valid_batch(self, body: bytes, trader_id: int) -> Sequence[BatchItem]:
+        """The items of a batch; empty if anything in it is invalid."""
+        if _ACTION in body:
+            return self._decode_valid_items(body, trader_id)
         try:
             orders = self._decode_batch(body).orders
         except DECODE_ERRORS:
             return []
         return self._decode_fast(orders, body, trader_id, names=1) if 1 <= len(orders) <= COMMANDS_MAX else []
+
+    def _decode_valid_items(self, body: bytes, trader_id: int) -> list[BatchItem]:
+        """The items of a batch that also cancels or replaces orders; empty if anything in it is invalid."""
+        raws = self._split_batch(body)
+        if not _is_unambiguous(body, raws):
+            return []
+        items: list[BatchItem] = []
+        for raw in raws:
+            item = self._decode_valid_item(bytes(raw), trader_id)
+            if item is None:
+                return []
+            items.append(item)
+        return items
+
+    def _decode_valid_item(self, body: bytes, trader_id: int) -> BatchItem | None:
+        """An item of a batch; None if it is invalid."""
+        if _ACTION not in body:
+            orders = self._decode_valid_order(body, trader_id)
+            return orders[0] if orders else None
+        try:
+            decoded = self._decode_item(body)
+        except DECODE_ERRORS:
+            return None
+        if isinstance(decoded, PlaceBody):
+            orders = self._decode_fast([decoded], body, trader_id, names=2)
+            return orders[0] if orders else None
+        if not 1 <= len(decoded.order_id) <= ORDER_ID_CHARACTERS_MAX:
+            return None
+        if isinstance(decoded, CancelBody):
+            return CancelItem(decoded.order_id) if body.count(b'"') == 8 and b"\\" not in body else None
+        change = self._fast_change(decoded, body, quotes=4)
+        return None if change is None else ReplaceItem(decoded.order_id, change)
+
+    def _fast_change(self, asked: ChangeBody, body: bytes, *, quotes: int) -> Change | None:
+        """Checks a decoded change as `_decode_fast` checks orders. `quotes`: names and texts that the body also has."""
+        unset = msgspec.UNSET
+        price_cents = quantity = client_order_id = None
+        if asked.price is not unset:
+            price = bytes(asked.price)
+            price_cents = self._prices.get(price)
+            quotes += 1 + (price[0] == _QUOTE)
+        if asked.quantity is not unset:
+            quantity = asked.quantity if 1 <= asked.quantity <= self._quantity_max else None
+            quotes += 1
+        if asked.client_order_id is not unset:
+            client_order_id = asked.client_order_id
+            quotes += 1 if client_order_id is None else 2
+        is_wrong = (
+            (price_cents is None) != (asked.price is unset)
+            or (quantity is None) != (asked.quantity is unset)
+            or (price_cents is None and quantity is None)
+            or (client_order_id is not None and not CLIENT_ORDER_ID.fullmatch(client_order_id))
+        )
+        post_only = None if asked.post_only is unset else asked.post_only
+        quotes += post_only is not None
+        if is_wrong or body.count(b'"') != 2 * quotes or b"\\" in body:
+            return None
+        return Change(price_cents=price_cents, quantity=quantity, post_only=post_only, client_order_id=client_order_id)
 
     def _decode_fast(
         self, orders: Sequence[OrderBody], body: bytes, trader_id: int, *, names: int = 0
@@ -233,7 +348,14 @@ class OrderDecoder:
                 time_in_force = GTC
             else:
                 quoted += 2
-            if price_cents is None or order.card not in cards or not 1 <= quantity <= quantity_max:
+            post_only = order.post_only is True
+            quoted += order.post_only is not unset
+            if (
+                price_cents is None
+                or order.card not in cards
+                or not 1 <= quantity <= quantity_max
+                or (post_only and time_in_force is not GTC)
+            ):
                 return []
             commands.append(
                 PlaceOrder(
@@ -244,6 +366,7 @@ class OrderDecoder:
                     quantity=quantity,
                     time_in_force=time_in_force,
                     client_order_id=client_order_id,
+                    post_only=post_only,
                 )
             )
         return commands if body.count(b'"') == 2 * quoted else []
@@ -258,9 +381,9 @@ class OrderDecoder:
 
     async def _decode_each(
         self, orders: Sequence[msgspec.Raw] | Sequence[Any], trader_id: int
-    ) -> list[PlaceOrder | RequestError]:
-        """The slow way for a batch: decodes each order on its own."""
-        outcomes: list[PlaceOrder | RequestError] = []
+    ) -> list[BatchItem | RequestError]:
+        """The slow way for a batch: decodes each item on its own."""
+        outcomes: list[BatchItem | RequestError] = []
         errors_left = BATCH_ERRORS_MAX
         turn = Turn()
         for order in orders:
@@ -269,17 +392,26 @@ class OrderDecoder:
                 if isinstance(order, msgspec.Raw):
                     body = bytes(order)
                     if len(body) <= LARGE_BYTES:
-                        outcomes.append(self.decode_order(body, trader_id, errors_max))
+                        outcomes.append(self._decode_one(body, trader_id, errors_max))
                     else:
-                        outcomes.append(await asyncio.to_thread(self.decode_order, body, trader_id, errors_max))
+                        outcomes.append(await asyncio.to_thread(self._decode_one, body, trader_id, errors_max))
                 else:
-                    outcomes.append(self._rules.check(_object_fields(order), trader_id, errors_max=errors_max))
+                    outcomes.append(self._rules.check_item(_object_fields(order), trader_id, errors_max=errors_max))
             except RequestError as error:
                 errors_left -= len(error.violations)
                 outcomes.append(error.with_traceback(None))  # the traceback would keep all decoded values alive
             if turn.is_over():
                 await turn.next()
         return outcomes
+
+    def _decode_one(self, body: bytes, trader_id: int, errors_max: int) -> BatchItem:
+        """Decodes an item of a batch.
+
+        Raises:
+            InvalidBody, InvalidRequest: see `decode_order`.
+        """
+        item = self._decode_valid_item(body, trader_id)
+        return item or self._rules.check_item(draft_of(body), trader_id, errors_max=errors_max)
 
     def _decode_with_errors(self, body: bytes, trader_id: int, errors_max: int = ERRORS_MAX) -> PlaceOrder:
         """The slow way for an order: checks every rule, so that the error can name every wrong field."""

@@ -13,6 +13,7 @@ from api.openapi.fields import (
     ClientOrderId,
     FilledQuantity,
     OrderId,
+    OrderReason,
     OrderSide,
     OrderStatus,
     OrderTimeInForce,
@@ -45,6 +46,9 @@ from exchange.administration import CardState
 from exchange.health_report import PARTS, STATUSES, Report
 
 BUY, GTC = Side.BUY, TimeInForce.GTC
+PLAIN_END = ',"post_only":false,"replaces":null,"carried_quantity":0,"reason":null,"replaced_by":null}'
+POST_ONLY_END = PLAIN_END.replace("false", "true", 1)
+"""The last fields of an accepted order."""
 TICK = price_text(1)
 """The smallest step of a price, in dollars."""
 
@@ -69,6 +73,14 @@ class OrderView(msgspec.Struct, frozen=True):
     time_in_force: OrderTimeInForce
     accepted_at: Annotated[Time, field_meta("When the order was appended to its card's log.")]
     closed_at: Annotated[Time | None, field_meta("When the order was completed; null until then.", None)]
+    post_only: Annotated[bool, field_meta("Whether the order may only rest, and never trade at once.", False)]
+    replaces: Annotated[str | None, field_meta("The order_id of the order that this one replaces.", None)]
+    carried_quantity: Annotated[
+        int,
+        field_meta("The part of `filled_quantity` that was filled under the ids that it replaces.", 0, minimum=0),
+    ]
+    reason: OrderReason
+    replaced_by: Annotated[str | None, field_meta("The order_id of the order that replaces this one.", None)]
 
 
 class TradeView(msgspec.Struct, frozen=True):
@@ -99,7 +111,7 @@ class FillView(TradeView, frozen=True):
 
 
 class MatchedOrderView(OrderView, frozen=True):
-    """An order with its fills: their quantities add up to `filled_quantity`."""
+    """An order with its fills: their quantities and `carried_quantity` add up to `filled_quantity`."""
 
     average_price: Annotated[
         str | None,
@@ -113,15 +125,15 @@ class MatchedOrderView(OrderView, frozen=True):
 
 
 class RefusedView(msgspec.Struct, frozen=True):
-    """An order of a batch that was not accepted, and why."""
+    """An item of a batch that was not accepted, and why."""
 
-    error: Annotated[Problem, field_meta("What `POST /orders` would answer to the order.")]
+    error: Annotated[Problem, field_meta("What the call for this item alone would answer.")]
 
 
 class BatchView(msgspec.Struct, frozen=True):
-    """The outcomes of a batch, in the order of its orders."""
+    """The outcomes of a batch, in the order of its items."""
 
-    results: Annotated[list[Any], field_meta("An order or a refusal for each order of the batch.", name="results")]
+    results: Annotated[list[Any], field_meta("An order or a refusal for each item of the batch.", name="results")]
 
 
 class OrdersView(msgspec.Struct, frozen=True):
@@ -302,13 +314,15 @@ def order_view(order: Order) -> OrderView:
     return OrderView(*_order_values(order))
 
 
-def result_json(command: PlaceOrder, outcome: Accepted | Order | TcgxError) -> str:
+def result_json(command: PlaceOrder | None, outcome: Accepted | Order | TcgxError) -> str:
     """Encodes the result of placing an order as JSON: `OrderView`, or `RefusedView` for an error.
 
     An accepted order is formatted here, at half the cost of its struct. The result is a text, so that a batch is
     encoded once. No value needs an escape: `CARD_PATTERN` and `CLIENT_ORDER_ID_PATTERN` allow no such character.
+    `command` is None for an outcome that is an order or an error already.
     """
-    if not isinstance(outcome, Accepted):
+    if command is None or not isinstance(outcome, Accepted):
+        assert not isinstance(outcome, Accepted), "the command is missing"  # noqa: S101
         return refusal_json(outcome) if isinstance(outcome, TcgxError) else _json(order_view(outcome))
     client_order_id = f'"{command.client_order_id}"' if command.client_order_id else "null"
     card = command.card
@@ -318,7 +332,8 @@ def result_json(command: PlaceOrder, outcome: Accepted | Order | TcgxError) -> s
         f'{{"order_id":"{card}-{outcome.sequence}","client_order_id":{client_order_id},'
         f'"card":"{card}","side":"{side}","price":"{price_text(command.price_cents)}",'
         f'"quantity":{command.quantity},"filled_quantity":0,"status":"accepted",'
-        f'"time_in_force":"{time_in_force}","accepted_at":"{outcome.accepted_at}","closed_at":null}}'
+        f'"time_in_force":"{time_in_force}","accepted_at":"{outcome.accepted_at}","closed_at":null'
+        f"{POST_ONLY_END if command.post_only else PLAIN_END}"
     )
 
 
@@ -338,7 +353,12 @@ def matched_view(order: Order, fills: Sequence[Fill]) -> MatchedOrderView:
     )
 
 
-def _order_values(order: Order) -> tuple[str, str | None, str, str, str, int, int, str, str, str, str | None]:
+_OrderValues = tuple[
+    str, str | None, str, str, str, int, int, str, str, str, str | None, bool, str | None, int, str | None, str | None
+]
+
+
+def _order_values(order: Order) -> _OrderValues:
     return (
         order.order_id,
         order.client_order_id,
@@ -351,6 +371,11 @@ def _order_values(order: Order) -> tuple[str, str | None, str, str, str, int, in
         order.time_in_force.value,
         order.accepted_at,
         order.closed_at,
+        order.post_only,
+        None if order.replaces is None else order_id(order.card, order.replaces),
+        order.carried_quantity,
+        None if order.reason is None else order.reason.value,
+        None if order.replaced_by is None else order_id(order.card, order.replaced_by),
     )
 
 

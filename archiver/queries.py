@@ -8,7 +8,7 @@ import msgspec
 
 from archiver import api_keys
 from archiver.postgres import ARCHIVER_LOCK, RECOVER_SECONDS, postgres_errors
-from core.model import Order, Side, Status, TimeInForce, Trade
+from core.model import Order, Reason, Side, Status, TimeInForce, Trade
 
 NUMBER_MAX = 2**62
 
@@ -390,7 +390,7 @@ class Archive:
 _RFC3339 = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
 _ORDER = (
     "card, sequence, trader_id, side::text, price_cents, quantity, filled_quantity, status::text, "
-    "time_in_force::text, client_order_id, "
+    "time_in_force::text, client_order_id, post_only, replaces, carried_quantity, reason, replaced_by, "
     f"to_char(accepted_at AT TIME ZONE 'UTC', '{_RFC3339}') AS accepted_text, "
     f"to_char(closed_at AT TIME ZONE 'UTC', '{_RFC3339}') AS closed_text"
 )
@@ -415,6 +415,11 @@ def _order(row: asyncpg.Record) -> Order:
         client_order_id=row["client_order_id"],
         accepted_at=row["accepted_text"],
         closed_at=row["closed_text"],
+        post_only=bool(row["post_only"]),
+        replaces=row["replaces"],
+        carried_quantity=row["carried_quantity"] or 0,
+        reason=Reason(row["reason"]) if row["reason"] else None,
+        replaced_by=row["replaced_by"],
     )
 
 

@@ -300,7 +300,7 @@ async def _correct_fills(redis: Redis, database: asyncpg.Connection, plan: Recov
     card, completed = plan.card, set(plan.completed)
     filled = await queries.filled_quantities(database, card, 0)
     for order in await _resting(redis, card):
-        quantity = filled.get(order.sequence, 0)
+        quantity = filled.get(order.sequence, 0) + order.carried_quantity
         if order.sequence in completed or quantity <= order.filled_quantity:
             continue
         open_line = codec.order_line(order).split(",")[:8]

@@ -11,7 +11,7 @@ import msgspec
 from archiver.postgres import ARCHIVER_LOCK, postgres_errors, terminate_if_late
 from archiver.queries import Cursor
 from core.errors import HistoryConflict, Unavailable
-from engine.codec import ORDER_COLUMNS, TRADE_COLUMNS
+from engine.codec import CHAIN_COLUMNS, ORDER_COLUMNS, TRADE_COLUMNS, archive_lines
 
 OVERHEAD_BYTES = 500
 """The approximate size of an empty batch in memory."""
@@ -110,7 +110,9 @@ async def insert(
                 await _check_current(connection, history_of)
                 for rows in archived:
                     await _copy(connection, f"trades_{rows.card}", TRADE_COLUMNS, rows.trades)
-                    await _copy(connection, f"orders_{rows.card}", ORDER_COLUMNS, rows.orders)
+                    plain, chained = archive_lines(rows.orders)
+                    await _copy(connection, f"orders_{rows.card}", ORDER_COLUMNS, plain)
+                    await _copy(connection, f"orders_{rows.card}", ORDER_COLUMNS + CHAIN_COLUMNS, chained)
                 await connection.executemany(
                     "INSERT INTO archive_cursor (card, event_id, sequence, log_id, history_id, archived_at) "
                     "VALUES ($1, $2, $3, $4, $5, now()) ON CONFLICT (card) DO UPDATE "

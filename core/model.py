@@ -77,6 +77,27 @@ class PlaceOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     quantity: int = 1
     time_in_force: TimeInForce = TimeInForce.GTC
     client_order_id: str | None = None
+    post_only: bool = False
+
+
+class ReplaceOrder(PlaceOrder, frozen=True, kw_only=True, gc=False):
+    """The command to replace an order of this trader: it has the side of that order, and is gtc.
+
+    `replaces` is the sequence of the order. `quantity` is the new total, which counts what is filled. With
+    `keeps_quantity` the total stays what the order has when the command is matched; `quantity` is what it had before.
+    """
+
+    replaces: int
+    keeps_quantity: bool = False
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a replace asks for. What is None stays as the order has it."""
+
+    price_cents: int | None = None
+    quantity: int | None = None
+    post_only: bool | None = None
+    client_order_id: str | None = None
 
 
 class CancelOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -94,6 +115,15 @@ class CancelOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 Command = PlaceOrder | CancelOrder
 
 
+class Reason(StrEnum):
+    """Why an order was completed, where its status does not say it."""
+
+    WOULD_CROSS = "would_cross"
+    REPLACED = "replaced"
+    ALREADY_FILLED = "already_filled"
+    ORDER_COMPLETED = "order_completed"
+
+
 class Accepted(msgspec.Struct, frozen=True, gc=False):
     """A command's place in its card's log, and the time of the append.
 
@@ -105,7 +135,11 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The current state of an order. `sequence` is its place in the log of its card."""
+    """The current state of an order. `sequence` is its place in the log of its card.
+
+    `replaces`, `replaced_by`: the sequences of the orders before and after it in a chain of replaces.
+    `carried_quantity`: the part of `filled_quantity` that orders before it in the chain have filled.
+    """
 
     card: str
     sequence: int
@@ -119,11 +153,21 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     client_order_id: str | None
     accepted_at: str
     closed_at: str | None
+    post_only: bool = False
+    replaces: int | None = None
+    carried_quantity: int = 0
+    reason: Reason | None = None
+    replaced_by: int | None = None
 
     @property
     def order_id(self) -> str:
         """The public id: card and sequence."""
         return order_id(self.card, self.sequence)
+
+    @property
+    def traded_quantity(self) -> int:
+        """What the order itself has filled, without what it carries: the sum of its fills."""
+        return self.filled_quantity - self.carried_quantity
 
 
 class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -10,11 +10,14 @@ from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any
 
+import msgspec
+
 from core.errors import AN_ARRAY, AN_OBJECT, VALUE_CHARACTERS_MAX, InvalidRequest, Violation
 from core.model import (
     CLIENT_ORDER_ID_PATTERN,
     CLIENT_ORDER_ID_RULE,
     TRADER_ID_MAX,
+    Change,
     PlaceOrder,
     Side,
     TimeInForce,
@@ -38,8 +41,29 @@ DIGITS_MAX = 12
 CENT, ONE = Decimal("0.01"), Decimal(1)
 TRADER_ID = re.compile(r"[0-9]{1,10}")
 API_KEY_CHARACTERS_MAX = 200
+ORDER_ID_CHARACTERS_MAX = 100
 ERRORS_MAX = 100
 """The largest number of violations that are reported for one draft."""
+
+
+ACTIONS = ("place", "cancel", "replace")
+"""What an item of a batch may ask for."""
+
+
+class CancelItem(msgspec.Struct, frozen=True, gc=False):
+    """An item of a batch that cancels an order."""
+
+    order_id: str
+
+
+class ReplaceItem(msgspec.Struct, frozen=True, gc=False):
+    """An item of a batch that replaces an order."""
+
+    order_id: str
+    change: Change
+
+
+BatchItem = PlaceOrder | CancelItem | ReplaceItem
 
 
 class Fields(list[tuple[str, Any]]):
@@ -68,6 +92,10 @@ class OrderRules:
             "quantity": self._quantity,
             "client_order_id": _client_order_id,
             "time_in_force": one_of("invalid_time_in_force", tuple(TimeInForce)),
+            "post_only": _flag,
+        }
+        self._change_checks = {
+            field: self._checks[field] for field in ("price", "quantity", "post_only", "client_order_id")
         }
 
     def check(self, draft: Draft, trader_id: int, *, errors_max: int = ERRORS_MAX) -> PlaceOrder:
@@ -76,7 +104,38 @@ class OrderRules:
         Raises:
             InvalidRequest: the draft breaks rules; the error names every wrong field.
         """
-        values = check_fields(draft, self._checks, required=("card", "side", "price"), errors_max=errors_max)
+        return self._order(draft, trader_id, self._checks, errors_max)
+
+    def check_change(self, draft: Draft, *, errors_max: int = ERRORS_MAX) -> Change:
+        """What a draft changes of an order.
+
+        Raises:
+            InvalidRequest: the draft breaks rules, or has neither price nor quantity.
+        """
+        return _change(check_fields(draft, self._change_checks, required=(), also=_needs_change, errors_max=errors_max))
+
+    def check_item(self, draft: Draft, trader_id: int, *, errors_max: int = ERRORS_MAX) -> BatchItem:
+        """The item of a batch. An item without `action` places an order.
+
+        Raises:
+            InvalidRequest: the draft breaks the rules of its action.
+        """
+        actions = [value for field, value in draft if field == "action"]
+        action = actions[0] if actions else "place"
+        own_checks: dict[str, Check] = {"action": one_of("invalid_action", ACTIONS)}
+        if action == "cancel":
+            checks = own_checks | {"order_id": _order_id}
+            return CancelItem(check_fields(draft, checks, required=("order_id",), errors_max=errors_max)["order_id"])
+        if action == "replace":
+            checks = own_checks | {"order_id": _order_id} | self._change_checks
+            values = check_fields(draft, checks, required=("order_id",), also=_needs_change, errors_max=errors_max)
+            return ReplaceItem(values["order_id"], _change(values))
+        return self._order(draft, trader_id, own_checks | self._checks if actions else self._checks, errors_max)
+
+    def _order(self, draft: Draft, trader_id: int, checks: Mapping[str, Check], errors_max: int) -> PlaceOrder:
+        values = check_fields(
+            draft, checks, required=("card", "side", "price"), also=_rests_if_post_only, errors_max=errors_max
+        )
         return PlaceOrder(
             trader_id=trader_id,
             card=values["card"],
@@ -85,6 +144,7 @@ class OrderRules:
             quantity=values.get("quantity", 1),
             time_in_force=TimeInForce(values.get("time_in_force", "gtc")),
             client_order_id=values.get("client_order_id"),
+            post_only=values.get("post_only", False),
         )
 
     def _card(self, value: Any) -> str:
@@ -120,10 +180,37 @@ def check_credentials(draft: Draft) -> tuple[int, str]:
     return values["trader_id"], values["api_key"]
 
 
+def _change(values: Mapping[str, Any]) -> Change:
+    return Change(
+        price_cents=values.get("price"),
+        quantity=values.get("quantity"),
+        post_only=values.get("post_only"),
+        client_order_id=values.get("client_order_id"),
+    )
+
+
+def _needs_change(_: Mapping[str, Any], seen: AbstractSet[str]) -> list[Violation]:
+    if seen.isdisjoint(("price", "quantity")):
+        return [Violation("price", "missing_field", "or quantity is required")]
+    return []
+
+
+def _rests_if_post_only(values: Mapping[str, Any], _: AbstractSet[str]) -> list[Violation]:
+    time_in_force = values.get("time_in_force", "gtc")
+    if values.get("post_only") and time_in_force != "gtc":
+        return [Violation("post_only", "invalid_post_only", f"must be false with time_in_force {time_in_force}", True)]
+    return []
+
+
 def check_fields(
-    draft: Draft, checks: Mapping[str, Check], *, required: Sequence[str], errors_max: int = ERRORS_MAX
+    draft: Draft,
+    checks: Mapping[str, Check],
+    *,
+    required: Sequence[str],
+    also: Callable[[Mapping[str, Any], AbstractSet[str]], list[Violation]] = lambda _values, _seen: [],
+    errors_max: int = ERRORS_MAX,
 ) -> dict[str, Any]:
-    """The converted values by field.
+    """The converted values by field. `also` checks the values that are right, and the names of all, together.
 
     Raises:
         InvalidRequest: a field breaks its rule, is unknown or repeated, or a required one is absent. The violations
@@ -143,6 +230,7 @@ def check_fields(
             errors.append(Violation("body", "too_many_errors", "has more that is wrong"))
             seen.update(field for field, _ in draft)
             break
+    errors += also(values, seen)
     errors += [Violation(field, "missing_field", "is required") for field in required if field not in seen]
     if errors:
         raise InvalidRequest(errors)
@@ -193,6 +281,18 @@ def _client_order_id(value: Any) -> str | None:
         return None
     if not isinstance(value, str) or not CLIENT_ORDER_ID.fullmatch(value):
         raise RuleViolation("invalid_client_order_id", CLIENT_ORDER_ID_RULE)
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise RuleViolation("invalid_post_only", "must be true or false")
+    return value
+
+
+def _order_id(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= ORDER_ID_CHARACTERS_MAX:
+        raise RuleViolation("invalid_order_id", "must be an order_id of yours, like pikachu-1001")
     return value
 
 

@@ -36,6 +36,13 @@ class Depth(msgspec.Struct, frozen=True):
     asks: list[tuple[int, int]]
 
 
+class ClientOrder(msgspec.Struct, frozen=True):
+    """A command with a client_order_id: its sequence, and that of the order that it replaces, 0 for none."""
+
+    sequence: int
+    replaces: int
+
+
 class LogPosition(msgspec.Struct, frozen=True):
     """The sequences of the last appended and the last matched command of a card."""
 
@@ -135,10 +142,15 @@ class BookReader:
             return None
         return int(entry_id.partition(b"-")[2]) + len(fields[b"kinds"]) - 1
 
-    async def client_order(self, card: str, trader_id: int, client_order_id: str) -> int | None:
-        """The sequence of the order that the trader placed with this client_order_id; None once it is forgotten."""
+    async def client_order(self, card: str, trader_id: int, client_order_id: str) -> ClientOrder | None:
+        """The command that the trader appended with this client_order_id; None once it is forgotten."""
         reply = await self._call("client_order", card, f"{trader_id}:{client_order_id}")
-        return None if reply is None else int(reply)
+        return None if reply is None else ClientOrder(*reply)
+
+    async def resting(self, card: str, sequences: Sequence[int]) -> list[Order]:
+        """Those of the orders with these sequences that rest in the book of a card, in one read."""
+        lines = await self._open_lines_of(card, [codec.sequence_text(sequence).encode() for sequence in sequences])
+        return [codec.order(card, line.decode().split(",")) for line in lines]
 
     async def depth(self, card: str, levels: int) -> Depth:
         """The best price levels of both sides."""

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
 
 from core.errors import TcgxError
-from core.model import Order, Trade
+from core.model import Order, Reason, Trade
 from engine import codec, keys
 from engine.connection import BLOCK_MS, redis_errors
 
@@ -28,18 +28,30 @@ class EventDamaged(EventGap):
 
 _TIME = rb"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{3}Z"
 _NUMBER, _SEQUENCE, _SIDE = rb"[1-9]\d{0,9}", rb"\d{12}", rb"(?:buy|sell)"
+_TIME_IN_FORCE = rb"(?:gtc(?:/p?/\d{0,12}/\d{0,10})?|ioc|fok)"
 _CLIENT = rb"[A-Za-z0-9._:-]{0,64}+"
 TRADE_LINES = re.compile(
     rb"(?:" + b",".join([*[_SEQUENCE] * 3, *[_NUMBER] * 4, _SIDE, _TIME]) + rb"\n)*+",
 )
 ORDER_LINES = re.compile(
     rb"(?:"
-    + b",".join([_SEQUENCE, _NUMBER, _SIDE, _NUMBER, _NUMBER, rb"(?:gtc|ioc|fok)", _CLIENT, _TIME, rb"\d{1,10}"])
-    + rb",(?:filled|canceled|expired),"
+    + b",".join([_SEQUENCE, _NUMBER, _SIDE, _NUMBER, _NUMBER, _TIME_IN_FORCE, _CLIENT, _TIME, rb"\d{1,10}"])
+    + rb",(?:filled|canceled|expired)(?:/(?:"
+    + "|".join(Reason).encode()
+    + rb")/\d{0,12})?,"
     + _TIME
     + rb"\n)*+",
 )
 """The form of the lines of an event. The archiver copies lines as they are, so each must be a row."""
+
+
+class Amendment(NamedTuple):
+    """A replace whose order kept its place: the sequences of both, and the quantity of the order before and after."""
+
+    sequence: int
+    target: int
+    before: int
+    after: int
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -59,7 +71,10 @@ class Event(msgspec.Struct, frozen=True):
     """The price levels that changed: price and new quantity in turn, of bids, then after a `;` of asks. None if nobody
     watched the card."""
     opened_lines: bytes | None = None
-    """The orders that came to rest or were partly filled, and rest. None if nobody watched orders of the card."""
+    """The orders that came to rest, were partly filled or were reduced, and rest. None if nobody watched orders of the
+    card."""
+    amended_lines: bytes = b""
+    """The replaces whose orders kept their place; empty if there is none, or nobody watched orders of the card."""
 
     @classmethod
     def of(cls, card: str, entry: tuple[bytes, Mapping[bytes, bytes]]) -> "Event":
@@ -80,6 +95,7 @@ class Event(msgspec.Struct, frozen=True):
                 fields.get(b"rejected", b""),
                 fields.get(b"levels"),
                 fields.get(b"opened"),
+                fields.get(b"amended", b""),
             )
         except (KeyError, ValueError) as error:
             raise EventDamaged(
@@ -100,6 +116,11 @@ class Event(msgspec.Struct, frozen=True):
     def trades(self) -> list[Trade]:
         """The trades, oldest first."""
         return codec.trades(self.card, self.trade_lines)
+
+    @property
+    def amendments(self) -> list[Amendment]:
+        """The replaces whose orders kept their place, in the order of the log."""
+        return [Amendment(*map(int, line.split(b","))) for line in self.amended_lines.splitlines()]
 
     @property
     def orders(self) -> list[Order]:

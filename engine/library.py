@@ -39,7 +39,7 @@ LIMITS = {
 # the phases of match.
 PARTS = (
     *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "watching", "trader", "rate"),
-    *("budget", "take", "cancel", "report", "write"),
+    *("budget", "take", "cancel", "replace", "report", "write"),
 )
 WRITING = ("append", "append_cancels", "cancel_all", "begin", "halt", "match", "trim")
 ALLOW_OOM = ("append_cancels", "cancel_all", "match", "trim")

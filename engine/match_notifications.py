@@ -58,6 +58,7 @@ class MatchNotification:
             client_order_id=command.client_order_id,
             accepted_at=accepted.accepted_at or "",
             closed_at=None,
+            post_only=command.post_only,
         )
         return order, fills
 

@@ -9,9 +9,18 @@ import redis.exceptions
 import structlog
 from redis.asyncio import Redis
 
-from core.errors import CardHalted, ClientOrderIdConflict, HistoryConflict, Overloaded, TcgxError, Unavailable, reason
+from core.errors import (
+    CardHalted,
+    ClientOrderIdConflict,
+    HistoryConflict,
+    Overloaded,
+    TcgxError,
+    TooManyOpenOrders,
+    Unavailable,
+    reason,
+)
 from core.log_limit import RateLimitedLog
-from core.model import COMMANDS_MAX, Accepted, Command, PlaceOrder, order_id
+from core.model import COMMANDS_MAX, Accepted, CancelOrder, Command, PlaceOrder, ReplaceOrder, order_id
 from core.service import cancel_and_wait
 from engine import codec, keys, library
 from engine.connection import pack_command, redis_errors
@@ -131,7 +140,21 @@ class OrderLog:
         outcomes: dict[int, Outcome] = {}
         for places, future in submitted:
             outcomes.update(zip(places, await future, strict=True))
+        await self._append_cancels_alone(commands, outcomes)
         return [outcomes[place] for place in range(len(commands))]
+
+    async def _append_cancels_alone(self, commands: Sequence[Command], outcomes: dict[int, Outcome]) -> None:
+        """Appends cancels that were refused together with orders, since there may be room for cancels alone."""
+        refused: dict[str, list[int]] = {}
+        for place, outcome in outcomes.items():
+            if isinstance(outcome, Overloaded) and isinstance(commands[place], CancelOrder):
+                refused.setdefault(commands[place].card, []).append(place)
+        if sum(map(len, refused.values())) == len(commands):
+            return
+        for card, places in refused.items():
+            trader_id = commands[places[0]].trader_id
+            future = self._submit(card, trader_id, [commands[place] for place in places])
+            outcomes.update(zip(places, await future, strict=True))
 
     async def cancel_all(self, card: str, trader_id: int) -> CancelAllResult:
         """Appends a cancel for each order of a trader that may be open, matched or not.
@@ -428,6 +451,9 @@ class _CardAppend:
             command = self._commands[place]
             trader_id = command.trader_id
             if isinstance(command, PlaceOrder) and trader_id in refusals:
+                if isinstance(command, ReplaceOrder) and isinstance(refusals[trader_id].error, TooManyOpenOrders):
+                    allowed.append(place)
+                    continue
                 orders[trader_id] += 1
                 if orders[trader_id] > refusals[trader_id].orders:
                     self._outcomes[place] = refusals[trader_id].error

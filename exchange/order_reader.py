@@ -194,6 +194,8 @@ class OrderReader:
             by_card = await asyncio.gather(*(self._latest(trader_id, card, limit) for card in cards))
         merged = _newest((order for orders, _ in by_card for order in orders), limit + 1)
         has_more = len(merged) > limit or any(is_full for _, is_full in by_card)
+        if has_more and len(merged) < limit:  # the lists of Redis also have replaces that are no orders
+            return await self.orders(trader_id, cards, side=None, before=None, limit=limit)
         return merged[:limit], merged[limit - 1] if has_more and len(merged) >= limit else None
 
     async def _latest(self, trader_id: int, card: str, limit: int) -> tuple[list[Order], bool]:
@@ -307,7 +309,7 @@ class OrderReader:
         events = await self._books.events_of(card, cancels.first, cancels.last)
         if events is None:
             archived = await self._archive.orders_by_sequence(card, cancels.orders)
-            canceled = [order for order in archived if order.status is Status.CANCELED]
+            canceled = [order for order in archived if order.status is Status.CANCELED and order.reason is None]
             return [order for order in canceled if order.closed_at in cancels.times][:limit]
         targets = {codec.sequence_text(sequence).encode() for sequence in cancels.orders}
         ends = tuple(f",canceled,{at}".encode() for at in cancels.times)
@@ -326,12 +328,12 @@ class OrderReader:
         return None
 
     async def fills_of(self, order: Order) -> list[Fill]:
-        """Reads the fills that make up an order's `filled_quantity`, oldest first.
+        """Reads the fills that make up an order's `traded_quantity`, oldest first.
 
         Raises:
             Unavailable: some fills are in the archive, and the archive cannot be read.
         """
-        if not order.filled_quantity:
+        if not order.traded_quantity:
             return []
         async with read_timeout():
             try:
@@ -340,10 +342,10 @@ class OrderReader:
                 fills = await self._fills_of(order, None)  # Redis may have all fills of a young order
         filled, known = [], 0
         for fill in sorted(fills.values(), key=fill_key):
-            if known < order.filled_quantity:
+            if known < order.traded_quantity:
                 known += fill.trade.quantity
                 filled.append(fill)
-        if known != order.filled_quantity:
+        if known != order.traded_quantity:
             raise Unavailable(f"The trades of {order.order_id} can't be read now")
         return filled
 

@@ -32,18 +32,22 @@ from core.model import (
     SEQUENCE_PATTERN,
     Accepted,
     CancelOrder,
+    Change,
+    Command,
     Fill,
     Order,
     PlaceOrder,
+    ReplaceOrder,
     Side,
     Trade,
     order_id,
 )
-from core.rules import CLIENT_ORDER_ID, OrderRules, printable
+from core.rules import CLIENT_ORDER_ID, BatchItem, CancelItem, OrderRules, ReplaceItem, printable
 from core.settings import CARD_PATTERN, Settings
 from engine.book_reader import BookReader, Depth
 from engine.match_notifications import MatchNotifier
 from engine.order_log import CancelAllResult, OrderLog
+from exchange.order_changes import OrderChanges
 from exchange.order_reader import FillKey, OrderReader, order_key, parse_orders
 from exchange.tokens import Caller
 
@@ -90,6 +94,7 @@ class Exchange:
         self._reader = OrderReader(books, archive)
         self._log = order_log
         self._notifier = notifier
+        self._changes = OrderChanges(books, self._reader)
 
     # -- orders in
 
@@ -149,6 +154,116 @@ class Exchange:
         if outcomes and all(isinstance(outcome, WHOLE_BATCH_ERRORS) for outcome in outcomes):
             raise next(outcome for outcome in outcomes if isinstance(outcome, TcgxError))
         return outcomes
+
+    async def replace(
+        self, caller: Caller, name: str, change: Change, seconds: float = 0.0
+    ) -> tuple[Order, list[Fill]] | Order:
+        """Appends the replace of an order of the caller, and waits up to `seconds` for its match.
+
+        Returns the order that the replace has led to, and its fills: the new order, or the same one where it kept its
+        place. If the time is over first, the result is the order as `OrderChanges.expected` has it.
+
+        Raises:
+            OrderNotFound: the order does not exist, or belongs to another trader.
+            OrderCompleted: see `OrderChanges.check`.
+            ClientOrderIdConflict, RateLimited: see `OrderLog.append`.
+            HistoryConflict, Overloaded, Unavailable: see `OrderLog.append`.
+        """
+        deadline = _now() + seconds
+        order = await self._find_own(caller, name)
+        await self._changes.check(order, change)
+        command = self._changes.replacement(order, change)
+        accepted = await self._log.append(command)
+        if seconds > 0 and await self._notifier.wait(order.card, accepted.sequence, deadline - _now()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    after = await self._changes.order_after(command, accepted)
+                    return after, await self._reader.fills_of(after)
+        return await self._changes.expected(order, command, accepted)
+
+    async def submit_many(self, caller: Caller, items: Sequence[BatchItem]) -> list[PlaceResult | TcgxError]:
+        """Places, cancels and replaces orders; each item has its own result or error, in the order of the items.
+
+        The result of a cancel is its order as it is before the match; that of a replace is as in `replace`.
+
+        Raises:
+            RateLimited, HistoryConflict, Overloaded, Unavailable: nothing was appended, and this is the first item's
+                error.
+        """
+        targets = await self._targets(caller, items)
+        outcomes: dict[int, PlaceResult | TcgxError] = {}
+        commands: dict[int, Command] = {}
+        for place, item in enumerate(items):
+            target = targets.get(place)
+            if isinstance(target, TcgxError):
+                outcomes[place] = target
+            else:
+                commands[place] = self._changes.command(item, target)
+        appended = await self._log.append_all([*commands.values()])
+        for (place, command), outcome in zip(commands.items(), appended, strict=True):
+            try:
+                outcomes[place] = await self._result(command, outcome, targets.get(place))
+            except TcgxError as error:
+                outcomes[place] = error
+        if all(isinstance(outcome, WHOLE_BATCH_ERRORS) for outcome in outcomes.values()):
+            raise next(outcome for outcome in outcomes.values() if isinstance(outcome, TcgxError))
+        return [outcomes[place] for place in range(len(items))]
+
+    async def _result(
+        self, command: Command, outcome: Accepted | TcgxError, target: Order | TcgxError | None
+    ) -> PlaceResult | TcgxError:
+        """The result of an item of a batch; see `submit_many`.
+
+        Raises:
+            Unavailable: an order of an earlier request cannot be read.
+        """
+        if isinstance(outcome, TcgxError):
+            return outcome
+        if isinstance(command, ReplaceOrder):
+            assert isinstance(target, Order)  # noqa: S101 - a replace is made of its order
+            return await self._changes.expected(target, command, outcome)
+        if isinstance(target, Order):
+            return target
+        if outcome.accepted_at is None and isinstance(command, PlaceOrder):
+            return await self._first_order(command, outcome)
+        return outcome
+
+    async def _targets(self, caller: Caller, items: Sequence[BatchItem]) -> dict[int, Order | TcgxError]:
+        """The orders that the items of a batch name, or why there is none, by the places of the items."""
+        named = {place: item for place, item in enumerate(items) if isinstance(item, CancelItem | ReplaceItem)}
+        resting = await self._resting(caller, {item.order_id for item in named.values()})
+
+        async def target(item: CancelItem | ReplaceItem) -> Order | TcgxError:
+            try:
+                order = resting.get(item.order_id) or await self._find_own(caller, item.order_id)
+                await self._changes.check(order, item.change if isinstance(item, ReplaceItem) else Change())
+            except TcgxError as error:
+                return error
+            return order
+
+        found = await asyncio.gather(*(target(item) for item in named.values()))
+        return dict(zip(named, found, strict=True))
+
+    async def _resting(self, caller: Caller, names: Iterable[str]) -> dict[str, Order]:
+        """Those of the caller's orders with these ids that rest, in one read a card."""
+        sequences: dict[str, list[int]] = {}
+        for name in names:
+            card, _, digits = name.rpartition("-")
+            if card in self.cards and SEQUENCE.fullmatch(digits):
+                sequences.setdefault(card, []).append(int(digits))
+        found = await asyncio.gather(*(self._books.resting(card, each) for card, each in sequences.items()))
+        return {order.order_id: order for orders in found for order in orders if order.trader_id == caller.trader_id}
+
+    async def _find_own(self, caller: Caller, name: str) -> Order:
+        """Reads an order of the caller's own: an admin changes no order of another trader this way.
+
+        Raises:
+            OrderNotFound, Unavailable: see `find`.
+        """
+        order = await self.find(caller, name)
+        if order.trader_id != caller.trader_id:
+            raise OrderNotFound(name)
+        return order
 
     async def cancel(self, caller: Caller, name: str, seconds: float = 0.0) -> tuple[Order, bool]:
         """Appends the cancel of an order, and waits up to `seconds` for the match of the cancel.
@@ -233,14 +348,14 @@ class Exchange:
         trader_id = caller.trader_id
         if not CLIENT_ORDER_ID.fullmatch(client_order_id):
             raise OrderNotFound(client_order_id, f"; a client_order_id {CLIENT_ORDER_ID_RULE}")
-        sequences = await asyncio.gather(
+        remembered = await asyncio.gather(
             *(self._books.client_order(card, trader_id, client_order_id) for card in self.cards)
         )
         found = await asyncio.gather(
             *(
-                self._reader.find(card, sequence)
-                for card, sequence in zip(self.cards, sequences, strict=True)
-                if sequence is not None
+                self._changes.find(card, known.sequence, known.replaces)
+                for card, known in zip(self.cards, remembered, strict=True)
+                if known is not None
             )
         )
         if not any(found):

@@ -11,18 +11,20 @@
 --        4 least time of the append in milliseconds; a time more than a day ahead of the clock is ignored
 --        5 self-trade rule: "allow" or "cancel_taker"
 --        6 limits of each trader on this card, "" without any: "<orders a second> <at once> <open orders>"; 0 is no limit
---        7 to 11 the columns kinds, traders, prices, quantities, clients (parts/log.lua); clients is "" without any id
---        12 number of runs, then for each run of commands of one trader: trader id ("" for cancels), number of commands
+--        7 to 12 the columns kinds, traders, prices, quantities, clients, targets (parts/log.lua); clients is "" without any
+--        id, targets without any replace
+--        13 number of runs, then for each run of commands of one trader: trader id ("" for cancels), number of commands
 --        then for each command with a client_order_id: its place (0 first), "<trader id>:<client_order_id>", its terms
 -- Reply  {first sequence, time, its milliseconds}; or, with nothing appended, {0, place, "<sequence> <terms>", …} of
 --        the repeated ids, where "" stands for an id that repeats within these commands; or, with nothing appended,
 --        {-1, trader id, orders, limit, value, …} of the traders that have more orders in this call than they may place:
---        how many they may place; "rate" and the milliseconds until one more, or "open" and the number of open orders
+--        how many they may place; "rate" and the milliseconds until one more, or "open" and the number of open orders:
+--        of "open", how many beside replaces
 --        or, with nothing appended, {-2, "<time> <reason>"} where the card is halted and one of the commands is an order
 -- Errors HISTORY where the mark is another one; BACKLOG where too many commands wait
 local COMMANDS_MAX, MS_PER_DAY = limits.commands_max, text.MS_PER_DAY
 local integer, floor = text.integer, math.floor
-local RUNS = 12 -- the argument before those of runs
+local RUNS = 13 -- the argument before those of runs
 
 -- Looks up the client_order_ids of the arguments after `ids_from`. Returns the reply that names repeated ids; or nil,
 -- the key of today's ids, and what to add to it: ids and "<sequence> <terms>" in turn.
@@ -64,31 +66,45 @@ local function orders_by_trader(args, ids_from)
   return orders, ids
 end
 
+-- The replaces of each trader of a call. A replace opens no order more than it closes, so open orders do not limit it.
+local function replaces_by_trader(args, ids_from)
+  local replaces, place = {}, 0
+  for a = RUNS + 1, args[12] ~= '' and ids_from or RUNS, 2 do
+    local _, count = string.gsub(string.sub(args[7], place + 1, place + args[a + 1]), '[RrQq]', '')
+    replaces[args[a]] = (replaces[args[a]] or 0) + count
+    place = place + args[a + 1]
+  end
+  return replaces
+end
+
 -- Checks the limits of the traders of a call. Returns the reply that names those who may not place all of their orders;
 -- or nil, and what `count_orders` needs once the orders are in the log.
 local function check_limits(tag, args, ids_from, matched, now_ms)
   local per_second, burst, open_max = string.match(args[6], '^(%d+) (%d+) (%d+)$')
   per_second, burst, open_max = tonumber(per_second), tonumber(burst), tonumber(open_max)
   local orders, ids = orders_by_trader(args, ids_from)
+  local replaces = replaces_by_trader(args, ids_from)
   local refused, debts, open, counted = { -1 }, {}, {}, {}
   for i = 1, #ids do
-    local id, wanted = ids[i], orders[ids[i]]
-    local by_rate, by_open, wait_ms = wanted, wanted, nil -- how many orders each limit allows
+    local id, wanted, free = ids[i], orders[ids[i]], replaces[ids[i]] or 0
+    local placed = wanted - free
+    local by_rate, by_open, wait_ms = wanted, placed, nil -- how many orders each limit allows
     if per_second > 0 then debts[id], by_rate, wait_ms = rate.look(tag, id, per_second, burst, now_ms) end
-    if open_max > 0 then
-      open[id], counted[id] = trader.open_orders(tag, id, open_max - wanted, matched, now_ms)
+    if open_max > 0 and placed > 0 then
+      open[id], counted[id] = trader.open_orders(tag, id, open_max - placed, matched, now_ms)
       by_open = math.max(0, open_max - open[id])
     end
-    if math.min(by_rate, by_open) < wanted then
+    if by_rate < wanted or by_open < placed then
+      local is_open = by_open < placed and (by_open <= by_rate or by_rate == wanted)
       refused[#refused + 1] = id
-      refused[#refused + 1] = math.min(by_rate, by_open)
-      refused[#refused + 1] = by_open <= by_rate and 'open' or 'rate'
-      refused[#refused + 1] = by_open <= by_rate and open[id] or wait_ms
+      refused[#refused + 1] = is_open and by_open or by_rate
+      refused[#refused + 1] = is_open and 'open' or 'rate'
+      refused[#refused + 1] = is_open and open[id] or wait_ms
     end
   end
   if #refused > 1 then return refused end
   return nil, {
-    ids = ids, orders = orders, per_second = per_second, now_ms = now_ms,
+    ids = ids, orders = orders, replaces = replaces, per_second = per_second, now_ms = now_ms,
     debts = debts, open = open, counted = counted,
   }
 end
@@ -104,7 +120,10 @@ local function count_orders(tag, args, ids_from, sequence, checked)
     local id = checked.ids[i]
     local orders, debt, open = checked.orders[id], checked.debts[id], checked.open[id]
     if debt then rate.take(tag, id, debt, orders, checked.per_second, checked.now_ms) end
-    if open then trader.remember_open(tag, id, open + orders, last_of[id], checked.counted[id]) end
+    if open then
+      local opened = orders - (checked.replaces[id] or 0)
+      trader.remember_open(tag, id, open + opened, last_of[id], checked.counted[id])
+    end
   end
 end
 
@@ -121,6 +140,10 @@ local function entry_of(args)
   local entry = {
     'entry', '', 'at', '', 'kinds', args[7], 'traders', args[8], 'prices', args[9], 'quantities', args[10],
   }
+  if args[12] ~= '' then
+    entry[#entry + 1] = 'targets'
+    entry[#entry + 1] = args[12]
+  end
   if args[11] ~= '' then
     entry[#entry + 1] = 'clients'
     entry[#entry + 1] = args[11]

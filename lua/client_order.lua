@@ -2,7 +2,7 @@
 --
 -- KEYS   {card}
 -- ARGS   "<trader id>:<client_order_id>"
--- Reply  the order's sequence, or nil
+-- Reply  {sequence of its command, sequence of the order that the command replaces, else 0}; or nil
 local function client_order(keys, args)
   local ids_key = keys[1] .. ':client_ids:'
   local day = math.floor(log.now_ms() / text.MS_PER_DAY)
@@ -10,7 +10,8 @@ local function client_order(keys, args)
   local stored = redis.call('HGET', ids_key .. text.integer[day], args[1])
     or redis.call('HGET', ids_key .. text.integer[day - 1], args[1])
     or redis.call('HGET', ids_key .. text.integer[day + 1], args[1])
-  return stored and tonumber(string.match(stored, '^%d+')) or nil
+  if not stored then return nil end
+  return { tonumber(string.match(stored, '^%d+')), tonumber(string.match(stored, ' %a(%d+)') or 0) }
 end
 
 return client_order

@@ -9,23 +9,26 @@
 -- Errors GAP where acknowledged commands are missing from the log; nothing is changed then
 -- Event  {card}:events <sequence>-<entries rejected so far>. Fields: `first`, the first sequence of this call (the last
 --        is in the id); `log`, the log id reached; and where there are any, `trades`, `orders` (completed ones) and
---        `rejected`, a line each. While readers watch the card (watching.lua): `levels`, the changed price levels, and
---        `opened`, the lines of orders that rest after the call
+--        `rejected`, a line each. While readers watch the card (watching.lua): `levels`, the changed price levels;
+--        `opened`, the lines of orders that rest after the call; and `amended`, the changes of orders that kept their
+--        place: sequences of command and order, and the totals before and after
 -- Notification on {card}:matched: `<first> <last sequence>`. Of a call with few commands the number of trades follows,
 --        then the lines of trades and orders as in the event, so that a waiting client need not read the event
 -- Trade  a line: trade number (12 digits), sequences of taker and maker, trader ids of taker and maker, price_cents,
 --        quantity, side of the taker, executed_at. For the line of an order see parts/order_line.lua
 --
--- A call has phases, all but the second in a file of parts/ each: take, match with cancel, report, write. The loop over
+-- A call has phases, all but the second in a file of parts/ each: take, match with cancel and replace, report, write. The loop over
 -- commands is flat and inline, because the rate of the whole exchange depends on it (`tcgx bench match`).
 local integer, comma, leading_digits, last_digits = text.integer, text.comma, text.leading_digits, text.last_digits
 local side_text, one_and_force = text.side, text.one_and_force
 local GTC_ONE = one_and_force[string.byte('G')] -- terms of a resting order of one card
 local CANCEL, SELL, GTC, FOK = text.CANCEL, text.SELL, text.GTC, text.FOK -- kinds of sells are SELL and above
+local LOOKS_FIRST = text.LOOKS_FIRST
 local min, clock = math.min, text.clock
 local next_maker, push, pop = side.next_maker, side.push, side.pop
-local change_level, fillable = side.change_level, side.fillable
-local apply_cancel, is_spent, CHECK_INTERVAL = cancel.apply, budget.is_spent, budget.CHECK_INTERVAL
+local change_level, fillable, best_key = side.change_level, side.fillable, side.best_key
+local apply_cancel, apply_replace = cancel.apply, replace.apply
+local is_spent, CHECK_INTERVAL = budget.is_spent, budget.CHECK_INTERVAL
 
 -- Lua collects garbage step by step, at twice the size of what is in use: a heap that stays small stays in the
 -- processor's cache.
@@ -37,9 +40,9 @@ collectgarbage('setpause', 200)
 local function match_commands(call)
   local batch, base, trades_before = call.batch, call.base, call.position.trades
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
-  local clients, times, rules = batch.clients, batch.times, batch.rules
+  local plain, times, rules, targets = call.plain, batch.times, batch.rules, batch.targets
   local asks, bids, tracked, left, fields = call.asks, call.bids, call.tracked, call.left, call.fields
-  local trades, orders, removed, line, canceled = call.trades, call.orders, call.removed, call.line, call.canceled
+  local trades, orders, removed, line, named = call.trades, call.orders, call.removed, call.line, call.named
   local trade_count, orders_count, work, check_at = 0, 0, 0, CHECK_INTERVAL
   local sequence_start, number_start = leading_digits(base), leading_digits(trades_before)
   local sequence_end, number_end = base % 1000, trades_before % 1000
@@ -49,6 +52,10 @@ local function match_commands(call)
     sequence_end = sequence_end + 1
     if sequence_end == 1000 then sequence_start, sequence_end = leading_digits(base + i), 0 end
     if at ~= time_now then time_now, closed_suffix, filled_one_suffix = at, at .. '\n', ',1,filled' .. at .. '\n' end
+    local carried, status = 0, nil
+    if targets and targets[i] > 0 then
+      orders_count, carried, status = apply_replace(call, i, orders_count, closed_suffix)
+    end
     if kind == CANCEL then
       left[i] = 0
       local j = prices[i] - base -- an order of this batch, or not above 0
@@ -58,22 +65,28 @@ local function match_commands(call)
           orders[orders_count] = line(j, comma[quantities[j] - left[j]] .. ',canceled' .. closed_suffix)
           left[j] = 0
         end
-      elseif canceled[i] then
+      elseif named[i] then
         orders_count, work = apply_cancel(call, i, orders_count, work, closed_suffix)
       end
+    elseif not carried then -- a replace whose order keeps its place
+      left[i] = 0
     else
       local price, quantity, field = prices[i], quantities[i], sequence_start .. last_digits[sequence_end]
       fields[i] = field
       local book, own, limit_key, taker_side = asks, bids, price, ',buy'
       if kind >= SELL then book, own, limit_key, taker_side = bids, asks, -price, ',sell' end
-      local remaining, status = quantity, nil
-      if book.top <= limit_key then
+      local remaining = quantity - carried
+      if book.top <= limit_key and not status then
         if not book.key then next_maker(book) end
         local cancel_taker = rules[i]
-        if FOK[kind] then
-          local found, looked_at = fillable(book, limit_key, quantity, left, traders, cancel_taker and trader_id)
-          work = work + looked_at
-          if found < quantity then status = ',expired' end
+        if LOOKS_FIRST[kind] then
+          if FOK[kind] then
+            local found, looked_at = fillable(book, limit_key, quantity, left, traders, cancel_taker and trader_id)
+            work = work + looked_at
+            if found < quantity then status = ',expired' end
+          elseif best_key(book, left) <= limit_key then
+            status = ',expired/would_cross/'
+          end
         end
         while remaining > 0 and not status do
           local key = book.top
@@ -113,7 +126,7 @@ local function match_commands(call)
               left[j] = maker_left - fill
               if maker_left == fill then
                 orders_count = orders_count + 1
-                if quantities[j] == 1 and not clients then
+                if quantities[j] == 1 and plain then
                   orders[orders_count] = maker_field .. ',' .. maker .. book.side_text .. integer[prices[j]] .. GTC_ONE
                     .. times[j] .. filled_one_suffix
                 else
@@ -138,7 +151,7 @@ local function match_commands(call)
       left[i] = remaining
       if remaining == 0 then
         orders_count = orders_count + 1
-        if quantity == 1 and not clients then
+        if quantity == 1 and plain then
           orders[orders_count] = field .. ',' .. trader_id .. side_text[kind] .. integer[price] .. one_and_force[kind]
             .. at .. filled_one_suffix
         else

@@ -3,7 +3,7 @@
 -- KEYS   {card}
 -- ARGS   sequence
 -- Reply  names and values in turn: state, sequence, trader_id, side, price_cents, quantity, time_in_force,
---        client_order_id, accepted_at; then filled_quantity, where anything is filled; of a completed order also status
+--        client_order_id, accepted_at (values as in parts/order_line.lua); then filled_quantity, where anything is filled; of a completed order also status
 --        and closed_at. The state is "accepted" (in the log, not matched yet), "open" or "closed". Nil where Redis does
 --        not hold the order (unknown, or only in the archive), or where the order was completed long after it was
 --        accepted: the search ends EVENTS_BYTES_MAX behind the event that has the order's command
@@ -12,7 +12,7 @@ local NAMES = {
   'sequence', 'trader_id', 'side', 'price_cents', 'quantity', 'time_in_force', 'client_order_id', 'accepted_at',
   'filled_quantity', 'status', 'closed_at',
 }
-local INNER, LAST = 2, -2 -- first and last letter between the commas of text.side and text.force
+local INNER, LAST = 2, -2 -- first and last letter between the commas of a side and a time in force
 
 local function named(state, values)
   local reply = { 'state', state }
@@ -65,8 +65,8 @@ local function order(keys, args)
     if not command or command.kind == text.CANCEL then return nil end
     return named('accepted', {
       text.integer[sequence], command.trader, string.sub(text.side[command.kind], INNER, LAST),
-      text.integer[command.price], text.integer[command.quantity],
-      string.sub(text.force[command.kind], INNER, LAST),
+      text.integer[command.price], text.integer[math.abs(command.quantity)],
+      string.sub(order_line.accepted_force(command), INNER, LAST),
       command.client == 0 and '' or command.client, command.at,
     })
   end

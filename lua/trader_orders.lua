@@ -13,7 +13,7 @@
 -- The line of an order that is in the log and not matched.
 local function accepted_line(sequence, command)
   return text.sequence(sequence) .. ',' .. command.trader .. text.side[command.kind] .. text.integer[command.price]
-    .. text.comma[command.quantity] .. text.force[command.kind] .. (command.client == 0 and '' or command.client) .. ','
+    .. text.comma[math.abs(command.quantity)] .. order_line.accepted_force(command) .. (command.client == 0 and '' or command.client) .. ','
     .. command.at .. ',0,accepted'
 end
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from core.model import Order, price_text
+from core.model import Order, order_id, price_text
 from streams.book import now
 
 
@@ -44,6 +44,8 @@ class Bye(NamedTuple):
 NORMAL, RESTARTING, OVERLOADED = 1000, 1012, 1013
 BAD_MESSAGE, UNAUTHORIZED, UNKNOWN_CHANNEL, TOO_LATE = 4400, 4401, 4404, 4408
 TOO_SLOW, TOO_MANY, UNAVAILABLE = 4410, 4429, 4503
+PLAIN = ',"post_only":false,"replaces":null,"carried_quantity":0,"reason":null,"replaced_by":null}'
+"""The end of most orders."""
 
 
 def _encode(event: str, values: Mapping[str, Any]) -> Message:
@@ -117,14 +119,27 @@ def trades(card: str, sequence: int, trade_lines: bytes) -> Message:
 
 def order_json(order: Order) -> str:
     """An order, as `OrderView` of REST."""
+    chain = PLAIN if order.replaces is None and order.reason is None and not order.post_only else _chain_json(order)
     client_order_id = f'"{order.client_order_id}"' if order.client_order_id else "null"
     closed_at = f'"{order.closed_at}"' if order.closed_at else "null"
     return (
         f'{{"order_id":"{order.card}-{order.sequence}","client_order_id":{client_order_id},"card":"{order.card}",'
         f'"side":"{order.side.value}","price":"{price_text(order.price_cents)}","quantity":{order.quantity},'
         f'"filled_quantity":{order.filled_quantity},"status":"{order.status.value}",'
-        f'"time_in_force":"{order.time_in_force.value}","accepted_at":"{order.accepted_at}","closed_at":{closed_at}}}'
+        f'"time_in_force":"{order.time_in_force.value}","accepted_at":"{order.accepted_at}","closed_at":{closed_at}{chain}'
     )
+
+
+def _chain_json(order: Order) -> str:
+    """The end of an order that is post-only, or that a replace concerns."""
+    chain = {
+        "post_only": order.post_only,
+        "replaces": None if order.replaces is None else order_id(order.card, order.replaces),
+        "carried_quantity": order.carried_quantity,
+        "reason": order.reason,
+        "replaced_by": None if order.replaced_by is None else order_id(order.card, order.replaced_by),
+    }
+    return f",{msgspec.json.encode(chain).decode()[1:]}"
 
 
 def orders_snapshot(positions: Mapping[str, int], orders: Sequence[Order], *, is_complete: bool) -> Message:
@@ -140,9 +155,10 @@ def orders_snapshot(positions: Mapping[str, int], orders: Sequence[Order], *, is
 
 def order_event(order: Order, sequence: int, event: str, *, fill: str = "null") -> Message:
     """An order after an event of its life."""
+    reason = f'"{order.reason.value}"' if order.reason else "null"
     text = (
         f'{{"channel":"orders","card":"{order.card}","type":"order","sequence":{sequence},"event":"{event}",'
-        f'"order":{order_json(order)},"fill":{fill},"reason":null}}'
+        f'"order":{order_json(order)},"fill":{fill},"reason":{reason}}}'
     )
     return Message(b"orders", text.encode())
 

@@ -8,7 +8,10 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from core.model import CancelOrder, Command, PlaceOrder, Side, TimeInForce
+from msgspec import structs
+
+from core.model import COMPLETED, CancelOrder, Command, PlaceOrder, ReplaceOrder, Side, TimeInForce
+from testing.oracle.reference_book import ReferenceBook
 
 CARDS = ("pikachu", "bulbasaur", "charmander", "squirtle")
 TRADERS = 10_000
@@ -18,6 +21,7 @@ DEPTH_MAX = 1_000_000
 BID_MAX, ASK_MIN = 500, 600
 FRONT_BID, FRONT_ASK = 540, 560
 SIDES = (Side.BUY, Side.SELL)
+NO_TIME = "1970-01-01T00:00:00.000Z"
 
 Flow = Callable[[int, int], Iterator[Command]]
 """A seed and how many commands, to commands."""
@@ -136,10 +140,86 @@ def stress_many_traders(seed: int, count: int) -> Iterator[Command]:
     return _stress(seed, count, cards=CARDS[:2], traders=TRADERS, spread_cents=None)
 
 
+def replaces_few_traders(seed: int, count: int) -> Iterator[Command]:
+    """As `stress_few_traders`, with many replaces and post-only orders: takers meet growing chains all the time."""
+    return _with_replaces(seed, _stress(seed, count, cards=CARDS[:1], traders=40, spread_cents=4))
+
+
+def replaces_many_traders(seed: int, count: int) -> Iterator[Command]:
+    """As `stress_many_traders`, with many replaces and post-only orders: in deep books most of them rest."""
+    return _with_replaces(seed, _stress(seed, count, cards=CARDS[:2], traders=200, spread_cents=None))
+
+
+def _with_replaces(seed: int, commands: Iterator[Command]) -> Iterator[Command]:
+    """Makes two fifths of the orders replaces and a tenth post-only.
+
+    Most replaces name an order that rests if nothing meets its own trader. The others name any recent command, one that
+    is not there yet, or another trader's order.
+    """
+    choose = random.Random(f"replaces {seed}")
+    books: dict[str, ReferenceBook] = {}
+    placed: dict[str, list[PlaceOrder | None]] = {}
+    for command in commands:
+        book = books.setdefault(command.card, ReferenceBook(command.card))
+        before = placed.setdefault(command.card, [])
+        varied = _varied(choose, command, book, before) if isinstance(command, PlaceOrder) else command
+        before.append(varied if isinstance(varied, PlaceOrder) else None)
+        book.apply(len(before), NO_TIME, varied)
+        yield varied
+
+
+def _varied(
+    choose: random.Random, order: PlaceOrder, book: ReferenceBook, before: Sequence[PlaceOrder | None]
+) -> PlaceOrder:
+    dice, is_gtc = choose.random(), order.time_in_force is TimeInForce.GTC
+    if dice < 0.1 and is_gtc:
+        return structs.replace(order, post_only=True)
+    if dice > 0.5 or not is_gtc:
+        return order
+    sequence = _replaceable(choose, book, len(before))
+    target = before[sequence - 1] if sequence <= len(before) else None
+    if target is None:
+        return _replace(choose, order, order, sequence)
+    is_foreign, is_other_side = choose.random() < 0.03, choose.random() < 0.02
+    like = structs.replace(
+        target,
+        trader_id=order.trader_id if is_foreign else target.trader_id,
+        side=order.side if is_other_side else target.side,
+    )
+    return _replace(choose, like, order, sequence)
+
+
+def _replaceable(choose: random.Random, book: ReferenceBook, count: int) -> int:
+    """A sequence for a replace to name, among or just behind the `count` first ones."""
+    sequence = count + 1
+    for _ in range(20):
+        sequence = max(1, count - int(choose.expovariate(1 / 30)))
+        order = book.order(sequence)
+        if order and order.status not in COMPLETED:
+            break
+    return sequence if choose.random() < 0.97 else count + choose.randint(0, 3)
+
+
+def _replace(choose: random.Random, like: PlaceOrder, order: PlaceOrder, target: int) -> ReplaceOrder:
+    """A replace of an order `like` this one, whose other terms are those of `order`."""
+    lower = choose.randint(1, max(1, like.quantity))
+    return ReplaceOrder(
+        trader_id=like.trader_id,
+        card=like.card,
+        side=like.side,
+        price_cents=like.price_cents if choose.random() < 0.5 else order.price_cents,
+        quantity=choose.choice((lower, lower, like.quantity, order.quantity, like.quantity + order.quantity)),
+        client_order_id=order.client_order_id,
+        post_only=like.post_only if choose.random() < 0.8 else not like.post_only,
+        replaces=target,
+        keeps_quantity=choose.random() < 0.2,
+    )
+
+
 def _stress(
     seed: int, count: int, *, cards: tuple[str, ...], traders: int, spread_cents: int | None
 ) -> Iterator[Command]:
-    """Every kind of command, and cancels that must and that must not find their order."""
+    """Every kind of command but replaces, and cancels that must and that must not find their order."""
     choose = random.Random(seed)
     middle = dict.fromkeys(cards, 550)
     placed: dict[str, list[tuple[int, int]]] = {card: [] for card in cards}
@@ -196,4 +276,8 @@ FLOWS: dict[str, Flow] = {
     "deep": deep,
     "stress_few_traders": stress_few_traders,
     "stress_many_traders": stress_many_traders,
+}
+REPLACE_FLOWS: dict[str, Flow] = {
+    "replaces_few_traders": replaces_few_traders,
+    "replaces_many_traders": replaces_many_traders,
 }

@@ -14,7 +14,18 @@ from typing import Any
 import msgspec
 from redis import Redis
 
-from core.model import CancelOrder, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade, price_text
+from core.model import (
+    CancelOrder,
+    Command,
+    Order,
+    PlaceOrder,
+    ReplaceOrder,
+    Side,
+    Status,
+    TimeInForce,
+    Trade,
+    price_text,
+)
 from engine import codec, keys
 from testing.oracle.reference_book import ReferenceBook, SelfTrade
 
@@ -161,6 +172,7 @@ class Market:
         trader: int = 1,
         time_in_force: TimeInForce = TimeInForce.GTC,
         client_order_id: str | None = None,
+        post_only: bool = False,
     ) -> int:
         """Appends an order; its sequence."""
         order = PlaceOrder(
@@ -171,8 +183,35 @@ class Market:
             quantity=quantity,
             time_in_force=time_in_force,
             client_order_id=client_order_id,
+            post_only=post_only,
         )
         return self.append([order]).first
+
+    def replace(
+        self,
+        sequence: int,
+        side: Side,
+        price: str,
+        quantity: int,
+        *,
+        trader: int = 1,
+        post_only: bool = False,
+        keeps_quantity: bool = False,
+        client_order_id: str | None = None,
+    ) -> int:
+        """Appends a replace of an order; its own sequence."""
+        command = ReplaceOrder(
+            trader_id=trader,
+            card=self.card,
+            side=side,
+            price_cents=cents(price),
+            quantity=quantity,
+            post_only=post_only,
+            replaces=sequence,
+            keeps_quantity=keeps_quantity,
+            client_order_id=client_order_id,
+        )
+        return self.append([command]).first
 
     def buy(
         self, price: str, quantity: int = 1, *, trader: int = 1, time_in_force: TimeInForce = TimeInForce.GTC
@@ -337,8 +376,10 @@ class Market:
 
 
 def orders_in(card: str, reply: Sequence[bytes], completed: Mapping[int, Order]) -> list[Order]:
-    """The reply of `FCALL_RO trader_orders`, which names completed orders by their sequences alone."""
-    return [_order(card, line) if b"," in line else completed[int(line)] for line in reply]
+    """The reply of `FCALL_RO trader_orders`, which names completed orders, and replaces that are no orders, by their
+    sequences alone."""
+    found = [_order(card, line) if b"," in line else completed.get(int(line)) for line in reply]
+    return [order for order in found if order is not None]
 
 
 def _order(card: str, line: bytes) -> Order:

@@ -61,7 +61,7 @@ PAGE = """\
 """
 TAGS: Mapping[str, str] = {
     "auth": "Access tokens for API keys.",
-    "orders": "Place, find, list and cancel your own orders. They need an access token.",
+    "orders": "Place, find, list, replace and cancel your own orders. They need an access token.",
     "cards": "Order books, prices and latest trades of every card, live and for everybody.",
     "streams": "The same, as it changes.",
     "history": "Completed orders and all trades, from the archive.",
@@ -72,7 +72,11 @@ EXAMPLE_CENTS = 550
 SPREAD_CENTS = 10
 EXAMPLE_OF_TYPE: Mapping[str, Any] = {"string": "…", "integer": 1, "number": 1, "boolean": True}
 EXAMPLE_TIME = "2026-11-22T23:53:06.123Z"
-BODIES = (decoding.OrderBody, decoding.BatchBody, decoding.TokenBody)
+BODIES = (
+    *(decoding.OrderBody, decoding.BatchBody, decoding.ChangeBody, decoding.CancelBody, decoding.ReplaceBody),
+    *(decoding.PlaceBody, decoding.TokenBody),
+)
+ITEMS = (decoding.OrderBody, decoding.CancelBody, decoding.ReplaceBody, decoding.PlaceBody)
 ENUMS: Mapping[type[StrEnum], tuple[str, Mapping[Any, str]]] = {
     Side: ("The side of an order.", SIDES),
     Status: ("Where an order is in its life; the last three are final.", STATUSES),
@@ -254,6 +258,8 @@ class DocumentBuilder:
                 "enum": [word.value for word in words],
             }
         made["Status"]["examples"] = [Status.OPEN.value]
+        for item in ITEMS[1:]:
+            made[item.__name__]["properties"]["action"] |= {"description": "What the item asks for.", "type": "string"}
         made["Card"] = {"title": "Card", **self._formats["Card"]}
         meanings = {error.code: error.meaning for error in ERROR_CODES.values()}
         found = {code: meanings.get(code, "The query parameter breaks its rule.") for code in sorted(set(codes))}
@@ -391,7 +397,8 @@ class DocumentBuilder:
         }
         if "requestBody" in operation:
             name = operation["requestBody"]["content"][JSON]["schema"]["$ref"].removeprefix(SCHEMAS)
-            texts["required"] = self._schemas[name]["required"][0]
+            schema = self._schemas[name]
+            texts["required"] = next(iter(schema["required"] or schema["properties"]))
             if name == decoding.TokenBody.__name__:
                 texts["body_bytes_max"] = str(decoding.TOKEN_BYTES_MAX)
         return self._texts | texts
@@ -436,7 +443,12 @@ def formats(settings: Settings) -> Mapping[str, Json]:
             "default": 1,
             "examples": [1],
         },
-        "batch": {"minItems": 1, "maxItems": COMMANDS_MAX},
+        "new_quantity": {"type": "integer", "minimum": 1, "maximum": settings.max_quantity, "examples": [1]},
+        "batch": {
+            "minItems": 1,
+            "maxItems": COMMANDS_MAX,
+            "items": {"oneOf": [{"$ref": f"{SCHEMAS}{item.__name__}"} for item in ITEMS]},
+        },
         "results": {"items": {"oneOf": [{"$ref": f"{SCHEMAS}OrderView"}, {"$ref": f"{SCHEMAS}RefusedView"}]}},
         "key_id": {
             "description": "The key's id.",

@@ -189,7 +189,7 @@ _TABLE = (
         409,
         "order_completed",
         "Order is completed",
-        "The order was filled, canceled or expired before the cancel came.",
+        "The order was filled, canceled or expired before the cancel or the replace came.",
         "order {asked} is filled already",
     ),
     ErrorCode(
@@ -258,6 +258,20 @@ _TABLE = (
         "The time in force is none of the three.",
         "must be one of gtc, ioc, fok",
         "day",
+    ),
+    _field_code(
+        "invalid_post_only",
+        "post_only",
+        "post_only is neither true nor false, or true with a time in force that never rests.",
+        "must be true or false",
+        "yes",
+    ),
+    _field_code(
+        "invalid_action",
+        "action",
+        "An item of a batch asks for something else than the three actions.",
+        "must be one of place, cancel, replace",
+        "amend",
     ),
     _field_code(
         "invalid_orders",
@@ -435,5 +449,8 @@ BODY = (
 )
 ORDER_FIELDS = (
     *("422 unknown_card", "422 invalid_side", "422 invalid_price", "422 invalid_quantity"),
-    *("422 invalid_client_order_id", "422 invalid_time_in_force"),
+    *("422 invalid_client_order_id", "422 invalid_time_in_force", "422 invalid_post_only"),
+)
+CHANGE_FIELDS = (
+    *("422 invalid_price", "422 invalid_quantity", "422 invalid_client_order_id", "422 invalid_post_only"),
 )

@@ -11,15 +11,23 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from core.model import Side, Status, TimeInForce
+from core.model import Reason, Side, Status, TimeInForce
 
 STATUSES: Mapping[Status, str] = {
     Status.ACCEPTED: "durable in the log, not matched yet",
     Status.OPEN: "rests in the book, nothing of it is filled",
     Status.PARTIALLY_FILLED: "rests in the book, a part of it is filled",
     Status.FILLED: "completed: all of it is filled",
-    Status.CANCELED: "completed: what was not filled was canceled, by its trader or on meeting its trader's own order",
-    Status.EXPIRED: "completed: what was not filled at once expired, by its time in force",
+    Status.CANCELED: (
+        "completed: what was not filled was canceled, by its trader, by a replace, or on meeting its trader's own order"
+    ),
+    Status.EXPIRED: "completed: what was not filled at once expired, by its time in force or because it is post-only",
+}
+REASONS: Mapping[Reason, str] = {
+    Reason.WOULD_CROSS: "it is post-only and would have traded at once; it expired",
+    Reason.REPLACED: "a replace took its place; `replaced_by` names the order that goes on",
+    Reason.ALREADY_FILLED: "a replace asked for no more in total than was filled already",
+    Reason.ORDER_COMPLETED: "it is a replace, and the order that it names was completed before it",
 }
 TIMES_IN_FORCE: Mapping[TimeInForce, str] = {
     TimeInForce.GTC: "good till canceled: what is not filled at once rests in the book",
@@ -61,4 +69,12 @@ OrderStatus = Annotated[str, enum_meta("Where the order is in its life.", Status
 OrderTimeInForce = Annotated[str, enum_meta("How long the order waits.", TimeInForce)]
 Quantity = Annotated[int, field_meta("How many of the card.", 1, minimum=1)]
 FilledQuantity = Annotated[int, field_meta("How many of them are filled.", 0, minimum=0)]
+OrderReason = Annotated[
+    str | None,
+    field_meta(
+        f"Why the order was completed; null where its status says it:\n\n{markdown_list(REASONS)}",
+        None,
+        enum=[*REASONS, None],
+    ),
+]
 Time = Annotated[str, field_meta("RFC 3339 in UTC, to the millisecond.", name="date-time")]

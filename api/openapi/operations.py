@@ -14,7 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, Parameter, Reference, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from api.decoding import BatchBody, OrderBody, TokenBody
+from api.decoding import BatchBody, ChangeBody, OrderBody, TokenBody
 from api.openapi.error_codes import ERROR_CODES, ErrorCode
 from api.prefer import WAIT_SECONDS_MAX
 from api.problems import MEDIA_TYPE, Problem
@@ -87,6 +87,15 @@ class PlaceOrderOperation(WaitOperation):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.request_body = _request_body(OrderBody)
+
+
+@dataclass
+class ReplaceOrderOperation(WaitOperation):
+    """`PATCH /orders/{order_id}`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.request_body = _request_body(ChangeBody)
 
 
 @dataclass

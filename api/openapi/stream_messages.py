@@ -72,13 +72,13 @@ class StreamFill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OrderMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A change of an order of yours, with the order after it. Further events may come: `accepted`, `replaced`."""
+    """A change of an order of yours, with the order after it. Further events may come: `accepted`."""
 
     channel: Literal["orders"]
     card: CardName
     type: Literal["order"]
     sequence: Position
-    event: Literal["open", "fill", "canceled", "expired"]
+    event: Literal["open", "fill", "canceled", "expired", "replaced"]
     order: OrderView
     fill: StreamFill | None
     reason: Annotated[str | None, field_meta("Why; null where the event says it.", None)]

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, delete, get, post
+from litestar import Request, Response, delete, get, patch, post
 from litestar.params import FromPath, Parameter
 
 from api.context import Context, caller_of, context_of
@@ -13,7 +13,7 @@ from api.decoding import LARGE_BYTES, TOKEN_BYTES_MAX, Turn, decode_token_body
 from api.fast_path import Answer, Endpoint
 from api.gate import Headers, list_header
 from api.openapi import operations
-from api.openapi.error_codes import ORDER_FIELDS
+from api.openapi.error_codes import CHANGE_FIELDS, ORDER_FIELDS
 from api.prefer import wait_seconds
 from api.views import (
     BatchView,
@@ -32,6 +32,7 @@ from api.views import (
 from archiver.audit import Actor
 from core.errors import RequestError
 from core.model import LATEST, PlaceOrder, Side
+from core.rules import BatchItem, CancelItem, ReplaceItem
 from exchange.administration import actor_of
 from exchange.service import OPEN_LIMIT_MAX, OrderFilter
 from exchange.tokens import Caller
@@ -46,6 +47,7 @@ LIMITS = ("409 too_many_open_orders", RATE_LIMITED)
 ACCEPTED = {"status": "accepted"}
 FILLED = {"status": "filled", "filled_quantity": 1, "closed_at": "2026-11-22T23:53:06.125Z"}
 MATCHED = FILLED | {"trades": [{"executed_at": FILLED["closed_at"]}]}
+REPLACED = {"order_id": "pikachu-1050", "replaces": "pikachu-1001", "status": "open"}
 CANCELED = {"status": "canceled", "closed_at": "2026-11-22T23:54:10.001Z"}
 """Values of orders in the examples of the OpenAPI document."""
 
@@ -71,28 +73,36 @@ async def answer_order(context: Context, caller: Caller, headers: Headers, body:
 
 
 async def answer_orders(context: Context, caller: Caller, _: Headers, body: bytes) -> Answer:
-    """Places the orders of a batch; answers 202 with a result for each order.
+    """Places, cancels and replaces the orders of a batch; answers 202 with a result for each item.
 
     Raises:
-        TcgxError: the batch was refused as a whole, or no order was placed.
+        TcgxError: the batch was refused as a whole, or nothing was appended.
     """
     check_room = partial(context.exchange.check_room, caller)
     asked = await context.decoder.decode_orders(body, caller.trader_id, check_room)
     commands = [order for order in asked if isinstance(order, PlaceOrder)]
-    placed = await context.exchange.place_many(commands)
-    results = [result_json(command, outcome) for command, outcome in zip(commands, placed, strict=True)]
-    if len(commands) < len(asked):
+    if len(commands) < len(asked) and any(isinstance(item, CancelItem | ReplaceItem) for item in asked):
+        items = [item for item in asked if not isinstance(item, RequestError)]
+        outcomes = await context.exchange.submit_many(caller, items)
+        results = [
+            result_json(item if isinstance(item, PlaceOrder) else None, outcome)
+            for item, outcome in zip(items, outcomes, strict=True)
+        ]
+    else:
+        placed = await context.exchange.place_many(commands)
+        results = [result_json(command, outcome) for command, outcome in zip(commands, placed, strict=True)]
+    if len(results) < len(asked):
         results = await _with_refusals(asked, results)
     return Answer(202, f'{{"results":[{",".join(results)}]}}'.encode())
 
 
-async def _with_refusals(asked: Sequence[PlaceOrder | RequestError], accepted: Sequence[str]) -> list[str]:
+async def _with_refusals(asked: Sequence[BatchItem | RequestError], accepted: Sequence[str]) -> list[str]:
     """The results of a batch in order. A thousand refusals take milliseconds, so other tasks run between them."""
     next_accepted = iter(accepted)
     results = []
     turn = Turn()
-    for order in asked:
-        results.append(next(next_accepted) if isinstance(order, PlaceOrder) else refusal_json(order))
+    for item in asked:
+        results.append(refusal_json(item) if isinstance(item, RequestError) else next(next_accepted))
         if turn.is_over():
             await turn.next()
     return results
@@ -168,24 +178,25 @@ async def place_order(request: Request) -> Response[OrderView]:  # type: ignore[
     "/orders/batch",
     status_code=202,
     tags=["orders"],
-    summary="Place up to 1,000 orders",
+    summary="Place, cancel and replace up to 1,000 orders",
     description=(
         "Answers 202 once those that are accepted are durable, with an outcome for each in order: the order, or "
-        "`error`, the problem that `POST /orders` would answer. An order that breaks a rule of its schema is refused "
-        "in its place of `results` and spoils no other: the whole batch is refused only if it is no list of 1 to 1,000 "
-        "orders. Orders of one card keep their order. After a timeout or a 5xx repeat with the same "
-        "`client_order_id`s. Source: the logs in Redis."
+        "`error`, the problem that the call for this item alone would answer. An item places an order unless its "
+        "`action` is `cancel` or `replace`. One that breaks a rule of its schema is refused in its place of `results` "
+        "and spoils no other: the whole batch is refused only if it is no list of 1 to 1,000 items. Items of one card "
+        "keep their order. A canceled or replaced order is shown as by DELETE and PATCH without `Prefer`. After a "
+        "timeout or a 5xx repeat with the same `client_order_id`s. Source: the logs in Redis."
     ),
     operation_class=operations.PlaceOrdersOperation,
     responses={
-        202: operations.answer(BatchView, "An outcome for each order.", results=[ACCEPTED, {}]),
-        **operations.problems("422 invalid_orders", RATE_LIMITED, HALTED, *APPENDS),
+        202: operations.answer(BatchView, "An outcome for each item.", results=[ACCEPTED, {}]),
+        **operations.problems("422 invalid_orders", "422 invalid_action", RATE_LIMITED, HALTED, *APPENDS),
     },
     security=BEARER,
     operation_id="place_orders",
 )
 async def place_orders(request: Request) -> Response[BatchView]:  # type: ignore[type-arg]
-    """Places many orders."""
+    """Places, cancels and replaces many orders."""
     context, caller = caller_of(request)
     return _response(await answer_orders(context, caller, request.scope["headers"], await request.body()))
 
@@ -278,6 +289,56 @@ async def get_order_by_client_id(
     return matched_view(order, await context.exchange.fills_of(order))
 
 
+@patch(
+    "/orders/{order_id:str}",
+    status_code=202,
+    tags=["orders"],
+    summary="Replace an order",
+    description=(
+        "Changes price, quantity or both in one step; `quantity` is the new total, which counts what is filled. At the "
+        "same price, and with no more than before, the order keeps its id and its place in the queue. Anything else is "
+        "a new order with a new id and place: `replaces` and `replaced_by` name each other, the old one is canceled "
+        "with the reason `replaced`, and the new one carries what is filled, so that both together never fill more "
+        "than the total. An order that has filled the new total or more is canceled with the reason `already_filled`. "
+        "If the order is completed before the replace is matched, the new order is canceled with the reason "
+        "`order_completed`. Side, time in force and, unless it is given, post_only stay. Answers 202 once the replace "
+        "is durable; with `Prefer: wait=N`, 200 after matching, with the fills of the order by then. With a "
+        "`client_order_id` a repeat gives the first outcome. Source: the log and books in Redis."
+    ),
+    operation_class=operations.ReplaceOrderOperation,
+    responses={
+        200: operations.answer(
+            MatchedOrderView,
+            "With `Prefer: wait=N`: the new order, or the same one where it kept its place, after matching.",
+            **REPLACED,
+            trades=[],
+            average_price=None,
+        ),
+        202: operations.answer(
+            OrderView,
+            "The new order, not matched yet; or the order as it is, where it will keep its place.",
+            **REPLACED | ACCEPTED,
+        ),
+        **operations.problems(
+            *("404 order_not_found", "409 order_completed", "409 client_order_id_conflict", RATE_LIMITED),
+            *(*CHANGE_FIELDS, HALTED, *APPENDS),
+        ),
+    },
+    security=BEARER,
+    operation_id="replace_order",
+)
+async def replace_order(request: Request, order_id: FromPath[str]) -> Response[OrderView]:  # type: ignore[type-arg]
+    """Replaces an order."""
+    context, caller = caller_of(request)
+    seconds = wait_seconds(list_header(request.scope["headers"], b"prefer"))
+    decoder = context.decoder
+    change = await decoder.offload(decoder.decode_change, await request.body())
+    replaced = await context.exchange.replace(caller, order_id, change, seconds)
+    if isinstance(replaced, tuple):
+        return Response(matched_view(*replaced), status_code=200)
+    return Response(order_view(replaced), status_code=202)
+
+
 @delete(
     "/orders/{order_id:str}",
     status_code=202,
@@ -352,6 +413,7 @@ ROUTES = [
     list_orders,
     get_order_by_client_id,
     get_order,
+    replace_order,
     cancel_order,
     cancel_orders,
 ]

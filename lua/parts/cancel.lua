@@ -3,23 +3,36 @@
 local cancel = {}
 
 local comma, change_level = text.comma, side.change_level
-local find, sub, parse, next_maker = string.find, string.sub, order_line.parse, side.next_maker
+local sub, parse, is_buy, next_maker = string.sub, order_line.parse, order_line.is_buy, side.next_maker
 local SEQUENCE_DIGITS = limits.sequence_digits
 
--- Cancels an order of the book. `record`: what {card}:open held before the batch. Returns the order's line, or nil.
-local function cancel_resting(call, record, owner, closed_suffix)
-  local line, filled, trader_id, price, quantity = parse(record)
+-- Finds an order of the book as it is now. `record`: what {card}:open held before the batch. Returns its side, field,
+-- line, filled quantity, price and quantity; nil where it rests no more, or is not the owner's.
+function cancel.resting(call, record, owner)
+  local field, book = sub(record, 1, SEQUENCE_DIGITS), is_buy(record) and call.bids or call.asks
+  local changed = book.removed[field]
+  if changed == true then return nil end
+  local line, filled, trader_id, price, quantity = parse(changed or record)
   if trader_id ~= owner then return nil end
-  local field, book = sub(record, 1, SEQUENCE_DIGITS), find(line, ',buy,', 1, true) and call.bids or call.asks
-  if book.removed[field] then return nil end
   -- Fills of this batch are written back later: of the head, what is filled is in `book`.
-  local is_head = book.sequence == field
-  if is_head then filled = book.filled end
+  if book.sequence == field then filled = book.filled end
+  return book, field, line, filled, price, quantity
+end
+
+-- Removes an order of the book, as `cancel.resting` has found it. `left`: what it has left.
+function cancel.remove(call, book, field, price, left)
   book.removed[field] = true
-  if call.tracked then change_level(book, book.sign * price, filled - quantity) end
+  if call.tracked then change_level(book, book.sign * price, -left) end
   book.canceled[#book.canceled + 1] = field
   call.removed[#call.removed + 1] = field
-  if is_head then next_maker(book) end
+  if book.sequence == field then next_maker(book) end
+end
+
+-- Cancels an order of the book. Returns the order's line, or nil.
+local function cancel_resting(call, record, owner, closed_suffix)
+  local book, field, line, filled, price, quantity = cancel.resting(call, record, owner)
+  if not book then return nil end
+  cancel.remove(call, book, field, price, quantity - filled)
   return line .. comma[filled] .. ',canceled' .. closed_suffix
 end
 
@@ -80,7 +93,7 @@ end
 -- Applies command i of the batch, a cancel of a resting order or of all orders of a trader. `closed_suffix` ends the
 -- lines of orders that it completes. Returns `orders_count` and `work` as they are then: the loop keeps both in locals.
 function cancel.apply(call, i, orders_count, work, closed_suffix)
-  local record = call.canceled[i]
+  local record = call.named[i]
   if record == true then return cancel_all(call, i, orders_count, work, closed_suffix) end
   local line = cancel_resting(call, record, call.batch.traders[i], closed_suffix)
   if not line then return orders_count, work end

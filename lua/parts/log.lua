@@ -4,10 +4,12 @@
 --   id          <milliseconds>-<sequence of its first command>
 --   entry       that id again, so that a copy of an entry is recognised
 --   at          RFC 3339 time of the append
---   kinds       GgC: a letter each. G gtc, I ioc, F fok, a capital buys, a small letter sells; C cancels
+--   kinds       GgC: a letter each. G gtc, I ioc, F fok, P post-only, R replaces, Q replaces with post-only; a capital
+--               buys, a small letter sells; C cancels
 --   traders     ["17","4","4"]: trader ids, as text because lines hold them as text
 --   prices      [550,540,12]: price_cents; of a cancel the sequence of the order, or 0 for all of the trader's orders
---   quantities  [1,20,0]: 0 of a cancel
+--   quantities  [1,20,0]: 0 of a cancel; of a replace the new total, negative where it stays what the order has by then
+--   targets     [0,0,12]: of a replace the sequence of its order, else 0; only where there is a replace
 --   clients     ["a",0,0]: client_order_id or 0; only where an order has one
 --   self_trade  cancel_taker, or missing: an order that would trade with its own trader is canceled
 -- All but kinds are JSON arrays. C functions (math.min, math.max) check a column as a whole, and match uses columns as
@@ -18,6 +20,7 @@ local COMMANDS_MAX, SEQUENCE_MAX = limits.commands_max, limits.sequence_max
 local PRICE_CENTS_MAX, QUANTITY_MAX, TRADER_ID_MAX = limits.price_cents_max, limits.quantity_max, limits.trader_id_max
 local ENTRIES_MAX = 64 -- of a read
 local find, byte, min, max = string.find, string.byte, math.min, math.max
+local REPLACE = text.REPLACE
 
 -- Characters that no array of integers has: of fractions, exponents, nan, inf, true, null, and text.
 local NOT_INTEGER = { '.', 'e', 'E', 'n', 'N', '"', 'x', 'X' }
@@ -92,7 +95,9 @@ end
 -- The bytes of the letters.
 local function decode_kinds(letters)
   if #letters == 0 or #letters > COMMANDS_MAX then error('kinds has not 1 to ' .. COMMANDS_MAX .. ' letters', 0) end
-  if find(letters, '[^GgCIiFf]') then error('kinds has a letter that is none of G, g, I, i, F, f, C', 0) end
+  if find(letters, '[^GgCIiFfPpRrQq]') then
+    error('kinds has a letter that is none of G, g, I, i, F, f, P, p, R, r, Q, q, C', 0)
+  end
   return { byte(letters, 1, -1) }
 end
 
@@ -130,29 +135,43 @@ local function all_ones(json, size)
   return json == ones_text[size] and ones or nil
 end
 
+-- Checks the values of an entry that has cancels or replaces, whose columns admit more than those of orders.
+local function check_mixed(kinds, prices, quantities, targets)
+  for i = 1, #kinds do
+    local kind, quantity, target = kinds[i], quantities[i], targets and targets[i] or 0
+    local is_replace = REPLACE[kind] or false
+    if kind ~= text.CANCEL and (prices[i] < 1 or prices[i] > PRICE_CENTS_MAX) or quantity == 0 and kind ~= text.CANCEL
+      or quantity < 0 and not is_replace then
+      error('an order has a price or a quantity that is not allowed', 0)
+    end
+    if is_replace ~= (target > 0) then error('targets names orders of other commands than replaces', 0) end
+  end
+end
+
 -- Decodes the columns of an entry; `from`: the place of the field kinds. Raises a sentence where one is malformed.
 local function decode_columns(fields, from)
-  local kinds = decode_kinds(fields[from + 1])
+  local letters = fields[from + 1]
+  local kinds = decode_kinds(letters)
   local size = #kinds
+  local replaces = find(letters, '[RrQq]') ~= nil
   local entry = {
     kinds = kinds,
     size = size,
     traders = decode_traders(fields[from + 3], size),
-    cancels = find(fields[from + 1], 'C', 1, true) ~= nil,
+    cancels = find(letters, 'C', 1, true) ~= nil,
+    special = replaces or find(letters, '[Pp]') ~= nil,
   }
   local prices = decode_integers('prices', fields[from + 5], size, entry.cancels and 0 or 1,
     entry.cancels and SEQUENCE_MAX or PRICE_CENTS_MAX)
-  local quantities = all_ones(fields[from + 7], size)
-    or decode_integers('quantities', fields[from + 7], size, entry.cancels and 0 or 1, QUANTITY_MAX)
-  if entry.cancels then
-    for i = 1, size do
-      if kinds[i] ~= text.CANCEL and (prices[i] < 1 or prices[i] > PRICE_CENTS_MAX or quantities[i] < 1) then
-        error('an order has a price or a quantity that is not allowed', 0)
-      end
-    end
-  end
+  local quantities = all_ones(fields[from + 7], size) or decode_integers('quantities', fields[from + 7], size,
+    replaces and -QUANTITY_MAX or entry.cancels and 0 or 1, QUANTITY_MAX)
   entry.prices, entry.quantities = prices, quantities
   local next = from + 8
+  if fields[next] == 'targets' then
+    entry.targets = decode_integers('targets', fields[next + 1], size, 0, SEQUENCE_MAX)
+    next = next + 2
+  end
+  if entry.cancels or replaces or entry.targets then check_mixed(kinds, prices, quantities, entry.targets) end
   if fields[next] == 'clients' then
     entry.clients = decode_clients(fields[next + 1], size)
     next = next + 2
@@ -195,21 +214,32 @@ local function decode(id, fields, cached)
   return entry
 end
 
+-- Adds the commands `from` to `to` of an entry to a column that only some entries have, and that is 0 elsewhere. `count`:
+-- commands of the batch before. Returns the column of the batch, nil where neither has it.
+local function add_column(column, of_entry, count, from, to)
+  if not of_entry and not column then return nil end
+  column = column or {}
+  for i = #column + 1, count do column[i] = 0 end
+  for c = from, to do column[c + count + 1 - from] = of_entry and of_entry[c] or 0 end
+  return column
+end
+
 -- Adds the commands `from` to `to` of an entry to a batch. A batch that is one whole entry borrows its columns, and
 -- copies them when a second entry follows.
 local function add_commands(batch, entry, from, to)
   local count = batch.count
   local last = count + to - from + 1
-  batch.cancels = batch.cancels or entry.cancels
+  batch.cancels, batch.special = batch.cancels or entry.cancels, batch.special or entry.special
   if count == 0 and from == entry.released + 1 and to == entry.size then
     batch.kinds, batch.traders = entry.kinds, entry.traders
     batch.prices, batch.quantities = entry.prices, entry.quantities
-    batch.clients, batch.borrowed = entry.clients, true
+    batch.clients, batch.targets, batch.borrowed = entry.clients, entry.targets, true
   else
     if batch.borrowed then
       batch.kinds, batch.traders = { unpack(batch.kinds) }, { unpack(batch.traders) }
       batch.prices, batch.quantities = { unpack(batch.prices) }, { unpack(batch.quantities) }
       batch.clients = batch.clients and { unpack(batch.clients) }
+      batch.targets = batch.targets and { unpack(batch.targets) }
       batch.borrowed = false
     end
     local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
@@ -221,11 +251,8 @@ local function add_commands(batch, entry, from, to)
       kinds[c + offset], traders[c + offset] = entry_kinds[c], entry_traders[c]
       prices[c + offset], quantities[c + offset] = entry_prices[c], entry_quantities[c]
     end
-    if entry.clients or batch.clients then
-      batch.clients = batch.clients or {}
-      for i = #batch.clients + 1, count do batch.clients[i] = 0 end
-      for c = first, to - entry.released do batch.clients[c + offset] = entry.clients and entry.clients[c] or 0 end
-    end
+    batch.clients = add_column(batch.clients, entry.clients, count, first, to - entry.released)
+    batch.targets = add_column(batch.targets, entry.targets, count, first, to - entry.released)
   end
   local times, rules, at = batch.times, batch.rules, entry.at
   for i = count + 1, last do times[i] = at end
@@ -248,9 +275,10 @@ end
 -- Returns nil and a sentence where acknowledged commands are missing from the log.
 function log.read(tag, position, limit)
   local batch = {
-    count = 0, kinds = {}, traders = {}, prices = {}, quantities = {}, clients = nil, rules = {},
+    count = 0, kinds = {}, traders = {}, prices = {}, quantities = {}, clients = nil, targets = nil, rules = {},
     times = {}, -- a comma before each
     cancels = false, -- whether there are any
+    special = false, -- whether there are post-only orders or replaces
     rejected = {}, ends = {}, -- of each entry read: position and sizes of the batch behind it
     log_id = position.log_id, sequence = position.sequence, part = position.part, more = true,
   }
@@ -323,6 +351,7 @@ function log.release(tag, batch)
       entry.kinds, entry.traders = { unpack(entry.kinds, done + 1) }, { unpack(entry.traders, done + 1) }
       entry.prices, entry.quantities = { unpack(entry.prices, done + 1) }, { unpack(entry.quantities, done + 1) }
       entry.clients = entry.clients and { unpack(entry.clients, done + 1) }
+      entry.targets = entry.targets and { unpack(entry.targets, done + 1) }
       entry.released = entry.released + done
     end
   end
@@ -390,6 +419,7 @@ function log.find(tag, sequence, near)
   if not entry or i > entry.size then return nil, near end
   return {
     kind = entry.kinds[i], trader = entry.traders[i], price = entry.prices[i], quantity = entry.quantities[i],
-    client = entry.clients and entry.clients[i] or 0, at = string.sub(entry.at, 2),
+    client = entry.clients and entry.clients[i] or 0, target = entry.targets and entry.targets[i] or 0,
+    at = string.sub(entry.at, 2),
   }, entry
 end

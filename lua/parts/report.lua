@@ -21,6 +21,16 @@ local function opened_lines(opened)
   return concat(lines, '\n')
 end
 
+-- The changes of orders that kept their place. `amended`: see replace.lua.
+local function amended_lines(amended)
+  local lines = {}
+  for i, change in ipairs(amended) do
+    lines[i] = integer[change.command] .. ',' .. integer[change.target] .. ',' .. integer[change.before] .. ','
+      .. integer[change.after] .. '\n'
+  end
+  return concat(lines)
+end
+
 -- Returns the id and the fields of the event. The largest field comes last: making room for a field, Redis copies what
 -- stands before it. `opened`: what write.prepare returned.
 function report.event(call, opened)
@@ -33,6 +43,10 @@ function report.event(call, opened)
   if call.watched == 2 then
     event[size + 1], event[size + 2] = 'opened', opened_lines(opened)
     size = size + 2
+    if call.amended and #call.amended > 0 then
+      event[size + 1], event[size + 2] = 'amended', amended_lines(call.amended)
+      size = size + 2
+    end
   end
   if call.trade_count > 0 then
     event[size + 1], event[size + 2] = 'trades', call.trade_lines

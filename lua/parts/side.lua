@@ -22,7 +22,8 @@ function side.new(tag, sign)
     open = tag .. ':open',
     -- Orders of the index: `loaded` of them are in `fields` and `records`, `head` is the place of the head. `key` is
     -- the head's, NONE where no order is left, nil before the first look. `sequence` to `line` are the head's, too.
-    key = nil, page = PAGE_MIN, loaded = 0, head = 0, exhausted = false, fields = {}, records = {}, removed = {},
+    key = nil, page = PAGE_MIN, loaded = 0, head = 0, exhausted = false, fields = {}, records = {},
+    removed = {}, -- by field of {card}:open: true where the order left, its record where a replace has changed it
     sequence = nil, left = 0, filled = 0, trader = nil, line = nil, head_changed = false,
     prefix_removed = 0, -- members that leave the best end of the index: filled ones, and any without a record
     canceled = {}, -- members that leave from anywhere
@@ -65,10 +66,11 @@ function side.next_maker(book)
       end
     end
     local record, field = book.records[head], book.fields[head]
+    local changed = book.removed[field]
     if not record then
       book.prefix_removed = book.prefix_removed + 1
-    elseif not book.removed[field] then
-      local line, filled, trader, price, quantity = parse(record)
+    elseif changed ~= true then
+      local line, filled, trader, price, quantity = parse(changed or record)
       local key, best = book.sign * price, book.best
       book.head, book.key, book.sequence = head, key, field
       book.top = key < best and key or best
@@ -167,6 +169,12 @@ function side.pop(book)
   book.top = best < book.key and best or book.key
 end
 
+-- Returns the best key at which an order rests, NONE where none does. Orders of the batch that were canceled are popped.
+function side.best_key(book, left)
+  while book.best < book.key and left[book.first[book.best]] == 0 do side.pop(book) end
+  return book.top
+end
+
 -- Iterates over orders of the index from the head on, without moving it: key, unfilled quantity, trader; at last NONE.
 local function walk_index(book)
   local place = book.head
@@ -177,8 +185,9 @@ local function walk_index(book)
       if place > book.loaded and not book.exhausted then load_page(book) end
       if place > book.loaded then return NONE end
       local record = book.records[place]
-      if record and not book.removed[book.fields[place]] then
-        local _, filled, trader, price, quantity = parse(record)
+      local changed = book.removed[book.fields[place]]
+      if record and changed ~= true then
+        local _, filled, trader, price, quantity = parse(changed or record)
         return book.sign * price, quantity - filled, trader
       end
     end

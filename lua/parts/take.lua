@@ -8,8 +8,13 @@
 --   asks, bids          both sides of the book (side.lua)
 --   tracked             the card's price levels (levels.lua), or nil
 --   watched             what readers want of the event (watching.lua), or nil
---   canceled            of command i of the batch, a cancel: the record of the resting order that it names; `true`
---                       where it names all orders of its trader; nil where it names an order of the batch or none
+--   plain               whether all orders of the batch have lines of the shortest form: no client_order_id, none
+--                       post-only, none that replaces another one
+--   named               of command i of the batch, a cancel or replace: the record of the resting order that it names;
+--                       `true` of a cancel that names all orders of its trader; nil where it names an order of the
+--                       batch or none
+--   forces              time in force of order i of the batch where it replaces another one; nil without replaces
+--   amended             changes of resting orders that keep their place (replace.lua); nil without replaces
 --   left                unfilled quantity of order i of the batch; 0 of a cancel and of a completed order
 --   fields              sequence of order i of the batch as text
 --   line                writes the line of order i of the batch (order_line.lua)
@@ -22,15 +27,17 @@ local take = {}
 
 local CANCEL = text.CANCEL
 
--- Reads the resting orders that cancels of the batch name: one read for all, before anything is matched.
-local function read_canceled_records(tag, batch, base)
-  local kinds, prices, commands, fields, records, count = batch.kinds, batch.prices, {}, {}, {}, 0
+-- Reads the resting orders that cancels and replaces of the batch name: one read for all, before anything is matched.
+local function read_named_records(tag, batch, base)
+  local kinds, prices, targets, commands, fields, records, count =
+    batch.kinds, batch.prices, batch.targets, {}, {}, {}, 0
   for i = 1, batch.count do
-    local target = prices[i]
-    if kinds[i] == CANCEL and target <= base then
-      if target == 0 then
+    local is_cancel = kinds[i] == CANCEL
+    local target = is_cancel and prices[i] or targets and targets[i] or 0
+    if target <= base then
+      if is_cancel and target == 0 then
         records[i] = true
-      else
+      elseif target > 0 then
         count = count + 1
         commands[count], fields[count] = i, text.sequence(target)
       end
@@ -53,13 +60,20 @@ function take.call(tag, commands_max, hold_ms, started)
   local watched = watching.of(tag)
   local tracked = levels.tracked(tag, position, watched)
   if tracked then asks.level_changes, bids.level_changes = {}, {} end
-  local fields = {}
+  local fields, forces, amended = {}, nil, nil
+  if batch.targets then
+    forces, amended = {}, {}
+    -- A replace changes quantities. Those of a borrowed column belong to the log.
+    if batch.borrowed then batch.quantities = { unpack(batch.quantities, 1, batch.count) } end
+  end
   return {
     tag = tag, position = position, base = position.sequence, batch = batch,
     deadline = budget.deadline(started, hold_ms),
     asks = asks, bids = bids, tracked = tracked, watched = watched,
-    canceled = batch.cancels and read_canceled_records(tag, batch, position.sequence),
-    left = {}, fields = fields, line = order_line.writer(batch, fields),
+    plain = not batch.clients and not batch.special,
+    named = (batch.cancels or batch.targets) and read_named_records(tag, batch, position.sequence),
+    left = {}, fields = fields, forces = forces, amended = amended,
+    line = order_line.writer(batch, fields, forces),
     trades = {}, orders = {}, removed = {}, trade_count = 0, orders_count = 0, work = 0,
   }
 end

@@ -36,19 +36,34 @@ text.number = setmetatable({}, {
   end,
 })
 
--- The kind of a command is a letter, in batches its byte: G gtc, I ioc, F fok; a capital buys, a small letter sells. C
--- is a cancel. Small letters have the higher bytes, so SELL and above are sells.
+-- The kind of a command is a letter, in batches its byte: G gtc, I ioc, F fok, P post-only; R replaces an order, Q with
+-- a post-only one; a capital buys, a small letter sells. C is a cancel. Small letters have the higher bytes, so SELL and
+-- above are sells.
 local byte = string.byte
-text.CANCEL, text.SELL, text.GTC = byte('C'), byte('a'), { [byte('G')] = true, [byte('g')] = true }
-text.FOK = { [byte('F')] = true, [byte('f')] = true }
+local function kinds_of(letters)
+  local kinds = {}
+  for i = 1, #letters do kinds[byte(letters, i)] = true end
+  return kinds
+end
+text.CANCEL, text.SELL = byte('C'), byte('a')
+text.GTC, text.FOK = kinds_of('GgPpRrQq'), kinds_of('Ff')
+text.POST_ONLY, text.REPLACE = kinds_of('PpQq'), kinds_of('RrQq')
+text.LOOKS_FIRST = kinds_of('FfPpQq') -- orders that look at the other side before they trade
 
 -- By the kind of an order, pieces of its line: side, time in force, and the latter behind a quantity of 1.
+-- What a replace knows of its order stands behind its time in force (`text.replacing`).
 text.side, text.force, text.one_and_force = {}, {}, {}
-for letter, name in pairs({ G = 'gtc', I = 'ioc', F = 'fok' }) do
+for letter, name in pairs({ G = 'gtc', I = 'ioc', F = 'fok', P = 'gtc/p//', R = 'gtc', Q = 'gtc/p//' }) do
   for side, kind in pairs({ [',buy,'] = byte(letter), [',sell,'] = byte(string.lower(letter)) }) do
     text.side[kind] = side
     text.force[kind], text.one_and_force[kind] = ',' .. name .. ',', ',1,' .. name .. ','
   end
+end
+
+-- The time in force of an order that replaces another one: `gtc/<p where it is post-only>/<sequence of that order>/<what
+-- that order had filled>`. `carried`: the last part as text.
+function text.replacing(kind, target, carried)
+  return (text.POST_ONLY[kind] and ',gtc/p/' or ',gtc//') .. text.integer[target] .. '/' .. carried .. ','
 end
 
 -- Sequences and trade numbers have a fixed number of digits. A number and the next one share all but their last three

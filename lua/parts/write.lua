@@ -25,15 +25,31 @@ local function changed_heads(call)
   return opened, count
 end
 
+-- Adds the records of resting orders that a replace has changed, unless they left, or `changed_heads` has them.
+local function add_amended(call, opened, count)
+  local added = {}
+  for _, change in ipairs(call.amended) do
+    local book, field = change.book, change.field
+    local record = book and not added[field] and book.removed[field]
+    if record and record ~= true and not (book.sequence == field and book.head_changed) then
+      added[field] = true
+      opened[count + 1], opened[count + 2] = field, record
+      count = count + 2
+    end
+  end
+  return count
+end
+
 -- Lists what enters the book: members of each side in `added`; returns fields and records of {card}:open. Runs
 -- before the first write, past which nothing may fail.
 function write.prepare(call)
   local batch, left, fields, line = call.batch, call.left, call.fields, call.line
   local kinds, traders, prices, quantities = batch.kinds, batch.traders, batch.prices, batch.quantities
-  local clients, times = batch.clients, batch.times
+  local plain, times = call.plain, batch.times
   local asks, bids, tracked = call.asks, call.bids, call.tracked
   local added_asks, added_bids, asks_count, bids_count = asks.added, bids.added, 0, 0
   local opened, opened_count = changed_heads(call)
+  if call.amended then opened_count = add_amended(call, opened, opened_count) end
   for i = 1, batch.count do
     local remaining = left[i]
     if remaining > 0 then
@@ -49,7 +65,7 @@ function write.prepare(call)
       end
       if tracked then change_level(book, book.sign * price, remaining) end
       opened[opened_count + 1] = field
-      if quantity == 1 and not clients then
+      if quantity == 1 and plain then
         opened[opened_count + 2] = field .. ',' .. traders[i] .. book.side_text .. integer[price] .. GTC_ONE .. times[i]
       else
         opened[opened_count + 2] = line(i, remaining == quantity and '' or comma[quantity - remaining])

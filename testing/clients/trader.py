@@ -16,7 +16,8 @@ PAGES_MAX = 1_000
 
 ORDER_FIELDS = {
     *("order_id", "client_order_id", "card", "side", "price", "quantity", "filled_quantity", "status"),
-    *("time_in_force", "accepted_at", "closed_at"),
+    *("time_in_force", "accepted_at", "closed_at", "post_only", "replaces", "carried_quantity", "reason"),
+    "replaced_by",
 }
 
 Json = dict[str, Any]

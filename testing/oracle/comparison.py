@@ -2,13 +2,13 @@
 
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from redis import Redis
 
-from core.model import Command, Order, PlaceOrder, Side, Status, Trade
+from core.model import Command, Order, PlaceOrder, Reason, ReplaceOrder, Side, Status, Trade
 from testing.flows import Flow
 from testing.market import Market, draw_reference, orders_in
 from testing.oracle.reference_book import ReferenceBook, SelfTrade
@@ -144,12 +144,11 @@ def events_of(card: str, event: dict[bytes, bytes]) -> tuple[list[Trade], list[O
                     "side": side,
                     "price_cents": price,
                     "quantity": quantity,
-                    "time_in_force": time_in_force,
                     "client_order_id": client or None,
                     "accepted_at": accepted_at,
-                    "status": status,
                     "closed_at": closed_at,
-                },
+                }
+                | chain_of(time_in_force, status),
                 Order,
                 strict=False,
             )
@@ -160,25 +159,64 @@ def events_of(card: str, event: dict[bytes, bytes]) -> tuple[list[Trade], list[O
     )  # fmt: skip
 
 
+def chain_of(time_in_force: str, status: str) -> dict[str, Any]:
+    """The values within time in force and status that lua/parts/order_line.lua describes."""
+    force, post_only, replaces, carried = (*time_in_force.split("/"), "", "", "")[:4]
+    plain_status, reason, replaced_by = (*status.split("/"), "", "")[:3]
+    values = {
+        "time_in_force": force,
+        "post_only": post_only == "p",
+        "replaces": replaces,
+        "carried_quantity": carried,
+        "status": plain_status,
+        "reason": reason,
+        "replaced_by": replaced_by,
+    }
+    return {name: value for name, value in values.items() if value != ""}
+
+
 def check_invariants(
     commands: Sequence[Command], completed: list[Order], trades: list[Trade], resting: dict[int, Order]
 ) -> None:
-    """Every order is somewhere exactly once, and nothing is made or lost."""
+    """Every order is somewhere exactly once, and nothing is made or lost.
+
+    A replace that leaves its order in its place is no order.
+    """
     placed = {i: command for i, command in enumerate(commands, 1) if isinstance(command, PlaceOrder)}
-    completed_sequences = [order.sequence for order in completed]
-    assert sorted(completed_sequences + list(resting)) == sorted(placed)
+    replaced = {command.replaces for command in placed.values() if isinstance(command, ReplaceOrder)}
+    orders = {order.sequence: order for order in [*completed, *resting.values()]}
+    assert len(orders) == len(completed) + len(resting)
+    assert all(isinstance(placed[sequence], ReplaceOrder) for sequence in placed.keys() - orders.keys())
+    assert orders.keys() <= placed.keys()
 
     filled = dict.fromkeys(placed, 0)
     for trade in trades:
         filled[trade.taker_sequence] += trade.quantity
         filled[trade.maker_sequence] += trade.quantity
     assert [trade.number for trade in trades] == list(range(1, len(trades) + 1))
-    for order in [*completed, *resting.values()]:
+    for order in orders.values():
         command = placed[order.sequence]
-        assert order.filled_quantity == filled[order.sequence] <= command.quantity == order.quantity
+        assert order.filled_quantity - order.carried_quantity == filled[order.sequence]
+        assert order.filled_quantity <= order.quantity
+        if not isinstance(command, ReplaceOrder) or not command.keeps_quantity:
+            assert order.quantity <= command.quantity
+            assert order.quantity == command.quantity or order.sequence in replaced
         assert (order.status is Status.FILLED) == (order.filled_quantity == order.quantity)
+        check_chain(order, orders)
     bought = sum(quantity for sequence, quantity in filled.items() if placed[sequence].side is Side.BUY)
     assert 2 * bought == sum(filled.values())
+
+
+def check_chain(order: Order, orders: Mapping[int, Order]) -> None:
+    """Both orders of a replace name each other, and the later one begins with what the earlier one had filled."""
+    if order.replaced_by is not None:
+        assert orders[order.replaced_by].replaces == order.sequence
+        assert orders[order.replaced_by].carried_quantity == order.filled_quantity
+        assert (order.status, order.reason) == (Status.CANCELED, Reason.REPLACED)
+    if order.replaces is None:
+        assert order.carried_quantity == 0
+    elif order.reason not in (Reason.ORDER_COMPLETED, Reason.ALREADY_FILLED) or order.carried_quantity:
+        assert orders[order.replaces].replaced_by == order.sequence
 
 
 def run(

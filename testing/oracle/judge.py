@@ -99,8 +99,12 @@ def archived_trades(database_url: str, card: str) -> list[Trade]:
 
 def _converted(row: dict[str, Any], kind: type[Row]) -> Row:
     values = {name: _rfc3339(value) if isinstance(value, datetime) else value for name, value in row.items()}
-    assert set(values) == {field.name for field in msgspec.structs.fields(kind)}, "a column has no counterpart"
-    return msgspec.convert(values, kind)
+    fields = msgspec.structs.fields(kind)
+    assert set(values) == {field.name for field in fields}, "a column has no counterpart"
+    defaults = {field.name: field.default for field in fields if field.default is not msgspec.NODEFAULT}
+    return msgspec.convert(
+        {name: defaults.get(name) if value is None else value for name, value in values.items()}, kind
+    )
 
 
 def _rfc3339(at: datetime) -> str:

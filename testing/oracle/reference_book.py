@@ -10,14 +10,27 @@ from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
-from core.model import COMPLETED, LATEST, Command, Order, PlaceOrder, Side, Status, TimeInForce, Trade
+from core.model import (
+    COMPLETED,
+    LATEST,
+    Command,
+    Order,
+    PlaceOrder,
+    Reason,
+    ReplaceOrder,
+    Side,
+    Status,
+    TimeInForce,
+    Trade,
+)
 
 SelfTrade = Literal["allow", "cancel_taker"]
 
 
 class BookOrder(msgspec.Struct, kw_only=True):
-    """An order of the reference book; changes as it fills."""
+    """An order of the reference book; changes as it fills. `filled` begins with what it carries from replaced ones."""
 
     sequence: int
     placed: PlaceOrder
@@ -25,6 +38,14 @@ class BookOrder(msgspec.Struct, kw_only=True):
     filled: int = 0
     status: Status = Status.OPEN
     closed_at: str | None = None
+    carried: int = 0
+    reason: Reason | None = None
+    replaced_by: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it rests."""
+        return self.status not in COMPLETED
 
     @property
     def remaining(self) -> int:
@@ -46,6 +67,11 @@ class BookOrder(msgspec.Struct, kw_only=True):
             client_order_id=self.placed.client_order_id,
             accepted_at=self.accepted_at,
             closed_at=self.closed_at,
+            post_only=self.placed.post_only,
+            replaces=self.placed.replaces if isinstance(self.placed, ReplaceOrder) else None,
+            carried_quantity=self.carried,
+            reason=self.reason,
+            replaced_by=self.replaced_by,
         )
 
 
@@ -90,7 +116,7 @@ class ReferenceBook:
         self.sequence = 0
         self._self_trade = self_trade
         self._orders: dict[int, BookOrder] = {}
-        self._by_trader: dict[int, list[BookOrder]] = {}
+        self._by_trader: dict[int, list[BookOrder | None]] = {}
         self._bids = BookSide(Side.BUY)
         self._asks = BookSide(Side.SELL)
 
@@ -99,19 +125,22 @@ class ReferenceBook:
         if sequence != self.sequence + 1:
             raise ValueError(f"command {sequence} of {self.card} does not follow {self.sequence}")
         self.sequence = sequence
-        if isinstance(command, PlaceOrder):
-            self._place(sequence, at, command)
+        if isinstance(command, ReplaceOrder):
+            self._replace(sequence, at, command)
+        elif isinstance(command, PlaceOrder):
+            self._place(self._new_order(sequence, at, command), at)
         elif command.sequence == 0:
             for order in self._resting():
                 if order.placed.trader_id == command.trader_id:
                     self._cancel(order, at)
         else:
-            target = self._orders.get(command.sequence)
-            if target and target.status not in COMPLETED and target.placed.trader_id == command.trader_id:
+            target = self._own_open(command.sequence, command)
+            if target:
                 self._cancel(target, at)
 
     def order(self, sequence: int) -> Order | None:
-        """The order with this sequence; None for a cancel or a sequence not reached."""
+        """The order with this sequence; None for a cancel, a replace whose order keeps its place, or a sequence not
+        reached."""
         order = self._orders.get(sequence)
         return order.snapshot() if order else None
 
@@ -128,13 +157,13 @@ class ReferenceBook:
         return [order.snapshot() for order in self._asks.in_priority()]
 
     def latest_orders(self, trader_id: int) -> list[Order]:
-        """The trader's latest 50 orders, newest first."""
-        return [order.snapshot() for order in reversed(self._by_trader.get(trader_id, [])[-LATEST:])]
+        """The trader's latest 50 orders, newest first. A replace whose order keeps its place counts, and is none."""
+        return [order.snapshot() for order in reversed(self._by_trader.get(trader_id, [])[-LATEST:]) if order]
 
     def open_orders(self, trader_id: int) -> list[Order]:
         """All of the trader's resting orders, newest first."""
         own = reversed(self._by_trader.get(trader_id, []))
-        return [order.snapshot() for order in own if order.status not in COMPLETED]
+        return [order.snapshot() for order in own if order and order.is_open]
 
     def traders(self) -> list[int]:
         """Everybody who has placed an order."""
@@ -144,12 +173,54 @@ class ReferenceBook:
         """The latest 50 trades, newest first."""
         return self.trades[-LATEST:][::-1]
 
-    def _place(self, sequence: int, at: str, placed: PlaceOrder) -> None:
-        taker = BookOrder(sequence=sequence, placed=placed, accepted_at=at)
-        self._orders[sequence] = taker
-        self._by_trader.setdefault(placed.trader_id, []).append(taker)
+    def _own_open(self, sequence: int, command: Command) -> BookOrder | None:
+        """The order that a command names, if it rests and is the trader's own."""
+        target = self._orders.get(sequence)
+        return target if target and target.is_open and target.placed.trader_id == command.trader_id else None
+
+    def _new_order(self, sequence: int, at: str, placed: PlaceOrder) -> BookOrder:
+        order = BookOrder(sequence=sequence, placed=placed, accepted_at=at)
+        self._orders[sequence] = order
+        self._by_trader.setdefault(placed.trader_id, []).append(order)
+        return order
+
+    def _replace(self, sequence: int, at: str, command: ReplaceOrder) -> None:
+        target = self._own_open(command.replaces, command)
+        if target is None or target.placed.side is not command.side:
+            self._complete(self._new_order(sequence, at, command), Status.CANCELED, at, Reason.ORDER_COMPLETED)
+            return
+        before = target.placed
+        total = before.quantity if command.keeps_quantity else command.quantity
+        keeps_place = (
+            command.price_cents == before.price_cents
+            and command.post_only == before.post_only
+            and total <= before.quantity
+        )
+        if keeps_place:
+            self._by_trader.setdefault(command.trader_id, []).append(None)
+        if keeps_place and total > target.filled:
+            target.placed = structs.replace(before, quantity=total)
+            return
+        if total <= target.filled:
+            self._cancel(target, at, Reason.ALREADY_FILLED)
+            if not keeps_place:
+                order = self._new_order(sequence, at, structs.replace(command, quantity=total))
+                self._complete(order, Status.CANCELED, at, Reason.ALREADY_FILLED)
+            return
+        target.replaced_by = sequence
+        self._cancel(target, at, Reason.REPLACED)
+        order = self._new_order(sequence, at, structs.replace(command, quantity=total))
+        order.carried = order.filled = target.filled
+        self._place(order, at)
+
+    def _place(self, taker: BookOrder, at: str) -> None:
+        placed = taker.placed
         if placed.time_in_force is TimeInForce.FOK and self._available(placed) < placed.quantity:
             self._complete(taker, Status.EXPIRED, at)
+            return
+        best = self._other_side(placed.side).best()
+        if placed.post_only and best is not None and _crosses(placed, best):
+            self._complete(taker, Status.EXPIRED, at, Reason.WOULD_CROSS)
             return
         while taker.remaining > 0:
             maker = self._other_side(placed.side).best()
@@ -162,6 +233,7 @@ class ReferenceBook:
         if taker.remaining == 0:
             self._complete(taker, Status.FILLED, at)
         elif placed.time_in_force is TimeInForce.GTC:
+            taker.status = Status.PARTIALLY_FILLED if taker.filled else Status.OPEN
             self._own_side(placed.side).add(taker)
         else:
             self._complete(taker, Status.EXPIRED, at)
@@ -189,13 +261,14 @@ class ReferenceBook:
             self._other_side(taker.placed.side).remove(maker)
             self._complete(maker, Status.FILLED, at)
 
-    def _cancel(self, order: BookOrder, at: str) -> None:
+    def _cancel(self, order: BookOrder, at: str, reason: Reason | None = None) -> None:
         self._own_side(order.placed.side).remove(order)
-        self._complete(order, Status.CANCELED, at)
+        self._complete(order, Status.CANCELED, at, reason)
 
-    def _complete(self, order: BookOrder, status: Status, at: str) -> None:
+    def _complete(self, order: BookOrder, status: Status, at: str, reason: Reason | None = None) -> None:
         order.status = status
         order.closed_at = at
+        order.reason = reason
         self.completed.append(order.snapshot())
 
     def _available(self, placed: PlaceOrder) -> int:

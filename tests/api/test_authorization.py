@@ -73,6 +73,7 @@ ACCESS: dict[str, Access] = {
     "list_history_orders": same(200),
     "get_order": Access(owner=200, other=404, admin=200),
     "get_order_by_client_id": Access(owner=200, other=404, admin=404),
+    "replace_order": Access(owner=202, other=404, admin=404),
     "cancel_order": Access(owner=202, other=404, admin=202),
     "get_card_state": admins(200),
     "halt_card": admins(200),
@@ -191,6 +192,7 @@ def body_of(exchange: ExchangeServer, operation: str) -> Any:
         "create_token": {"trader_id": 7, "api_key": exchange.api_key(7)},
         "place_order": ORDER,
         "place_orders": {"orders": [ORDER]},
+        "replace_order": {"price": "1.01"},
     }
     return bodies.get(operation)
 

@@ -18,7 +18,7 @@ from api.problems import Problem, problem_of
 from api.routes.orders import _with_refusals
 from core.errors import Overloaded, RequestError
 from core.model import PlaceOrder, Side, TimeInForce
-from core.rules import ERRORS_MAX
+from core.rules import ERRORS_MAX, BatchItem
 from core.settings import Settings
 
 SEED = 20_260_101
@@ -247,7 +247,7 @@ GOOD = '{"card":"pikachu","side":"buy","price":"1.00"}'
 SURROGATES = ["\\ud83d", "\\ud800", "\\udc00", "\\udfff\\ud800", "\\uD83D\\u0041", "\\ud83d\\ud83d"]
 
 
-def batch(*orders: str) -> list[PlaceOrder | RequestError]:
+def batch(*orders: str) -> list[BatchItem | RequestError]:
     """The outcomes of a batch of these orders."""
     return asyncio.run(OrderDecoder(SETTINGS).decode_orders(f'{{"orders":[{",".join(orders)}]}}'.encode(), TRADER))
 

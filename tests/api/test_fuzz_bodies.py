@@ -12,8 +12,8 @@ from api import decoding
 from api.decoding import OrderDecoder
 from api.problems import problem_of
 from core.errors import RequestError
-from core.model import CancelOrder, PlaceOrder
-from core.rules import CLIENT_ORDER_ID
+from core.model import CancelOrder, Change, PlaceOrder, TimeInForce
+from core.rules import CLIENT_ORDER_ID, BatchItem, CancelItem, ReplaceItem
 from core.settings import Settings
 from engine import codec
 
@@ -41,6 +41,9 @@ FIELDS = st.sampled_from(
         "quantity",
         "client_order_id",
         "time_in_force",
+        "post_only",
+        "action",
+        "order_id",
         "trader_id",
         "api_key",
         "orders",
@@ -59,7 +62,26 @@ VALID = st.fixed_dictionaries(
         "quantity": st.integers(1, SETTINGS.max_quantity),
         "client_order_id": st.from_regex(CLIENT_ORDER_ID, fullmatch=True),
         "time_in_force": st.sampled_from(["gtc", "ioc", "fok"]),
+        "post_only": st.just(False),
     },
+)
+POST_ONLY = st.fixed_dictionaries(
+    {"card": st.just("pikachu"), "side": st.just("sell"), "price": st.just("5.50"), "post_only": st.booleans()},
+    optional={"time_in_force": st.sampled_from(["gtc", "ioc"]), "action": st.just("place")},
+)
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "price": st.sampled_from(["5.50", 5.5, "0.01"]),
+        "quantity": st.integers(0, 3),
+        "post_only": st.booleans(),
+        "client_order_id": st.sampled_from(["mine", None, "a b"]),
+    },
+)
+ITEMS = st.builds(
+    lambda action, change: {"action": action, "order_id": "pikachu-1", **change},
+    st.sampled_from(["cancel", "replace", "place", "amend"]),
+    CHANGES | st.just({}),
 )
 
 
@@ -83,9 +105,10 @@ def damaged(draw: st.DrawFn, source: st.SearchStrategy[bytes]) -> bytes:
     return bytes(body)
 
 
-ORDER_BODIES = st.binary() | (OBJECTS | VALID).map(encoded) | damaged(VALID.map(encoded))
+ORDER_BODIES = st.binary() | (OBJECTS | VALID | POST_ONLY).map(encoded) | damaged((VALID | POST_ONLY).map(encoded))
 BATCH_BODIES = (
-    damaged(st.lists(OBJECTS | VALID, max_size=6).map(lambda orders: encoded({"orders": orders}))) | ORDER_BODIES
+    damaged(st.lists(OBJECTS | VALID | POST_ONLY | ITEMS, max_size=6).map(lambda orders: encoded({"orders": orders})))
+    | ORDER_BODIES
 )
 
 
@@ -105,6 +128,17 @@ def is_allowed(command: object) -> bool:
         and SETTINGS.price_cents_min <= command.price_cents <= SETTINGS.price_cents_max
         and 1 <= command.quantity <= SETTINGS.max_quantity
         and (command.client_order_id is None or CLIENT_ORDER_ID.fullmatch(command.client_order_id) is not None)
+        and not (command.post_only and command.time_in_force is not TimeInForce.GTC)
+    )
+
+
+def is_allowed_change(change: Change) -> bool:
+    """Whether the rules allow a change."""
+    return (
+        (change.price_cents is not None or change.quantity is not None)
+        and (change.price_cents is None or 100 <= change.price_cents <= 1_000)
+        and (change.quantity is None or 1 <= change.quantity <= SETTINGS.max_quantity)
+        and (change.client_order_id is None or CLIENT_ORDER_ID.fullmatch(change.client_order_id) is not None)
     )
 
 
@@ -147,7 +181,7 @@ def test_a_valid_body_is_always_taken(order: dict[str, Any]) -> None:
 @settings(max_examples=800, deadline=None)
 @given(BATCH_BODIES)
 def test_a_batch_gives_an_outcome_for_each_order_or_is_refused(body: bytes) -> None:
-    async def decoded() -> list[PlaceOrder | RequestError]:
+    async def decoded() -> list[BatchItem | RequestError]:
         return await OrderDecoder(SETTINGS).decode_orders(body, TRADER)
 
     try:
@@ -159,8 +193,25 @@ def test_a_batch_gives_an_outcome_for_each_order_or_is_refused(body: bytes) -> N
     for outcome in outcomes:
         if isinstance(outcome, RequestError):
             explained(outcome)
+        elif isinstance(outcome, CancelItem):
+            assert outcome.order_id
         else:
-            assert is_allowed(outcome)
+            assert is_allowed_change(outcome.change) if isinstance(outcome, ReplaceItem) else is_allowed(outcome)
+
+
+@settings(max_examples=600, deadline=None)
+@given(damaged(CHANGES.map(encoded)) | (CHANGES | OBJECTS).map(encoded))
+@example(b'{"price":"5.50","price":"5.60"}')
+@example(b'{"quantity":1,"quantity":2}')
+def test_a_change_is_one_that_is_allowed_or_is_refused(body: bytes) -> None:
+    try:
+        change = DECODER.decode_change(body)
+    except RequestError as error:
+        explained(error)
+        return
+    assert is_allowed_change(change)
+    fields = json.loads(body, object_pairs_hook=lambda pairs: pairs)
+    assert len({name for name, _ in fields}) == len(fields)
 
 
 @settings(max_examples=600, deadline=None)

@@ -52,4 +52,5 @@ def test_columns_are_written_without_spaces() -> None:
         "[1,2,0]",
         "",
         ["1", 1, "8", 1, "", 1],
+        "",
     )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from core.errors import TcgxError
 from core.model import Side
 from engine import connection, keys
+from engine.codec import CHAIN_COLUMNS, ORDER_COLUMNS, archive_lines
 from engine.events import Event, EventGap, EventReader, check_contiguous, check_form
 from testing.market import Market, many
 from testing.servers import LoadedRedis
@@ -18,11 +19,30 @@ CARD = "pikachu"
 AT = "2026-01-01T00:00:00.000Z"
 TRADE = f"000000000001,000000000002,000000000001,7,8,500,1,buy,{AT}\n".encode()
 ORDER = f"000000000002,7,buy,500,1,gtc,mine,{AT},1,filled,{AT}\n".encode()
-NAMES = st.sampled_from(["entry", "at", "kinds", "traders", "prices", "quantities", "clients", "self_trade", "x"])
+CHAINED = f"000000000009,7,buy,500,9,gtc/p/000000000002/1,,{AT},4,canceled/replaced/12,{AT}\n".encode()
+NAMES = st.sampled_from(
+    ["entry", "at", "kinds", "traders", "prices", "quantities", "clients", "targets", "self_trade", "x"]
+)
 COLUMNS = st.one_of(
     st.binary(max_size=40),
     st.sampled_from(
-        ["G", "GgC", "[]", "[1]", '["1"]', "[1.5]", "[-1]", "[null]", "[[1]]", "{}", "[1e3]", "[1,2,3]", "nan"]
+        [
+            "G",
+            "GgC",
+            "R",
+            "Pq",
+            "[]",
+            "[1]",
+            '["1"]',
+            "[1.5]",
+            "[-1]",
+            "[null]",
+            "[[1]]",
+            "{}",
+            "[1e3]",
+            "[1,2,3]",
+            "nan",
+        ]
     ),
     st.lists(st.integers() | st.text(max_size=3) | st.none(), max_size=4).map(str),
 )
@@ -59,7 +79,7 @@ def event(fields: dict[bytes, bytes], entry_id: bytes = b"2-0") -> Event:
     return Event.of(CARD, (entry_id, fields))
 
 
-WHOLE = {b"first": b"1", b"log": b"5-1", b"trades": TRADE, b"orders": ORDER}
+WHOLE = {b"first": b"1", b"log": b"5-1", b"trades": TRADE, b"orders": ORDER + CHAINED}
 
 
 def test_an_event_of_a_match_call_has_its_form() -> None:
@@ -103,6 +123,9 @@ def test_a_damaged_line_is_refused_or_is_a_row_still(name: bytes, data: st.DataO
         columns = 9 if name == b"trades" else 11
         assert {row.count(",") + 1 for row in rows} == {columns}
         found = event(WHOLE | {name: bytes(line)})
+        plain, chained = archive_lines(found.order_lines)
+        assert {row.count(b",") + 1 for row in plain.splitlines()} <= {len(ORDER_COLUMNS)}
+        assert {row.count(b",") + 1 for row in chained.splitlines()} <= {len(ORDER_COLUMNS + CHAIN_COLUMNS)}
         try:
             assert len(found.trades if name == b"trades" else found.orders) == len(rows)
         except (ValueError, TcgxError) as error:

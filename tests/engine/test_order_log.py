@@ -362,14 +362,14 @@ def test_two_traders_may_use_the_same_client_order_id(market: Market) -> None:
     appended = market.append([placed("a", trader=1), placed("a", trader=2)])
 
     assert appended.first == 1
-    assert market.redis.fcall_ro("client_order", 1, market.tag, "2:a") == 2
+    assert market.redis.fcall_ro("client_order", 1, market.tag, "2:a") == [2, 0]
 
 
 def test_an_order_is_found_by_its_client_order_id(market: Market) -> None:
     market.append([placed(None), placed("a")])
     market.match()
 
-    assert market.redis.fcall_ro("client_order", 1, market.tag, "1:a") == 2
+    assert market.redis.fcall_ro("client_order", 1, market.tag, "1:a") == [2, 0]
     assert market.redis.fcall_ro("client_order", 1, market.tag, "1:b") is None
     order = market.order(2)
     assert order is not None

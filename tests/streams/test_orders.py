@@ -1,6 +1,7 @@
 """Own orders: each change with the order after it, from a position on, and never an order of another trader."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from redis import Redis
 
 from api.views import order_view
-from core.model import CancelOrder, Order, PlaceOrder, Side, TimeInForce
+from core.model import CancelOrder, Order, PlaceOrder, ReplaceOrder, Side, TimeInForce
 from engine.events import Event
 from streams.messages import order_json
 from streams.orders import messages_by_trader
@@ -86,6 +87,22 @@ def test_the_life_of_an_order_that_rests(exchange: ExchangeServer) -> None:
     assert [each["order"]["closed_at"] is None for each in found] == [True, True, False, False]
 
 
+def test_a_replaced_order_ends_and_one_that_keeps_its_place_goes_on(exchange: ExchangeServer) -> None:
+    trader = exchange.trader()
+    order = trader.place(CARD, "sell", "8.80", quantity=5)
+    with EventStream(exchange.url, "orders", headers=exchange.bearer(trader.trader_id)) as stream:
+        own(stream, 1)
+        trader.http.patch(f"/orders/{order['order_id']}", json={"quantity": 3})
+        (reduced,) = own(stream, 1)
+        answer = trader.http.patch(f"/orders/{order['order_id']}", json={"price": "8.81"})
+        ended, opened = own(stream, 2)
+
+    assert [each["event"] for each in (reduced, ended, opened)] == ["replaced", "replaced", "open"]
+    assert (reduced["order"]["order_id"], reduced["order"]["quantity"]) == (order["order_id"], 3)
+    assert (ended["reason"], ended["order"]["replaced_by"]) == ("replaced", opened["order"]["order_id"])
+    assert (opened["order"]["order_id"], opened["order"]["quantity"]) == (answer.json()["order_id"], 3)
+
+
 def test_a_stream_goes_on_after_the_position_it_had(exchange: ExchangeServer) -> None:
     trader = exchange.trader()
     headers = exchange.bearer(trader.trader_id)
@@ -120,12 +137,15 @@ def test_messages_of_random_events_lead_to_the_orders_of_redis(redis_client: Red
     watch(market, orders=True)
     last: dict[int, Json] = {}
     told: list[tuple[str, str]] = []
+    events: Counter[str] = Counter()
     after = None
     placed: list[tuple[int, int]] = []
+    sides: dict[int, Side] = {}
     for _ in range(120):
-        batch: list[Any] = [_command(choose, placed) for _ in range(choose.choice((1, 4, 40)))]
+        batch: list[Any] = [_command(choose, placed, sides) for _ in range(choose.choice((1, 4, 40)))]
         first = market.append(batch).first
         placed += [(first + place, each.trader_id) for place, each in enumerate(batch) if isinstance(each, PlaceOrder)]
+        sides.update({first + place: each.side for place, each in enumerate(batch) if isinstance(each, PlaceOrder)})
         market.match(7 if flow == "quiet" else 500)
         for entry_id, fields in market.events(after):
             after = entry_id
@@ -135,25 +155,39 @@ def test_messages_of_random_events_lead_to_the_orders_of_redis(redis_client: Red
                     data = msgspec.json.decode(message.json)
                     sequence = int(data["order"]["order_id"].rpartition("-")[2])
                     assert dict(placed)[sequence] == trader_id
-                    before = last.get(sequence, {"filled_quantity": 0, "status": "accepted"})
+                    carried = data["order"]["carried_quantity"]
+                    before = last.get(sequence, {"filled_quantity": carried, "status": "accepted"})
                     grown = data["fill"]["quantity"] if data["fill"] else 0
                     assert data["order"]["filled_quantity"] == before["filled_quantity"] + grown
                     assert before["status"] not in ("filled", "canceled", "expired")
                     last[sequence] = data["order"]
+                    events[data["event"]] += 1
                     if data["fill"]:
                         told.append((data["fill"]["trade_id"], data["fill"]["role"]))
 
     final = {order.sequence: order for order in market.completed()} | market.open()
-    assert len(final) == len(placed)
+    assert final.keys() <= dict(placed).keys()
+    assert min(events[event] for event in ("open", "fill", "canceled", "expired", "replaced")) > 0
     assert last == {sequence: msgspec.to_builtins(order_view(order)) for sequence, order in final.items()}
     expected = [(trade.trade_id, role) for trade in market.trades() for role in ("maker", "taker")]
     assert sorted(told) == sorted(expected)
 
 
-def _command(choose: random.Random, placed: list[tuple[int, int]]) -> PlaceOrder | CancelOrder:
-    if placed and choose.random() < 0.3:
+def _command(choose: random.Random, placed: list[tuple[int, int]], sides: dict[int, Side]) -> PlaceOrder | CancelOrder:
+    if placed and choose.random() < 0.5:
         sequence, trader_id = choose.choice(placed[-60:])
-        return CancelOrder(trader_id=trader_id, card=CARD, sequence=sequence)
+        if choose.random() < 0.5:
+            return CancelOrder(trader_id=trader_id, card=CARD, sequence=sequence)
+        return ReplaceOrder(
+            trader_id=trader_id,
+            card=CARD,
+            side=sides[sequence],
+            price_cents=choose.randint(540, 560),
+            quantity=choose.randint(1, 6),
+            post_only=choose.random() < 0.3,
+            replaces=sequence,
+            keeps_quantity=choose.random() < 0.2,
+        )
     return PlaceOrder(
         trader_id=choose.randint(1, 6),
         card=CARD,
@@ -168,7 +202,14 @@ def _command(choose: random.Random, placed: list[tuple[int, int]]) -> PlaceOrder
 
 
 def test_an_order_has_the_form_that_rest_gives_it(make_order: Callable[..., Order]) -> None:
-    for changes in ({}, {"client_order_id": "mine"}, {"closed_at": "2026-11-22T23:53:06.123Z"}):
+    replaced = {"replaces": 3, "carried_quantity": 1, "reason": "replaced", "replaced_by": 9}
+    for changes in (
+        {},
+        {"client_order_id": "mine"},
+        {"closed_at": "2026-11-22T23:53:06.123Z"},
+        {"post_only": True},
+        replaced,
+    ):
         order = make_order(**changes)
         assert msgspec.json.decode(order_json(order)) == msgspec.to_builtins(order_view(order))
 
