@@ -18,7 +18,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, Contact, License, OpenAPI, SecurityScheme, Tag
 
-from api import decoding, views
+from api import deadline_views, decoding, views
 from api.common_headers import REQUEST_ID
 from api.openapi.error_codes import BODY, ERROR_CODES, EVERY_CALL, TOKEN, ErrorCode, parameter_code
 from api.openapi.fields import SIDES, STATUSES, TIMES_IN_FORCE, markdown_list
@@ -72,7 +72,7 @@ EXAMPLE_CENTS = 550
 SPREAD_CENTS = 10
 EXAMPLE_OF_TYPE: Mapping[str, Any] = {"string": "…", "integer": 1, "number": 1, "boolean": True}
 EXAMPLE_TIME = "2026-11-22T23:53:06.123Z"
-BODIES = (decoding.OrderBody, decoding.BatchBody, decoding.TokenBody)
+BODIES = (decoding.OrderBody, decoding.BatchBody, decoding.TokenBody, decoding.CancelAfterBody)
 ENUMS: Mapping[type[StrEnum], tuple[str, Mapping[Any, str]]] = {
     Side: ("The side of an order.", SIDES),
     Status: ("Where an order is in its life; the last three are final.", STATUSES),
@@ -243,7 +243,8 @@ class DocumentBuilder:
     # -- schemas
 
     def _components(self, codes: Iterable[str]) -> Json:
-        structs = [view for view in vars(views).values() if isinstance(view, type) and issubclass(view, msgspec.Struct)]
+        named = [*vars(views).values(), *vars(deadline_views).values()]
+        structs = [view for view in named if isinstance(view, type) and issubclass(view, msgspec.Struct)]
         _, made = msgspec.json.schema_components(
             [*structs, *BODIES, Problem, FieldError, *ENUMS], ref_template=SCHEMAS + "{name}"
         )
@@ -392,7 +393,7 @@ class DocumentBuilder:
         if "requestBody" in operation:
             name = operation["requestBody"]["content"][JSON]["schema"]["$ref"].removeprefix(SCHEMAS)
             texts["required"] = self._schemas[name]["required"][0]
-            if name == decoding.TokenBody.__name__:
+            if name in (decoding.TokenBody.__name__, decoding.CancelAfterBody.__name__):
                 texts["body_bytes_max"] = str(decoding.TOKEN_BYTES_MAX)
         return self._texts | texts
 

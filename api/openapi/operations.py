@@ -14,7 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, Parameter, Reference, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from api.decoding import BatchBody, OrderBody, TokenBody
+from api.decoding import BatchBody, CancelAfterBody, OrderBody, TokenBody
 from api.openapi.error_codes import ERROR_CODES, ErrorCode
 from api.prefer import WAIT_SECONDS_MAX
 from api.problems import MEDIA_TYPE, Problem
@@ -103,3 +103,11 @@ class CreateTokenOperation(Operation):
 
     def __post_init__(self) -> None:
         self.request_body = _request_body(TokenBody)
+
+
+@dataclass
+class CancelAfterOperation(Operation):
+    """`PUT /orders/cancel-after`."""
+
+    def __post_init__(self) -> None:
+        self.request_body = _request_body(CancelAfterBody)
