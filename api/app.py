@@ -37,7 +37,7 @@ from api.gate import Gate, Limit, Observer, failsafe, header
 from api.openapi import asyncapi, document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
-from api.routes import admin, cards, fills, health, history, orders, streams
+from api.routes import admin, cancel_after, cards, fills, health, history, orders, streams
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
@@ -132,6 +132,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             redirect_to_document,
             asyncapi_document,
             *orders.ROUTES,
+            *cancel_after.ROUTES,
             *cards.ROUTES,
             *fills.ROUTES,
             *history.ROUTES,
@@ -175,6 +176,7 @@ async def _services(app: Litestar, *, limit: Limit | None) -> AsyncIterator[None
                 connected.books,
                 connected.archive,
                 check_caller=connected.authenticator.check,
+                deadlines=connected.deadlines,
             ),
         )
         app.state.context = context

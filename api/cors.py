@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from litestar.config.cors import CORSConfig
 
 ANY = "*"
-METHODS = ("DELETE", "GET", "HEAD", "POST")
+METHODS = ("DELETE", "GET", "HEAD", "POST", "PUT")
 REQUEST_HEADERS = ("authorization", "content-type", "prefer", "x-request-id")
 EXPOSED = ("date", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "retry-after", "x-request-id")
 PREFLIGHT_SECONDS = 600

@@ -11,7 +11,16 @@ import msgspec
 
 from api.openapi.fields import OrderId, field_meta
 from core.errors import VALUE_CHARACTERS_MAX, Kind, RequestError
-from core.model import COMMANDS_MAX, TRADER_ID_MAX, Change, PlaceOrder, Side, TimeInForce, price_text
+from core.model import (
+    CANCEL_AFTER_SECONDS_MAX,
+    COMMANDS_MAX,
+    TRADER_ID_MAX,
+    Change,
+    PlaceOrder,
+    Side,
+    TimeInForce,
+    price_text,
+)
 from core.rules import (
     API_KEY_CHARACTERS_MAX,
     CLIENT_ORDER_ID,
@@ -24,6 +33,7 @@ from core.rules import (
     OrderRules,
     ReplaceItem,
     RuleViolation,
+    check_cancel_after,
     check_credentials,
     check_fields,
 )
@@ -120,6 +130,12 @@ class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
 
     trader_id: Annotated[int, field_meta("The trader's number.", 1, minimum=1, maximum=TRADER_ID_MAX)]
     api_key: Annotated[str, field_meta("The trader's API key.", "hYk2…", minLength=1, maxLength=API_KEY_CHARACTERS_MAX)]
+
+
+class CancelAfterBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A time after which the caller's orders are canceled."""
+
+    seconds: Annotated[int, field_meta("From now on; 0: never.", 60, minimum=0, maximum=CANCEL_AFTER_SECONDS_MAX)]
 
 
 class Turn:
@@ -452,6 +468,16 @@ def decode_token_body(body: bytes) -> TokenBody:
     """
     trader_id, api_key = check_credentials(draft_of(body))
     return TokenBody(trader_id=trader_id, api_key=api_key)
+
+
+def decode_cancel_after_body(body: bytes) -> int:
+    """Decodes the body of `PUT /orders/cancel-after`. Returns its seconds.
+
+    Raises:
+        InvalidBody: the body is no JSON object.
+        InvalidRequest: fields break rules; the error names every one.
+    """
+    return check_cancel_after(draft_of(body))
 
 
 def draft_of(body: bytes) -> Draft:

@@ -33,6 +33,9 @@ PRICE_CENTS_MAX = 1_000_000
 CLIENT_ORDER_ID_SECONDS = 2 * 86_400
 """A client_order_id is remembered for the day of its order and the next day."""
 
+CANCEL_AFTER_SECONDS_MAX = 86_400
+"""The longest time after which a switch or a lease cancels a trader's orders."""
+
 CLIENT_ORDER_ID_PATTERN = r"(?!\.+$)[A-Za-z0-9._:-]{1,64}"
 CLIENT_ORDER_ID_RULE = "must be 1 to 64 letters, digits or . _ : -, and not dots alone"
 """The ids `.` and `..` are forbidden: HTTP clients remove such segments from a path before they send it."""

@@ -14,6 +14,7 @@ import msgspec
 
 from core.errors import AN_ARRAY, AN_OBJECT, VALUE_CHARACTERS_MAX, InvalidRequest, Violation
 from core.model import (
+    CANCEL_AFTER_SECONDS_MAX,
     CLIENT_ORDER_ID_PATTERN,
     CLIENT_ORDER_ID_RULE,
     TRADER_ID_MAX,
@@ -39,6 +40,7 @@ CLIENT_ORDER_ID = re.compile(CLIENT_ORDER_ID_PATTERN)
 DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 DIGITS_MAX = 12
 CENT, ONE = Decimal("0.01"), Decimal(1)
+CANCEL_AFTER_RULE = f"must be a whole number of seconds from 0 to {CANCEL_AFTER_SECONDS_MAX}"
 TRADER_ID = re.compile(r"[0-9]{1,10}")
 API_KEY_CHARACTERS_MAX = 200
 ORDER_ID_CHARACTERS_MAX = 100
@@ -202,6 +204,16 @@ def _rests_if_post_only(values: Mapping[str, Any], _: AbstractSet[str]) -> list[
     return []
 
 
+def check_cancel_after(draft: Draft) -> int:
+    """The seconds of a draft, after which a trader's orders are canceled; 0 for never.
+
+    Raises:
+        InvalidRequest: the draft breaks rules; the error names every wrong field.
+    """
+    seconds: int = check_fields(draft, {"seconds": _cancel_after_seconds}, required=("seconds",))["seconds"]
+    return seconds
+
+
 def check_fields(
     draft: Draft,
     checks: Mapping[str, Check],
@@ -304,6 +316,13 @@ def _trader_id(value: Any) -> int:
         number = decimal(value, ONE)
     if number is None or not 1 <= number <= TRADER_ID_MAX:
         raise RuleViolation("invalid_trader_id", f"must be a whole number from 1 to {TRADER_ID_MAX}")
+    return int(number)
+
+
+def _cancel_after_seconds(value: Any) -> int:
+    number = None if isinstance(value, str) else decimal(value, ONE)
+    if number is None or not 0 <= number <= CANCEL_AFTER_SECONDS_MAX:
+        raise RuleViolation("invalid_seconds", CANCEL_AFTER_RULE)
     return int(number)
 
 

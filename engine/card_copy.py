@@ -22,7 +22,7 @@ from engine import codec, history, keys
 from engine.connection import redis_errors
 from engine.history import LogState
 
-PARTS = ("history", "sequence", "orders", "cursor", "trades", "events", "compacted")
+PARTS = ("history", "sequence", "orders", "cursor", "trades", "events", "compacted", "deadlines", "deadline_terms")
 BOOK = ("open", "bids", "asks")
 SCAN_COUNT = 1_000
 SECONDS_A_DAY = 86_400

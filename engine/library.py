@@ -8,6 +8,7 @@ import redis.exceptions
 import structlog
 
 from core.model import (
+    CANCEL_AFTER_SECONDS_MAX,
     CLIENT_ORDER_ID_SECONDS,
     COMMANDS_MAX,
     LATEST,
@@ -32,6 +33,7 @@ LIMITS = {
     "price_cents_max": PRICE_CENTS_MAX,
     "quantity_max": QUANTITY_MAX,
     "client_order_id_seconds": CLIENT_ORDER_ID_SECONDS,
+    "cancel_after_seconds_max": CANCEL_AFTER_SECONDS_MAX,
 }
 """Bounds that both Lua and Python use. The library has them as its local table `limits`."""
 
@@ -39,12 +41,14 @@ LIMITS = {
 # the phases of match.
 PARTS = (
     *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "watching", "trader", "rate"),
+    *("cancel_each", "deadlines"),
     *("budget", "take", "cancel", "replace", "report", "write"),
 )
-WRITING = ("append", "append_cancels", "cancel_all", "begin", "halt", "match", "trim")
-ALLOW_OOM = ("append_cancels", "cancel_all", "match", "trim")
+DEADLINES = ("cancel_after", "lease", "cancel_due")
+WRITING = ("append", "append_cancels", "cancel_all", "begin", "halt", "match", "trim", *DEADLINES)
+ALLOW_OOM = ("append_cancels", "cancel_all", "match", "trim", *DEADLINES)
 """Functions that run with full memory: they free it, or need no more than what was accepted earlier."""
-READING = ("history", "order", "trader_orders", "client_order", "depth", "watch", "state_hash")
+READING = ("history", "order", "trader_orders", "client_order", "depth", "watch", "state_hash", "deadlines_of")
 
 
 @cache

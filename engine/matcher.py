@@ -17,6 +17,7 @@ from core.service import Backoff, tell_ready, until_stopped
 from core.settings import Settings
 from engine import connection, cpu_affinity, heartbeat, history, keys, library, loading, nodes
 from engine.connection import BLOCK_MS, ENGINE_NAME, pack_command, redis_errors
+from engine.deadline_watch import DeadlineWatch
 from engine.nodes import Node
 
 log = structlog.get_logger()
@@ -150,7 +151,7 @@ class Matcher:
 
 
 async def work(settings: Settings, stopping: asyncio.Event, progress: Progress) -> None:
-    """The engine service: one matcher for the cards of each server.
+    """The engine service: for the cards of each server one matcher, and one watch over the deadlines of traders.
 
     Raises:
         StartError: Redis fails a check (`connection.check`), or does not answer.
@@ -162,10 +163,14 @@ async def work(settings: Settings, stopping: asyncio.Event, progress: Progress) 
         await servers.check(durability=settings.durability)
         await servers.load_library()
         await history.check_matchable(servers.commands, settings.cards)
+        watches = [DeadlineWatch(node, backlog_max=settings.backlog_max) for node in servers]
         matchers = [Matcher(node, batch=settings.match_batch, hold_ms=settings.match_hold_ms) for node in servers]
         with cpu_affinity.avoid_server_cores(servers.commands):
             log.info("matching", cards=settings.cards, batch=settings.match_batch)
             async with heartbeat.sent_to_redis(settings, "engine", progress):
                 tell_ready(settings)
-                await asyncio.gather(*(matcher.run(stopping, progress) for matcher in matchers))
+                await asyncio.gather(
+                    *(matcher.run(stopping, progress) for matcher in matchers),
+                    *(watch.run(stopping) for watch in watches),
+                )
         log.info("stopped")

@@ -45,6 +45,7 @@ from core.model import (
 from core.rules import CLIENT_ORDER_ID, BatchItem, CancelItem, OrderRules, ReplaceItem, printable
 from core.settings import CARD_PATTERN, Settings
 from engine.book_reader import BookReader, Depth
+from engine.deadlines import DeadlineKeeper, Deadlines
 from engine.match_notifications import MatchNotifier
 from engine.order_log import CancelAllResult, OrderLog
 from exchange.order_changes import OrderChanges
@@ -85,7 +86,14 @@ class Exchange:
     """The exchange of one process. A caller sees only orders of its own; an admin sees those of every trader."""
 
     def __init__(
-        self, settings: Settings, order_log: OrderLog, books: BookReader, notifier: MatchNotifier, archive: Archive
+        self,
+        settings: Settings,
+        order_log: OrderLog,
+        books: BookReader,
+        notifier: MatchNotifier,
+        archive: Archive,
+        *,
+        deadlines: DeadlineKeeper,
     ) -> None:
         self.cards = settings.cards
         self.rules = OrderRules(settings)
@@ -95,6 +103,7 @@ class Exchange:
         self._log = order_log
         self._notifier = notifier
         self._changes = OrderChanges(books, self._reader)
+        self._deadlines = deadlines
 
     # -- orders in
 
@@ -320,6 +329,23 @@ class Exchange:
         return _newest_first(
             [await parse_orders(card, lines) for card, lines in zip(cards, resting, strict=True)]
         ), False
+
+    async def cancel_after(self, caller: Caller, seconds: int) -> Deadlines:
+        """Cancels every open order of the caller after so many seconds, unless it calls again; 0: never.
+
+        Raises:
+            HistoryConflict, Overloaded, Unavailable: see `DeadlineKeeper.set_switch`.
+        """
+        await self._deadlines.set_switch(caller.trader_id, seconds)
+        return await self.deadlines_of(caller)
+
+    async def deadlines_of(self, caller: Caller) -> Deadlines:
+        """When the caller's open orders are canceled.
+
+        Raises:
+            Unavailable: Redis does not answer.
+        """
+        return await self._deadlines.read(caller.trader_id)
 
     # -- orders out
 

@@ -14,6 +14,7 @@ from core.service import cancel_and_wait
 from core.settings import Settings
 from engine import nodes, replica_acks
 from engine.book_reader import BookReader
+from engine.deadlines import DeadlineKeeper
 from engine.match_notifications import MatchNotifier
 from engine.memory import MemoryWatch
 from engine.nodes import Nodes
@@ -38,6 +39,7 @@ class Services(msgspec.Struct, frozen=True):
     nodes: Nodes
     books: BookReader
     archive: Archive
+    deadlines: DeadlineKeeper
     background: "Sequence[asyncio.Task[None]]"
 
 
@@ -57,6 +59,8 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
             servers.commands, pool, settings.cards, may_be_promoted=urls.names_sentinels(settings.redis_url)
         )
         memory = MemoryWatch(servers.commands, percent=settings.redis_memory_percent)
+        acks = replica_acks.of(settings, servers.appends)
+        deadlines = DeadlineKeeper(servers.commands, settings.cards, history, acks)
         order_log = OrderLog(
             servers.appends,
             backlog_max=settings.backlog_max,
@@ -65,7 +69,7 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
             limits=TraderLimits.of(settings),
             history=history,
             memory=memory,
-            acks=replica_acks.of(settings, servers.appends),
+            acks=acks,
         )
         notifier = MatchNotifier(servers)
         archive, books = Archive(pool), BookReader(servers.commands)
@@ -76,17 +80,19 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
         revocations = Revocations()
         await revocations.refresh_within(pool)
         polling = asyncio.create_task(revocations.run(pool, stopping), name="revocations")
+        telling = asyncio.create_task(deadlines.run(stopping), name="deadlines")
         try:
             async with readiness.connect(settings, history) as health:
                 yield Services(
-                    exchange=Exchange(settings, order_log, books, notifier, archive),
+                    exchange=Exchange(settings, order_log, books, notifier, archive, deadlines=deadlines),
                     authenticator=Authenticator(settings, archive, revocations),
                     administration=Administration(settings, servers.commands, pool),
                     readiness=health,
                     nodes=servers,
                     books=books,
                     archive=archive,
-                    background=(notifications, comparison, memory_looks, polling),
+                    deadlines=deadlines,
+                    background=(notifications, comparison, memory_looks, polling, telling),
                 )
         finally:
             try:
@@ -94,4 +100,4 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
                 stopping.set()
                 await asyncio.wait({comparison})  # its last step registers the sequences in the archive
             finally:  # even if the wait is canceled: no task may outlive its connections
-                await cancel_and_wait(notifications, comparison, memory_looks, polling)
+                await cancel_and_wait(notifications, comparison, memory_looks, polling, telling)

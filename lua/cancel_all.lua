@@ -13,20 +13,6 @@
 --        looked at where later ones may be open else 0, the sequence below which all orders are, the sequences of the
 --        orders, oldest first}
 -- Errors HISTORY where the mark is another one; BACKLOG where too many commands wait before a first call
-local COMMANDS_MAX = limits.commands_max -- cancels of a call, and orders that it looks at
-
--- The fields and values of a log entry that cancels these orders, with room for its id and time.
-local function entry_of(id, targets)
-  local count, sequences = #targets, {}
-  for i = 1, count do sequences[i] = text.integer[targets[i]] end
-  return {
-    'entry', '', 'at', '', 'kinds', string.rep('C', count),
-    'traders', '[' .. string.rep('"' .. id .. '",', count - 1) .. '"' .. id .. '"]',
-    'prices', '[' .. table.concat(sequences, ',') .. ']',
-    'quantities', '[' .. string.rep('0,', count - 1) .. '0]',
-  }
-end
-
 local function cancel_all(keys, args)
   local tag, id, waiting_max, time_ms_min = keys[1], args[1], tonumber(args[3]), tonumber(args[4])
   local after, before = tonumber(args[5]), tonumber(args[6])
@@ -36,17 +22,15 @@ local function cancel_all(keys, args)
   local refusal = history.refuse(tag, args[2])
   if refusal then return refusal end
   local sequence, matched = log.last_sequence(tag), log.last_matched(tag)
-  if before == 0 then before = sequence + 1 end
-  local sequences = trader.between(tag, id, after, before, COMMANDS_MAX)
-  local targets, more = trader.unfinished(tag, sequences, matched, COMMANDS_MAX)
-  local reached = more and targets[#targets] or #sequences >= COMMANDS_MAX and sequences[#sequences] or 0
+  local targets, reached
+  targets, reached, before = cancel_each.look(tag, id, sequence, matched, after, before)
   if #targets == 0 and reached == 0 then return { 0, '', 0, 0, before, targets } end
   -- What the first call began is finished, whatever waits: a trader has only so many orders.
   if after == 0 and sequence - matched >= waiting_max then return log.backlog(tag, sequence - matched) end
   if #targets == 0 then return { 0, '', 0, reached, before, targets } end
   local time_ms = log.append_time(time_ms_min, log.now_ms())
   -- first write
-  local at_ms, at = log.append(tag, sequence, #targets, time_ms, entry_of(id, targets))
+  local at_ms, at = cancel_each.append(tag, id, sequence, targets, time_ms)
   return { sequence + 1, at, at_ms, reached, before, targets }
 end
 

@@ -17,10 +17,12 @@ from core.errors import Overloaded, RateLimited, TcgxError, Unauthenticated
 from core.service import cancel_and_wait
 from core.settings import Settings
 from engine.book_reader import BookReader
+from engine.deadlines import DeadlineKeeper
 from engine.nodes import Nodes
 from exchange.tokens import Caller
 from streams import messages
 from streams.feed import Feed
+from streams.leases import Leases
 from streams.messages import Bye
 from streams.session import Session
 from streams.statistics import Statistics
@@ -55,12 +57,14 @@ class Hub:
         archive: Archive,
         *,
         check_caller: Callable[[Caller], None],
+        deadlines: DeadlineKeeper,
     ) -> None:
         """`check_caller`: raises Unauthenticated once the token of a caller is not valid any more."""
         self._check_caller = check_caller
         self.cards = settings.cards
         self.books = books
         self.heartbeat_seconds = settings.stream_heartbeat_seconds
+        self.leases = Leases(deadlines)
         self._settings = settings
         self._feeds = {
             card: Feed(card, nodes.of(card), books, commands_max=settings.event_retention, on_lost=self._lose_positions)
@@ -111,9 +115,10 @@ class Hub:
             self._housekeeping = asyncio.create_task(self._keep_house(), name="streams")
         return session
 
-    def hello(self, positions: Mapping[str, int]) -> messages.Message:
-        """The first message of a stream."""
-        return messages.hello(self._log_id, heartbeat_seconds=self.heartbeat_seconds, positions=positions)
+    def hello(self, positions: Mapping[str, int], lease: object = None) -> messages.Message:
+        """The first message of a stream. `lease`: the one that its trader has."""
+        seconds = self.heartbeat_seconds
+        return messages.hello(self._log_id, heartbeat_seconds=seconds, positions=positions, lease=lease)
 
     def admit(self, session: Session, caller: Caller) -> None:
         """Gives a stream its trader. The trader's oldest stream ends where it has more than it may have."""
@@ -216,6 +221,7 @@ class Hub:
     async def close(self) -> None:
         """Ends all streams with `restarting`, before the server stops. Streams that cannot be written to are cut."""
         self._is_closing = True
+        await self.leases.close(RECONNECT_MS_MAX)
         for session in self._sessions:
             detail = "the server is about to stop"
             session.end(Bye(messages.RESTARTING, "restarting", detail, self.reconnect_after_ms()))

@@ -52,8 +52,8 @@ def _encode(event: str, values: Mapping[str, Any]) -> Message:
     return Message(event.encode(), msgspec.json.encode(values))
 
 
-def hello(log: str, *, heartbeat_seconds: int, positions: Mapping[str, int]) -> Message:
-    """The first message of a stream."""
+def hello(log: str, *, heartbeat_seconds: int, positions: Mapping[str, int], lease: object = None) -> Message:
+    """The first message of a stream. `lease`: the one that its trader has, perhaps of another stream."""
     return _encode(
         "hello",
         {
@@ -62,7 +62,7 @@ def hello(log: str, *, heartbeat_seconds: int, positions: Mapping[str, int]) -> 
             "log": log,
             "heartbeat_seconds": heartbeat_seconds,
             "positions": positions,
-            "lease": None,
+            "lease": lease,
         },
     )
 
@@ -92,9 +92,26 @@ def subscribed(channels: Sequence[str], request_id: int | str | None) -> Message
     return _encode("subscribed", {"type": "subscribed", "id": request_id, "channels": channels})
 
 
-def authenticated(expires_at: str, request_id: int | str | None) -> Message:
-    """The answer to `auth`."""
-    return _encode("authenticated", {"type": "authenticated", "id": request_id, "expires_at": expires_at})
+def authenticated(expires_at: str, request_id: int | str | None, lease: object = None) -> Message:
+    """The answer to `auth`. `lease`: as in `hello`."""
+    values = {"type": "authenticated", "id": request_id, "expires_at": expires_at, "lease": lease}
+    return _encode("authenticated", values)
+
+
+def lease(
+    request_id: int | str | None, grace_seconds: int, *, cancel_on_close: bool = False, ended: str | None = None
+) -> Message:
+    """The lease of this stream as it is now; `grace_seconds` is 0 if it has none. `ended`: why it lost it."""
+    return _encode(
+        "lease",
+        {
+            "type": "lease",
+            "id": request_id,
+            "grace_seconds": grace_seconds,
+            "cancel_on_close": cancel_on_close,
+            "ended": ended,
+        },
+    )
 
 
 def pong(request_id: int | str | None) -> Message:

@@ -91,9 +91,9 @@ class Session:
         self._control.append(message)
         self._news.set()
 
-    def greet(self) -> None:
-        """Puts the message `hello` in front of all others."""
-        self._control.appendleft(self._hub.hello(self.positions()))
+    def greet(self, lease: object = None) -> None:
+        """Puts the message `hello` in front of all others. `lease`: the one that its trader has."""
+        self._control.appendleft(self._hub.hello(self.positions(), lease))
 
     def end(self, bye: Bye) -> None:
         """Ends the stream, after what is being sent."""

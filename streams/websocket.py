@@ -12,12 +12,14 @@ from exchange.tokens import Caller
 from streams import channels as names
 from streams import connection, messages
 from streams.hub import Hub
+from streams.leases import GRACE_SECONDS_MAX, GRACE_SECONDS_MIN
 from streams.messages import Bye, Message
 from streams.session import INTERVAL_MS, INTERVAL_MS_MAX, Session
 
 REQUEST_BYTES_MAX = 4_096
 REQUESTS_PER_SECOND = 20
 FIRST_REQUEST_SECONDS = 5.0
+GRACE_RULE = f"grace_seconds must be {GRACE_SECONDS_MIN} to {GRACE_SECONDS_MAX}, or 0 to give up the lease"
 CUT = "tcgx.cut"
 """The extension of a scope that ends a connection that takes nothing (api/websocket_protocol.py)."""
 
@@ -37,12 +39,14 @@ Admit = Callable[[bytes], Caller]
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client says. `id` comes back in the answer."""
 
-    op: Literal["auth", "subscribe", "unsubscribe", "ping"]
+    op: Literal["auth", "subscribe", "unsubscribe", "lease", "ping"]
     id: int | str | None = None
     token: str = ""
     channels: list[str] = []
     after: dict[str, int] = {}
     interval: int = INTERVAL_MS
+    grace_seconds: int | None = None
+    cancel_on_close: bool = False
 
 
 class Door:
@@ -56,12 +60,14 @@ class Door:
         self._cut = cut
         self._second = 0
         self._requests = 0
+        self._close_code = 0
 
     async def serve(self, *, address: str, authorization: bytes | None) -> None:
         """Serves an accepted socket until it ends."""
         sink = _Sink(self._send, self._cut)
         try:
             caller = None if authorization is None else self._admit(authorization)
+            lease = None if caller is None else await self._hub.leases.read(caller)
             session = await self._hub.open(address=address, interval_ms=INTERVAL_MS)
         except TcgxError as error:
             code = CODES.get(error.kind, messages.UNAVAILABLE)
@@ -69,8 +75,11 @@ class Door:
             return
         if caller is not None:
             self._hub.admit(session, caller)
-        session.greet()
-        await connection.serve(self._hub, session, sink, self._read(session))
+        session.greet(lease)
+        try:
+            await connection.serve(self._hub, session, sink, self._read(session))
+        finally:
+            await self._hub.leases.leave(session, is_clean=self._close_code == messages.NORMAL)
 
     async def _read(self, session: Session) -> None:
         """Handles what the client says, until it is gone. Faults of the client end the stream."""
@@ -89,6 +98,7 @@ class Door:
     async def _next(self) -> bytes | None:
         event = await self._receive()
         if event["type"] != "websocket.receive":
+            self._close_code = event.get("code", 0)
             return None
         text = event.get("text")
         return text.encode() if text is not None else b"\0"  # a binary frame is no request
@@ -116,7 +126,9 @@ class Door:
         if request.op == "ping":
             session.tell(messages.pong(request.id))
         elif request.op == "auth":
-            self._authenticate(session, request)
+            await self._authenticate(session, request)
+        elif request.op == "lease":
+            await self._lease(session, request)
         elif request.op == "subscribe":
             wanted = names.parse_list(",".join(request.channels), self._hub.cards)
             after = names.parse_positions(names.positions_text(request.after), self._hub.cards)
@@ -127,13 +139,34 @@ class Door:
             session.unsubscribe(names.parse_list(",".join(request.channels), self._hub.cards))
             session.tell(messages.subscribed([*map(_name, session.channels)], request.id))
 
-    def _authenticate(self, session: Session, request: Request) -> None:
+    async def _lease(self, session: Session, request: Request) -> None:
+        """Takes or gives up the lease. Where Redis does not answer, its state is not known, and the stream ends."""
+        grace = request.grace_seconds
+        if grace is None or (grace != 0 and not GRACE_SECONDS_MIN <= grace <= GRACE_SECONDS_MAX):
+            session.tell(messages.error("invalid_grace_seconds", f"{GRACE_RULE}, got {grace}", request.id))
+            return
+        try:
+            if grace:
+                await self._hub.leases.take(session, grace, cancel_on_close=request.cancel_on_close)
+            else:
+                await self._hub.leases.give_up(session)
+        except Unauthenticated:
+            raise
+        except TcgxError as error:
+            session.tell(messages.error(error.code, error.detail, request.id))
+            session.end(Bye(messages.UNAVAILABLE, "unavailable", error.detail, self._hub.reconnect_after_ms()))
+            return
+        cancels = request.cancel_on_close and grace > 0
+        session.tell(messages.lease(request.id, grace, cancel_on_close=cancels))
+
+    async def _authenticate(self, session: Session, request: Request) -> None:
         caller = self._admit(b"Bearer " + request.token.encode())
         if session.caller is not None and caller.trader_id != session.caller.trader_id:
             raise Unauthenticated("token_invalid", "a stream stays with its first trader: open another one")
+        lease = await self._hub.leases.read(caller)
         self._hub.admit(session, caller)
         ends = datetime.fromtimestamp(caller.expires_at, UTC).isoformat().replace("+00:00", "Z")
-        session.tell(messages.authenticated(ends, request.id))
+        session.tell(messages.authenticated(ends, request.id, lease))
 
     def _is_too_often(self) -> bool:
         second = int(asyncio.get_running_loop().time())

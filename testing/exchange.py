@@ -127,6 +127,11 @@ class ExchangeServer:
             self._output_of(name).rename(self._output_of(f"{name}-before-{time.monotonic_ns()}"))
         return code
 
+    def kill_service(self, name: str) -> None:
+        """Kills a service with -9."""
+        self._services.pop(name).kill()
+        self._output_of(name).rename(self._output_of(f"{name}-before-{time.monotonic_ns()}"))
+
     def pid(self, name: str) -> int:
         """The process id of a service."""
         return self._services[name].pid

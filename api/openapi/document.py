@@ -18,7 +18,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, Contact, License, OpenAPI, SecurityScheme, Tag
 
-from api import decoding, views
+from api import deadline_views, decoding, views
 from api.common_headers import REQUEST_ID
 from api.openapi.error_codes import BODY, ERROR_CODES, EVERY_CALL, TOKEN, ErrorCode, parameter_code
 from api.openapi.fields import SIDES, STATUSES, TIMES_IN_FORCE, markdown_list
@@ -74,7 +74,7 @@ EXAMPLE_OF_TYPE: Mapping[str, Any] = {"string": "…", "integer": 1, "number": 1
 EXAMPLE_TIME = "2026-11-22T23:53:06.123Z"
 BODIES = (
     *(decoding.OrderBody, decoding.BatchBody, decoding.ChangeBody, decoding.CancelBody, decoding.ReplaceBody),
-    *(decoding.PlaceBody, decoding.TokenBody),
+    *(decoding.PlaceBody, decoding.TokenBody, decoding.CancelAfterBody),
 )
 ITEMS = (decoding.OrderBody, decoding.CancelBody, decoding.ReplaceBody, decoding.PlaceBody)
 ENUMS: Mapping[type[StrEnum], tuple[str, Mapping[Any, str]]] = {
@@ -247,7 +247,8 @@ class DocumentBuilder:
     # -- schemas
 
     def _components(self, codes: Iterable[str]) -> Json:
-        structs = [view for view in vars(views).values() if isinstance(view, type) and issubclass(view, msgspec.Struct)]
+        named = [*vars(views).values(), *vars(deadline_views).values()]
+        structs = [view for view in named if isinstance(view, type) and issubclass(view, msgspec.Struct)]
         _, made = msgspec.json.schema_components(
             [*structs, *BODIES, Problem, FieldError, *ENUMS], ref_template=SCHEMAS + "{name}"
         )
@@ -399,7 +400,7 @@ class DocumentBuilder:
             name = operation["requestBody"]["content"][JSON]["schema"]["$ref"].removeprefix(SCHEMAS)
             schema = self._schemas[name]
             texts["required"] = next(iter(schema["required"] or schema["properties"]))
-            if name == decoding.TokenBody.__name__:
+            if name in (decoding.TokenBody.__name__, decoding.CancelAfterBody.__name__):
                 texts["body_bytes_max"] = str(decoding.TOKEN_BYTES_MAX)
         return self._texts | texts
 

@@ -13,6 +13,7 @@ from api.http_protocol import HEAD_BYTES_MAX
 from api.problems import Problem, problem_of
 from core.errors import InvalidRequest, Violation
 from core.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX, TRADER_ID_MAX
+from core.rules import CANCEL_AFTER_RULE
 from exchange.administration import LABEL_CHARACTERS_MAX, REASON_CHARACTERS_MAX
 from exchange.auth import TOKEN_MISSING, TOKEN_REVOKED
 from streams.channels import CHANNELS_MAX, POSITIONS_RULE
@@ -293,6 +294,13 @@ _TABLE = (
         "The api_key is no text of a possible length.",
         "must be a string of 1 to 200 characters",
         "",
+    ),
+    _field_code(
+        "invalid_seconds",
+        "seconds",
+        "The seconds are no whole number within bounds.",
+        CANCEL_AFTER_RULE,
+        -1,
     ),
     _field_code(
         "invalid_prefer",

@@ -16,6 +16,13 @@ Levels = Annotated[
 RequestId = Annotated[int | str | None, field_meta("The `id` of the request; null if it had none.", 7)]
 
 
+class StreamLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The lease of a trader, perhaps of another stream of it."""
+
+    grace_seconds: Annotated[int, field_meta("Its grace.", 5, minimum=0)]
+    cancel_at: Annotated[Time, field_meta("When open orders are canceled unless it is renewed or taken over.")]
+
+
 class HelloMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first message of a stream."""
 
@@ -24,7 +31,7 @@ class HelloMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: Annotated[str, field_meta("The histories that positions belong to.", "9b1c0a77d2f0e411")]
     heartbeat_seconds: Annotated[int, field_meta("How often a heartbeat comes.", 10)]
     positions: Positions
-    lease: Annotated[None, field_meta("Not in use yet.", None)]
+    lease: Annotated[StreamLease | None, field_meta("The lease that you have; null without one or without a token.")]
 
 
 class BookSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -202,6 +209,20 @@ class AuthenticatedMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     type: Literal["authenticated"]
     id: RequestId
     expires_at: Time
+    lease: Annotated[StreamLease | None, field_meta("The lease that you have, perhaps of an earlier stream.")]
+
+
+class LeaseMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The answer to `lease` of a WebSocket; without a request, this stream has lost its lease."""
+
+    type: Literal["lease"]
+    id: RequestId
+    grace_seconds: Annotated[int, field_meta("The grace of this stream's lease; 0 if it has none.", 5, minimum=0)]
+    cancel_on_close: Annotated[bool, field_meta("Whether a clean close cancels, too.", False)]
+    ended: Annotated[
+        Literal["expired", "taken_over"] | None,
+        field_meta("`expired`: your open orders were canceled; `taken_over`: another stream of yours has it.", None),
+    ]
 
 
 class PongMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,7 +236,7 @@ class PongMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 MESSAGES: tuple[type[msgspec.Struct], ...] = (
     *(HelloMessage, BookSnapshot, BookUpdate, TradesMessage, OrderMessage, OrdersSnapshot, TickerMessage),
     *(CandleMessage, CandlesUnavailable, HeartbeatMessage, GapMessage, ResetMessage, ErrorMessage, ByeMessage),
-    *(SubscribedMessage, AuthenticatedMessage, PongMessage),
+    *(SubscribedMessage, AuthenticatedMessage, LeaseMessage, PongMessage),
 )
 
 

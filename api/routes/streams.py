@@ -87,7 +87,7 @@ async def stream_events(
         if caller is not None:
             hub.admit(session, caller)
         await session.subscribe(wanted, positions)
-        session.greet()
+        session.greet(await hub.leases.read(caller) if caller is not None else None)
     except BaseException:
         hub.remove(session)
         raise

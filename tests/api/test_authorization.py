@@ -69,6 +69,8 @@ ACCESS: dict[str, Access] = {
     "place_orders": same(202),
     "list_orders": same(200),
     "cancel_orders": same(202),
+    "set_cancel_after": same(200),
+    "get_cancel_after": same(200),
     "list_fills": same(200),
     "list_history_orders": same(200),
     "get_order": Access(owner=200, other=404, admin=200),

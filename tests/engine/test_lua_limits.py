@@ -32,6 +32,7 @@ OTHERS = {
     "price_cents_max": 600,
     "quantity_max": 5,
     "client_order_id_seconds": 60,
+    "cancel_after_seconds_max": 70,
 }
 
 

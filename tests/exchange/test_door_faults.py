@@ -42,7 +42,7 @@ Call = Callable[[Exchange], Awaitable[object]]
 @pytest.fixture
 def unconnected() -> Exchange:
     """An exchange whose servers nobody may ask: what is wrong is refused before."""
-    return Exchange(Settings(), *(cast(Any, None) for _ in range(4)))
+    return Exchange(Settings(), *(cast(Any, None) for _ in range(4)), deadlines=cast(Any, None))
 
 
 @pytest.mark.parametrize(

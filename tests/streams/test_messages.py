@@ -10,6 +10,7 @@ from api.openapi.asyncapi import document
 from api.openapi.stream_messages import MESSAGES, judge
 from core.settings import Settings
 from streams import messages
+from streams.leases import LeaseText
 from testing.clients.stream import EventStream
 from testing.exchange import ExchangeServer
 from tests.streams.conftest import Socket
@@ -66,11 +67,15 @@ def test_messages_that_are_rare_are_those_of_the_document() -> None:
         messages.heartbeat({"pikachu": 7}, {"pikachu": (1, 2)}),
         messages.gap("trades", "pikachu", after=1, before=5),
         messages.authenticated("2026-11-22T23:53:06Z", None),
+        messages.authenticated("2026-11-22T23:53:06Z", 1, LeaseText(5, "2026-11-22T23:53:16.123Z")),
+        messages.lease(7, 5, cancel_on_close=True),
+        messages.lease(None, 0, ended="taken_over"),
         messages.Bye(1012, "restarting", "x", 5).message(),
     ]
 
     assert [type(judge(plain(each))).__name__ for each in made] == [
-        *("HeartbeatMessage", "GapMessage", "AuthenticatedMessage", "ByeMessage"),
+        *("HeartbeatMessage", "GapMessage", "AuthenticatedMessage", "AuthenticatedMessage"),
+        *("LeaseMessage", "LeaseMessage", "ByeMessage"),
     ]
 
 

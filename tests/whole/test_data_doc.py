@@ -78,6 +78,7 @@ def used() -> Iterator[ExchangeServer]:
             other.post("/orders", json=order | {"side": "buy", "price": "5.40"}, headers=waiting),
         ]
         assert [answer.status_code for answer in answers] == [202, 202, 200, 202, 200, 200], [a.text for a in answers]
+        assert trader.put("/orders/cancel-after", json={"seconds": 3_600}).status_code == 200
         watched: Any = server.redis.fcall_ro("watch", 1, f"{{{CARD}}}", 10, 60_000, 1)
         assert watched[0] >= len(answers)
         assert other.post("/orders", json=order, headers=waiting).status_code == 200
