@@ -98,9 +98,16 @@ def judge(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdic
             "TCGX_REDIS_URL or TCGX_DATABASE_URL names a server of another exchange, or one of them was set up anew; "
             "correct it, or run `tcgx recover`",
         )
-    if log_state.sequence < archive_state.last:
-        return _older(card, log_state, archive_state.last)
-    return _judge_events(card, log_state, archive_state)
+    return _judge_end(card, log_state, archive_state) or _judge_events(card, log_state, archive_state)
+
+
+def is_archivable(log_state: LogState, archive_state: ArchiveState) -> bool:
+    """Whether the events of a card follow what is archived, although commands are lost that were not archived."""
+    return (
+        archive_state.history_id == log_state.history_id != ""
+        and start_cursor(log_state, archive_state).sequence <= log_state.matched
+        and not _judge_events("", log_state, archive_state).fault
+    )
 
 
 def _judge_unmarked(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdict:
@@ -130,6 +137,15 @@ def _judge_unregistered(card: str, log_state: LogState, archive_state: ArchiveSt
     return _archive_older(card, log_state, log_state.base)
 
 
+def _judge_end(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdict | None:
+    """Log and archive have the same history. A fault if the log has lost its end."""
+    if log_state.sequence < archive_state.last:
+        return _older(card, log_state, archive_state.last)
+    if log_state.lost:
+        return _lost(card, log_state.kept, log_state.lost)
+    return None
+
+
 def _judge_events(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdict:
     reached = start_cursor(log_state, archive_state)
     if reached.sequence > log_state.base and log_state.event_log_id and log_state.event_log_id != reached.log_id:
@@ -140,6 +156,13 @@ def _judge_events(card: str, log_state: LogState, archive_state: ArchiveState) -
         )
     if _is_complete(log_state, reached.sequence):
         return Verdict()
+    if 0 < log_state.next_first <= reached.sequence:
+        return Verdict(
+            Fault.OLDER,
+            f"the archive of {card} ends with command {reached.sequence}, within an event of Redis that begins with "
+            f"{log_state.next_first}: Redis has lost events that were archived, and matched their commands again; run "
+            "`tcgx recover`",
+        )
     return _archive_older(card, log_state, reached.sequence)
 
 
@@ -229,7 +252,7 @@ class ArchivedHistory:
     ) -> None:
         """`may_be_promoted`: a replica may take the place of the server, and lack what other processes were given.
 
-        So PostgreSQL has to answer after each change of the run.
+        So PostgreSQL has to answer after each change of the run, and the new run is adopted (lua/adopt.lua).
         """
         self._redis = redis
         self._may_be_promoted = may_be_promoted
@@ -239,6 +262,9 @@ class ArchivedHistory:
         self._last_states: dict[str, LogState] = {}  # of the last comparison
         self._began: dict[str, float] = {}  # when this process first met the run of each card
         self._given = dict.fromkeys(cards, 0)
+        self._unconfirmed: dict[str, int] = {}
+        self._adopted: dict[str, str] = {}  # the mark of each card's adopted run
+        self._late: dict[str, int] = {}  # acknowledged by a server of an earlier run than the adopted one
         self._registered = dict.fromkeys(cards, 0)
         self._archive_history_ids: dict[str, str] = {}
         self._compare_lock = asyncio.Lock()
@@ -285,11 +311,22 @@ class ArchivedHistory:
         """Discards the mark of a card, since the server was restarted or replaced."""
         self._marks.pop(card, None)
 
-    def record_sequence(self, card: str, sequence: int) -> None:
+    def record_sequence(self, card: str, sequence: int, mark: str = "") -> None:
         """Records a given sequence, to be registered in the archive."""
-        if sequence > self._given[card]:
+        if mark and mark != self._adopted.get(card, mark):  # a demoted server has answered late
+            self._late[card] = max(sequence, self._late.get(card, 0))
+        elif sequence > self._given[card]:
             self._given[card] = sequence
             self._to_register.set()
+
+    def record_unconfirmed(self, card: str, sequence: int) -> None:
+        """Records a given sequence that is not acknowledged. A failover may lose it, and its id is not given again."""
+        self._unconfirmed[card] = max(sequence, self._unconfirmed.get(card, 0))
+
+    def record_confirmed(self, card: str) -> None:
+        """Records that replicas have what was not acknowledged before: a repeat of it is answered from now on."""
+        if card in self._unconfirmed:
+            self.record_sequence(card, self._unconfirmed.pop(card))
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Compares all cards every two seconds and registers given sequences, until the stop."""
@@ -328,9 +365,9 @@ class ArchivedHistory:
     async def _compare_with_archive(self, cards: Sequence[str]) -> None:
         given = dict(self._given)  # read before Redis, whose reply need not include later sequences
         for card, comparison in (await compare(self._redis, self._pool, cards)).items():
-            self._record(card, await reconcile(self._redis, self._pool, card, comparison), given[card])
+            await self._record(card, await reconcile(self._redis, self._pool, card, comparison), given[card])
 
-    def _record(self, card: str, comparison: Comparison, given: int) -> None:
+    async def _record(self, card: str, comparison: Comparison, given: int) -> None:
         log_state, verdict = comparison.log_state, comparison.verdict
         self._archive_history_ids[card] = comparison.archive_state.history_id
         self._registered[card] = comparison.archive_state.last
@@ -344,9 +381,27 @@ class ArchivedHistory:
         if self.faults.pop(card, None):
             log.info("orders are taken again", card=card)
         self._meet(card, log_state)
-        self._given[card] = max(self._given[card], log_state.sequence)
-        if self._settles_in(card) <= 0:
+        if not self._may_be_promoted:
+            self._given[card] = max(self._given[card], log_state.sequence)
+        if self._settles_in(card) <= 0 and await self._is_adopted(card, log_state.mark):
             self._marks[card] = log_state.mark
+
+    async def _is_adopted(self, card: str, mark: str) -> bool:
+        """Adopts the run of a server that may be a promoted replica. False if it lacks acknowledged commands."""
+        late = self._late.get(card, 0)
+        if not self._may_be_promoted or (self._adopted.get(card) == mark and not late):
+            return True
+        acknowledged = late if self._adopted.get(card) == mark else max(late, self._given[card])
+        known = max(acknowledged, self._unconfirmed.get(card, 0))
+        kept, lost = await history.adopt(self._redis, card, mark, acknowledged=acknowledged, known=known)
+        if self._adopted.get(card) != mark:
+            self._unconfirmed.pop(card, None)
+        self._adopted[card] = mark
+        if self._late.get(card) == late:
+            self._late.pop(card, None)
+        if lost:
+            self._refuse(card, _lost(card, kept, lost))
+        return not lost
 
     def _meet(self, card: str, log_state: LogState) -> None:
         """Records the state of the log, and when its run was first met."""
@@ -419,6 +474,14 @@ class ArchivedHistory:
             await writer.record_given(self._pool, news)
             for card, (_, given) in news.items():
                 self._registered[card] = max(self._registered[card], given)
+
+
+def _lost(card: str, kept: int, lost: int) -> Verdict:
+    return Verdict(
+        Fault.OLDER,
+        f"a failover has lost acknowledged commands of {card}: the promoted replica had commands up to {kept}, and "
+        f"{lost} were given out; run `tcgx recover`",
+    )
 
 
 def _older(card: str, log_state: LogState, given: int) -> Verdict:

@@ -41,8 +41,8 @@ PARTS = (
     *("text", "bulk", "cursor", "history", "log", "order_line", "side", "levels", "watching", "trader", "rate"),
     *("budget", "take", "cancel", "report", "write"),
 )
-WRITING = ("append", "append_cancels", "cancel_all", "begin", "halt", "match", "trim")
-ALLOW_OOM = ("append_cancels", "cancel_all", "match", "trim")
+WRITING = ("append", "append_cancels", "cancel_all", "adopt", "begin", "halt", "match", "trim")
+ALLOW_OOM = ("append_cancels", "cancel_all", "adopt", "match", "trim")
 """Functions that run with full memory: they free it, or need no more than what was accepted earlier."""
 READING = ("history", "order", "trader_orders", "client_order", "depth", "watch", "state_hash")
 

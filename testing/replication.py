@@ -279,10 +279,16 @@ def cut_off(primary: RedisProcess, *replicas: RedisProcess) -> None:
         until(lambda replica=replica: _link(replica) == "down", "the replica still replicates")  # type: ignore[misc]
 
 
+def allow_replication(*replicas: RedisProcess) -> None:
+    """Ends the effect of `cut_off`, and does not wait."""
+    for replica in replicas:
+        with replica.client() as client:
+            client.config_set("masterauth", PASSWORD)
+
+
 def connect_again(replica: RedisProcess) -> None:
     """Ends the effect of `cut_off`."""
-    with replica.client() as client:
-        client.config_set("masterauth", PASSWORD)
+    allow_replication(replica)
     until(lambda: _link(replica) == "up", "the replica does not replicate again")
 
 
