@@ -41,6 +41,9 @@ SETTLE_SECONDS = 0.5
 """The time from a new run of the server to the first append. Within it the other API processes register what they were
 given before, since a promoted replica may lack it."""
 
+BESIDE_MAX = 50
+"""The largest number of cards that are compared while an order of one of them waits."""
+
 ANSWER_SECONDS = 1.0
 """The longest time that orders wait for PostgreSQL. Then the comparison continues without the archive."""
 
@@ -355,12 +358,22 @@ class ArchivedHistory:
         if now() >= self._without_archive_until:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS), self._compare_lock:
-                    await self._compare_with_archive([card])
+                    await self._compare_with_archive(self._beside(card))
                     return
             except (Unavailable, TimeoutError):
                 await history.read_log_state(self._redis, card)  # raises if Redis is the server that does not answer
                 self._without_archive_until = now() + ANSWER_SECONDS
         await self._compare_without_archive(card)
+
+    def _beside(self, card: str) -> list[str]:
+        """The card, and others that were on the same server: if its run has changed, all of them settle at once."""
+        run = self._run_of(card)
+        others = [each for each in self._cards if each != card and each not in self.faults]
+        return [card, *(each for each in others if self._run_of(each) == run)][:BESIDE_MAX]
+
+    def _run_of(self, card: str) -> str:
+        state = self._last_states.get(card)
+        return state.mark.rpartition(" ")[2] if state else ""
 
     async def _compare_with_archive(self, cards: Sequence[str]) -> None:
         given = dict(self._given)  # read before Redis, whose reply need not include later sequences
@@ -391,14 +404,17 @@ class ArchivedHistory:
         late = self._late.get(card, 0)
         if not self._may_be_promoted or (self._adopted.get(card) == mark and not late):
             return True
-        acknowledged = late if self._adopted.get(card) == mark else max(late, self._given[card])
+        is_adopted, given = self._adopted.get(card) == mark, self._given[card]
+        acknowledged = late if is_adopted else max(late, given)
         known = max(acknowledged, self._unconfirmed.get(card, 0))
         kept, lost = await history.adopt(self._redis, card, mark, acknowledged=acknowledged, known=known)
-        if self._adopted.get(card) != mark:
-            self._unconfirmed.pop(card, None)
         self._adopted[card] = mark
         if self._late.get(card) == late:
             self._late.pop(card, None)
+        if not is_adopted:
+            self._unconfirmed.pop(card, None)
+            if self._given[card] > given:  # meanwhile a demoted server has answered
+                self._late[card] = self._given[card]
         if lost:
             self._refuse(card, _lost(card, kept, lost))
         return not lost
@@ -432,7 +448,7 @@ class ArchivedHistory:
             return
         given = self._given[card]
         log_state = await history.read_log_state(self._redis, card)
-        if self._may_be_promoted and log_state.mark != last_state.mark:
+        if self._may_be_promoted and log_state.mark != self._adopted.get(card):
             raise Unavailable(
                 f"the primary of {card} has changed, and PostgreSQL, which alone knows all order ids that were given "
                 "out, could not be asked yet"

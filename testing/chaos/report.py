@@ -91,16 +91,17 @@ def read(paths: Iterable[Path]) -> list[Run]:
     Raises:
         StartError: a file is none of a run, or two files have the round of one seed.
     """
-    runs, seen = [], dict[int, Path]()
+    runs, seen = [], dict[tuple[str, int], Path]()
     for path in paths:
         try:
             runs.append(msgspec.json.decode(path.read_bytes(), type=Run))
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StartError(f"{path} holds no rounds of chaos: {error}") from error
         for outcome in runs[-1].rounds:
-            if outcome.seed in seen:
-                raise StartError(f"{path} and {seen[outcome.seed]} both have seed {outcome.seed}: it would count twice")
-            seen[outcome.seed] = path
+            place = outcome.setup, outcome.seed
+            if place in seen:
+                raise StartError(f"{path} and {seen[place]} both have seed {outcome.seed}: it would count twice")
+            seen[place] = path
     return runs
 
 
