@@ -9,7 +9,7 @@ the lock, so it cannot write.
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import asyncpg
 import structlog
@@ -19,7 +19,7 @@ from archiver import history, lag, postgres, queries, schema, writer
 from archiver.queries import Cursor
 from archiver.reader import RowBuffer, feed, read_rows
 from archiver.writer import RowBatch
-from core.errors import HistoryConflict, StartError, TcgxError
+from core.errors import HistoryConflict, StartError, TcgxError, Unavailable
 from core.heartbeat import Progress
 from core.log_limit import RateLimitedLog
 from core.service import Backoff, cancel_and_wait, tell_ready, until_stopped
@@ -27,6 +27,7 @@ from core.settings import Settings
 from engine import heartbeat, keys, library, nodes, replica_acks
 from engine.connection import redis_errors
 from engine.events import EventGap, EventReader
+from engine.history import read_log_state
 from engine.nodes import Nodes
 
 log = structlog.get_logger()
@@ -79,6 +80,7 @@ class Archiver:
         self._progress = progress or Progress()
         self._archived: dict[str, Cursor] = {}
         self._histories: dict[str, str] = {}
+        self._marks: dict[str, str] = {}
         self._faults: dict[str, str] = {}
         self._trimmed: dict[str, int] = {}
         self._is_trim_due = asyncio.Event()
@@ -129,10 +131,10 @@ class Archiver:
     async def _write(self, batch: Sequence[RowBatch]) -> None:
         """Writes a batch in one transaction."""
         cards = {rows.card for rows in batch}
-        await self._check_histories(cards)
-        self._progress.begin(WRITING)
         if self._acks:
             await self._acks.confirm()  # after a failover, Redis must still have all that the archive has
+        await self._check_histories(cards)  # after that, since another server may have confirmed
+        self._progress.begin(WRITING)
         await writer.insert(self._database, batch, {card: self._histories[card] for card in cards})
         self._progress.begin(TRIMMING)
         self._archived |= {rows.card: rows.cursor for rows in batch}
@@ -155,6 +157,7 @@ class Archiver:
 
         Raises:
             HistoryConflict: Redis has another history, which the archive does not have.
+            Unavailable: Redis does not answer, or is another server.
         """
         archived = self._archived[card].sequence
         retentions = self._settings.event_retention, self._settings.log_retention
@@ -192,11 +195,15 @@ class Archiver:
         comparisons = await history.compare(self._redis, self._database, self._settings.cards)
         for card, comparison in comparisons.items():
             reconciled = await history.reconcile(self._redis, self._database, card, comparison)
-            if reconciled.verdict.fault:
-                self._faults[card] = reconciled.verdict.sentence
+            log_state, archive_state, verdict = reconciled.log_state, reconciled.archive_state, reconciled.verdict
+            # Of a log that has lost its end, the archive gets what is left, before `tcgx recover` continues above it.
+            is_left = verdict.fault is history.Fault.OLDER and history.is_archivable(log_state, archive_state)
+            if verdict.fault and not is_left:
+                self._faults[card] = verdict.sentence
                 continue
-            self._archived[card] = history.start_cursor(reconciled.log_state, reconciled.archive_state)
-            self._histories[card] = reconciled.log_state.history_id
+            self._archived[card] = history.start_cursor(log_state, archive_state)
+            self._histories[card] = log_state.history_id
+            self._marks[card] = log_state.mark
         if not self._archived:
             raise HistoryConflict("; ".join(self._faults.values()))
         return self._faults
@@ -217,13 +224,16 @@ class Archiver:
                     raise HistoryConflict(f"log and archive of {', '.join(consistent)} belong together again")
 
     async def _check_histories(self, cards: Iterable[str]) -> None:
-        """Checks that these cards still have the history that the archive has."""
-        redis: Any = self._redis
+        """Checks that these cards still have the history that the archive has, on the server of the comparison.
+
+        What was read from a server that is replaced meanwhile may be missing on the new one.
+        """
         for card in cards:
-            with redis_errors():
-                history_id = await redis.hget(keys.key(card, "history"), "id")
-            if (history_id or b"").decode() != self._histories[card]:
+            log_state = await read_log_state(self._redis, card)
+            if log_state.history_id != self._histories[card]:
                 raise HistoryConflict(f"Redis has another history of {card} than when the archiver began")
+            if log_state.mark != self._marks[card]:
+                raise Unavailable("Redis was restarted or replaced, and is compared with the archive again")
 
 
 async def _next_batch(buffer: RowBuffer, others: Sequence["asyncio.Task[None]"]) -> list[RowBatch]:

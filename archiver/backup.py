@@ -26,16 +26,13 @@ from archiver.backup_file import BackupReader, BackupWriter, Manifest, Parts, Ta
 from archiver.history import Fault, judge, start_cursor
 from archiver.postgres import RECOVER_SECONDS, postgres_errors
 from archiver.queries import ArchiveState
-from archiver.reader import read_rows
 from core.errors import StartError
 from engine import card_copy, history, keys, library
 from engine.book_reader import BookReader
 from engine.card_copy import CardCopy, KeyCopy
 from engine.connection import redis_errors
-from engine.events import EventReader
 
 TRIES_MAX = 5
-ARCHIVE_BATCH_BYTES = 4 * 1024 * 1024
 CARD_TABLES = ("orders", "trades")
 SHARED_TABLES = ("archive_cursor", "histories")
 """Tables of which each card has rows of its own."""
@@ -407,6 +404,4 @@ async def _archive_events(redis: Redis, database: asyncpg.Connection, card: back
         await writer.register(database, card.card, card.history_id, base=card.base, given=card.sequence)
     is_begun = state.cursor is not None and state.cursor_history_id == card.history_id
     after = state.cursor.event_id if is_begun and state.cursor else f"{card.base}-0"
-    events = EventReader(redis, card.card, after=after, batch_bytes=ARCHIVE_BATCH_BYTES)
-    while rows := await read_rows(events, wait=False):
-        await writer.insert(database, [rows], {card.card: card.history_id})
+    await recovery.archive_events(redis, database, card.card, card.history_id, after=after)

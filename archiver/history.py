@@ -41,6 +41,9 @@ SETTLE_SECONDS = 0.5
 """The time from a new run of the server to the first append. Within it the other API processes register what they were
 given before, since a promoted replica may lack it."""
 
+BESIDE_MAX = 50
+"""The largest number of cards that are compared while an order of one of them waits."""
+
 ANSWER_SECONDS = 1.0
 """The longest time that orders wait for PostgreSQL. Then the comparison continues without the archive."""
 
@@ -98,9 +101,16 @@ def judge(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdic
             "TCGX_REDIS_URL or TCGX_DATABASE_URL names a server of another exchange, or one of them was set up anew; "
             "correct it, or run `tcgx recover`",
         )
-    if log_state.sequence < archive_state.last:
-        return _older(card, log_state, archive_state.last)
-    return _judge_events(card, log_state, archive_state)
+    return _judge_end(card, log_state, archive_state) or _judge_events(card, log_state, archive_state)
+
+
+def is_archivable(log_state: LogState, archive_state: ArchiveState) -> bool:
+    """Whether the events of a card follow what is archived, although commands are lost that were not archived."""
+    return (
+        archive_state.history_id == log_state.history_id != ""
+        and start_cursor(log_state, archive_state).sequence <= log_state.matched
+        and not _judge_events("", log_state, archive_state).fault
+    )
 
 
 def _judge_unmarked(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdict:
@@ -130,6 +140,15 @@ def _judge_unregistered(card: str, log_state: LogState, archive_state: ArchiveSt
     return _archive_older(card, log_state, log_state.base)
 
 
+def _judge_end(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdict | None:
+    """Log and archive have the same history. A fault if the log has lost its end."""
+    if log_state.sequence < archive_state.last:
+        return _older(card, log_state, archive_state.last)
+    if log_state.lost:
+        return _lost(card, log_state.kept, log_state.lost)
+    return None
+
+
 def _judge_events(card: str, log_state: LogState, archive_state: ArchiveState) -> Verdict:
     reached = start_cursor(log_state, archive_state)
     if reached.sequence > log_state.base and log_state.event_log_id and log_state.event_log_id != reached.log_id:
@@ -140,6 +159,13 @@ def _judge_events(card: str, log_state: LogState, archive_state: ArchiveState) -
         )
     if _is_complete(log_state, reached.sequence):
         return Verdict()
+    if 0 < log_state.next_first <= reached.sequence:
+        return Verdict(
+            Fault.OLDER,
+            f"the archive of {card} ends with command {reached.sequence}, within an event of Redis that begins with "
+            f"{log_state.next_first}: Redis has lost events that were archived, and matched their commands again; run "
+            "`tcgx recover`",
+        )
     return _archive_older(card, log_state, reached.sequence)
 
 
@@ -229,7 +255,7 @@ class ArchivedHistory:
     ) -> None:
         """`may_be_promoted`: a replica may take the place of the server, and lack what other processes were given.
 
-        So PostgreSQL has to answer after each change of the run.
+        So PostgreSQL has to answer after each change of the run, and the new run is adopted (lua/adopt.lua).
         """
         self._redis = redis
         self._may_be_promoted = may_be_promoted
@@ -239,6 +265,9 @@ class ArchivedHistory:
         self._last_states: dict[str, LogState] = {}  # of the last comparison
         self._began: dict[str, float] = {}  # when this process first met the run of each card
         self._given = dict.fromkeys(cards, 0)
+        self._unconfirmed: dict[str, int] = {}
+        self._adopted: dict[str, str] = {}  # the mark of each card's adopted run
+        self._late: dict[str, int] = {}  # acknowledged by a server of an earlier run than the adopted one
         self._registered = dict.fromkeys(cards, 0)
         self._archive_history_ids: dict[str, str] = {}
         self._compare_lock = asyncio.Lock()
@@ -285,11 +314,22 @@ class ArchivedHistory:
         """Discards the mark of a card, since the server was restarted or replaced."""
         self._marks.pop(card, None)
 
-    def record_sequence(self, card: str, sequence: int) -> None:
+    def record_sequence(self, card: str, sequence: int, mark: str = "") -> None:
         """Records a given sequence, to be registered in the archive."""
-        if sequence > self._given[card]:
+        if mark and mark != self._adopted.get(card, mark):  # a demoted server has answered late
+            self._late[card] = max(sequence, self._late.get(card, 0))
+        elif sequence > self._given[card]:
             self._given[card] = sequence
             self._to_register.set()
+
+    def record_unconfirmed(self, card: str, sequence: int) -> None:
+        """Records a given sequence that is not acknowledged. A failover may lose it, and its id is not given again."""
+        self._unconfirmed[card] = max(sequence, self._unconfirmed.get(card, 0))
+
+    def record_confirmed(self, card: str) -> None:
+        """Records that replicas have what was not acknowledged before: a repeat of it is answered from now on."""
+        if card in self._unconfirmed:
+            self.record_sequence(card, self._unconfirmed.pop(card))
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Compares all cards every two seconds and registers given sequences, until the stop."""
@@ -318,19 +358,29 @@ class ArchivedHistory:
         if now() >= self._without_archive_until:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS), self._compare_lock:
-                    await self._compare_with_archive([card])
+                    await self._compare_with_archive(self._beside(card))
                     return
             except (Unavailable, TimeoutError):
                 await history.read_log_state(self._redis, card)  # raises if Redis is the server that does not answer
                 self._without_archive_until = now() + ANSWER_SECONDS
         await self._compare_without_archive(card)
 
+    def _beside(self, card: str) -> list[str]:
+        """The card, and others that were on the same server: if its run has changed, all of them settle at once."""
+        run = self._run_of(card)
+        others = [each for each in self._cards if each != card and each not in self.faults]
+        return [card, *(each for each in others if self._run_of(each) == run)][:BESIDE_MAX]
+
+    def _run_of(self, card: str) -> str:
+        state = self._last_states.get(card)
+        return state.mark.rpartition(" ")[2] if state else ""
+
     async def _compare_with_archive(self, cards: Sequence[str]) -> None:
         given = dict(self._given)  # read before Redis, whose reply need not include later sequences
         for card, comparison in (await compare(self._redis, self._pool, cards)).items():
-            self._record(card, await reconcile(self._redis, self._pool, card, comparison), given[card])
+            await self._record(card, await reconcile(self._redis, self._pool, card, comparison), given[card])
 
-    def _record(self, card: str, comparison: Comparison, given: int) -> None:
+    async def _record(self, card: str, comparison: Comparison, given: int) -> None:
         log_state, verdict = comparison.log_state, comparison.verdict
         self._archive_history_ids[card] = comparison.archive_state.history_id
         self._registered[card] = comparison.archive_state.last
@@ -344,9 +394,30 @@ class ArchivedHistory:
         if self.faults.pop(card, None):
             log.info("orders are taken again", card=card)
         self._meet(card, log_state)
-        self._given[card] = max(self._given[card], log_state.sequence)
-        if self._settles_in(card) <= 0:
+        if not self._may_be_promoted:
+            self._given[card] = max(self._given[card], log_state.sequence)
+        if self._settles_in(card) <= 0 and await self._is_adopted(card, log_state.mark):
             self._marks[card] = log_state.mark
+
+    async def _is_adopted(self, card: str, mark: str) -> bool:
+        """Adopts the run of a server that may be a promoted replica. False if it lacks acknowledged commands."""
+        late = self._late.get(card, 0)
+        if not self._may_be_promoted or (self._adopted.get(card) == mark and not late):
+            return True
+        is_adopted, given = self._adopted.get(card) == mark, self._given[card]
+        acknowledged = late if is_adopted else max(late, given)
+        known = max(acknowledged, self._unconfirmed.get(card, 0))
+        kept, lost = await history.adopt(self._redis, card, mark, acknowledged=acknowledged, known=known)
+        self._adopted[card] = mark
+        if self._late.get(card) == late:
+            self._late.pop(card, None)
+        if not is_adopted:
+            self._unconfirmed.pop(card, None)
+            if self._given[card] > given:  # meanwhile a demoted server has answered
+                self._late[card] = self._given[card]
+        if lost:
+            self._refuse(card, _lost(card, kept, lost))
+        return not lost
 
     def _meet(self, card: str, log_state: LogState) -> None:
         """Records the state of the log, and when its run was first met."""
@@ -377,7 +448,7 @@ class ArchivedHistory:
             return
         given = self._given[card]
         log_state = await history.read_log_state(self._redis, card)
-        if self._may_be_promoted and log_state.mark != last_state.mark:
+        if self._may_be_promoted and log_state.mark != self._adopted.get(card):
             raise Unavailable(
                 f"the primary of {card} has changed, and PostgreSQL, which alone knows all order ids that were given "
                 "out, could not be asked yet"
@@ -419,6 +490,14 @@ class ArchivedHistory:
             await writer.record_given(self._pool, news)
             for card, (_, given) in news.items():
                 self._registered[card] = max(self._registered[card], given)
+
+
+def _lost(card: str, kept: int, lost: int) -> Verdict:
+    return Verdict(
+        Fault.OLDER,
+        f"a failover has lost acknowledged commands of {card}: the promoted replica had commands up to {kept}, and "
+        f"{lost} were given out; run `tcgx recover`",
+    )
 
 
 def _older(card: str, log_state: LogState, given: int) -> Verdict:

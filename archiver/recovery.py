@@ -12,6 +12,7 @@ A new history begins, with sequences above all that were given out:
 Resting orders of lost data cannot be restored. The plan lists those that are known.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,12 +24,15 @@ import structlog
 from redis.asyncio import Redis
 
 from archiver import conversion, queries, writer
-from archiver.history import JUMP, Comparison, Fault, compare
+from archiver.history import JUMP, Comparison, Fault, compare, is_archivable, start_cursor
 from archiver.queries import Archive, Cursor
+from archiver.reader import read_rows
 from core.errors import StartError
-from core.model import CLIENT_ORDER_ID_SECONDS, LATEST, Order, order_id
+from core.model import CLIENT_ORDER_ID_SECONDS, LATEST, SEQUENCE_MAX, Order, order_id
 from engine import codec, history, keys
 from engine.connection import redis_errors
+from engine.events import EventReader
+from engine.history import LogState
 
 log = structlog.get_logger()
 
@@ -39,6 +43,11 @@ RESTORED_ORDERS_MAX = 20_000
 """The largest number of archived orders of a card that are added to traders' lists."""
 
 SCAN_COUNT = 1_000
+ARCHIVE_BATCH_BYTES = 4_000_000
+ARCHIVE_SECONDS = 30.0
+ARCHIVE_TRIES = 150
+"""How long, and how often, `recover` looks whether an archiver has archived what is left of a log."""
+
 SECONDS_A_DAY = 86_400
 RESTARTING_FAULTS = (Fault.EMPTY, Fault.OTHER, Fault.DIVERGED)
 RECOVERABLE_FAULTS = (*RESTARTING_FAULTS, Fault.OLDER, Fault.ARCHIVE_OLDER)
@@ -76,21 +85,26 @@ class RecoveryPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def plans(redis: Redis, database: asyncpg.Connection, cards: Sequence[str]) -> list[RecoveryPlan]:
-    """The recovery plans of all cards that have a fault. Only matching of waiting commands changes the data.
+    """The recovery plans of all cards that have a fault.
+
+    Of the data, only waiting commands change, which are matched, and events that are left, which are archived.
 
     Raises:
         StartError: recovery cannot repair the fault of a card.
         Unavailable: a server does not answer.
     """
     recovery_plans = []
-    for card, comparison in (await compare(redis, database, cards)).items():
-        fault = comparison.verdict.fault
+    for card, found in (await compare(redis, database, cards)).items():
+        comparison, fault = found, found.verdict.fault
         if fault is None:
             continue
         if fault not in RECOVERABLE_FAULTS:
             raise StartError(comparison.verdict.sentence)
         if fault is Fault.OLDER:
             await match_waiting(redis, card)
+            comparison = await _archive_rest(redis, database, card)
+            if comparison.verdict.fault is None:
+                continue  # nothing else was wrong
         make = _plan_for_archive if fault is Fault.ARCHIVE_OLDER else _plan_for_redis
         recovery_plans.append(await make(redis, database, card, comparison))
     return recovery_plans
@@ -241,6 +255,66 @@ async def match_waiting(redis: Redis, card: str) -> None:
         with redis_errors():
             reply: Any = await redis.fcall("match", 1, keys.tag(card), "1000")
         more = bool(reply[5])
+
+
+async def archive_events(redis: Redis, database: asyncpg.Connection, card: str, history_id: str, *, after: str) -> None:
+    """Archives the events of a card after an event id. No archiver may work meanwhile."""
+    events = EventReader(redis, card, after=after, batch_bytes=ARCHIVE_BATCH_BYTES)
+    while rows := await read_rows(events, wait=False):
+        await writer.insert(database, [rows], {card: history_id})
+
+
+async def _archive_rest(redis: Redis, database: asyncpg.Connection, card: str) -> Comparison:
+    """Archives what is left of a log that has lost its end, as the new history begins above it.
+
+    An archiver that holds the lock does this by itself.
+
+    Raises:
+        StartError: the archiver that holds the lock does not archive.
+    """
+    for _ in range(ARCHIVE_TRIES):
+        comparison = (await compare(redis, database, [card]))[card]
+        log_state, archive_state = comparison.log_state, comparison.archive_state
+        cursor = start_cursor(log_state, archive_state)
+        if 0 < log_state.next_first <= cursor.sequence:
+            await _archive_again(redis, database, card, log_state)
+            return (await compare(redis, database, [card]))[card]
+        if not is_archivable(log_state, archive_state):
+            return comparison
+        if cursor.sequence >= log_state.matched:
+            return comparison
+        if await writer.lock_archiver(database):
+            try:
+                await archive_events(redis, database, card, log_state.history_id, after=cursor.event_id)
+            finally:
+                await writer.unlock_archiver(database)
+        else:
+            await asyncio.sleep(ARCHIVE_SECONDS / ARCHIVE_TRIES)
+    raise StartError(
+        f"commands of {card} are not archived yet, and the archiver that holds the lock does not archive them within "
+        f"{ARCHIVE_SECONDS:.0f} s: look at its log"
+    )
+
+
+async def _archive_again(redis: Redis, database: asyncpg.Connection, card: str, log_state: LogState) -> None:
+    """Archives events of which the first repeats archived commands. No archiver can: each stops at that gap."""
+    before = f"{log_state.next_first - 1}-{SEQUENCE_MAX}"
+    events = EventReader(redis, card, after=before, batch_bytes=ARCHIVE_BATCH_BYTES)
+    while rows := await read_rows(events, wait=False):
+        orders, trades = rows.orders.splitlines(keepends=True), rows.trades.splitlines(keepends=True)
+        archived = await queries.completed_sequences(database, card, [_number(line) for line in orders])
+        last_trade = await queries.trade_count(database, card)
+        fresh = msgspec.structs.replace(
+            rows,
+            orders=b"".join(line for line in orders if _number(line) not in archived),
+            trades=b"".join(line for line in trades if _number(line) > last_trade),
+        )
+        await writer.insert(database, [fresh], {card: log_state.history_id})
+
+
+def _number(line: bytes) -> int:
+    """The sequence or the trade number that a line begins with."""
+    return int(line.partition(b",")[0])
 
 
 async def _resting(redis: Redis, card: str) -> list[Order]:

@@ -37,6 +37,12 @@ async def lock_archiver(connection: asyncpg.Connection) -> bool:
         return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", ARCHIVER_LOCK))
 
 
+async def unlock_archiver(connection: asyncpg.Connection) -> None:
+    """Releases the lock of the archiver, which this connection holds."""
+    with postgres_errors():
+        await connection.execute("SELECT pg_advisory_unlock($1)", ARCHIVER_LOCK)
+
+
 async def register(
     database: asyncpg.Connection | asyncpg.Pool, card: str, history_id: str, *, base: int, given: int
 ) -> str:

@@ -13,6 +13,9 @@ from core.suggestions import did_you_mean
 
 CHECKS = ("redis", "functions", "engine", "database", "archiver", "history", "backlog")
 SERVICES = ("api", "engine", "archiver")
+SETUPS = ("single", "sentinel", "sentinel-acks")
+"""The set-ups of `tcgx chaos`, as in testing/chaos/setups.py."""
+
 STANDALONE = ("up", "bench", "chaos", *SERVICES)
 """Commands that take no settings from the exchange that runs in the data directory."""
 
@@ -236,6 +239,9 @@ def _chaos(parser: Parser) -> None:
     parser.add_argument("--rounds", type=whole(1, ROUNDS_MAX), default=10, help="how many rounds (10)")
     parser.add_argument(
         "--seed", type=whole(0, SEED_MAX), default=1, help="of the first round; the next has one more (1)"
+    )
+    parser.add_argument(
+        "--setup", choices=SETUPS, default=SETUPS[0], help="the servers: one Redis, or several with sentinels (single)"
     )
     parser.add_argument("--results", type=Path, metavar="FILE", help="write the outcome of every round as JSON")
     parser.add_argument("--faketime", type=Path, metavar="FILE", help="libfaketime, if it is not where Debian puts it")

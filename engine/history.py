@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from core.errors import HistoryConflict, StartError
+from core.model import COMMANDS_MAX
 from engine import keys, library
 from engine.connection import redis_errors
 
@@ -30,6 +31,12 @@ RESTORING_ID = "0" * 32
 
 ID_BYTES = 16
 
+UNKNOWN_MAX = 20 * COMMANDS_MAX
+"""The largest number of sequences of a card that are given out without an answer: one append of 20 API processes.
+
+A failover uses up so many sequences of each card.
+"""
+
 
 class LogState(msgspec.Struct, frozen=True, kw_only=True):
     """The history of a card in Redis, and the positions of its log.
@@ -38,6 +45,8 @@ class LogState(msgspec.Struct, frozen=True, kw_only=True):
     `base`: the sequence before the first command of the history. `sequence`: the last appended one.
     `event_log_id`: the log entry of the event that was asked for; empty if Redis does not have the event.
     `next_first`: the first command of the event after it; 0 if there is none.
+    `lost`: the last acknowledged command that a promoted replica lacked; 0 if it lacked none. `kept`: the last that it
+    had.
     """
 
     mark: str
@@ -49,6 +58,8 @@ class LogState(msgspec.Struct, frozen=True, kw_only=True):
     event_log_id: str
     next_first: int
     is_known_format: bool
+    lost: int = 0
+    kept: int = 0
 
     @property
     def run_at(self) -> float:
@@ -75,8 +86,14 @@ class History(Protocol):
     def forget(self, card: str) -> None:
         """Discards the mark of a card, because the server has refused it."""
 
-    def record_sequence(self, card: str, sequence: int) -> None:
-        """Records that appends have used all sequences up to this one."""
+    def record_sequence(self, card: str, sequence: int, mark: str = "") -> None:
+        """Records that appends have used all sequences up to this one. `mark`: the mark of the last append."""
+
+    def record_unconfirmed(self, card: str, sequence: int) -> None:
+        """Records that an append has used a sequence, and is not acknowledged."""
+
+    def record_confirmed(self, card: str) -> None:
+        """Records that replicas have what was not acknowledged before."""
 
 
 class StandaloneHistory:
@@ -108,7 +125,13 @@ class StandaloneHistory:
         """Makes the next `mark` ask the server again."""
         self._marks.pop(card, None)
 
-    def record_sequence(self, card: str, sequence: int) -> None:
+    def record_sequence(self, card: str, sequence: int, mark: str = "") -> None:
+        """Does nothing, since there is no archive."""
+
+    def record_unconfirmed(self, card: str, sequence: int) -> None:
+        """Does nothing, since there is no archive."""
+
+    def record_confirmed(self, card: str) -> None:
         """Does nothing, since there is no archive."""
 
 
@@ -128,7 +151,7 @@ async def read_log_state(redis: Redis, card: str, event_id: str = "0-0") -> LogS
 
 def log_state_of(reply: Sequence[Any]) -> LogState:
     """Decodes a reply of lua/history.lua."""
-    mark, history_id, format_, base, sequence, matched, log_id, next_first, known = reply
+    mark, history_id, format_, base, sequence, matched, log_id, next_first, known, lost, kept = reply
     return LogState(
         mark=mark.decode(),
         history_id=history_id.decode(),
@@ -139,6 +162,8 @@ def log_state_of(reply: Sequence[Any]) -> LogState:
         event_log_id=log_id.decode(),
         next_first=next_first,
         is_known_format=bool(known),
+        lost=lost,
+        kept=kept,
     )
 
 
@@ -149,6 +174,19 @@ async def begin(redis: Redis, card: str, *, ended: str, history_id: str, base: i
     """
     reply = await _call(redis, "begin", card, ended, history_id, base, trades)
     return str(reply.decode())
+
+
+async def adopt(redis: Redis, card: str, mark: str, *, acknowledged: int, known: int) -> tuple[int, int]:
+    """Readies a card for appends to a server that may be a promoted replica (lua/adopt.lua).
+
+    `acknowledged`: the last sequence of an earlier run that was acknowledged. `known`: the last one that is known.
+    Returns the last sequence that the server had, and the last acknowledged one that it lacked (0: none).
+
+    Raises:
+        Unavailable: Redis does not answer, or has another mark.
+    """
+    kept, lost = await _call(redis, "adopt", card, mark, acknowledged, known, UNKNOWN_MAX)
+    return int(kept), int(lost)
 
 
 async def mark_restoring(redis: Redis, card: str) -> None:

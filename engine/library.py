@@ -45,8 +45,8 @@ PARTS = (
     *("budget", "take", "cancel", "replace", "report", "write"),
 )
 DEADLINES = ("cancel_after", "lease", "cancel_due")
-WRITING = ("append", "append_cancels", "cancel_all", "begin", "halt", "match", "trim", *DEADLINES)
-ALLOW_OOM = ("append_cancels", "cancel_all", "match", "trim", *DEADLINES)
+WRITING = ("append", "append_cancels", "cancel_all", "adopt", "begin", "halt", "match", "trim", *DEADLINES)
+ALLOW_OOM = ("append_cancels", "cancel_all", "adopt", "match", "trim", *DEADLINES)
 """Functions that run with full memory: they free it, or need no more than what was accepted earlier."""
 READING = ("history", "order", "trader_orders", "client_order", "depth", "watch", "state_hash", "deadlines_of")
 

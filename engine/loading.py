@@ -1,27 +1,62 @@
-"""Waiting for a Redis that still loads its data."""
+"""Waiting for a Redis that still loads its data, and for sentinels that elect a primary."""
 
 import asyncio
 
 import redis.exceptions
+import structlog
 from redis.asyncio import Redis
 
-from core.loading import LoadProgress
+from core.errors import StartError, reason
+from core.loading import REPORT_SECONDS, LoadProgress
 from core.service import until_stopped
+from engine import primary
+
+log = structlog.get_logger()
 
 CHECK_SECONDS = 0.2
+
+ELECTION_SECONDS = 60.0
+"""The longest time that a start waits until the sentinels name a primary that answers."""
 
 
 async def wait_until_loaded(client: Redis, stopping: asyncio.Event) -> None:
     """Waits while the server says that it loads its data, or until the stop. Other errors are left to the next command.
 
+    Sentinels that elect a primary are waited for before that.
+
     Raises:
-        StartError: the load does not go on any more (`core.loading`).
+        StartError: the load does not go on any more (`core.loading`), or there is no primary within `ELECTION_SECONDS`.
     """
+    if primary.asks_sentinels(client):
+        await _wait_until_elected(client, stopping)
     clock = asyncio.get_running_loop().time
     progress = LoadProgress("Redis", clock())
     while not stopping.is_set() and (position := await loading_position(client)) is not None:
         progress.at_bytes(*position, clock())
         await until_stopped(asyncio.sleep(CHECK_SECONDS), stopping)
+
+
+async def _wait_until_elected(client: Redis, stopping: asyncio.Event) -> None:
+    """Waits until the sentinels name a primary that answers, or until the stop."""
+    now = asyncio.get_running_loop().time
+    began, reported_at = now(), -REPORT_SECONDS
+    while not stopping.is_set() and (obstacle := await _obstacle(client)):
+        seconds = now() - began
+        if seconds >= ELECTION_SECONDS:
+            raise StartError(f"Redis has had no primary for {ELECTION_SECONDS:.0f} s: {obstacle}")
+        if seconds - reported_at >= REPORT_SECONDS:
+            reported_at = seconds
+            log.info("Redis has no primary yet", seconds=round(seconds), reason=obstacle)
+        await until_stopped(asyncio.sleep(CHECK_SECONDS), stopping)
+
+
+async def _obstacle(client: Redis) -> str:
+    """Why there is no primary yet. Empty if there is one, or if waiting does not help."""
+    try:
+        await client.ping()
+    except (redis.exceptions.RedisError, OSError) as error:
+        return reason(error) if primary.is_electing(error) else ""
+    return ""
 
 
 async def loading_position(client: Redis) -> tuple[int, int] | None:

@@ -172,27 +172,33 @@ class OrderLog:
         orders: list[int] = []
         before, after, is_done = 0, 0, False
         while not is_done:
-            first, at, time_ms, after, before, targets = await self._cancel(card, trader_id, after, before)
+            mark, reply = await self._cancel(card, trader_id, after, before)
+            first, at, time_ms, after, before, targets = reply
             is_done = after == 0
             if targets:
                 last = first + len(targets) - 1
                 places += first, last
-                self._history.record_sequence(card, last)
+                if self._acks:
+                    self._history.record_unconfirmed(card, last)
+                else:
+                    self._history.record_sequence(card, last, mark)
                 self._history.last_ms = max(self._history.last_ms, time_ms)
                 times.append(at.decode())
                 orders += targets
         if self._acks:
             await self._acks.confirm()
+            if places:
+                self._history.record_sequence(card, max(places), mark)
         return CancelAllResult(min(places, default=0), max(places, default=0), times, orders)
 
-    async def _cancel(self, card: str, trader_id: int, after: int, before: int) -> Any:
-        """Calls lua/cancel_all.lua. A call that was refused because of its mark is repeated once with a new mark."""
+    async def _cancel(self, card: str, trader_id: int, after: int, before: int) -> tuple[str, Any]:
+        """The mark and the reply of lua/cancel_all.lua. A refused mark is replaced once."""
         for is_last in (False, True):
             mark, time_ms_min = await self._history.mark(card), self._history.last_ms
             waiting_max = with_reserve(self._backlog_max)
             arguments: list[str | int] = [trader_id, mark, waiting_max, time_ms_min, after, before]
             try:
-                return await library.call(self._redis, "cancel_all", keys.tag(card), *arguments)
+                return mark, await library.call(self._redis, "cancel_all", keys.tag(card), *arguments)
             except (redis.exceptions.RedisError, OSError) as error:
                 if is_last or not _is_mark_refused(error):
                     raise _mapped(error) from error
@@ -263,7 +269,8 @@ class OrderLog:
     def _handle(self, append: "_CardAppend", reply: Any) -> None:
         last = append.handle(reply)
         if last:
-            self._history.record_sequence(append.card, last)
+            if append.doubt is None:
+                self._history.record_sequence(append.card, last, append.mark)
             self._history.last_ms = max(self._history.last_ms, reply[2])
 
     async def _call(self, appends: Sequence["_CardAppend"]) -> list[Any]:
@@ -311,6 +318,7 @@ class OrderLog:
             except TcgxError as error:
                 unmarked[place] = error
                 continue
+            append.mark = mark
             call = append.call(mark, self._backlog_max, self._history.last_ms, self._self_trade)
             calls.append((append, *call))
         if not calls:
@@ -336,15 +344,23 @@ class OrderLog:
         try:
             doubt = await self._acks.call(packed, replies)
         except BaseException:
-            # Readers may have seen these orders, so their sequences must not be given out again after a failover.
-            for (append, *_), reply in zip(calls, replies, strict=False):
-                last = append.last_sequence(reply)
-                if last:
-                    self._history.record_sequence(append.card, last)
+            self._record_unconfirmed(calls, replies)
             raise
-        for append, *_ in calls if doubt else ():
-            append.doubt = doubt
+        if doubt:
+            self._record_unconfirmed(calls, replies)
+        for (append, *_), reply in zip(calls, replies, strict=True):
+            if doubt:
+                append.doubt = doubt
+            elif isinstance(reply, list):  # the mark is right, so it is the server of before
+                self._history.record_confirmed(append.card)
         return replies
+
+    def _record_unconfirmed(self, calls: Sequence["_Call"], replies: Sequence[Any]) -> None:
+        """Readers may have seen these orders, so their sequences must not be given out again after a failover."""
+        for (append, *_), reply in zip(calls, replies, strict=False):
+            last = append.last_sequence(reply)
+            if last:
+                self._history.record_unconfirmed(append.card, last)
 
     def _refuse_waiting(self, card: str, error: BaseException) -> None:
         """Refuses the commands that wait behind a failed append. They were not sent and need not wait for a timeout."""
@@ -372,6 +388,7 @@ class _CardAppend:
         self._limits = limits
         self.error: BaseException | None = None
         self.doubt: Unavailable | None = None
+        self.mark = ""
         self._submissions = submissions
         self._commands = [command for _, commands, _ in submissions for command in commands]
         self._outcomes: list[Outcome | None] = [None] * len(self._commands)

@@ -46,6 +46,13 @@ WRONG_ROLE = (
 """Replies of a server that is no primary any more, or not yet."""
 WRONG_ROLE_WORDS = ("READONLY ", "LOADING ", "MASTERDOWN ", "CLUSTERDOWN ", "UNBLOCKED ")
 
+NOT_ELECTING = (
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+    redis.exceptions.BusyLoadingError,
+)
+"""Replies of a primary, although they are errors of the connection."""
+
 ROLE_SECONDS = 5.0
 
 WATCH_SECONDS = 1.0
@@ -58,6 +65,10 @@ class NotPrimary(redis.exceptions.ConnectionError):
 
 class NoPrimary(redis.exceptions.ConnectionError):
     """The sentinels name no primary. The text is a sentence."""
+
+
+class NoPrimaryYet(NoPrimary):
+    """The sentinels elect a primary, or will. The text is a sentence."""
 
 
 class Sentinels:
@@ -85,7 +96,7 @@ class Sentinels:
         host, port = str(latest["ip"]), int(latest["port"])
         current = [answer for answer in known if _epoch(answer) == _epoch(latest)]
         if any(answer["is_odown"] for answer in current) or all(answer["is_sdown"] for answer in current):
-            raise NoPrimary(
+            raise NoPrimaryYet(
                 f"the sentinels see no primary at present: {host}:{port} is down, and they have no other yet"
             )
         return host, port
@@ -232,6 +243,24 @@ def client(url: str, **options: Any) -> Redis:
         **options,
     )
     return Redis.from_pool(pool)
+
+
+def asks_sentinels(client: Redis) -> bool:
+    """Whether sentinels name the server of this client."""
+    kind: Any = client.connection_pool.connection_class  # redis-py does not type it
+    return issubclass(kind, _AsksSentinels)
+
+
+def is_electing(error: Exception) -> bool:
+    """Whether a client that asks sentinels may find a primary soon, although this error was its answer.
+
+    Sentinels name a killed primary until they agree that it is down.
+    """
+    if isinstance(error, NOT_ELECTING):
+        return False
+    if isinstance(error, NoPrimary):
+        return isinstance(error, NoPrimaryYet)
+    return isinstance(error, (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError))
 
 
 def refusal_of_role(reply: Any) -> str:

@@ -55,9 +55,8 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
         postgres.pool(settings.database_url) as pool,
     ):
         await servers.load_library()
-        history = ArchivedHistory(
-            servers.commands, pool, settings.cards, may_be_promoted=urls.names_sentinels(settings.redis_url)
-        )
+        may_be_promoted = urls.names_sentinels(settings.redis_url) or settings.replica_acks > 0
+        history = ArchivedHistory(servers.commands, pool, settings.cards, may_be_promoted=may_be_promoted)
         memory = MemoryWatch(servers.commands, percent=settings.redis_memory_percent)
         acks = replica_acks.of(settings, servers.appends)
         deadlines = DeadlineKeeper(servers.commands, settings.cards, history, acks)

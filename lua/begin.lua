@@ -28,6 +28,7 @@ local function begin(keys, args)
   -- first write
   redis.call('HSET', tag .. ':history', 'id', id, 'format', text.integer[history.FORMAT], 'base', text.integer[base],
     'began_at', began_at)
+  redis.call('HDEL', tag .. ':history', 'run', 'kept', 'lost') -- of the history that ends (adopt.lua)
   if base > sequence then redis.call('SET', tag .. ':sequence', text.integer[base]) end
   if base > sequence or trades > position.trades then
     position.sequence, position.trades = math.max(position.sequence, base), math.max(position.trades, trades)

@@ -6,7 +6,8 @@
 -- Reply  {mark that an append must name, the history's id ('' where there is none), its format, its base, the last
 --        sequence given out, the last one matched, the log id of that event ('' where it is missing), the first
 --        sequence of the event after it (0 where there is none), 1 if the newest log entry has this library's format
---        else 0}
+--        else 0, the last acknowledged sequence that a promoted replica lacked (0 where it lacked none), and the last one
+--        that it had}
 
 -- Whether a log entry has the format of this library; so has a missing one.
 local function is_known(entry)
@@ -24,7 +25,7 @@ end
 
 local function describe(keys, args)
   local tag = keys[1]
-  local stored = redis.call('HMGET', tag .. ':history', 'id', 'format', 'base')
+  local stored = redis.call('HMGET', tag .. ':history', 'id', 'format', 'base', 'lost', 'kept')
   local event_id = args[1] or '0-0'
   local events = tag .. ':events'
   local event = redis.call('XRANGE', events, event_id, event_id)[1]
@@ -34,6 +35,7 @@ local function describe(keys, args)
     log.last_sequence(tag), cursor.read(tag).sequence,
     field(event, 'log') or '', tonumber(field(after, 'first') or 0),
     is_known(redis.call('XREVRANGE', tag .. ':orders', '+', '-', 'COUNT', 1)[1]) and 1 or 0,
+    tonumber(stored[4] or 0), tonumber(stored[5] or 0),
   }
 end
 

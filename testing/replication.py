@@ -56,6 +56,10 @@ class RedisProcess:
         """Starts it with further lines of configuration, and waits until it answers."""
         file = self._where / "redis.conf"
         file.write_text("\n".join([f"port {self.port}", f"dir {self._where}", *self._lines, *lines]) + "\n")
+        self._run()
+
+    def _run(self) -> None:
+        file = self._where / "redis.conf"
         with (self._where / "output").open("ab") as output:
             self._process = subprocess.Popen(
                 [_redis_program(os.environ.get("TCGX_REDIS_BIN", "")), str(file), *self._options()],
@@ -116,6 +120,10 @@ class RedisProcess:
 
 class SentinelProcess(RedisProcess):
     """A sentinel."""
+
+    def start_again(self) -> None:
+        """Starts it with the configuration that it has written itself."""
+        self._run()
 
     def _options(self) -> Sequence[str]:
         return ("--sentinel",)
@@ -279,10 +287,16 @@ def cut_off(primary: RedisProcess, *replicas: RedisProcess) -> None:
         until(lambda replica=replica: _link(replica) == "down", "the replica still replicates")  # type: ignore[misc]
 
 
+def allow_replication(*replicas: RedisProcess) -> None:
+    """Ends the effect of `cut_off`, and does not wait."""
+    for replica in replicas:
+        with replica.client() as client:
+            client.config_set("masterauth", PASSWORD)
+
+
 def connect_again(replica: RedisProcess) -> None:
     """Ends the effect of `cut_off`."""
-    with replica.client() as client:
-        client.config_set("masterauth", PASSWORD)
+    allow_replication(replica)
     until(lambda: _link(replica) == "up", "the replica does not replicate again")
 
 

@@ -4,6 +4,8 @@
 --   base      the sequence before the first command of this history: above all that were given out earlier
 --   began_at  RFC 3339
 --   halted    only while an admin has halted the card (halt.lua): RFC 3339 and a reason
+--   run, kept where a replica may be promoted: the run that was adopted, and the last sequence that it had (adopt.lua)
+--   lost      only until `tcgx recover`: the last acknowledged sequence that a promoted replica lacked (adopt.lua)
 -- Each append must also name the run of this library. A server that was emptied, restored from a copy, or replaced has
 -- another run, so it takes no orders until a service has compared it with the archive.
 local history = {}
@@ -12,6 +14,7 @@ history.FORMAT = 3
 
 local now = redis.call('TIME')
 local run = now[1] .. '.' .. now[2]
+history.run = run
 
 local function mark_of(id) return (id or '') .. ' ' .. run end
 

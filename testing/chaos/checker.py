@@ -6,6 +6,7 @@ computed twice again, by the reference book and by an empty server.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -17,7 +18,7 @@ from testing.oracle.judge import differences
 from testing.oracle.reads import shown, shown_alone, shown_trade
 from testing.oracle.reference_book import ReferenceBook
 
-Rule = Literal["lost", "doubled", "altered", "order", "answer", "log", "state", "archive", "read", "start"]
+Rule = Literal["lost", "doubled", "altered", "order", "answer", "log", "state", "archive", "read", "start", "conflict"]
 Logged = tuple[int, str, Command]
 """Sequence, time and command of a log."""
 
@@ -47,22 +48,36 @@ class CardEvidence(msgspec.Struct, kw_only=True):
 Evidence = Mapping[str, CardEvidence]
 
 
-def check(ledger: Ledger, evidence: Evidence, reads: Reads | None = None) -> list[Violation]:
-    """Every violation, those of orders first. `reads`: what the API answered, judged where logs have no gap."""
-    found = [*_acknowledged(ledger, evidence), *_canceled(ledger, evidence), *_in_order(ledger), *_batches(ledger)]
+def check(
+    ledger: Ledger, evidence: Evidence, reads: Reads | None = None, *, conflicts: frozenset[str] = frozenset()
+) -> list[Violation]:
+    """Every violation, those of orders first. `reads`: what the API answered, judged where logs have no gap.
+
+    `conflicts`: cards that had a history conflict. Their acknowledged orders and cancels may be lost, and a new history
+    begins above a gap. No id may be given twice on them, no order may be altered, and none may be in the log twice.
+    """
+    found = [
+        *_acknowledged(ledger, evidence, conflicts),
+        *_canceled(ledger, evidence, conflicts),
+        *_in_order(ledger),
+        *_batches(ledger),
+    ]
     books: dict[str, ReferenceBook] = {}
     for card, of_card in evidence.items():
+        if card in conflicts:
+            found += _rising(card, of_card)
+            continue
         gaps = [*_dense(card, of_card)]
         if not gaps:
             books[card] = _book(card, of_card)
             found += _follows(card, of_card, books[card])
         found += gaps
     if reads is not None:
-        found += _reads(reads, books)
+        found += _reads(reads, books, conflicts)
     return found
 
 
-def _acknowledged(ledger: Ledger, evidence: Evidence) -> Iterator[Violation]:
+def _acknowledged(ledger: Ledger, evidence: Evidence, conflicts: frozenset[str]) -> Iterator[Violation]:
     """Acknowledged orders are in the log once and unaltered, at the id of the answer. The log has no other orders."""
     places: dict[tuple[int, str], list[tuple[int, PlaceOrder]]] = defaultdict(list)
     for of_card in evidence.values():
@@ -72,14 +87,15 @@ def _acknowledged(ledger: Ledger, evidence: Evidence) -> Iterator[Violation]:
     given: Counter[tuple[str, int]] = Counter()
     for placed in ledger.placed:
         given.update({(placed.command.card, sequence) for sequence in placed.sequences})
-        yield from _order(placed, places.pop((placed.command.trader_id, placed.name), []))
+        may_be_lost = placed.command.card in conflicts
+        yield from _order(placed, places.pop((placed.command.trader_id, placed.name), []), may_be_lost=may_be_lost)
     for card, sequence in [place for place, count in given.items() if count > 1]:
         yield Violation("doubled", f"the id {card}-{sequence} was given to {given[card, sequence]} orders")
     for (trader_id, name), found in places.items():
         yield Violation("altered", f"nobody has sent order {name!r} of trader {trader_id}, which the log has: {found}")
 
 
-def _order(placed: Placed, found: Sequence[tuple[int, PlaceOrder]]) -> Iterator[Violation]:
+def _order(placed: Placed, found: Sequence[tuple[int, PlaceOrder]], *, may_be_lost: bool) -> Iterator[Violation]:
     name, where = placed.name, [sequence for sequence, _ in found]
     if placed.refusal:
         yield Violation("answer", f"{name} was refused: {placed.refusal}")
@@ -87,9 +103,10 @@ def _order(placed: Placed, found: Sequence[tuple[int, PlaceOrder]]) -> Iterator[
         yield Violation("answer", f"{name} was never acknowledged, however often it was repeated")
     if len(found) > 1:
         yield Violation("doubled", f"{name} is in the log {len(found)} times: {where}")
-    if len({*placed.sequences}) > 1:
+    # An order that is sent again after its loss gets another sequence.
+    if len({*placed.sequences}) > 1 and not may_be_lost:
         yield Violation("doubled", f"{name} was acknowledged with several sequences: {placed.sequences}")
-    for sequence in {*placed.sequences} - {*where}:
+    for sequence in set() if may_be_lost else {*placed.sequences} - {*where}:
         yield Violation(
             "lost", f"{placed.command.card}-{sequence} was acknowledged for {name}, and the log has {where}"
         )
@@ -98,7 +115,7 @@ def _order(placed: Placed, found: Sequence[tuple[int, PlaceOrder]]) -> Iterator[
             yield Violation("altered", f"{name} is {command} at {sequence} of the log, and {placed.command} was sent")
 
 
-def _canceled(ledger: Ledger, evidence: Evidence) -> Iterator[Violation]:
+def _canceled(ledger: Ledger, evidence: Evidence, conflicts: frozenset[str]) -> Iterator[Violation]:
     """An acknowledged cancel is in the log after its order. No order rests that was canceled with all others."""
     logged: dict[tuple[str, int, int], int] = {}
     for card, of_card in evidence.items():
@@ -106,13 +123,18 @@ def _canceled(ledger: Ledger, evidence: Evidence) -> Iterator[Violation]:
             if isinstance(command, CancelOrder):
                 logged[card, command.trader_id, command.sequence] = place
     for cancel in ledger.canceled:
+        if cancel.card in conflicts:
+            continue
         place = logged.get((cancel.card, cancel.trader_id, cancel.sequence), 0)
         if place <= cancel.sequence:
             yield Violation("lost", f"the acknowledged cancel of {cancel.card}-{cancel.sequence} is not in the log")
-    resting = {(card, order.sequence) for card, of_card in evidence.items() for order in of_card.resting}
+    judged = {card: of_card for card, of_card in evidence.items() if card not in conflicts}
+    resting = {(card, order.sequence) for card, of_card in judged.items() for order in of_card.resting}
     for card, sequence in resting.intersection(ledger.canceled_with_all):
         yield Violation("lost", f"{card}-{sequence} rests, and a cancel of all orders of its trader was acknowledged")
     for order_id in ledger.unfound:
+        if order_id.rpartition(" (")[0].rpartition("-")[0] in conflicts:
+            continue
         yield Violation("answer", f"{order_id} was acknowledged, and was not found when it was canceled")
 
 
@@ -154,6 +176,14 @@ def _dense(card: str, evidence: CardEvidence) -> Iterator[Violation]:
         yield Violation("log", f"entry {place + 1} of the log of {card} has the sequence {sequence}, not {wanted}")
 
 
+def _rising(card: str, evidence: CardEvidence) -> Iterator[Violation]:
+    """Sequences of a log with gaps rise."""
+    found = [sequence for sequence, _, _ in evidence.log]
+    for before, after in pairwise(found):
+        if after <= before:
+            yield Violation("log", f"the log of {card} has the sequence {after} after {before}")
+
+
 def _book(card: str, evidence: CardEvidence) -> ReferenceBook:
     """The book that follows from the log."""
     book = ReferenceBook(card)
@@ -185,9 +215,11 @@ def _differing(rule: Rule, what: str, found: Sequence[Any], expected: Sequence[A
     return [Violation(rule, f"{what}, place {place + 1}: {is_}, not {wanted}") for place, is_, wanted in places]
 
 
-def _reads(reads: Reads, books: Mapping[str, ReferenceBook]) -> Iterator[Violation]:
-    """Every read was answered, with what the reference book has."""
+def _reads(reads: Reads, books: Mapping[str, ReferenceBook], conflicts: frozenset[str]) -> Iterator[Violation]:
+    """Every read was answered, with what the reference book has. A lost order is not found."""
     for text in reads.failed:
+        if any(f"/orders/{card}-" in text for card in conflicts):
+            continue
         yield Violation("read", text)
     for order_id, body in reads.orders.items():
         card, _, sequence = order_id.rpartition("-")

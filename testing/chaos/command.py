@@ -53,7 +53,10 @@ def _finish(arguments: argparse.Namespace, outcomes: list[Outcome]) -> None:
     if outcomes:
         print(f"\n{report.table(outcomes)}")
     if arguments.results:
-        about = {"command": _command(arguments.seed, arguments.rounds), "left_out": _left_out(arguments.faketime)}
+        about = {
+            "command": _command(arguments.seed, arguments.rounds, arguments.setup),
+            "left_out": _left_out(arguments.faketime),
+        }
         arguments.results.write_bytes(report.encoded(outcomes, about))
 
 
@@ -65,13 +68,16 @@ def _rounds(arguments: argparse.Namespace, settings: Settings, stopping: threadi
     outcomes: list[Outcome] = []
     began = time.monotonic()
     for number in range(arguments.rounds):
-        planned: Plan = plan(arguments.seed + number).without(left_out)
+        planned: Plan = plan(arguments.seed + number, arguments.setup).without(left_out)
         try:
             outcome = rounds.run(planned, programs=settings, library=library, stopping=stopping)
         except Stopped:
             break
         outcomes.append(outcome)
-        print("\n".join([report.line(outcome), *report.details(outcome, _command(planned.seed, 1))]), flush=True)
+        print(
+            "\n".join([report.line(outcome), *report.details(outcome, _command(planned.seed, 1, planned.setup))]),
+            flush=True,
+        )
         _progress(outcomes, arguments.rounds, time.monotonic() - began)
     return outcomes
 
@@ -97,5 +103,6 @@ def _progress(outcomes: list[Outcome], total: int, seconds: float) -> None:
     print(f"round {done} of {total}, {rate:,.0f} orders/s, {left:,.0f} s left", file=sys.stderr, flush=True)
 
 
-def _command(seed: int, count: int) -> str:
-    return f"tcgx chaos --rounds {count} --seed {seed}"
+def _command(seed: int, count: int, setup: str) -> str:
+    option = "" if setup == "single" else f" --setup {setup}"
+    return f"tcgx chaos --rounds {count} --seed {seed}{option}"

@@ -1,6 +1,7 @@
 """The evidence: what Redis and PostgreSQL hold once everything is matched and archived, read past the API."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,18 +15,24 @@ from testing.chaos.checker import CardEvidence, Evidence, Logged
 from testing.oracle.judge import archived_orders, archived_trades
 from testing.servers import client_of, throwaway_redis
 
+NOT_REPLAYED = ("", "")
+"""The hashes of a card that is not replayed."""
 
-def gather(settings: Settings) -> Evidence:
-    """The evidence of every card. Nothing may be appended meanwhile."""
-    hashes = asyncio.run(_hashes(settings))
+
+def gather(settings: Settings, *, without_replay: frozenset[str] = frozenset()) -> Evidence:
+    """The evidence of every card. Nothing may be appended meanwhile.
+
+    `without_replay`: cards whose history began after a loss, so that their log does not begin with empty books.
+    """
+    hashes = asyncio.run(_hashes(settings, [card for card in settings.cards if card not in without_replay]))
     with client_of(settings.redis_url) as redis:
         return {
             card: CardEvidence(
                 log=_log(redis, card),
                 sequence=int(_text(redis.get(keys.key(card, "sequence"))) or 0),
                 resting=_resting(redis, card),
-                state_hash=hashes[card][0],
-                replayed_hash=hashes[card][1],
+                state_hash=hashes.get(card, NOT_REPLAYED)[0],
+                replayed_hash=hashes.get(card, NOT_REPLAYED)[1],
                 orders=archived_orders(settings.database_url, card),
                 trades=archived_trades(settings.database_url, card),
             )
@@ -53,8 +60,8 @@ def _text(value: Any) -> str:
     return value.decode() if value else ""
 
 
-async def _hashes(settings: Settings) -> dict[str, tuple[str, str]]:
-    """Of each card: the state hash of the exchange, and the one that the log leads to on an empty server."""
+async def _hashes(settings: Settings, cards: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Of each of these cards: the state hash of the exchange, and the one that the log leads to on an empty server."""
     local = msgspec.structs.replace(settings, durability="everysec", redis_core="any")
     async with (
         throwaway_redis(local) as server,
@@ -62,5 +69,5 @@ async def _hashes(settings: Settings) -> dict[str, tuple[str, str]]:
         connection.connect(settings.redis_url) as live,
     ):
         await library.load(empty)
-        outcome = await replay.replay(replay.server_lines(live, settings.cards), empty, batch=settings.match_batch)
+        outcome = await replay.replay(replay.server_lines(live, cards), empty, batch=settings.match_batch)
     return {card: (expected, found) for card, expected, found in outcome}

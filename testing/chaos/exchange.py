@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,13 @@ class Stopped(Exception):
 
 
 class Exchange:
-    """One exchange. Servers and services that end are started again, unless a fault keeps them down."""
+    """One exchange. Servers and services that end are started again, unless a fault keeps them down.
+
+    A subclass may have other servers in the place of the one Redis.
+    """
+
+    supervised_servers: Sequence[str] = ("redis", "postgres")
+    """The servers that are started again when they end by themselves."""
 
     def __init__(self, data_dir: Path, plan: Plan, *, programs: Settings, stopping: threading.Event) -> None:
         """`programs`: settings that name the programs of Redis and PostgreSQL."""
@@ -81,7 +87,7 @@ class Exchange:
         # Two workers mean that the port may be shared, by several API processes and the socket that keeps it for them.
         self.servers = Servers(
             data_dir,
-            redis_lines=["port 0"],
+            **self._server_options(),
             api_workers=2,
             log_retention=KEEP_ALL,
             event_retention=EVENT_RETENTION,
@@ -101,6 +107,22 @@ class Exchange:
         self._links: Links | None = None
         self.links: Mapping[str, Link] = {}
         self._redis: Redis | None = None
+        self._redis_url = ""
+        self.conflicts: set[str] = set()
+        """Cards that had a history conflict, from which the round has recovered."""
+
+    def _server_options(self) -> dict[str, Any]:
+        """What `Servers` gets for the place of Redis."""
+        return {"redis_lines": ["port 0"]}
+
+    def _links_to_redis(self) -> bool:
+        """Whether services reach Redis through links."""
+        return True
+
+    @property
+    def judged_settings(self) -> Settings:
+        """The settings with which the evidence is read."""
+        return self.settings
 
     @property
     def settings(self) -> Settings:
@@ -129,7 +151,7 @@ class Exchange:
         """Stops everything, in whatever state it is."""
         if self._redis is not None:
             self._redis.close()
-        for server in (self.servers.redis, self.servers.postgres):
+        for server in map(self.server, self.supervised_servers):
             if server.pid is not None:
                 _signal(all_of(server), signal.SIGCONT)
         for service in self._services.values():
@@ -155,7 +177,8 @@ class Exchange:
         for name in SERVICES:
             folder = self._link_folder(name)
             folder.mkdir(mode=0o700, parents=True)
-            links[name] = Link(folder / "redis.sock", self._redis_socket(), f"link {seed} {name}")
+            if self._links_to_redis():
+                links[name] = Link(folder / "redis.sock", self._redis_socket(), f"link {seed} {name}")
         for name in READERS:
             at = self._link_folder(name) / POSTGRES_SOCKET
             links[f"{name} to postgres"] = Link(at, self._postgres_folder() / POSTGRES_SOCKET, f"link {seed} {name} pg")
@@ -203,7 +226,9 @@ class Exchange:
         """Starts a service, and does not wait for it. `engine-2` is a second engine, on the link of the first one."""
         self._started_at[name] = time.monotonic()
         folder, servers = self._link_folder(name), self.settings
-        redis_url = servers.redis_url.replace(quote(str(self._redis_socket())), quote(str(folder / "redis.sock")))
+        redis_url = servers.redis_url
+        if self._links_to_redis():
+            redis_url = redis_url.replace(quote(str(self._redis_socket())), quote(str(folder / "redis.sock")))
         database_url = servers.database_url
         if name.partition("-")[0] in READERS:
             database_url = database_url.replace(quote(str(self._postgres_folder())), quote(str(folder)))
@@ -244,7 +269,7 @@ class Exchange:
 
     def supervise(self) -> None:
         """Starts again what has ended and may run."""
-        for name in ("redis", "postgres"):
+        for name in self.supervised_servers:
             if name not in self.held and self.server(name).pid is None and self._may_start(name):
                 self.notes.append(f"{name} ended by itself")
                 try:

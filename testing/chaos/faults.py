@@ -14,7 +14,8 @@ from core.errors import StartError
 from engine.connection import NO_SPACE
 from testing.chaos.exchange import CLIENTS, Exchange
 from testing.chaos.links import Cut
-from testing.chaos.plan import CLOCKS, KINDS, PARTS, READERS, SERVERS, SERVICES, Fault
+from testing.chaos.plan import ALL_KINDS, CLOCKS, PARTS, READERS, SERVERS, SERVICES, Fault
+from testing.chaos.sentinel import OnSentinels
 from testing.chaos.supervised import Supervised
 from testing.faults import FULL_BYTES
 
@@ -25,6 +26,8 @@ BATCH_SECONDS = 3.0
 """How long a fault waits for a batch under way."""
 SLOW_SECONDS = (0.05, 0.3)
 """How late a slow link carries a message."""
+CUT_OFF_SECONDS = 0.5
+"""How long replicas get nothing before the primary is killed."""
 REWRITE_SECONDS = 0.1
 """A rewrite of the AOF of a round takes about this long."""
 
@@ -307,6 +310,40 @@ def _garbage(choose: random.Random, count: int) -> bytes:
     return choose.randbytes(count)
 
 
+def on_sentinels(exchange: Exchange) -> OnSentinels:
+    """The exchange of a round whose set-up has sentinels."""
+    assert isinstance(exchange, OnSentinels), "the set-up has no sentinels"
+    return exchange
+
+
+@contextmanager
+def _cut_off(exchange: Exchange, _: Fault) -> Iterator[None]:
+    with on_sentinels(exchange).replicas_cut_off():
+        yield
+
+
+@contextmanager
+def _cut_off_and_killed(exchange: Exchange, _: Fault) -> Iterator[None]:
+    """Replicas get nothing any more, then SIGKILL: one that lacks the end is promoted."""
+    with on_sentinels(exchange).replicas_cut_off():
+        exchange.run_until(time.monotonic() + CUT_OFF_SECONDS)
+        exchange.held.add("redis")
+        exchange.kill("redis")
+    yield
+    exchange.start_again("redis")
+
+
+def _one_down(*, sentinel: bool) -> Action:
+    """SIGKILL to a replica or a sentinel, and a start."""
+
+    @contextmanager
+    def act(exchange: Exchange, fault: Fault) -> Iterator[None]:
+        with on_sentinels(exchange).one_down(sentinel=sentinel, value=fault.value):
+            yield
+
+    return act
+
+
 ACTIONS: Mapping[str, Action] = {
     **{f"kill {part}": _down(part) for part in PARTS},
     **{f"pause {part}": _paused(part) for part in PARTS},
@@ -343,5 +380,9 @@ ACTIONS: Mapping[str, Action] = {
     "second tcgx up is refused": _second_up,
     "kill tcgx up and start another": _up_killed(everything=False),
     "kill tcgx up with all of its processes": _up_killed(everything=True),
+    "cut replicas off and kill redis": _cut_off_and_killed,
+    "cut replicas off": _cut_off,
+    "kill a replica": _one_down(sentinel=False),
+    "kill a sentinel": _one_down(sentinel=True),
 }
-assert {kind.name for kind in KINDS} == {*ACTIONS}, "a kind of fault has no action"
+assert {kind.name for kind in ALL_KINDS} == {*ACTIONS}, "a kind of fault has no action"

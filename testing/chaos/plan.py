@@ -1,7 +1,7 @@
 """The plan of a round: which faults happen, to which part, and when. The same seed gives the same plan."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -92,6 +92,28 @@ KINDS: Sequence[Kind] = (
 """The long ones outlast the bounds of the services: 5 s for a Redis command, 10 s for the archiver's heartbeat."""
 
 
+FOR_ONE_REDIS = (
+    *("kill everything and start at once", "kill redis while it rewrites its AOF", "memory full"),
+    *("zeros at the end of the AOF", "garbage at the end of the AOF"),
+    *(f"{what} {service}" for service in SERVICES for what in ("cut requests of", "cut answers to")),
+    *(f"mute link of {service} to redis" for service in SERVICES),
+)
+"""Kinds that a set-up with several servers of Redis does not have. Its services have no links to Redis."""
+
+OF_SENTINELS: Sequence[Kind] = (
+    *(kind for kind in KINDS if not kind.needs and not kind.supervised and kind.name not in FOR_ONE_REDIS),
+    _kind("cut replicas off and kill redis", "redis", (0.5, 2.0)),
+    _kind("cut replicas off", "redis", (0.5, 3.0)),
+    _kind("kill a replica", "redis", (0.5, 3.0)),
+    _kind("kill a sentinel", "sentinel", (0.5, 3.0)),
+)
+
+KINDS_OF: Mapping[str, Sequence[Kind]] = {"single": KINDS, "sentinel": OF_SENTINELS, "sentinel-acks": OF_SENTINELS}
+"""The kinds of each set-up (testing/chaos/setups.py)."""
+
+ALL_KINDS = (*KINDS, *(kind for kind in OF_SENTINELS if kind not in KINDS))
+
+
 class Fault(msgspec.Struct, frozen=True):
     """A fault of a plan. Times are seconds after the load has begun; `value` from 0 to 1 decides its details."""
 
@@ -102,7 +124,10 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What happens in a round, and some settings of its services. `supervised`: `tcgx up` runs the exchange."""
+    """What happens in a round, and some settings of its services.
+
+    `supervised`: `tcgx up` runs the exchange. `setup`: a key of `KINDS_OF`.
+    """
 
     seed: int
     faults: tuple[Fault, ...]
@@ -110,6 +135,7 @@ class Plan(msgspec.Struct, frozen=True):
     archive_batch_bytes: int
     api_processes: int
     supervised: bool
+    setup: str = "single"
 
     @property
     def kinds(self) -> set[str]:
@@ -122,12 +148,13 @@ class Plan(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, faults=tuple(one for one in self.faults if one.kind not in left_out))
 
 
-def plan(seed: int) -> Plan:
+def plan(seed: int, setup: str = "single") -> Plan:
     """The plan of a seed. Seeds that follow one another go through all kinds; each may meet up to three others."""
     choose = random.Random(f"chaos {seed}")
-    kinds = [KINDS[seed % len(KINDS)]]
+    all_kinds = KINDS_OF[setup]
+    kinds = [all_kinds[seed % len(all_kinds)]]
     if choose.random() >= ALONE:
-        possible = [kind for kind in KINDS if kind.both or kind.supervised == kinds[0].supervised]
+        possible = [kind for kind in all_kinds if kind.both or kind.supervised == kinds[0].supervised]
         kinds += choose.choices(possible, k=choose.randint(1, FAULTS_MAX - 1))
     free: dict[str, float] = {}
     faults = []
@@ -143,9 +170,10 @@ def plan(seed: int) -> Plan:
         archive_batch_bytes=choose.choice(ARCHIVE_BATCH_BYTES),
         api_processes=choose.choice(API_PROCESSES),
         supervised=kinds[0].supervised,
+        setup=setup,
     )
 
 
 def kind_of(name: str) -> Kind:
     """A kind by its name."""
-    return next(kind for kind in KINDS if kind.name == name)
+    return next(kind for kind in ALL_KINDS if kind.name == name)

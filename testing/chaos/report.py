@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from core.errors import StartError
-from testing.chaos.plan import KINDS
+from testing.chaos.plan import ALL_KINDS
 from testing.chaos.round import Outcome
 
 COLUMNS = ("fault", "rounds", "acknowledged", "repeated", "lost", "doubled", "other", "recovery s")
-OTHERS = ("altered", "order", "answer", "log", "state", "archive", "read", "start")
+OTHERS = ("altered", "order", "answer", "log", "state", "archive", "read", "start", "conflict")
 SHOWN_MAX = 10
 """How many violations of a round are shown; the JSON has all."""
 
@@ -39,6 +39,8 @@ def details(outcome: Outcome, command: str) -> list[str]:
         lines.append(f"  and {len(outcome.violations) - SHOWN_MAX} more")
     if outcome.violations:
         lines.append(f"  repeat it with: {command}")
+    if outcome.conflicts:
+        lines.append(f"  history conflict of {', '.join(outcome.conflicts)}, reported and recovered from")
     lines += [f"  note: {note}" for note in outcome.notes]
     lines += [f"  note: traceback of {text}" for text in outcome.tracebacks]
     return lines
@@ -89,28 +91,32 @@ def read(paths: Iterable[Path]) -> list[Run]:
     Raises:
         StartError: a file is none of a run, or two files have the round of one seed.
     """
-    runs, seen = [], dict[int, Path]()
+    runs, seen = [], dict[tuple[str, int], Path]()
     for path in paths:
         try:
             runs.append(msgspec.json.decode(path.read_bytes(), type=Run))
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StartError(f"{path} holds no rounds of chaos: {error}") from error
         for outcome in runs[-1].rounds:
-            if outcome.seed in seen:
-                raise StartError(f"{path} and {seen[outcome.seed]} both have seed {outcome.seed}: it would count twice")
-            seen[outcome.seed] = path
+            place = outcome.setup, outcome.seed
+            if place in seen:
+                raise StartError(f"{path} and {seen[place]} both have seed {outcome.seed}: it would count twice")
+            seen[place] = path
     return runs
 
 
 def _rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [COLUMNS]
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         of_kind = [outcome for outcome in outcomes if kind.name in {fault.kind for fault in outcome.faults}]
         if of_kind:
             rows.append(_row(kind.name, of_kind))
     without = [outcome for outcome in outcomes if not outcome.faults]
     if without:
         rows.append(_row("no fault", without))
+    conflicts = [outcome for outcome in outcomes if outcome.conflicts]
+    if conflicts:
+        rows.append(_row("with a history conflict", conflicts))
     several = [outcome for outcome in outcomes if outcome.api_processes > 1]
     if several:
         rows.append(_row("with two API processes", several))

@@ -19,7 +19,7 @@ from testing.chaos.load import Door, Load
 from testing.chaos.machine import POSTGRES_DISK_BYTES, REDIS_DISK_BYTES, Clock, SmallDisk, Unsynced, compiler
 from testing.chaos.plan import CLOCKS, Fault, Plan
 from testing.chaos.reads import Reader, Reads
-from testing.chaos.supervised import Supervised
+from testing.chaos.setups import SETUPS, exchange_of
 
 AFTER_SECONDS = 0.5
 """The load goes on for so long after recovery, so that orders meet the recovered exchange."""
@@ -46,6 +46,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     tracebacks: Sequence[str]
     notes: Sequence[str]
     api_processes: int = 1
+    setup: str = "single"
+    conflicts: Sequence[str] = ()
 
     def count(self, *rules: str) -> int:
         """How many violations there are of these rules."""
@@ -60,8 +62,7 @@ def run(plan: Plan, *, programs: Settings, library: Path | None, stopping: threa
         TcgxError: the exchange does not start.
     """
     with datadir.ephemeral() as data_dir:
-        made = Supervised if plan.supervised else Exchange
-        exchange = made(data_dir, plan, programs=programs, stopping=stopping)
+        exchange = exchange_of(plan)(data_dir, plan, programs=programs, stopping=stopping)
         with ExitStack() as stack:
             _equip(exchange, plan, library, stack)
             stack.callback(exchange.stop)
@@ -119,8 +120,11 @@ def _judged(exchange: Exchange, load: Load, door: Door, plan: Plan) -> Outcome:
     load.abandon()
     evidence: Evidence = {}
     try:
-        evidence = gather(exchange.settings)
-        found += check(load.ledger, evidence, reads)
+        conflicts = frozenset(exchange.conflicts)
+        evidence = gather(exchange.judged_settings, without_replay=conflicts)
+        if SETUPS[plan.setup].keeps:
+            found += [Violation("conflict", f"{card} had a history conflict") for card in sorted(conflicts)]
+        found += check(load.ledger, evidence, reads, conflicts=conflicts)
     except TcgxError as error:
         found.append(Violation("state", f"the log can't be judged: {error}"))
     return Outcome(
@@ -138,6 +142,8 @@ def _judged(exchange: Exchange, load: Load, door: Door, plan: Plan) -> Outcome:
         tracebacks=exchange.tracebacks(),
         notes=exchange.notes,
         api_processes=plan.api_processes,
+        setup=plan.setup,
+        conflicts=sorted(exchange.conflicts),
     )
 
 

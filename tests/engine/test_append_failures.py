@@ -28,8 +28,14 @@ class KnownHistory:
         """It never is another one."""
         raise AssertionError(card)
 
-    def record_sequence(self, _card: str, _sequence: int) -> None:
+    def record_sequence(self, card: str, sequence: int, mark: str = "") -> None:
         """Nobody asks for that here."""
+
+    def record_unconfirmed(self, card: str, sequence: int) -> None:
+        """Nor for that."""
+
+    def record_confirmed(self, card: str) -> None:
+        """Nor for that."""
 
 
 class FailingClient:

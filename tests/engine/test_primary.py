@@ -12,11 +12,11 @@ from core import urls
 from core.errors import StartError, Unavailable
 from core.model import PlaceOrder, Side
 from core.settings import Settings
-from engine import connection, library, nodes, primary
+from engine import connection, library, loading, nodes, primary
 from engine.connection import PipelinedConnection, pack_command, redis_errors
 from engine.order_log import OrderLog
 from testing.processes import module
-from testing.replication import MovingAddress, RedisGroup, plain_url, redis_group
+from testing.replication import DOWN_AFTER_MS, NAME, MovingAddress, RedisGroup, plain_url, redis_group
 from testing.servers import free_port
 from testing.waiting import until_async
 
@@ -179,6 +179,7 @@ def test_what_is_wrong_with_the_sentinels_is_said(group: RedisGroup, url: str, s
 
     async def scenario() -> None:
         async with connection.connect(url.format(**places)) as client:
+            await loading.wait_until_loaded(client, asyncio.Event())  # nothing to wait for
             with pytest.raises(StartError, match=f"(?i){said}"):
                 await connection.check(client, durability="always")
 
@@ -205,3 +206,41 @@ def test_a_command_follows_the_sentinels(group: RedisGroup) -> None:
 
     assert result.returncode == 0, result.stderr
     assert "pikachu" in result.stdout
+
+
+def test_a_start_waits_while_sentinels_elect(group: RedisGroup) -> None:
+    async def scenario() -> list[str]:
+        async with connection.connect(group.url) as client:
+            with capture_logs() as told:
+                await loading.wait_until_loaded(client, asyncio.Event())
+                await connection.check(client, durability="always")
+        return [line["reason"] for line in told if line["event"] == "Redis has no primary yet"]
+
+    killed = group.primary
+    killed.kill()
+    reasons = asyncio.run(scenario())
+    group.rejoin(killed)
+
+    assert reasons
+    assert all(reasons)
+
+
+def test_a_start_does_not_wait_for_ever_for_a_primary(group: RedisGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with connection.connect(group.url) as client:
+            await loading.wait_until_loaded(client, asyncio.Event())
+
+    monkeypatch.setattr(loading, "ELECTION_SECONDS", 0.3)
+    for sentinel in group.sentinels:  # so that nobody elects
+        with sentinel.client() as admin:
+            admin.execute_command("SENTINEL", "SET", NAME, "down-after-milliseconds", "60000")
+    killed = group.primary
+    killed.kill()
+    try:
+        with pytest.raises(StartError, match="Redis has had no primary for 0 s: "):
+            asyncio.run(scenario())
+    finally:
+        killed.start()
+        for sentinel in group.sentinels:
+            with sentinel.client() as admin:
+                admin.execute_command("SENTINEL", "SET", NAME, "down-after-milliseconds", str(DOWN_AFTER_MS))

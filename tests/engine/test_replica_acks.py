@@ -117,13 +117,15 @@ def test_a_replica_that_stands_still_costs_no_more_than_the_time_for_replicas(gr
     asyncio.run(scenario())
 
 
-def test_a_sequence_is_recorded_though_the_connection_ends_while_replicas_are_waited_for(group: RedisGroup) -> None:
+def test_a_sequence_is_recorded_as_unconfirmed_if_the_connection_ends_while_replicas_are_waited_for(
+    group: RedisGroup,
+) -> None:
     async def scenario() -> None:
         async with log_of(group, milliseconds=4_000) as log:
             await log.append(ORDER)
             recorded: list[int] = []
             history: Any = log._history
-            history.record_sequence = lambda _, sequence: recorded.append(sequence)
+            history.record_unconfirmed = lambda _, sequence: recorded.append(sequence)
             replica, primary = group.replicas[0], group.primary
             replica.pause()
             try:

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from api.views import matched_view, order_view, trade_view
-from cli import datadir
+from cli import arguments, datadir
 from core.model import CancelOrder, Command, Fill, PlaceOrder, Side, TimeInForce
 from core.settings import Settings
 from engine import keys
@@ -30,9 +30,10 @@ from testing.chaos.exchange import bound
 from testing.chaos.ledger import Ledger, Placed
 from testing.chaos.links import Link, Links
 from testing.chaos.machine import Unsynced, compiler, inherited
-from testing.chaos.plan import FAULTS_MAX, KINDS, kind_of, plan
+from testing.chaos.plan import FAULTS_MAX, KINDS, KINDS_OF, Fault, kind_of, plan
 from testing.chaos.reads import Reads
 from testing.chaos.round import Outcome
+from testing.chaos.setups import SETUPS
 from testing.chaos.supervised import Supervised
 from testing.oracle.reference_book import ReferenceBook
 from testing.processes import PROGRAM, descendants, ended, environment, finished
@@ -268,6 +269,59 @@ def test_the_checker_finds(change: Change, rule: str) -> None:
     assert rule in {violation.rule for violation in check(ledger, evidence)}
 
 
+# -- cards that had a history conflict
+
+
+def test_a_reported_conflict_covers_what_was_lost_and_nothing_else() -> None:
+    for change, _ in CHANGES[:4]:
+        ledger, evidence = honest()
+        change(ledger, evidence)
+        assert check(ledger, evidence, conflicts=frozenset({CARD})) == [], change
+        assert check(ledger, evidence, conflicts=frozenset({OTHER_CARD})), change
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (an_order_is_in_the_log_twice, "doubled"),
+        (an_id_was_given_to_two_orders, "doubled"),
+        (an_order_overtook_one_that_was_acknowledged, "order"),
+        (the_log_has_another_quantity, "altered"),
+        (the_log_has_an_order_that_nobody_sent, "altered"),
+        (an_order_was_never_answered, "answer"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_reported_conflict_covers_nothing_but_losses(change: Change, rule: str) -> None:
+    ledger, evidence = honest()
+
+    change(ledger, evidence)
+
+    assert rule in {violation.rule for violation in check(ledger, evidence, conflicts=frozenset({CARD}))}
+
+
+def test_a_log_with_a_conflict_may_have_gaps_and_must_rise() -> None:
+    ledger, evidence = honest()
+    log = evidence[CARD].log
+
+    log[-1] = (log[-1][0] + 100_000_000, *log[-1][1:])
+    assert [found.rule for found in check(ledger, evidence, conflicts=frozenset({CARD})) if found.rule == "log"] == []
+    log.append(log[-2])
+
+    found = check(ledger, evidence, conflicts=frozenset({CARD}))
+    assert [violation.rule for violation in found if violation.rule == "log"] == ["log"]
+
+
+def test_reads_of_lost_orders_are_excused_on_cards_with_a_conflict_alone() -> None:
+    ledger, evidence = honest()
+    reads = honest_reads(evidence)
+    reads.failed += ["GET /orders/pikachu-1 of trader 1: 404", "GET /orders/squirtle-1 of trader 1: 404"]
+
+    found = check(ledger, evidence, reads, conflicts=frozenset({CARD}))
+
+    assert [violation.text for violation in found] == ["GET /orders/squirtle-1 of trader 1: 404"]
+
+
 # -- what the API answers to reads
 
 
@@ -475,10 +529,26 @@ def test_a_seed_gives_the_same_plan_and_consecutive_seeds_all_kinds() -> None:
     assert {len(one.faults) for one in plans} == {*range(1, FAULTS_MAX + 1)}
 
 
-def test_faults_of_one_part_do_not_overlap() -> None:
-    for seed in range(500):
+@pytest.mark.parametrize("setup", ["sentinel", "sentinel-acks"])
+def test_seeds_of_a_set_up_go_through_all_of_its_kinds(setup: str) -> None:
+    kinds = {kind.name for kind in KINDS_OF[setup]}
+
+    first = [plan(seed, setup).faults[0].kind for seed in range(len(kinds))]
+
+    assert set(first) == kinds
+    assert {fault.kind for seed in range(300) for fault in plan(seed, setup).faults} == kinds
+    assert not kinds & {kind.name for kind in KINDS if kind.supervised or kind.needs}
+
+
+def test_the_command_has_the_set_ups_of_the_harness() -> None:
+    assert (*SETUPS,) == arguments.SETUPS
+
+
+@pytest.mark.parametrize("setup", [*KINDS_OF])
+def test_faults_of_one_part_do_not_overlap(setup: str) -> None:
+    for seed in range(200):
         by_part: dict[str, list[tuple[float, float]]] = {}
-        for fault in plan(seed).faults:
+        for fault in plan(seed, setup).faults:
             for part in kind_of(fault.kind).parts:
                 by_part.setdefault(part, []).append((fault.begins, fault.ends))
         for times in by_part.values():
@@ -567,6 +637,18 @@ def test_a_short_run_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     assert all(each["acknowledged"] == each["sent"] > 50 for each in rounds)
     assert all(each["trades"] > 10 and each["violations"] == [] for each in rounds)
     assert "all rounds" in done.stdout
+
+
+@pytest.mark.server
+def test_what_a_promoted_replica_lacks_is_a_conflict_that_the_round_recovers_from() -> None:
+    fault = Fault("cut replicas off and kill redis", begins=0.5, ends=1.0, value=0.5)
+    quiet = msgspec.structs.replace(plan(0, "sentinel"), faults=(fault,), api_processes=1)
+
+    found = rounds.run(quiet, programs=Settings(), library=None, stopping=threading.Event())
+
+    assert found.violations == []
+    assert found.conflicts
+    assert found.tracebacks == []
 
 
 @pytest.mark.server

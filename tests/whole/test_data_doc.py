@@ -82,6 +82,9 @@ def used() -> Iterator[ExchangeServer]:
         watched: Any = server.redis.fcall_ro("watch", 1, f"{{{CARD}}}", 10, 60_000, 1)
         assert watched[0] >= len(answers)
         assert other.post("/orders", json=order, headers=waiting).status_code == 200
+        mark: Any = server.redis.fcall_ro("history", 1, f"{{{CARD}}}")
+        adopted: Any = server.redis.fcall("adopt", 1, f"{{{CARD}}}", mark[0], 1_000_000, 0, 1)
+        assert adopted[1] == 1_000_000
         server.redis.xadd(f"{{{CARD}}}:orders", {"entry": "made by hand"})
         until(lambda: server.redis.hget(f"{{{CARD}}}:cursor", "rejected") == b"1", why="the entry is rejected")
         server.archived()

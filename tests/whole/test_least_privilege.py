@@ -18,8 +18,12 @@ import msgspec
 import pytest
 import redis.exceptions
 from redis import Redis
+from structlog.testing import capture_logs
 
+from core.errors import Unavailable
 from core.settings import Settings
+from engine import connection
+from engine.replica_acks import ReplicaAcks
 from testing.exchange import ExchangeServer, exchange_server
 from testing.servers import client_of, fetch, free_port
 from testing.services import Service
@@ -38,7 +42,7 @@ WAIT = {"prefer": "wait=10"}
 
 FUNCTIONS = {
     "api": (
-        *("append", "cancel_all", "begin", "halt", "history"),
+        *("append", "cancel_all", "adopt", "begin", "halt", "history"),
         *("order", "trader_orders", "client_order", "depth", "state_hash"),
         *("cancel_after", "lease", "deadlines_of"),
     ),
@@ -59,7 +63,7 @@ SELECTED = {"api": {"lrem", "lset", "ltrim", "zadd", "zrem", "zscore"}, "engine"
 
 DIRECT = {
     *("client|list", "client|setname", "fcall", "fcall_ro", "function|list", "function|load"),
-    *("info", "ping", "role", "subscribe", "unsubscribe", "xread"),
+    *("info", "ping", "role", "subscribe", "unsubscribe", "xread", "wait", "waitaof"),
 }
 """Commands that services send themselves, beside reads that functions use, too."""
 
@@ -136,7 +140,7 @@ async def script(url: str, sql: str) -> None:
 @pytest.mark.skipif(not Path(DEBIANS_REDIS).exists(), reason="needs the oldest Redis that is supported")
 def test_the_oldest_redis_loads_the_file(tmp_path: Path) -> None:
     filled = re.sub(r"@TCGX_(\w+)_SHA256@", lambda name: hashlib.sha256(name[1].lower().encode()).hexdigest(), USERS)
-    (tmp_path / "users.acl").write_text(filled)
+    (tmp_path / "users.acl").write_text(filled.replace(" +waitaof", ""))  # as docs/security.md says
     socket = tmp_path / "redis.sock"
     process = subprocess.Popen(
         [DEBIANS_REDIS, "--port", "0", "--unixsocket", socket, "--aclfile", tmp_path / "users.acl", "--dir", tmp_path],
@@ -236,6 +240,19 @@ def test_the_exchange_does_all_of_its_work(restricted: Restricted) -> None:
         assert "NOPERM" not in re.sub(r".*it can't be checked.*", "", service.output()), name
 
 
+@pytest.mark.parametrize("name", ["api", "archiver"])
+def test_a_service_may_wait_for_replicas(restricted: Restricted, name: str) -> None:
+    async def shortfall() -> str:
+        async with connection.connect(restricted.settings[name].redis_url) as client:
+            acks = ReplicaAcks(client, replicas=1, milliseconds=2, is_always=True)
+            with capture_logs() as told, pytest.raises(Unavailable) as raised:
+                await acks.confirm()
+            assert told == [], "WAITAOF is refused"
+            return str(raised.value)
+
+    assert asyncio.run(shortfall()) == "0 of 1 replicas have confirmed in time"
+
+
 @pytest.mark.parametrize("name", SERVICES)
 @pytest.mark.parametrize(
     "command",
@@ -272,6 +289,8 @@ def test_no_service_may_destroy_or_take_over(restricted: Restricted, name: str, 
         ("api", ("XDEL", "{pikachu}:orders", "1-1")),
         ("api", ("ZADD", "{pikachu}:bids", "1", "x")),
         ("api", ("PUBLISH", "{pikachu}:matched", "1 1 0")),
+        ("api", ("LTRIM", "{pikachu}:trades", "1", "0")),
+        ("archiver", ("PUBLISH", "{pikachu}:matched", "1 1 0")),
         ("api", ("FUNCTION", "LOAD", "#!lua name=tcgx\n")),
         ("archiver", ("FUNCTION", "LOAD", "#!lua name=tcgx\n")),
         ("archiver", ("XADD", "{pikachu}:orders", "*", "a", "b")),
@@ -281,7 +300,6 @@ def test_no_service_may_destroy_or_take_over(restricted: Restricted, name: str, 
         ("engine", ("XTRIM", "{pikachu}:orders", "MAXLEN", "0")),
         ("engine", ("SET", "{pikachu}:history", "1")),
         ("api", ("ZREM", "{pikachu}:asks", "x")),
-        ("api", ("LTRIM", "{pikachu}:trades", "1", "0")),
         ("engine", ("DEL", "{pikachu}:trader:1")),
     ],
 )

@@ -142,6 +142,53 @@ def test_books_of_an_older_redis_stay_less_what_was_completed_since(own: Exchang
     assert statuses[-1] == "filled"
 
 
+def ioc_batch(server: ExchangeServer, count: int) -> None:
+    """Places orders that are completed at once, by one match call."""
+    orders = [BUY | {"client_order_id": None, "time_in_force": "ioc"}] * count
+    answer = server.client(2).post("/orders/batch", json={"orders": orders})
+    assert answer.status_code == 202, answer.text
+    last = answer.json()["results"][-1]["order_id"].rpartition("-")[2].encode()
+    cursor: Any = server.redis
+    until(lambda: cursor.hget(keys.key("pikachu", "cursor"), "sequence") == last, "the orders are not matched")
+
+
+@pytest.mark.parametrize("archiver", ["with an archiver", "without an archiver"])
+def test_what_a_log_without_its_end_still_has_is_archived(own: ExchangeServer, archiver: str) -> None:
+    traded(own)
+    own.stop_service("archiver")
+    ioc_batch(own, 3)
+    own.execute("UPDATE histories SET given = 9 WHERE card = 'pikachu'")
+
+    refused(own)
+    if archiver == "with an archiver":
+        own.start_service("archiver")
+    told = recovered(own)
+
+    assert "the log lacks commands 7 to 9; 0 of them are orders in the archive" in told
+    assert [row["sequence"] for row in own.execute("SELECT sequence FROM orders ORDER BY 1")] == [1, 2, 4, 5, 6]
+    own.start_service(*() if archiver == "with an archiver" else ("archiver",))
+    own.archived()
+
+
+def test_events_that_repeat_archived_commands_are_archived_once(own: ExchangeServer) -> None:
+    traded(own)
+    ioc_batch(own, 4)
+    own.archived()
+    own.stop_service("archiver")
+    # As if the primary had matched two and two of these orders, and the promoted replica all four at once.
+    own.execute("DELETE FROM orders WHERE sequence > 5")
+    own.execute("UPDATE archive_cursor SET event_id = '5-0', sequence = 5 WHERE card = 'pikachu'")
+    own.execute("UPDATE histories SET given = 5 WHERE card = 'pikachu'")
+
+    ready = refused(own)
+    own.start_service("archiver")
+    recovered(own)
+
+    assert "ends with command 5, within an event of Redis that begins with 4" in str(ready)
+    assert [row["sequence"] for row in own.execute("SELECT sequence FROM orders ORDER BY 1")] == [1, 2, 4, 5, 6, 7]
+    own.archived()
+
+
 def test_an_archive_that_lacks_what_redis_has_trimmed_is_gone_on_with(own: ExchangeServer) -> None:
     traded(own)
     own.stop_service("archiver")
