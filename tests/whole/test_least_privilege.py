@@ -331,7 +331,7 @@ def test_no_service_may_do_it_through_a_function(restricted: Restricted, name: s
 
 
 def _append_arguments(mark: str) -> list[str]:
-    return ["1", mark, "100000", "0", "allow", "", "G", '["1"]', "[100]", "[1]", "", "1", "1", "1"]
+    return ["1", mark, "100000", "0", "allow", "", "G", '["1"]', "[100]", "[1]", "", "", "1", "1", "1"]
 
 
 @pytest.mark.parametrize(
