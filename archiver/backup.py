@@ -37,7 +37,7 @@ from engine.events import EventReader
 TRIES_MAX = 5
 ARCHIVE_BATCH_BYTES = 4 * 1024 * 1024
 CARD_TABLES = ("orders", "trades")
-SHARED_TABLES = ("archive_cursor", "histories")
+SHARED_TABLES = ("archive_cursor", "histories", "candles")
 """Tables of which each card has rows of its own."""
 
 TRADERS = "traders"

@@ -235,7 +235,7 @@ def test_the_list_shows_an_order_as_it_is_now(trader: Trader, other: Trader) -> 
 
 def test_a_trader_without_orders_has_an_empty_list(trader: Trader) -> None:
     assert trader.get("/orders") == {"orders": [], "next": None}
-    assert trader.get("/history/orders") == {"orders": []}
+    assert trader.get("/history/orders") == {"orders": [], "next": None, "previous": None}
 
 
 # -- canceling
@@ -767,6 +767,11 @@ def test_the_document_is_openapi_3_1_and_has_every_call(document: Json) -> None:
             "GET /fills",
             "GET /history/orders",
             "GET /history/trades",
+            "GET /history/orders.csv",
+            "GET /history/trades.csv",
+            "GET /cards/{card}/candles",
+            "GET /cards/{card}/ticker",
+            "GET /ticker",
             "GET /health",
             "GET /health/live",
             "GET /health/ready",

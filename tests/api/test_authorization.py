@@ -61,6 +61,10 @@ ACCESS: dict[str, Access] = {
     "get_book": same(200, public=True),
     "list_card_trades": same(200, public=True),
     "list_history_trades": same(200, public=True),
+    "export_history_trades": same(200, public=True),
+    "list_candles": same(200, public=True),
+    "get_ticker": same(200, public=True),
+    "list_tickers": same(200, public=True),
     "get_liveness": same(200, public=True),
     "get_readiness": same(200, public=True),
     "place_order": same(202),
@@ -69,6 +73,7 @@ ACCESS: dict[str, Access] = {
     "cancel_orders": same(202),
     "list_fills": same(200),
     "list_history_orders": same(200),
+    "export_history_orders": same(200),
     "get_order": Access(owner=200, other=404, admin=200),
     "get_order_by_client_id": Access(owner=200, other=404, admin=404),
     "cancel_order": Access(owner=202, other=404, admin=202),
@@ -94,7 +99,11 @@ NOT_AUDITED = {"get_card_state", "list_keys", "list_audit"}
 """Calls of admins that read state alone."""
 
 ORDER = {"card": "pikachu", "side": "buy", "price": "1.00"}
-QUERIES = {"list_history_trades": "?card=pikachu"}
+QUERIES = {
+    "list_history_trades": "?card=pikachu",
+    "export_history_trades": "?card=pikachu",
+    "list_candles": "?interval=1m",
+}
 
 
 def calls() -> dict[str, tuple[str, str, dict[str, Any]]]:

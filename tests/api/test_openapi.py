@@ -250,7 +250,12 @@ CODE_AT = {
 PASSED_ON = {"code", "violation.code", "wrong.code", "self.code", "each.code", "error.code", "f'invalid_{name}'"}
 """A code that was given to the caller, or is of a parameter."""
 
-MADE = {"f'invalid_{field}'": ("invalid_before", "invalid_order_id")}
+MADE = {
+    "f'invalid_{field}'": (
+        *("invalid_before", "invalid_order_id", "invalid_after"),
+        *("invalid_start", "invalid_end", "invalid_since", "invalid_until"),
+    )
+}
 """Codes that are made of the name of a parameter, and which these are."""
 
 
