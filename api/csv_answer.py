@@ -8,7 +8,7 @@ from litestar.types import Receive, Scope, Send
 from archiver.exports import Export
 from core.service import cancel_and_wait
 
-MEDIA_TYPE = "text/csv"
+MEDIA_TYPE = "text/csv; charset=utf-8"
 
 
 class CsvAnswer:
@@ -21,7 +21,7 @@ class CsvAnswer:
         """`name`: the name of the file that a browser saves."""
         self._export = export
         self._headers = [
-            (b"content-type", f"{MEDIA_TYPE}; charset=utf-8; header=present".encode()),
+            (b"content-type", MEDIA_TYPE.encode()),
             (b"content-disposition", f'attachment; filename="{name}"'.encode()),
             (b"cache-control", b"no-store"),
             (b"x-accel-buffering", b"no"),

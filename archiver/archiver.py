@@ -325,6 +325,7 @@ async def _archive(
 async def _catch_up_candles(database: asyncpg.Connection, cards: Sequence[str], progress: Progress) -> None:
     """Adds to candles what an earlier version has archived without them. `tcgx migrate` leaves nothing to do."""
     progress.begin(WRITING)
+    await candles.prepare(database)
     left = await candles.missing(database, cards)
     if not left:
         return

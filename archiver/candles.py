@@ -28,6 +28,12 @@ async def add(connection: asyncpg.Connection, card: str, last: int) -> None:
     await connection.execute(_add(card), card, last, timeout=RECOVER_SECONDS)
 
 
+async def prepare(connection: asyncpg.Connection) -> None:
+    """Makes PostgreSQL keep the plan of `add`, which is the same for all numbers."""
+    with postgres_errors():
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+
+
 async def missing(connection: asyncpg.Connection, cards: Sequence[str]) -> int:
     """The number of archived trades that candles of these cards lack."""
     with postgres_errors():
@@ -89,7 +95,10 @@ _INTERVALS = ", ".join(f"({seconds})" for seconds in CANDLE_SECONDS.values())
 
 
 def _add(card: str) -> str:
-    """The statement of `add`. Both bounds of the numbers lead PostgreSQL to the key, also without statistics."""
+    """The statement of `add`. Whatever PostgreSQL knows of the table, it can only be led by the key.
+
+    The numbers have both bounds, and prices are looked up one by one: a join might read the whole table.
+    """
     return f"""
         WITH moved AS (
             UPDATE archive_cursor SET candles_to = $2 WHERE card = $1 AND candles_to < $2
@@ -100,12 +109,11 @@ def _add(card: str) -> str:
             FROM trades_{card}
             WHERE trade_number > (SELECT candles_to FROM archive_cursor WHERE card = $1) AND trade_number <= $2
             GROUP BY 1
-        ), priced_minutes AS (
-            SELECT extract(epoch FROM at)::bigint AS start, opening.price_cents AS open, high, low,
-                closing.price_cents AS close, volume, new_minutes.trades, first_number
+        ), priced_minutes AS MATERIALIZED (
+            SELECT extract(epoch FROM at)::bigint AS start, high, low, volume, trades, first_number,
+                (SELECT price_cents FROM trades_{card} WHERE trade_number = first_number) AS open,
+                (SELECT price_cents FROM trades_{card} WHERE trade_number = last_number) AS close
             FROM new_minutes
-            JOIN trades_{card} AS opening ON opening.trade_number = first_number
-            JOIN trades_{card} AS closing ON closing.trade_number = last_number
         )
         INSERT INTO candles AS known (card, seconds, {COLUMNS})
         SELECT $1, seconds, start - start % seconds, (array_agg(open ORDER BY first_number))[1], max(high), min(low),
