@@ -37,7 +37,7 @@ from api.gate import Gate, Limit, Observer, failsafe, header
 from api.openapi import asyncapi, document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
-from api.routes import admin, cancel_after, cards, fills, health, history, orders, streams
+from api.routes import admin, cancel_after, cards, fills, health, history, market, orders, streams
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
@@ -134,6 +134,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *orders.ROUTES,
             *cancel_after.ROUTES,
             *cards.ROUTES,
+            *market.ROUTES,
             *fills.ROUTES,
             *history.ROUTES,
             *health.ROUTES,
@@ -165,6 +166,8 @@ async def _services(app: Litestar, *, limit: Limit | None) -> AsyncIterator[None
         context = Context(
             settings=settings,
             exchange=connected.exchange,
+            market=connected.market,
+            archive_reader=connected.archive_reader,
             authenticator=connected.authenticator,
             gate=Gate(connected.authenticator, limit=limit, observer=app.state.observer),
             decoder=OrderDecoder(settings),

@@ -9,7 +9,9 @@ from api.decoding import OrderDecoder
 from api.gate import Gate
 from core.settings import Settings
 from exchange.administration import Administration
+from exchange.archive_reader import ArchiveReader
 from exchange.auth import Authenticator
+from exchange.market import Market
 from exchange.readiness import Readiness
 from exchange.service import Exchange
 from exchange.tokens import Caller
@@ -21,6 +23,8 @@ class Context(msgspec.Struct, frozen=True):
 
     settings: Settings
     exchange: Exchange
+    market: Market
+    archive_reader: ArchiveReader
     authenticator: Authenticator
     gate: Gate
     decoder: OrderDecoder

@@ -43,6 +43,7 @@ from core.model import (
 from core.settings import Settings
 from engine.book_reader import Depth
 from exchange.administration import CardState
+from exchange.archive_reader import OrdersFound, TradesFound
 from exchange.health_report import PARTS, STATUSES, Report
 
 BUY, GTC = Side.BUY, TimeInForce.GTC
@@ -165,6 +166,25 @@ class TradesView(msgspec.Struct, frozen=True):
     """Trades, newest first."""
 
     trades: Annotated[list[TradeView], field_meta("The trades, newest first.")]
+
+
+Previous = Annotated[
+    str | None,
+    field_meta("`after` of the page with newer ones; null if none were looked for and none are known.", None),
+]
+
+
+class HistoryOrdersView(OrdersPageView, frozen=True):
+    """A page of completed orders, newest first."""
+
+    previous: Previous
+
+
+class HistoryTradesView(TradesView, frozen=True):
+    """A page of trades, newest first."""
+
+    next: Annotated[str | None, field_meta("`before` of the page with older ones; null where this is the last.", None)]
+    previous: Previous
 
 
 LevelQuantity = Annotated[int, field_meta("How many rest at this price.", 12, minimum=1)]
@@ -418,6 +438,16 @@ def _trade_values(trade: Trade) -> tuple[str, str, str, int, str, str]:
 def trades_view(trades: list[Trade]) -> TradesView:
     """Makes the view of a list of trades."""
     return TradesView([trade_view(trade) for trade in trades])
+
+
+def history_orders_view(found: OrdersFound) -> HistoryOrdersView:
+    """Makes the view of a page of completed orders."""
+    return HistoryOrdersView([order_view(order) for order in found.orders], found.older, found.newer)
+
+
+def history_trades_view(found: TradesFound) -> HistoryTradesView:
+    """Makes the view of a page of archived trades."""
+    return HistoryTradesView([trade_view(trade) for trade in found.trades], found.older, found.newer)
 
 
 def book_view(card: str, depth: Depth) -> BookView:

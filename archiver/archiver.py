@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 from redis.asyncio import Redis
 
-from archiver import history, lag, postgres, queries, schema, writer
+from archiver import candles, history, lag, postgres, queries, schema, writer
 from archiver.queries import Cursor
 from archiver.reader import RowBuffer, feed, read_rows
 from archiver.writer import RowBatch
@@ -321,6 +321,7 @@ async def _archive(
         await until_stopped(_lock(settings, servers.commands, (database, reporter), progress), stopping)
         if stopping.is_set():
             return
+        await _catch_up_candles(database, settings.cards, progress)
         archiver = Archiver(settings, servers, database, pool=pool, lag_reporter=reporter, progress=progress)
         progress.begin(CONNECTING)
         _report_faults(reported.faults, await archiver.compare())
@@ -329,6 +330,23 @@ async def _archive(
     finally:
         with contextlib.suppress(TimeoutError, OSError, asyncpg.InterfaceError):
             await database.close(timeout=1)
+
+
+async def _catch_up_candles(database: asyncpg.Connection, cards: Sequence[str], progress: Progress) -> None:
+    """Adds to candles what an earlier version has archived without them. `tcgx migrate` leaves nothing to do."""
+    progress.begin(WRITING)
+    await candles.prepare(database)
+    left = await candles.missing(database, cards)
+    if not left:
+        return
+
+    def added(count: int) -> None:
+        nonlocal left
+        left -= count
+        progress.begin(WRITING)
+        rate_limited_log.info("making candles of earlier trades", left=left)
+
+    await candles.catch_up(database, cards, added)
 
 
 async def _report_untraded_cards(settings: Settings, database: asyncpg.Connection, reported: set[str]) -> None:

@@ -34,7 +34,7 @@ from engine.connection import redis_errors
 
 TRIES_MAX = 5
 CARD_TABLES = ("orders", "trades")
-SHARED_TABLES = ("archive_cursor", "histories")
+SHARED_TABLES = ("archive_cursor", "histories", "candles")
 """Tables of which each card has rows of its own."""
 
 TRADERS = "traders"

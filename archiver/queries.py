@@ -1,13 +1,17 @@
 """Reads from the archive. All functions and methods raise `Unavailable` if PostgreSQL does not answer."""
 
+import math
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
 
-from archiver import api_keys
+from archiver import api_keys, candles
 from archiver.postgres import ARCHIVER_LOCK, RECOVER_SECONDS, postgres_errors
+from core.candles import DAY_SECONDS, MINUTE, Candle, Window
+from core.errors import Unavailable
 from core.model import Order, Reason, Side, Status, TimeInForce, Trade
 
 NUMBER_MAX = 2**62
@@ -55,16 +59,23 @@ class TradeBoundary(NamedTuple):
     number: int
 
 
-class MinuteOfTrades(msgspec.Struct):
-    """The trades of a card in one minute. `start`: seconds since 1970; prices in cents."""
+class CandleRows(NamedTuple):
+    """Archived candles of one interval, oldest first, all from one moment.
 
-    start: int
-    open: int
-    high: int
-    low: int
-    close: int
-    volume: int
-    trades: int
+    `sequence`: the last archived command. `number`: the last archived trade. `before`: the candle before the window.
+    """
+
+    sequence: int
+    number: int
+    candles: list[Candle]
+    before: Candle | None
+
+
+class DayRow(NamedTuple):
+    """The archived trades of a card in the last 24 hours, and the last archived command."""
+
+    sequence: int
+    day: Candle | None
 
 
 class TradePage(NamedTuple):
@@ -248,27 +259,57 @@ class Archive:
         )
         return [_trade(row) for row in rows]
 
-    async def minutes(self, card: str, since: str) -> tuple[int, list[MinuteOfTrades]]:
-        """The number of a card's last archived trade, and the minutes since a time that have trades, oldest first."""
-        first = await self._last_number_before(card, "executed_at", since)
+    async def candles(
+        self, card: str, seconds: int, window: Window, *, limit: int | None = None, newest: bool = False
+    ) -> CandleRows:
+        """The candles of a card and an interval whose starts lie in a window.
+
+        `limit`: the number of candles at most; `newest` keeps the last of them instead of the first.
+
+        Raises:
+            Unavailable: PostgreSQL does not answer, or candles lack trades of an earlier version.
+        """
+        of_interval = f"SELECT {candles.COLUMNS} FROM candles WHERE card = $1 AND seconds = $2"
         rows = await self._fetch(
             f"""
-            SELECT extract(epoch FROM date_trunc('minute', executed_at, 'UTC'))::bigint AS start,
-                max(trade_number) AS last, max(price_cents) AS high, min(price_cents) AS low,
-                sum(quantity)::bigint AS volume, count(*)::bigint AS trades,
-                (array_agg(price_cents ORDER BY trade_number))[1] AS open,
-                (array_agg(price_cents ORDER BY trade_number DESC))[1] AS close
-            FROM trades_{card} WHERE trade_number > $1 GROUP BY 1 ORDER BY 1
+            SELECT place.*, found.* FROM ({_candle_place(card)}) AS place
+            LEFT JOIN (
+                ({of_interval} AND start >= $3 AND start < $4 ORDER BY start {"DESC" if newest else "ASC"} LIMIT $5)
+                UNION ALL ({of_interval} AND start < $3 ORDER BY start DESC LIMIT 1)
+            ) AS found ON true
             """,
-            first,
+            *(card, seconds, *window, limit),
         )
-        minutes = [
-            MinuteOfTrades(
-                *(row["start"], row["open"], row["high"], row["low"], row["close"], row["volume"], row["trades"])
-            )
+        _check_complete(card, rows[0])
+        found = sorted((candles.candle_of(row) for row in rows if row["start"] is not None), key=_start_of)
+        before = found.pop(0) if found and found[0].start < window.since else None
+        return CandleRows(rows[0]["sequence"], rows[0]["last"], found, before)
+
+    async def days(self, cards: Sequence[str], now: float) -> dict[str, DayRow]:
+        """The trades of each card in the 24 hours before `now`, to the minute.
+
+        Raises:
+            Unavailable: PostgreSQL does not answer, or candles lack trades of an earlier version.
+        """
+        of_cards = (
+            f"""
+            SELECT '{card}' AS card, place.*, day.* FROM ({_candle_place(card)}) AS place CROSS JOIN (
+                SELECT min(start) AS start, (array_agg(open_cents ORDER BY start))[1] AS open_cents,
+                    max(high_cents) AS high_cents, min(low_cents) AS low_cents,
+                    (array_agg(close_cents ORDER BY start DESC))[1] AS close_cents,
+                    sum(volume)::bigint AS volume, sum(trades)::bigint AS trades
+                FROM candles WHERE card = '{card}' AND seconds = {MINUTE} AND start > $1
+            ) AS day
+            """
+            for card in cards
+        )
+        rows = await self._fetch(" UNION ALL ".join(of_cards), math.floor(now) - DAY_SECONDS - MINUTE)
+        for row in rows:
+            _check_complete(row["card"], row)
+        return {
+            row["card"]: DayRow(row["sequence"], None if row["start"] is None else candles.candle_of(row))
             for row in rows
-        ]
-        return max((row["last"] for row in rows), default=first), minutes
+        }
 
     async def trades_of_order(
         self, card: str, sequence: int, *, quantity: int, before: int | None, limit: int
@@ -326,6 +367,12 @@ class Archive:
             return await self._last_number_before(card, "trade_number", before.number)
         # Trades of the same time are in the order of their cards.
         return await self._last_number_before(card, "executed_at", before.executed_at, inclusive=card < before.card)
+
+    async def last_number_before(self, card: str, moment: datetime | None) -> int:
+        """The number of the last trade of a card, or of the last one before a moment; 0 if there is none."""
+        if moment is None:
+            return await self._last_number_before(card, "trade_number", NUMBER_MAX)
+        return await self._last_number_before(card, "executed_at", moment.isoformat())
 
     async def _last_number_before(self, card: str, column: str, value: int | str, *, inclusive: bool = False) -> int:
         """The number of the last trade of a card whose value in `column` is below (or equals) `value`; 0 if none is.
@@ -387,6 +434,27 @@ class Archive:
             return await self._pool.fetch(query, *arguments)
 
 
+def _candle_place(card: str) -> str:
+    """A query for the last archived command of a card, its last archived trade, and the last one in candles."""
+    return f"""
+        SELECT greatest(c.sequence, h.base, 0) AS sequence, coalesce(c.candles_to, 0) AS candles_to,
+            (SELECT coalesce(max(trade_number), 0) FROM trades_{card}) AS last
+        FROM (VALUES ('{card}')) AS wanted (card) LEFT JOIN archive_cursor c ON c.card = wanted.card
+        LEFT JOIN histories h ON h.card = wanted.card AND h.ended_at IS NULL
+    """
+
+
+def _check_complete(card: str, row: asyncpg.Record) -> None:
+    if row["candles_to"] < row["last"]:
+        raise Unavailable(
+            f"The candles of {card} are still made, {row['candles_to']} of {row['last']} trades are in them"
+        )
+
+
+def _start_of(candle: Candle) -> int:
+    return candle.start
+
+
 _RFC3339 = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
 _ORDER = (
     "card, sequence, trader_id, side::text, price_cents, quantity, filled_quantity, status::text, "
@@ -436,3 +504,8 @@ def _trade(row: asyncpg.Record) -> Trade:
         taker_side=Side(row["taker_side"]),
         executed_at=row["executed_text"],
     )
+
+
+ORDER_COLUMNS, TRADE_COLUMNS = _ORDER, _TRADE
+order_of, trade_of = _order, _trade
+"""What pages select, and their rows as orders and trades, for other modules of the archive."""

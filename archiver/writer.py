@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import asyncpg
 import msgspec
 
+from archiver import candles
 from archiver.postgres import ARCHIVER_LOCK, postgres_errors, terminate_if_late
 from archiver.queries import Cursor
 from core.errors import HistoryConflict, Unavailable
@@ -104,7 +105,9 @@ async def succeed_history(
 async def insert(
     connection: asyncpg.Connection, archived: Sequence[RowBatch], histories: Mapping[str, str] | None = None
 ) -> None:
-    """Inserts rows and moves cursors in one transaction. `histories`: the history of each card's rows.
+    """Inserts rows, moves cursors and adds trades to candles in one transaction.
+
+    `histories`: the history of each card's rows.
 
     Raises:
         HistoryConflict: the archive has another history of a card.
@@ -128,6 +131,14 @@ async def insert(
                         for card, cursor in {rows.card: rows.cursor for rows in archived}.items()
                     ],
                 )
+                for card, lines in {rows.card: rows.trades for rows in archived if rows.trades}.items():
+                    await candles.add(connection, card, _last_number(lines))
+
+
+def _last_number(trade_lines: bytes) -> int:
+    """The number of the last trade of lines that each end with a newline."""
+    begin = trade_lines.rfind(b"\n", 0, -1) + 1
+    return int(trade_lines[begin : trade_lines.index(b",", begin)])
 
 
 async def _check_current(connection: asyncpg.Connection, histories: Mapping[str, str]) -> None:

@@ -17,6 +17,8 @@ RESULTS = Path("bench-results")
 """Not bench/results, where the published ones are."""
 
 ORDERS_MAX = 100_000_000
+ROWS = 10_000_000
+ROWS_MIN = 12_000
 ROUNDS_MAX = 1_000
 SECONDS_MAX = 86_400
 RATE_MAX = 1_000_000
@@ -41,6 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = Settings().match_batch
     rate: int = 1_000
     connections: int = 64
+    rows: int = ROWS
     durability: Durability = "always"
     only: tuple[str, ...] = ()
     redis_url: str = ""
@@ -113,6 +116,11 @@ BENCHES: Mapping[str, Defaults] = {
     "archive": Defaults(
         summary="matched orders in Redis to rows in PostgreSQL", orders=1_000_000, flows=("uniform", "market")
     ),
+    "reads": Defaults(
+        summary="candles, tickers, pages and exports over a large archive, while the archiver writes",
+        rounds=200,
+        more=("rows",),
+    ),
     "scale": Defaults(
         summary="cost of an order as books, backlog, cards, processes and nodes grow",
         orders=100_000,
@@ -162,6 +170,9 @@ def _add_options(sub: argparse.ArgumentParser, defaults: Defaults) -> None:
     if "rate" in defaults.more:
         rate = defaults.rate
         sub.add_argument("--rate", type=whole(1, RATE_MAX), default=rate, help=f"orders a second ({rate:,})")
+    if "rows" in defaults.more:
+        rows = whole(ROWS_MIN, ORDERS_MAX)
+        sub.add_argument("--rows", type=rows, default=ROWS, help=f"rows of the archive ({ROWS:,})")
     if "minutes" in defaults.more:
         sub.add_argument("--minutes", type=_minutes, dest="seconds", help="the same as --seconds, in minutes")
     if "connections" in defaults.more:

@@ -30,7 +30,7 @@ from testing.waiting import NotInTime, until_async
 
 START_SECONDS = 60
 LONG_SECONDS = 600.0
-ARCHIVE = ("orders", "trades", "archive_cursor", "histories")
+ARCHIVE = ("orders", "trades", "archive_cursor", "histories", "candles")
 KEYS_A_SCAN = 1_000
 YARDSTICK = "yardstick_"
 """Before a card's name, so that the yardstick's keys lie beside the exchange's on one server."""

@@ -3,8 +3,9 @@
 import argparse
 from typing import Any
 
-from archiver import recovery, schema
+from archiver import candles, recovery, schema
 from cli.database import open_database
+from cli.progress import Progress
 from core.settings import Settings
 from engine import connection, library
 
@@ -13,9 +14,23 @@ async def run(_: argparse.Namespace, configured: Settings) -> int:
     """Runs the migrations that have not been run, and prints their names."""
     async with open_database(configured) as database:
         done = await schema.migrate(database, configured.cards)
+        done += await _make_candles(configured, database)
         done += await _mark_histories(configured, database)
     print("\n".join(f"ran {name}" for name in done) or "the database is up to date")
     return 0
+
+
+async def _make_candles(configured: Settings, database: Any) -> list[str]:
+    """Makes the candles of trades that a version without candles has archived; returns a line if there were any."""
+    missing = await candles.missing(database, configured.cards)
+    if not missing:
+        return []
+    progress = Progress("candles", missing, unit="trades")
+    try:
+        added = await candles.catch_up(database, configured.cards, progress.add)
+    finally:
+        progress.end()
+    return [f"candles of {added:,} trades"]
 
 
 async def _mark_histories(configured: Settings, database: Any) -> list[str]:

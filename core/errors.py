@@ -251,6 +251,17 @@ class Overloaded(TcgxError):
         return f"nothing was accepted: {self._summary}"
 
 
+class TooManyExports(RequestError):
+    """As many exports go on in this process as may."""
+
+    kind = Kind.OVERLOADED
+    code = "too_many_exports"
+    title = "Too many exports"
+
+    def __init__(self, exports_max: int) -> None:
+        super().__init__(f"{exports_max} exports go on in this API process, and no more may: repeat the request later")
+
+
 class Unavailable(TcgxError):
     """A server did not answer. The operation may or may not have taken effect."""
 

@@ -210,6 +210,20 @@ class BookReader:
                 return
             newest = f"({events[-1].id}"
 
+    async def events_after(self, card: str, after: int) -> AsyncGenerator[list[Event], None]:
+        """Pages of the events after a sequence that Redis still has, oldest first."""
+        while True:
+            async with self._read_slot():
+                entries = await self._redis.xrange(
+                    keys.key(card, "events"), min=f"{after + 1}-0", count=EVENTS_PER_READ
+                )
+            events = [Event.of(card, entry) for entry in entries]
+            if events:
+                yield events
+            if len(events) < EVENTS_PER_READ:
+                return
+            after = events[-1].last
+
     async def completed_orders(self, card: str, sequences: Iterable[int], *, archived: int) -> list[Order]:
         """Those of these orders that events after the archived sequence completed, from these events."""
         wanted = {codec.sequence_text(sequence).encode(): sequence for sequence in sequences}

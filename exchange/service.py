@@ -43,7 +43,7 @@ from core.model import (
     order_id,
 )
 from core.rules import CLIENT_ORDER_ID, BatchItem, CancelItem, OrderRules, ReplaceItem, printable
-from core.settings import CARD_PATTERN, Settings
+from core.settings import Settings
 from engine.book_reader import BookReader, Depth
 from engine.deadlines import DeadlineKeeper, Deadlines
 from engine.match_notifications import MatchNotifier
@@ -58,7 +58,7 @@ CANCELED_MAX = 10_000
 OPEN_LIMIT_MAX = 500
 """Orders of a page of open orders, at most."""
 PAGE_LIMIT_MAX = 500
-"""Fills, archived orders and archived trades of a page, at most."""
+"""Fills of a page, at most."""
 DEPTH_MAX = 1_000
 """Price levels of each side of a book, at most."""
 
@@ -455,23 +455,6 @@ class Exchange:
         found, following = await self._reader.fills_of_order(order, before=start, limit=limit)
         return found, following and following.text
 
-    async def archived_orders(
-        self, caller: Caller, *, card: str | None = None, before: str | None = None, limit: int
-    ) -> list[Order]:
-        """Lists the caller's archived orders by time of acceptance, newest first. `before` is an order_id.
-
-        Raises:
-            InvalidRequest: the card, `before` or `limit` is wrong.
-            Unavailable: the archive cannot be read.
-        """
-        _check_count("limit", limit, PAGE_LIMIT_MAX)
-        self._cards_of(card)
-        start = None if before is None else _parse_id(before, "-", "an order_id, like pikachu-1001")
-        try:
-            return await self._archive.orders(caller.trader_id, card=card, before=start, limit=limit)
-        except LookupError:
-            raise _invalid_before(before, "an order_id of the archive") from None
-
     # -- market data
 
     async def book(self, card: str, levels: int) -> Depth:
@@ -497,20 +480,6 @@ class Exchange:
         self._check_traded(card)
         _check_count("limit", limit, LATEST)
         return await self._books.latest_trades(card, limit)
-
-    async def archived_trades(self, card: str, *, before: str | None = None, limit: int) -> list[Trade]:
-        """Lists a card's archived trades, newest first. `before` is a trade_id.
-
-        Raises:
-            InvalidRequest: the card, `before` or `limit` is wrong.
-            Unavailable: the archive cannot be read.
-        """
-        _check_count("limit", limit, PAGE_LIMIT_MAX)
-        self._cards_of(card)
-        start = None if before is None else _parse_id(before, "-t", "a trade_id, like pikachu-t17")
-        if start is not None and start[0] != card:
-            raise _invalid_before(before, f"a trade_id of {card}")
-        return await self._archive.trades(card, before=start[1] if start else None, limit=limit)
 
     # -- internal
 
@@ -627,22 +596,6 @@ def _check_count(field: str, count: int, count_max: int) -> None:
 
 def _may_see(caller: Caller, order: Order) -> bool:
     return caller.role == "admin" or order.trader_id == caller.trader_id
-
-
-def _parse_id(name: str, separator: str, rule: str) -> tuple[str, int]:
-    """Splits an order_id or a trade_id into card and number.
-
-    Raises:
-        InvalidRequest: the text is no such id.
-    """
-    card, found, digits = name.rpartition(separator)
-    if not found or not CARD_PATTERN.fullmatch(card) or not SEQUENCE.fullmatch(digits):
-        raise _invalid_before(name, rule)
-    return card, int(digits)
-
-
-def _invalid_before(value: str | None, rule: str) -> InvalidRequest:
-    return InvalidRequest([Violation("before", "invalid_before", f"must be {rule}", printable(value or ""))])
 
 
 def _newest_first(by_card: Iterable[list[Order]]) -> list[Order]:

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from archiver import postgres
+from archiver.archive_pages import ArchivePages
+from archiver.exports import EXPORTS_MAX, Exports
 from archiver.history import ArchivedHistory
 from archiver.queries import Archive
 from core import urls
@@ -22,7 +24,9 @@ from engine.order_log import OrderLog
 from engine.trader_limits import TraderLimits
 from exchange import readiness
 from exchange.administration import Administration
+from exchange.archive_reader import ArchiveReader
 from exchange.auth import Authenticator
+from exchange.market import Market
 from exchange.readiness import Readiness
 from exchange.revocations import Revocations
 from exchange.service import Exchange
@@ -33,6 +37,8 @@ class Services(msgspec.Struct, frozen=True):
     its other parts would work with stale state."""
 
     exchange: Exchange
+    market: Market
+    archive_reader: ArchiveReader
     authenticator: Authenticator
     readiness: Readiness
     administration: Administration
@@ -53,6 +59,7 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
     async with (
         nodes.connect(settings) as servers,
         postgres.pool(settings.database_url) as pool,
+        postgres.pool(settings.database_url, size=EXPORTS_MAX) as export_pool,
     ):
         await servers.load_library()
         may_be_promoted = urls.names_sentinels(settings.redis_url) or settings.replica_acks > 0
@@ -84,6 +91,8 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
             async with readiness.connect(settings, history) as health:
                 yield Services(
                     exchange=Exchange(settings, order_log, books, notifier, archive, deadlines=deadlines),
+                    market=Market(settings.cards, books, archive),
+                    archive_reader=ArchiveReader(settings.cards, ArchivePages(pool), Exports(export_pool)),
                     authenticator=Authenticator(settings, archive, revocations),
                     administration=Administration(settings, servers.commands, pool),
                     readiness=health,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from core.candles import CANDLE_SECONDS
 from core.errors import InvalidRequest, Violation
 from core.rules import printable
 from streams.feed import Kind
@@ -11,7 +12,6 @@ CHANNELS_MAX = 64
 TEXT_MAX = 4_096
 """Characters of a list of channels or positions."""
 
-CANDLE_SECONDS: Mapping[str, int] = {"1m": 60, "5m": 300, "1h": 3_600, "1d": 86_400}
 PARTS: Mapping[Kind, tuple[int, ...]] = {
     Kind.BOOK: (1,),
     Kind.TRADES: (1,),

@@ -7,18 +7,32 @@ that lack trades.
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from itertools import islice
 
 import msgspec
 import structlog
 
-from archiver.queries import Archive, MinuteOfTrades
+from archiver.queries import Archive
+from core.candles import (
+    CANDLE_SECONDS,
+    DAY_SECONDS,
+    MINUTE,
+    Candle,
+    Window,
+    first,
+    grouped,
+    is_in_last_day,
+    joined,
+    start_of,
+    time_text,
+)
 from core.log_limit import RateLimitedLog
 from core.model import price_text
 from core.service import cancel_and_wait
 from engine.book_reader import BookReader
 from streams.book import now as now_text
-from streams.channels import CANDLE_SECONDS, Channel
+from streams.channels import Channel
 from streams.feed import Feed, Kind
 from streams.messages import Message
 from streams.ring import MatchCall
@@ -26,11 +40,11 @@ from streams.ring import MatchCall
 log = structlog.get_logger()
 rate_limited_log = RateLimitedLog(log)
 
-MINUTE = 60
-DAY_SECONDS = 86_400
 KEPT_SECONDS = 2 * DAY_SECONDS
 REFRESH_SECONDS = 1.0
 RETRY_SECONDS = 2.0
+ALWAYS = 2**62
+"""Later than every candle."""
 CANDLES_TOLD = 2
 """A new subscriber gets the latest candles with trades, so many; later ones as they change."""
 
@@ -46,7 +60,7 @@ class Tape:
         self._feed = feed
         self._archive = archive
         self._books = books
-        self._minutes: dict[int, MinuteOfTrades] = {}  # in the order of time
+        self._minutes: dict[int, Candle] = {}  # in the order of time
         self._last_number = 0
         self._last_price: int | None = None
         self._sequence = 0
@@ -83,15 +97,15 @@ class Tape:
         await self._feed.ready()
         latest = await self._books.latest_trades(card, 1)
         self._last_price = latest[0].price_cents if latest else None
-        archived = (await self._archive.cursors([card]))[card].sequence
-        number, minutes = await self._archive.minutes(card, _text(int(time.time()) - KEPT_SECONDS))
-        await self._feed.backfill(archived)
-        if self._feed.ring.floor > archived:
+        window = Window(int(time.time()) - KEPT_SECONDS, ALWAYS)
+        archived = await self._archive.candles(card, MINUTE, window)
+        await self._feed.backfill(archived.sequence)
+        if self._feed.ring.floor > archived.sequence:
             return  # the archive is too far behind
-        self._minutes = {minute.start: minute for minute in minutes}
-        self._last_number = number
+        self._minutes = {minute.start: minute for minute in archived.candles}
+        self._last_number = archived.number
         self.is_loaded = True
-        for call in self._feed.ring.after(archived):
+        for call in self._feed.ring.after(archived.sequence):
             self.take(call)
         if self.is_loaded:
             self._feed.listeners.append(self)
@@ -123,14 +137,10 @@ class Tape:
         self._last_price = price
         minute = self._minutes.get(start)
         if minute is None:
-            self._minutes[start] = MinuteOfTrades(start, price, price, price, price, quantity, 1)
+            self._minutes[start] = first(start, price, quantity)
             self._drop_old(start - KEPT_SECONDS)
             return
-        minute.high = max(minute.high, price)
-        minute.low = min(minute.low, price)
-        minute.close = price
-        minute.volume += quantity
-        minute.trades += 1
+        minute.add(price, quantity)
 
     def _drop_old(self, before: int) -> None:
         while (oldest := next(iter(self._minutes))) < before:
@@ -139,7 +149,7 @@ class Tape:
     def _minute_of(self, at: str) -> int:
         if at != self._at[0]:
             seconds = int(datetime.fromisoformat(at).timestamp())
-            self._at = (at, seconds - seconds % MINUTE)
+            self._at = (at, start_of(seconds, MINUTE))
         return self._at[1]
 
     # -- messages
@@ -157,8 +167,8 @@ class Tape:
         return found
 
     def _ticker(self) -> tuple[int, dict[str, object]]:
-        since = time.time() - DAY_SECONDS
-        day = _joined([minute for start, minute in self._minutes.items() if start + MINUTE > since])
+        now = time.time()
+        day = joined([minute for minute in self._minutes.values() if is_in_last_day(minute, now)])
         book = self._feed.book
         bids, asks = (book.bids.best, book.asks.best) if book.is_live else (None, None)
         is_complete = self.is_loaded
@@ -183,18 +193,9 @@ class Tape:
         if not self.is_loaded:
             detail = "the archive cannot be read, or is far behind: candles come when it can"
             return [(0, {**common, "type": "unavailable", "detail": detail})]
-        parts: dict[int, list[MinuteOfTrades]] = {}
-        for start, minute in reversed(self._minutes.items()):
-            begin = start - start % seconds
-            if begin not in parts and len(parts) == CANDLES_TOLD:
-                break
-            parts.setdefault(begin, []).insert(0, minute)
-        found: list[tuple[int, dict[str, object]]] = []
-        for begin, minutes in reversed(parts.items()):
-            whole = _joined(minutes)
-            if whole is not None:
-                found.append((begin, {**common, "type": "candle", **_values(begin, whole, seconds)}))
-        return found
+        latest = list(islice(reversed(self._minutes.values()), CANDLES_TOLD * seconds // MINUTE))
+        found = grouped(reversed(latest), seconds)[-CANDLES_TOLD:]
+        return [(candle.start, {**common, "type": "candle", **_values(candle, seconds)}) for candle in found]
 
 
 class Statistics:
@@ -228,30 +229,16 @@ class Statistics:
             await tape.stop()
 
 
-def _joined(minutes: Sequence[MinuteOfTrades]) -> MinuteOfTrades | None:
-    if not minutes:
-        return None
-    return MinuteOfTrades(
-        minutes[0].start,
-        minutes[0].open,
-        max(minute.high for minute in minutes),
-        min(minute.low for minute in minutes),
-        minutes[-1].close,
-        sum(minute.volume for minute in minutes),
-        sum(minute.trades for minute in minutes),
-    )
-
-
-def _values(begin: int, whole: MinuteOfTrades, seconds: int) -> dict[str, object]:
+def _values(candle: Candle, seconds: int) -> dict[str, object]:
     return {
-        "start": _text(begin),
-        "open": price_text(whole.open),
-        "high": price_text(whole.high),
-        "low": price_text(whole.low),
-        "close": price_text(whole.close),
-        "volume": whole.volume,
-        "trades": whole.trades,
-        "closed": time.time() >= begin + seconds,
+        "start": time_text(candle.start),
+        "open": price_text(candle.open),
+        "high": price_text(candle.high),
+        "low": price_text(candle.low),
+        "close": price_text(candle.close),
+        "volume": candle.volume,
+        "trades": candle.trades,
+        "closed": time.time() >= candle.start + seconds,
     }
 
 
@@ -262,7 +249,3 @@ def _message(kind: Kind, values: Mapping[str, object]) -> tuple[bytes, Message]:
 
 def _price(cents: int | None) -> str | None:
     return None if cents is None else price_text(cents)
-
-
-def _text(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

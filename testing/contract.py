@@ -65,7 +65,7 @@ class Contract:
         assert str(status) in responses, f"{call} answers {status}, which its document does not say"
         content = responses[str(status)]["content"]
         assert content_type in content, f"{call} answers {status} as {content_type}, not as {[*content]}"
-        value = msgspec.json.decode(body)
+        value: Any = msgspec.json.decode(body) if "json" in content_type else body.decode()
         if content_type == MEDIA_TYPE:
             codes = [*content[content_type]["examples"]]
             assert value["code"] in codes, f"{call} answers {status} {value['code']}, its document has {codes}"

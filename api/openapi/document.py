@@ -18,7 +18,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, Contact, License, OpenAPI, SecurityScheme, Tag
 
-from api import deadline_views, decoding, views
+from api import deadline_views, decoding, market_views, views
 from api.common_headers import REQUEST_ID
 from api.openapi.error_codes import BODY, ERROR_CODES, EVERY_CALL, TOKEN, ErrorCode, parameter_code
 from api.openapi.fields import SIDES, STATUSES, TIMES_IN_FORCE, markdown_list
@@ -27,7 +27,9 @@ from api.openapi.price_pattern import price_pattern
 from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, FieldError, Problem
 from core.model import CLIENT_ORDER_ID_PATTERN, COMMANDS_MAX, SEQUENCE_PATTERN, Side, Status, TimeInForce, price_text
 from core.settings import CARD_PATTERN, Settings
+from exchange.archive_reader import STATUSES as HISTORY_STATUSES
 from exchange.order_reader import FILL_KEY
+from streams.channels import POSITIONS_RULE
 
 Json = dict[str, Any]
 
@@ -97,6 +99,18 @@ BEFORE_RULES: Mapping[str, str] = {
     "/admin/audit": "an audit_id, like 17",
 }
 """The rule of the parameter `before`, by path."""
+
+AFTER_RULES: Mapping[str, str] = {
+    "/history/orders": "must be an order_id, like pikachu-1001",
+    "/history/trades": "must be a trade_id, like pikachu-t17",
+    "/stream": POSITIONS_RULE,
+}
+"""The rule of the parameter `after`, by path."""
+
+STATUS_RULES: Mapping[str, str] = dict.fromkeys(
+    ("/history/orders", "/history/orders.csv"), "must be one of " + ", ".join(HISTORY_STATUSES)
+)
+"""The rule of the parameter `status`, by path; it is `must be open` for others."""
 
 RETRY_AFTER: Json = {
     "description": "After how many seconds to try again.",
@@ -247,8 +261,8 @@ class DocumentBuilder:
     # -- schemas
 
     def _components(self, codes: Iterable[str]) -> Json:
-        named = [*vars(views).values(), *vars(deadline_views).values()]
-        structs = [view for view in named if isinstance(view, type) and issubclass(view, msgspec.Struct)]
+        named = [*vars(views).values(), *vars(deadline_views).values(), *vars(market_views).values()]
+        structs = {view for view in named if isinstance(view, type) and issubclass(view, msgspec.Struct)}
         _, made = msgspec.json.schema_components(
             [*structs, *BODIES, Problem, FieldError, *ENUMS], ref_template=SCHEMAS + "{name}"
         )
@@ -393,6 +407,8 @@ class DocumentBuilder:
             "asked": next(iter(asked.values()), ""),
             "query": next(iter(needed), ""),
             "place": BEFORE_RULES.get(path, ""),
+            "after": AFTER_RULES.get(path, ""),
+            "statuses": STATUS_RULES.get(path, "must be open"),
             "parameter": next(iter(known), ""),
             "parameters": ", ".join(sorted(known)) or "none",
         }
@@ -460,6 +476,7 @@ def formats(settings: Settings) -> Mapping[str, Json]:
         "trader_id": {"description": "The trader's number.", "type": "string", "examples": ["1"]},
         "echo": {"type": ["string", "integer", "boolean", "null"]},
         "token_seconds": {"minimum": 1, "examples": [settings.token_seconds]},
+        "moment": {"type": "string", "format": "date-time", "examples": [EXAMPLE_TIME]},
         "date-time": {"type": "string", "format": "date-time", "examples": [EXAMPLE_TIME]},
     }
 

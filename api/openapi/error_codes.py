@@ -11,12 +11,15 @@ import msgspec
 
 from api.http_protocol import HEAD_BYTES_MAX
 from api.problems import Problem, problem_of
+from archiver.exports import EXPORTS_MAX
+from core.candles import CANDLE_SECONDS
 from core.errors import InvalidRequest, Violation
 from core.model import CLIENT_ORDER_ID_RULE, COMMANDS_MAX, TRADER_ID_MAX
 from core.rules import CANCEL_AFTER_RULE
 from exchange.administration import LABEL_CHARACTERS_MAX, REASON_CHARACTERS_MAX
 from exchange.auth import TOKEN_MISSING, TOKEN_REVOKED
-from streams.channels import CHANNELS_MAX, POSITIONS_RULE
+from exchange.market import FILLS, TIME_RULE
+from streams.channels import CHANNELS_MAX
 from streams.channels import TEXT_MAX as CHANNELS_TEXT_MAX
 
 RATE_EXAMPLE = {"retry_after": 1, "limit": 1_000, "reset": 10}
@@ -317,7 +320,7 @@ _TABLE = (
         "",
     ),
     _field_code(
-        "invalid_after", "after", "The parameter after has no positions of traded cards.", POSITIONS_RULE, "1042"
+        "invalid_after", "after", "The parameter after names nothing that a list can go on after.", "{after}", "1042"
     ),
     _field_code(
         "invalid_before",
@@ -347,7 +350,25 @@ _TABLE = (
         f"must be at most {LABEL_CHARACTERS_MAX} printable characters",
         "two\nlines",
     ),
-    _field_code("invalid_status", "status", "The parameter status is no status to list by.", "must be open", "filled"),
+    _field_code("invalid_status", "status", "The parameter status is no status to list by.", "{statuses}", "closed"),
+    _field_code(
+        "invalid_interval",
+        "interval",
+        "The parameter interval is no interval of candles.",
+        "must be one of " + ", ".join(CANDLE_SECONDS),
+        "2m",
+    ),
+    _field_code(
+        "invalid_fill",
+        "fill",
+        "The parameter fill says no way to fill.",
+        "must be one of " + ", ".join(FILLS),
+        "zero",
+    ),
+    *(
+        _field_code(f"invalid_{name}", name, f"The parameter {name} is no time.", TIME_RULE, "yesterday")
+        for name in ("start", "end", "since", "until")
+    ),
     _field_code(
         "invalid_limit",
         "limit",
@@ -418,6 +439,13 @@ _TABLE = (
         "Overloaded",
         "More waits than may wait, or memory is full; nothing was accepted: repeat it later.",
         "nothing was accepted: 20000 commands of {card} wait to be appended",
+    ),
+    ErrorCode(
+        503,
+        "too_many_exports",
+        "Too many exports",
+        "As many exports go on in this API process as may: repeat it after `Retry-After`.",
+        f"{EXPORTS_MAX} exports go on in this API process, and no more may: repeat the request later",
     ),
     ErrorCode(
         503,

@@ -26,9 +26,10 @@ GRANT INSERT ON admin_audit TO tcgx_api;
 -- SELECT … FOR UPDATE of a trader needs the right to update some column; no statement of the API updates one.
 GRANT UPDATE (created_at) ON traders TO tcgx_api;
 
--- archiver: adds orders and trades, moves its cursor, reads and registers histories. It sees no key and no audit.
+-- archiver: adds orders and trades, moves its cursor, adds trades to candles, reads and registers histories. It sees no key and no audit.
 GRANT SELECT ON schema_migrations, archive_cursor, histories TO tcgx_archiver;
 GRANT INSERT, UPDATE ON archive_cursor TO tcgx_archiver;
+GRANT SELECT, INSERT, UPDATE ON candles TO tcgx_archiver;
 GRANT INSERT, UPDATE (given) ON histories TO tcgx_archiver;
 DO $$
 DECLARE

@@ -235,7 +235,7 @@ def test_the_list_shows_an_order_as_it_is_now(trader: Trader, other: Trader) -> 
 
 def test_a_trader_without_orders_has_an_empty_list(trader: Trader) -> None:
     assert trader.get("/orders") == {"orders": [], "next": None}
-    assert trader.get("/history/orders") == {"orders": []}
+    assert trader.get("/history/orders") == {"orders": [], "next": None, "previous": None}
 
 
 # -- canceling

@@ -61,6 +61,10 @@ ACCESS: dict[str, Access] = {
     "get_book": same(200, public=True),
     "list_card_trades": same(200, public=True),
     "list_history_trades": same(200, public=True),
+    "export_history_trades": same(200, public=True),
+    "list_candles": same(200, public=True),
+    "get_ticker": same(200, public=True),
+    "list_tickers": same(200, public=True),
     "get_liveness": same(200, public=True),
     "get_readiness": same(200, public=True),
     "get_health": same(200, public=True),
@@ -73,6 +77,7 @@ ACCESS: dict[str, Access] = {
     "get_cancel_after": same(200),
     "list_fills": same(200),
     "list_history_orders": same(200),
+    "export_history_orders": same(200),
     "get_order": Access(owner=200, other=404, admin=200),
     "get_order_by_client_id": Access(owner=200, other=404, admin=404),
     "replace_order": Access(owner=202, other=404, admin=404),
@@ -103,7 +108,10 @@ QUERIES = {"list_history_trades": "?card=pikachu", "stream_events": "?channels=o
 SOMETIMES = {"stream_events"}
 """Calls that need a token for some of what they give. The matrix asks for that."""
 
-ENDLESS = {"stream_events"}
+ENDLESS = {
+    "stream_eventsexport_history_trades": "?card=pikachu",
+    "list_candles": "?interval=1m",
+}
 """Calls whose answers end with the connection. Their heads are looked at."""
 
 

@@ -114,13 +114,20 @@ def test_every_call_has_a_tag_a_summary_a_description_and_an_id(document: Json) 
             assert parameter["description"], (call, parameter["name"])
 
 
+TEXTS = ("GET /stream 200", "GET /history/orders.csv 200", "GET /history/trades.csv 200")
+"""Answers that are no JSON."""
+
+NEEDED = {"channels": "ticker", "interval": "1m"}
+"""Values of required parameters that are no card."""
+
+
 def test_every_body_and_answer_has_a_description_and_an_example(document: Json) -> None:
     for call, operation in operations(document):
         contents = [(call, content) for content in operation.get("requestBody", {}).get("content", {}).values()]
         contents += [(f"{name} {status}", content) for name, status, _, content in answers(document) if name == call]
         for name, content in contents:
             assert content["examples"], name
-            assert "$ref" in content["schema"] or name == "GET /stream 200", name
+            assert "$ref" in content["schema"] or name in TEXTS, name
         for status, response in operation["responses"].items():
             assert len(response["description"]) > 10, (call, status)
             assert "processing continues off-line" not in response["description"], (call, status)
@@ -250,7 +257,12 @@ CODE_AT = {
 PASSED_ON = {"code", "violation.code", "wrong.code", "self.code", "each.code", "error.code", "f'invalid_{name}'"}
 """A code that was given to the caller, or is of a parameter."""
 
-MADE = {"f'invalid_{field}'": ("invalid_before", "invalid_order_id")}
+MADE = {
+    "f'invalid_{field}'": (
+        *("invalid_before", "invalid_order_id", "invalid_after"),
+        *("invalid_start", "invalid_end", "invalid_since", "invalid_until"),
+    )
+}
 """Codes that are made of the name of a parameter, and which these are."""
 
 
@@ -498,7 +510,7 @@ def test_examples_of_wrong_parameters_are_what_they_are_answered(admin: httpx.Cl
         method, _, path = call.partition(" ")
         described = operation.get("parameters", [])
         needed = {
-            parameter["name"]: "ticker" if parameter["name"] == "channels" else cards_of(served)[0]
+            parameter["name"]: NEEDED.get(parameter["name"], cards_of(served)[0])
             for parameter in described
             if parameter["in"] == "query" and parameter["required"]
         }
@@ -575,7 +587,12 @@ def test_unknown_orders_and_cards_are_answered_as_the_document_says(admin: httpx
             detail = example["detail"].replace("my-order-1", "no-such")
             detail = detail.replace(f"/cards/{cards_of(served)[0]}/", "/cards/missingno/")
             detail = detail.replace("/traders/1/", "/traders/ash/")
-            answer = admin.request(method, target, json={"quantity": 1} if method == "PATCH" else None)
+            answer = admin.request(
+                method,
+                target,
+                json={"quantity": 1} if method == "PATCH" else None,
+                params={"interval": "1m"} if "candles" in target else {},
+            )
 
             assert (answer.status_code, answer.json()) == (404, example | {"detail": detail}), (call, code)
             tried += 1

@@ -60,6 +60,7 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     },
     "latency": {"rate": int, "p50_ms": NUMBER, "p99_ms": NUMBER, "p999_ms": NUMBER, "dropped": int, "errors": int},
     "streams": {"subscribers": int, "trades": int, "p50_ms": NUMBER, "p99_ms": NUMBER, "storm_books": int},
+    "reads": {"archived_rows": int, "reads": list, "export_first_byte_ms": NUMBER, "row_us": NUMBER},
     "archive": {"rows_per_second": NUMBER, "archived_rows": int, "cpu_us_per_row": dict},
     "soak": {"told": dict, "account": dict, "trends": list, "samples": list, "faults": list},
     "overload": {"possible": NUMBER, "goodput": NUMBER, "told": dict, "account": dict, "parts": list, "faults": list},
@@ -73,6 +74,7 @@ QUICK: Mapping[str, tuple[str, ...]] = {
     "million": ("--orders", "4500"),
     "latency": ("--rate", "50", "--seconds", "1"),
     "streams": ("--orders", "1000", "--rate", "50", "--seconds", "2", "--connections", "20"),
+    "reads": ("--rows", "12000", "--rounds", "1"),
     "archive": ("--orders", "3000"),
     "soak": ("--rate", "100", "--seconds", "4"),
     "overload": ("--seconds", "3"),
@@ -81,7 +83,7 @@ QUICK: Mapping[str, tuple[str, ...]] = {
 }
 
 
-SHARING = ("http", "million", "latency", "archive", "soak", "overload", "baseline")
+SHARING = ("http", "million", "latency", "archive", "reads", "soak", "overload", "baseline")
 
 
 class Bystanders:

@@ -24,6 +24,8 @@ from core.model import PlaceOrder, Side
 from core.rules import OrderRules
 from core.settings import Settings
 from exchange import wiring
+from exchange.archive_reader import ArchiveReader, HistoryQuery
+from exchange.market import CandleQuery, Market
 from exchange.service import Exchange, OrderFilter
 from exchange.tokens import Caller
 from testing.exchange import ExchangeServer, exchange_server
@@ -34,6 +36,9 @@ LONE_SURROGATE = "\ud800"
 ORDER = {"card": "pikachu", "side": "buy", "price": "1.00"}
 
 Call = Callable[[Exchange], Awaitable[object]]
+NOTHING = cast(Any, None)
+ARCHIVE = ArchiveReader(Settings().cards, NOTHING, NOTHING)
+MARKET = Market(Settings().cards, NOTHING, NOTHING)
 
 
 # -- bounds and texts: a door that is not HTTP checks nothing itself
@@ -66,9 +71,10 @@ OUT_OF_BOUNDS: dict[str, tuple[str, Call]] = {
     ),
     "no fill": ("invalid_limit", lambda exchange: exchange.fills(CALLER, before=None, limit=0)),
     "501 fills": ("invalid_limit", lambda exchange: exchange.fills(CALLER, before=None, limit=501)),
-    "501 archived orders": ("invalid_limit", lambda exchange: exchange.archived_orders(CALLER, limit=501)),
-    "501 archived trades": ("invalid_limit", lambda exchange: exchange.archived_trades("pikachu", limit=501)),
-    "-1 archived trades": ("invalid_limit", lambda exchange: exchange.archived_trades("pikachu", limit=-1)),
+    "501 archived orders": ("invalid_limit", lambda _: ARCHIVE.orders(CALLER, HistoryQuery(limit=501))),
+    "501 archived trades": ("invalid_limit", lambda _: ARCHIVE.trades(HistoryQuery(card="pikachu", limit=501))),
+    "-1 archived trades": ("invalid_limit", lambda _: ARCHIVE.trades(HistoryQuery(card="pikachu", limit=-1))),
+    "1001 candles": ("invalid_limit", lambda _: MARKET.candles("pikachu", CandleQuery(interval="1m", limit=1_001))),
     "51 latest trades": ("invalid_limit", lambda exchange: exchange.latest_trades("pikachu", 51)),
     "no level": ("invalid_depth", lambda exchange: exchange.book("pikachu", 0)),
     "1001 levels": ("invalid_depth", lambda exchange: exchange.book("pikachu", 1_001)),
@@ -92,7 +98,11 @@ WITH_SURROGATE: dict[str, Call] = {
     "side": lambda exchange: exchange.orders(CALLER, OrderFilter(side=LONE_SURROGATE)),
     "before": lambda exchange: exchange.orders(CALLER, OrderFilter(before=LONE_SURROGATE)),
     "before of fills": lambda exchange: exchange.fills(CALLER, before=LONE_SURROGATE, limit=1),
-    "before of the archive": lambda exchange: exchange.archived_orders(CALLER, before=LONE_SURROGATE, limit=1),
+    "before of the archive": lambda _: ARCHIVE.orders(CALLER, HistoryQuery(before=LONE_SURROGATE)),
+    "after of the archive": lambda _: ARCHIVE.trades(HistoryQuery(card="pikachu", after=LONE_SURROGATE)),
+    "since of the archive": lambda _: ARCHIVE.orders(CALLER, HistoryQuery(since=LONE_SURROGATE)),
+    "interval": lambda _: MARKET.candles("pikachu", CandleQuery(interval=LONE_SURROGATE)),
+    "start": lambda _: MARKET.candles("pikachu", CandleQuery(interval="1m", start=LONE_SURROGATE)),
 }
 
 

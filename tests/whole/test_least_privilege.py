@@ -216,7 +216,9 @@ def test_the_exchange_does_all_of_its_work(restricted: Restricted) -> None:
     assert http.get(f"/orders/{sold['order_id']}", headers=seller).status_code == 200
     for path in ("/orders", "/orders?status=open", "/fills", "/history/orders", "/orders/by-client-id/b-1"):
         assert http.get(path, headers=buyer).status_code == 200, path
-    for path in ("/cards", f"/cards/{CARD}/book", f"/cards/{CARD}/trades", f"/history/trades?card={CARD}"):
+    market = (f"/cards/{CARD}/candles?interval=1m", f"/cards/{CARD}/ticker", "/ticker")
+    archive = (f"/history/trades?card={CARD}", f"/history/trades.csv?card={CARD}")
+    for path in ("/cards", f"/cards/{CARD}/book", f"/cards/{CARD}/trades", *market, *archive):
         assert http.get(path).status_code == 200, path
     assert http.delete("/orders", headers=buyer | WAIT).status_code == 200
     for _ in range(2):
