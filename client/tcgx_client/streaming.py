@@ -73,7 +73,9 @@ class StreamCore:
         self._log: str | None = None
         self._last_trade: dict[str, int] = {}
         self._seen_orders: dict[str, dict[tuple[str, str, str], int]] = {}
-        self._events: deque[Event] = deque()
+        self._events: deque[tuple[Event, dict[str, int] | None]] = deque()
+        """What has come and is not taken yet, with the positions that the caller has then, where they change."""
+        self._taken = dict(settings.after)
         self._wire: Wire | None = None
         self._handle: object = None
         self._is_open = self._is_closed = False
@@ -86,8 +88,8 @@ class StreamCore:
 
     @property
     def positions(self) -> dict[str, int]:
-        """The positions to resume from: give them as `after` to another stream."""
-        return dict(self._positions)
+        """The positions of the events that were taken: give them as `after` to another stream."""
+        return dict(self._taken)
 
     @property
     def heard_at(self) -> float:
@@ -121,7 +123,9 @@ class StreamCore:
         deadline = None if timeout is None else self._clock() + timeout
         while not self._is_closed:
             if self._events:
-                return self._events.popleft()
+                event, positions = self._events.popleft()
+                self._taken = self._taken if positions is None else positions
+                return event
             if self._failure is not None:
                 raise self._failure
             if self._wire is None:
@@ -281,7 +285,7 @@ class StreamCore:
             pause = reconnect_seconds(self._failures + 1, at_least, self._session.random)
         self._failures += 1
         self._retry_at = self._clock() + pause
-        self._events.append(Disconnected(code, detail, pause))
+        self._add(Disconnected(code, detail, pause))
 
     def _release(self) -> Call[None]:
         handle, self._handle, self._wire = self._handle, None, None
@@ -292,7 +296,7 @@ class StreamCore:
         """Ends the stream for good."""
         yield from self._release()
         self._is_open = False
-        self._events.append(Disconnected(getattr(error, "code", "failed"), str(error), 0.0))
+        self._add(Disconnected(getattr(error, "code", "failed"), str(error), 0.0))
         self._failure = error
 
     def _fail_or_wait(self, error: ApiError) -> Call[None]:
@@ -369,7 +373,8 @@ class StreamCore:
         self._connected_at = self._clock()
         if not resumed and self._settings.transport == "sse":
             self._positions.update(hello.positions)
-        self._events.append(Connected(resumed, hello.log, dict(hello.positions), hello.heartbeat_seconds, hello.lease))
+        self._add(Connected(resumed, hello.log, dict(hello.positions), hello.heartbeat_seconds, hello.lease))
+        self._mark()
 
     def _dismissed(self, bye: Bye) -> Call[None]:
         pause = bye.reconnect_after_ms / 1000
@@ -391,19 +396,30 @@ class StreamCore:
         if isinstance(message, Trades):
             new = self._without_doubles(message)
             if new.trades:
-                self._events.append(new)
+                self._add(new)
         elif isinstance(message, OrderEvent):
             if self._is_new(message):
-                self._events.append(message)
+                self._add(message)
         elif isinstance(message, Hello | Bye):
             raise TypeError("these are no events")
         else:
-            self._events.append(message)
+            self._add(message)
         if isinstance(message, Reset):
             self._positions[message.card] = message.position
             self._last_trade.pop(message.card, None)
             self._seen_orders.pop(message.card, None)
         self._follow(message)
+
+    def _add(self, event: Event) -> None:
+        self._events.append((event, None))
+
+    def _mark(self) -> None:
+        """Notes that whoever has taken the last event has these positions."""
+        if self._events:
+            event, _ = self._events.pop()
+            self._events.append((event, dict(self._positions)))
+        else:
+            self._taken = dict(self._positions)
 
     def _without_doubles(self, message: Trades) -> Trades:
         last = self._last_trade.get(message.card, 0)
@@ -448,6 +464,7 @@ class StreamCore:
             seen = self._seen_orders.get(card)
             if seen:
                 self._seen_orders[card] = {key: sequence for key, sequence in seen.items() if sequence > position}
+        self._mark()
 
 
 def _status_of(code: str) -> int:
