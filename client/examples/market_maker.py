@@ -1,9 +1,11 @@
 """Quotes both sides of a card around its middle price, and takes the quotes back when the book cannot be believed.
 
-usage: market_maker.py CARD [--rounds N]     TCGX_URL, TCGX_TRADER_ID and TCGX_API_KEY say where and whose
+usage: market_maker.py CARD     TCGX_URL, TCGX_TRADER_ID and TCGX_API_KEY say where and whose
 """
 
 import argparse
+import signal
+from contextlib import suppress
 from decimal import Decimal
 
 from tcgx_client import BookView, NewOrder, Order, Tcgx
@@ -28,36 +30,41 @@ def quotes(card: str, middle: Decimal) -> list[NewOrder]:
     ]
 
 
-def make_market(client: Tcgx, card: str, rounds: int) -> None:
-    """Quotes anew whenever the middle moves. Whatever happens, no quote stays behind."""
+def are_whole(book: BookView, quoted: list[NewOrder]) -> bool:
+    """Whether the book has all of the quotes, unfilled."""
+    levels = {"buy": dict(book.bids), "sell": dict(book.asks)}
+    return bool(quoted) and all(levels[each.side].get(Decimal(each.price), 0) >= each.quantity for each in quoted)
+
+
+def make_market(client: Tcgx, card: str) -> None:
+    """Quotes anew whenever a quote was filled. Whatever happens, no quote stays behind."""
+    quoted: list[NewOrder] = []
     try:
         with client.live_book(card) as book:
-            quoted = None
             view: BookView | None = book.view()
-            while rounds > 0:
-                rounds -= 1
+            while True:
                 if view is not None and not view.is_live:
                     client.cancel_all(card)
-                    quoted = None
-                elif view is not None and (middle := middle_of(view)) != quoted:
+                    quoted = []
+                elif view is not None and not are_whole(view, quoted):
                     client.cancel_all(card, wait=5)
-                    placed = client.place_many(quotes(card, middle))
-                    quoted = middle
-                    resting = [f"{order.side} {order.price}" for order in placed if isinstance(order, Order)]
-                    print(f"{card} at {middle}: {', '.join(resting)}", flush=True)
+                    quoted = quotes(card, middle_of(view))
+                    placed = [order for order in client.place_many(quoted) if isinstance(order, Order)]
+                    print(", ".join(f"{order.side} {order.quantity} at {order.price}" for order in placed), flush=True)
+                    book.wait_for(max(int(order.order_id.rpartition("-")[2]) for order in placed))
                 view = book.next(timeout=1)
     finally:
         client.cancel_all(card, wait=5)
 
 
 def main() -> None:
-    """Runs until Ctrl-C, or for so many rounds."""
+    """Runs until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("card")
-    parser.add_argument("--rounds", type=int, default=1_000_000_000)
     arguments = parser.parse_args()
-    with Tcgx() as client:
-        make_market(client, arguments.card, arguments.rounds)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Tcgx() as client, suppress(KeyboardInterrupt):
+        make_market(client, arguments.card)
 
 
 if __name__ == "__main__":

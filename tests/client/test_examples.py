@@ -52,17 +52,18 @@ def output_of(process: "subprocess.Popen[str]") -> str:
 def test_a_market_maker_quotes_a_taker_buys_and_no_quote_stays_behind(exchange: ExchangeServer, trader_id: int) -> None:
     with (
         Tcgx(exchange.url, trader_id=trader_id, api_key=exchange.api_key(trader_id)) as maker,
-        running(exchange, trader_id, "market_maker.py", CARD, "--rounds", "25") as quoting,
+        running(exchange, trader_id, "market_maker.py", CARD) as quoting,
     ):
         until(lambda: len(list(maker.orders(status="open", card=CARD))) == 2, "quotes")
         with running(exchange, 1, "taker.py", CARD, "6.00", "7") as taking:
             bought = output_of(taking)
+        quoting.terminate()
         quoted = output_of(quoting)
         left = list(maker.orders(status="open", card=CARD))
         fills = maker.fills(card=CARD).page()
 
     assert sum(int(line.split()[0]) for line in bought.splitlines()) == 7
-    assert "buy 4.95, sell 5.05" in quoted
+    assert "buy 5 at 4.95, sell 5 at 5.05" in quoted
     assert sum(fill.quantity for fill in fills if fill.side == "sell") == 7
     assert left == []
 
