@@ -10,7 +10,7 @@ help: ## this list
 
 setup: .venv/ready ## the virtual environment with all dependencies
 
-.venv/ready: requirements-dev.lock pyproject.toml tools/setup tools/install.py
+.venv/ready: requirements-dev.lock pyproject.toml client/pyproject.toml tools/setup tools/install.py
 	@PYTHON="$(PYTHON)" sh tools/setup
 
 run: .venv/ready ## the whole exchange, until Ctrl-C (ARGS="--port 8001" and the like)

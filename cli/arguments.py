@@ -23,6 +23,7 @@ USAGE_ERROR = 2
 MISSING = 1
 """The exit code if a package is not installed."""
 DEPTH_MAX = 1_000
+FRAMES_MAX = 1_000_000_000
 TRADERS_MAX = 1_000_000
 ROUNDS_MAX = 100_000
 SEED_MAX = 2**63 - 1
@@ -105,6 +106,15 @@ def _urls(parser: Parser) -> None:
 def _book(parser: Parser) -> None:
     parser.add_argument("card", metavar="CARD")
     parser.add_argument("--depth", type=whole(1, DEPTH_MAX), default=15, help="levels a side (15)")
+    parser.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="bids green, asks red (auto)"
+    )
+
+
+def _watch(parser: Parser) -> None:
+    parser.add_argument("card", metavar="CARD")
+    parser.add_argument("--url", help="the exchange (the one in the data directory, else TCGX_PORT of this machine)")
+    parser.add_argument("--frames", type=whole(1, FRAMES_MAX), help="end after so many pictures (never)")
     parser.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="bids green, asks red (auto)"
     )
@@ -271,6 +281,7 @@ COMMANDS: Mapping[str, Command] = {
     "restart": Command("replace the services of a running `tcgx up`, one by one", "cli.restart", _restart),
     "urls": Command("where the running exchange is reached", "cli.urls", _urls),
     "book": Command("draw a card's order book", "cli.book", _book),
+    "watch": Command("a card's book and trades as they change", "cli.watch", _watch, needs=("tcgx_client",)),
     "traders": Command("create traders and admins, or make access tokens", "cli.traders", _traders),
     "keys": Command("list, create, rotate and revoke API keys of traders", "cli.keys", _keys),
     "halt": Command("refuse the orders of a card, and take cancels", "cli.halt", _halt),

@@ -1,0 +1,354 @@
+"""The client for asyncio. `Tcgx` has the same methods; both run the same calls."""
+
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Generic, Literal, Self, TypeVar
+
+import httpx2
+
+from tcgx_client import calls
+from tcgx_client.book import BookView
+from tcgx_client.configuration import options_of
+from tcgx_client.drivers import AsyncDriver
+from tcgx_client.events import Event
+from tcgx_client.live import LiveBookCore, first
+from tcgx_client.models import Book, Card, Fill, Level, NewOrder, Order, Rejected, Side, TimeInForce, Trade
+from tcgx_client.pages import PageSource
+from tcgx_client.prices import Price
+from tcgx_client.session import Session
+from tcgx_client.streaming import Settings, StreamCore, Transport, channel_names
+
+T = TypeVar("T")
+LIVE_SECONDS = 10.0
+
+
+class AsyncPages(AsyncIterator[T], Generic[T]):
+    """The items of a list, newest first. The next page is asked for when it is needed."""
+
+    def __init__(self, driver: AsyncDriver, source: PageSource[T]) -> None:
+        self._driver = driver
+        self._source = source
+        self._items: Iterator[T] = iter(())
+
+    async def page(self) -> list[T]:
+        """The rest of the current page, else the next page; empty at the end."""
+        return list(self._items) or await self._driver.run(self._source.next_page())
+
+    async def __anext__(self) -> T:
+        for item in self._items:
+            return item
+        self._items = iter(await self._driver.run(self._source.next_page()))
+        for item in self._items:
+            return item
+        raise StopAsyncIteration
+
+
+class AsyncStream(AsyncIterator[Event]):
+    """The events of a stream, which comes back by itself. Nothing is read between two calls."""
+
+    def __init__(self, driver: AsyncDriver, core: StreamCore) -> None:
+        self._driver = driver
+        self._core = core
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """The last command of each card that was received: `after` of a stream that goes on from here."""
+        return self._core.positions
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection that the exchange has greeted on."""
+        return self._core.is_connected
+
+    async def next(self, timeout: float | None = None) -> Event | None:
+        """The next event; None if none came within `timeout` seconds, or once the stream is closed.
+
+        Raises:
+            Closed: the exchange ended the stream, and another connection would meet the same.
+            ApiError: the exchange refused the stream.
+        """
+        return await self._driver.run(self._core.next(timeout))
+
+    async def close(self) -> None:
+        """Ends the stream."""
+        await self._driver.run(self._core.close())
+
+    async def __anext__(self) -> Event:
+        event = await self.next()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncLiveBook(AsyncIterator[BookView]):
+    """A book that is kept by a stream. Entering it waits until it is live; `poll` and `next` take what has come.
+
+    Reading a book that is not live raises `Stale`, unless it was made with `allow_stale=True`.
+    """
+
+    def __init__(self, driver: AsyncDriver, core: LiveBookCore) -> None:
+        self._driver = driver
+        self._core = core
+
+    @property
+    def card(self) -> str:
+        """The card."""
+        return self._core.state.card
+
+    @property
+    def sequence(self) -> int:
+        """The last command that the book contains."""
+        return self._core.state.sequence
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the levels are those of the exchange, as far as the client can know."""
+        return self._core.is_live
+
+    @property
+    def age(self) -> float:
+        """The seconds since anything came from the exchange."""
+        return self._core.age
+
+    @property
+    def best_bid(self) -> Level | None:
+        """The highest price that somebody buys at, with its quantity."""
+        return self.view().best_bid
+
+    @property
+    def best_ask(self) -> Level | None:
+        """The lowest price that somebody sells at, with its quantity."""
+        return self.view().best_ask
+
+    def bids(self, count: int | None = None) -> tuple[Level, ...]:
+        """The best levels that buy, highest price first."""
+        return first(self.view().bids, count)
+
+    def asks(self, count: int | None = None) -> tuple[Level, ...]:
+        """The best levels that sell, lowest price first."""
+        return first(self.view().asks, count)
+
+    def view(self) -> BookView:
+        """The book as it is now; it never changes.
+
+        Raises:
+            Stale: the book is not live.
+        """
+        return self._core.view()
+
+    async def poll(self, timeout: float | None = 0.0) -> bool:
+        """Takes what has come. Waits up to `timeout` seconds for a change, and returns whether there was one."""
+        return await self._driver.run(self._core.poll(timeout))
+
+    async def next(self, timeout: float | None = None) -> BookView | None:
+        """The book after its next change, also after one that makes it stale; None if there was none in time."""
+        return await self._driver.run(self._core.next_view(timeout))
+
+    async def wait_for(self, sequence: int, timeout: float = LIVE_SECONDS) -> BookView:
+        """Waits until the book is live and contains a command.
+
+        Raises:
+            Timeout: it did not in time.
+        """
+        return await self._driver.run(self._core.wait_for(sequence, timeout))
+
+    async def close(self) -> None:
+        """Ends the stream."""
+        await self._driver.run(self._core.close())
+
+    async def __anext__(self) -> BookView:
+        view = await self.next()
+        if view is None:
+            raise StopAsyncIteration
+        return view
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._driver.run(self._core.wait_live(LIVE_SECONDS))
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncTcgx:
+    """A client of the exchange for asyncio. Each stream and book is used by one task at a time."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        trader_id: int | None = None,
+        api_key: str | None = None,
+        token: str | None = None,
+        timeout: float = 5.0,
+        max_retries: int = 3,
+        deadline: float | None = None,
+        verify: ssl.SSLContext | bool = True,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        """`timeout` is for each try; `deadline` for a call with all of its tries. See `options_of` for defaults."""
+        options = options_of(
+            base_url,
+            trader_id=trader_id,
+            api_key=api_key,
+            token=token,
+            timeout=timeout,
+            max_retries=max_retries,
+            deadline=deadline,
+        )
+        self._session = Session(options)
+        self._driver = AsyncDriver(self._session.origin, verify=verify, transport=transport, owner=self)
+
+    # -- markets
+
+    async def cards(self) -> list[Card]:
+        """Every card, with its best prices and the bounds of its orders."""
+        return await self._driver.run(calls.cards(self._session))
+
+    async def book(self, card: str, *, depth: int = 20) -> Book:
+        """The best price levels of a card."""
+        return await self._driver.run(calls.book(self._session, card, depth))
+
+    async def trades(self, card: str, *, limit: int = 50) -> list[Trade]:
+        """The latest trades of a card, newest first."""
+        return await self._driver.run(calls.trades(self._session, card, limit))
+
+    # -- orders
+
+    async def place(
+        self,
+        card: str,
+        side: Side,
+        price: Price,
+        quantity: int = 1,
+        *,
+        time_in_force: TimeInForce = "gtc",
+        client_order_id: str | None = None,
+        wait: float | None = None,
+    ) -> Order:
+        """Places an order; with `wait` it is answered after its match, or after so many seconds.
+
+        Raises:
+            OutcomeUnknown: no try was answered; `resolve` tells whether the order was placed.
+        """
+        call = calls.place(
+            self._session,
+            card,
+            side,
+            price,
+            quantity,
+            time_in_force=time_in_force,
+            client_order_id=client_order_id,
+            wait=wait,
+        )
+        return await self._driver.run(call)
+
+    async def place_many(self, orders: Sequence[NewOrder]) -> list[Order | Rejected]:
+        """Places any number of orders, 1,000 a request. The result has an outcome for each, in order."""
+        return await self._driver.run(calls.place_many(self._session, orders))
+
+    async def cancel(self, order_id: str, *, wait: float | None = None) -> Order:
+        """Cancels an order.
+
+        Raises:
+            Conflict: the order is completed already.
+            OutcomeUnknown: no try was answered.
+        """
+        return await self._driver.run(calls.cancel(self._session, order_id, wait))
+
+    async def cancel_all(self, card: str | None = None, *, wait: float | None = None) -> list[Order]:
+        """Cancels all open orders, of one card or of all; returns those that were open."""
+        return await self._driver.run(calls.cancel_all(self._session, card, wait))
+
+    async def order(self, order_id: str) -> Order:
+        """An order with its fills."""
+        return await self._driver.run(calls.order(self._session, order_id))
+
+    async def order_by_client_id(self, client_order_id: str) -> Order:
+        """The latest order with this id of yours, with its fills."""
+        return await self._driver.run(calls.order_by_client_id(self._session, client_order_id))
+
+    async def resolve(
+        self, client_order_id: str | None = None, *, order_id: str | None = None, timeout: float = 60.0
+    ) -> Order | None:
+        """Asks for an order until the answer is certain; None where the exchange has not got it.
+
+        Raises:
+            Timeout: the exchange did not answer for `timeout` seconds.
+        """
+        return await self._driver.run(calls.resolve(self._session, client_order_id, order_id, timeout))
+
+    def orders(
+        self, *, status: Literal["open"] | None = None, card: str | None = None, side: Side | None = None
+    ) -> AsyncPages[Order]:
+        """Your orders, newest first; with `status="open"` those that rest in a book."""
+        return AsyncPages(self._driver, calls.order_pages(self._session, status=status, card=card, side=side))
+
+    def fills(self, *, card: str | None = None, order_id: str | None = None) -> AsyncPages[Fill]:
+        """Your fills, newest first."""
+        return AsyncPages(self._driver, calls.fill_pages(self._session, card=card, order_id=order_id))
+
+    def history_orders(self, *, card: str | None = None) -> AsyncPages[Order]:
+        """Your completed orders in the archive, newest first."""
+        return AsyncPages(self._driver, calls.history_order_pages(self._session, card=card))
+
+    def history_trades(self, card: str) -> AsyncPages[Trade]:
+        """All trades of a card in the archive, newest first."""
+        return AsyncPages(self._driver, calls.history_trade_pages(self._session, card=card))
+
+    # -- streams
+
+    def stream(
+        self,
+        *channels: str,
+        after: Mapping[str, int] | None = None,
+        interval: int | None = None,
+        transport: Transport = "sse",
+    ) -> AsyncStream:
+        """A stream of channels such as `book:pikachu`, `trades:pikachu` and `orders`.
+
+        `after`: the `positions` of an earlier stream. `interval`: milliseconds between two deliveries.
+        """
+        settings = Settings(channels=channel_names(channels), transport=transport, after=after or {}, interval=interval)
+        return AsyncStream(self._driver, StreamCore(self._session, settings))
+
+    def live_book(
+        self,
+        card: str,
+        *,
+        allow_stale: bool = False,
+        interval: int | None = None,
+        transport: Transport = "sse",
+    ) -> AsyncLiveBook:
+        """The book of a card, kept by a stream."""
+        core = LiveBookCore(self._session, card, allow_stale=allow_stale, transport=transport, interval=interval)
+        return AsyncLiveBook(self._driver, core)
+
+    # -- life
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._driver.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
