@@ -38,7 +38,7 @@ from api.observed import observed
 from api.openapi import asyncapi, document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
-from api.routes import admin, cards, fills, health, history, orders, streams
+from api.routes import admin, cards, fills, health, history, operate, orders, streams
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
@@ -160,6 +160,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *health.ROUTES,
             *admin.ROUTES,
             *streams.ROUTES,
+            *operate.routes(settings),
             _swagger_files(),
         ],
         lifespan=[partial(_services, limit=limit)],

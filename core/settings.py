@@ -360,6 +360,9 @@ def _check_web(settings: Settings) -> None:
     if bool(settings.tls_cert) != bool(settings.tls_key):
         given, missing = ("tls_cert", "tls_key") if settings.tls_cert else ("tls_key", "tls_cert")
         raise SettingError(f"{variable(given)} is set, and {variable(missing)} is not: set both or none")
+    for field in ("otlp_url", "prometheus_url"):
+        if (url := getattr(settings, field)) and not url.startswith(("http://", "https://")):
+            raise SettingError(f"{variable(field)}={url!r} must begin with http:// or https://")
     for origin in settings.cors_origins:
         if origin != "*" and not ORIGIN_PATTERN.fullmatch(origin):
             raise SettingError(

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from observe.panels import ANSWERS
+
 RUNBOOK = "docs/operations.md#alerts"
 
 
@@ -83,10 +85,10 @@ ALERTS: Sequence[Alert] = (
     ),
     Alert(
         "TcgxFaults",
-        'sum(rate(tcgx_http_requests_total{status=~"5.."}[5m])) / sum(rate(tcgx_http_requests_total[5m])) > 0.01',
+        f'sum(rate({ANSWERS}, status=~"5.."}}[5m])) / sum(rate({ANSWERS}}}[5m])) > 0.01',
         120,
         "page",
-        "{{ $value | humanizePercentage }} of all answers are 5xx",
+        "{{ $value | humanizePercentage }} of all answers but health checks are 5xx",
     ),
     Alert(
         "TcgxSlowAnswers",

@@ -4,6 +4,7 @@ An answer that is neither logged nor followed costs one call that counts it.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ FAULT = 500
 ACCEPTED = frozenset({200, 202})
 BODY_BYTES_MAX = 4_096
 """A longer answer of Litestar has no code or order in its line."""
+
+TRACEPARENTS_MAX = 100
+"""Requests with a `traceparent` that are followed within a second."""
 
 ORDER_OPERATIONS = frozenset({"place_order", "place_orders"})
 
@@ -63,6 +67,7 @@ class Journal:
         self._log_one_in, self._trace_one_in = log_one_in, trace_one_in
         self._to_log, self._to_trace = 1, 1
         self._logs = self._traces = False
+        self._second_ends_at, self._in_second = 0.0, 0
         self.follow: Follow | None = None
         self.takes_traceparent = False
         """Whether requests with a `traceparent` are followed as well: only then is the header looked for."""
@@ -73,7 +78,7 @@ class Journal:
         self._logs = status >= FAULT or (self._to_log <= 0 and self._log_one_in > 0)
         if self._to_log <= 0:
             self._to_log = self._log_one_in or 1
-        self._traces = bool(traceparent)
+        self._traces = bool(traceparent) and self._has_room()
         if operation in ORDER_OPERATIONS and status in ACCEPTED:
             self._to_trace -= 1
             if self._to_trace <= 0:
@@ -81,8 +86,25 @@ class Journal:
                 self._traces = self._traces or self._trace_one_in > 0
         return self._logs or self._traces
 
+    def _has_room(self) -> bool:
+        """Counts a request with a `traceparent`. Clients choose it, so `TRACEPARENTS_MAX` a second have room."""
+        now = time.monotonic()
+        if now >= self._second_ends_at:
+            self._second_ends_at, self._in_second = now + 1.0, 0
+        self._in_second += 1
+        return self._in_second <= TRACEPARENTS_MAX
+
     def record(self, answered: Answered) -> None:
-        """Logs an answer, or has its order followed, as the call of `is_due` before has decided."""
+        """Logs an answer, or has its order followed, as the call of `is_due` before has decided.
+
+        An error goes to the log: a fault here must not cost a client its answer.
+        """
+        try:
+            self._record(answered)
+        except Exception as error:
+            log.error("an answer could not be recorded", request_id=answered.request_id, exc_info=error)
+
+    def _record(self, answered: Answered) -> None:
         order, fields = _fields(answered)
         if self._logs:
             fault = answered.status >= FAULT
@@ -103,7 +125,7 @@ def _fields(answered: Answered) -> tuple[str, dict[str, Any]]:
     """The order of an answer, or an empty text, and the fields of its line. Fields without a value are left out."""
     body = _Body()
     if answered.body.startswith(b"{"):
-        with contextlib.suppress(msgspec.ValidationError):  # another kind of answer, such as a document
+        with contextlib.suppress(msgspec.DecodeError):  # another kind of answer, such as a document
             body = msgspec.json.decode(answered.body, type=_Body)
     order = body.order_id or next((each.order_id for each in body.results if each.order_id), "")
     fields: dict[str, Any] = {

@@ -59,6 +59,8 @@ def _rate(metric: str, by: str = "") -> str:
     return f"sum{f' by ({by})' if by else ''} (rate({metric}[{{window}}]))"
 
 
+ANSWERS = 'tcgx_http_requests_total{operation!~"get_health|get_readiness|get_liveness"'
+"""Answers without health checks: their 503 is no fault of a call. A further selector and the brace follow."""
 ORDERS = '{operation=~"place_order|place_orders"}'
 NOT_WORKING = 'tcgx_part_status{status!~"ok|warning"}'
 
@@ -109,10 +111,10 @@ ROWS: Sequence[Row] = (
             Panel(
                 "Answers by status",
                 "per second",
-                "429 and 503 are refusals under load, 500 is a defect.",
+                "Without health checks. 429 and 503 are refusals under load, 500 is a defect.",
                 [
-                    Query('sum by (status) (rate(tcgx_http_requests_total{status!~"5.."}[{window}]))', "{{status}}"),
-                    Query('sum(rate(tcgx_http_requests_total{status=~"5.."}[{window}])) or vector(0)', "5xx", "fault"),
+                    Query(f'sum by (status) (rate({ANSWERS}, status!~"5.."}}[{{window}}]))', "{{status}}"),
+                    Query(f'sum(rate({ANSWERS}, status=~"5.."}}[{{window}}])) or vector(0)', "5xx", "fault"),
                 ],
             ),
             Panel(
@@ -126,8 +128,8 @@ ROWS: Sequence[Row] = (
                 "seconds",
                 "From the whole request to the answer, which waits for the fsync of Redis.",
                 [
-                    Query(_quantile(0.5, "tcgx_http_request_seconds", ORDERS), "half of them within", "api"),
-                    Query(_quantile(0.99, "tcgx_http_request_seconds", ORDERS), "99 % within", "fault"),
+                    Query(_quantile(0.5, "tcgx_http_request_seconds", ORDERS), "50 % within", "others"),
+                    Query(_quantile(0.99, "tcgx_http_request_seconds", ORDERS), "99 % within", "api"),
                 ],
             ),
             Panel(
@@ -167,7 +169,7 @@ ROWS: Sequence[Row] = (
                 [
                     Query(_quantile(0.99, "tcgx_append_seconds"), "append", "api"),
                     Query(_quantile(0.99, "tcgx_match_seconds"), "match", "engine"),
-                    Query("max(tcgx_match_longest_seconds)", "longest match", "fault"),
+                    Query("max(tcgx_match_longest_seconds)", "longest match", "others"),
                     Query(_quantile(0.99, "tcgx_archive_transaction_seconds"), "transaction", "archiver"),
                 ],
             ),
@@ -258,10 +260,9 @@ ROWS: Sequence[Row] = (
                 "share",
                 "Near 1 new connections are refused.",
                 [
-                    Query(
-                        "max by (job) (process_open_fds / process_max_fds)",
-                        "{{job}}",
-                    )
+                    Query('max(process_open_fds{job="tcgx-api"} / process_max_fds)', "api, the fullest", "api"),
+                    Query('max(process_open_fds{job="tcgx-engine"} / process_max_fds)', "engine", "engine"),
+                    Query('max(process_open_fds{job="tcgx-archiver"} / process_max_fds)', "archiver", "archiver"),
                 ],
             ),
         ),
