@@ -143,9 +143,8 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
     if len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
         raise StartError(f"TCGX_JWT_SECRET must be set, to at least {JWT_SECRET_BYTES_MIN} bytes")
 
-    if observer is None and settings.metrics_port:
-        observer = metrics.observe
-    observer = None if observer is None else failsafe(observer)
+    own = metrics.observe if settings.metrics_port else None
+    observer = own if observer is None else failsafe(observer)
     fast_path = FastPath(orders.FAST_PATH, body_bytes_max=settings.body_bytes_max, cors_origins=settings.cors_origins)
 
     return Api(
@@ -221,7 +220,7 @@ async def _add_common_headers(message: Message, scope: Scope) -> None:
     if message["status"] == 405 or scope["method"] == "OPTIONS":
         headers = [header for header in headers if header[0].lower() != b"allow"]
         headers.append((b"allow", ", ".join(cast(Api, scope["app"]).methods(scope["path"])).encode()))
-    if (b"content-type", HTML) in headers:
+    if (b"content-type", HTML) in headers and header(headers, b"content-security-policy") is None:
         headers += document.PAGE_HEADERS
     message["headers"] = headers
 

@@ -1,5 +1,6 @@
 """Metrics of an API process: its answers, and the state of the exchange as `GET /health` sees it."""
 
+from bisect import bisect_left
 from collections.abc import Iterable
 
 from api.connections import Connections
@@ -7,7 +8,7 @@ from api.context import Context
 from exchange import health_report
 from exchange.health_report import Report
 from observe.exposition import Source
-from observe.tallies import Count, Distribution, Value
+from observe.tallies import SECONDS, Count, Distribution, Value
 
 UNKNOWN = "unknown"
 
@@ -18,14 +19,20 @@ request_seconds = Distribution(
     "tcgx_http_request_seconds", "The time from a whole request to its answer", ("operation",)
 )
 
-_status_texts = {status: str(status) for status in range(100, 600)}
+_cells: dict[tuple[str, int], tuple[list[float], list[float]]] = {}
+"""The numbers to add to, by operation and status: there are as many as calls of the OpenAPI document have statuses."""
 
 
 def observe(operation: str, status: int, seconds: float) -> None:
     """Counts an answer; an observer of `api/gate.py`."""
-    operation = operation or UNKNOWN
-    requests.add(1, operation, _status_texts[status])
-    request_seconds.add(seconds, operation)
+    found = _cells.get((operation, status))
+    if found is None:
+        name = operation or UNKNOWN
+        found = _cells[operation, status] = requests.cell(name, str(status)), request_seconds.row(name)
+    count, row = found
+    count[0] += 1
+    row[bisect_left(SECONDS, seconds)] += 1
+    row[-1] += seconds
 
 
 def exchange_state(context: Context, connections: Connections | None) -> Source:

@@ -241,8 +241,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     trace_one_in: Annotated[
         int,
         Setting(
-            "one in how many orders is followed to the archive, if metrics or traces are on; 0: none without a "
-            "traceparent",
+            "after how many answers the next order is followed to the archive, if metrics or traces are on; 0: none "
+            "without a traceparent",
             0,
             1_000_000,
         ),

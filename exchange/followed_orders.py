@@ -33,7 +33,7 @@ OUTCOMES = ("archived", "not_matched", "not_archived", "passed_over")
 stage_seconds = Distribution("tcgx_order_stage_seconds", "The time that a sampled order took for a stage", ("stage",))
 followed = Count("tcgx_followed_orders", "Sampled orders, by what became of them", ("outcome",))
 for _stage in (APPEND, MATCH, ARCHIVE):
-    stage_seconds.rows[(_stage,)] = [0.0] * (len(stage_seconds.bounds) + 2)
+    stage_seconds.row(_stage)
 for _outcome in OUTCOMES:
     followed.add(0, _outcome)
 

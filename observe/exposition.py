@@ -128,7 +128,7 @@ class Exposition:
 
         for count in tallies.COUNTS:
             counter = CounterMetricFamily(count.name, count.text, labels=count.labels)
-            for labels, amount in count.values.items():
+            for labels, (amount,) in count.cells.items():
                 counter.add_metric(labels, amount)
             yield counter
         for distribution in tallies.DISTRIBUTIONS:

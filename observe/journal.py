@@ -22,6 +22,7 @@ ACCEPTED = frozenset({200, 202})
 BODY_BYTES_MAX = 4_096
 """A longer answer of Litestar has no code or order in its line."""
 
+NEVER = 2**60
 TRACEPARENTS_MAX = 100
 """Requests with a `traceparent` that are followed within a second."""
 
@@ -63,9 +64,10 @@ class Journal:
     """Decides which answers are logged and which orders are followed."""
 
     def __init__(self, *, log_one_in: int, trace_one_in: int) -> None:
-        """One in so many answers is logged, and one in so many orders is followed; 0: none of them."""
-        self._log_one_in, self._trace_one_in = log_one_in, trace_one_in
-        self._to_log, self._to_trace = 1, 1
+        """One in so many answers is logged, and after so many answers the next order is followed; 0: none of them."""
+        self._log_one_in, self._trace_one_in = log_one_in or NEVER, trace_one_in or NEVER
+        self._to_log, self._to_trace = (1 if log_one_in else NEVER), (1 if trace_one_in else NEVER)
+        self._step = self._left = 1
         self._logs = self._traces = False
         self._second_ends_at, self._in_second = 0.0, 0
         self.follow: Follow | None = None
@@ -74,16 +76,23 @@ class Journal:
 
     def is_due(self, operation: str, status: int, traceparent: str) -> bool:
         """Counts an answer. Whether it must be given to `record`."""
-        self._to_log -= 1
-        self._logs = status >= FAULT or (self._to_log <= 0 and self._log_one_in > 0)
+        self._left -= 1
+        if self._left > 0 and status < FAULT and not traceparent:
+            return False
+        return self._decide(operation, status, traceparent)
+
+    def _decide(self, operation: str, status: int, traceparent: str) -> bool:
+        passed = self._step - self._left
+        self._to_log -= passed
+        self._to_trace -= passed
+        self._logs = status >= FAULT or self._to_log <= 0
         if self._to_log <= 0:
-            self._to_log = self._log_one_in or 1
+            self._to_log = self._log_one_in
         self._traces = bool(traceparent) and self._has_room()
-        if operation in ORDER_OPERATIONS and status in ACCEPTED:
-            self._to_trace -= 1
-            if self._to_trace <= 0:
-                self._to_trace = self._trace_one_in or 1
-                self._traces = self._traces or self._trace_one_in > 0
+        if self._to_trace <= 0 and operation in ORDER_OPERATIONS and status in ACCEPTED:
+            self._to_trace = self._trace_one_in
+            self._traces = True
+        self._step = self._left = max(1, min(self._to_log, self._to_trace))
         return self._logs or self._traces
 
     def _has_room(self) -> bool:

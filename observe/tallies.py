@@ -29,16 +29,17 @@ class Count:
     def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
         """`name`: without the suffix `_total`. `text`: a description for operators."""
         self.name, self.text, self.labels = name, text, labels
-        self.values: dict[Labels, float] = {} if labels else {(): 0}
+        self.cells: dict[Labels, list[float]] = {} if labels else {(): [0.0]}
         COUNTS.append(self)
 
     def add(self, amount: float, *labels: str) -> None:
         """Adds an amount, which may be 0 to make a combination of label values known."""
-        try:
-            self.values[labels] += amount
-        except KeyError:
-            key = _bounded(labels, len(self.values))
-            self.values[key] = self.values.get(key, 0) + amount
+        (self.cells.get(labels) or self.cell(*labels))[0] += amount
+
+    def cell(self, *labels: str) -> list[float]:
+        """The list whose only item is the number of these label values, for code that adds very often."""
+        cell = self.cells.get(labels)
+        return self.cells.setdefault(_bounded(labels, len(self.cells)), [0.0]) if cell is None else cell
 
 
 class Distribution:
@@ -51,16 +52,18 @@ class Distribution:
         DISTRIBUTIONS.append(self)
 
     def _new_row(self) -> list[float]:
-        """A number for each bucket, one for values above all bounds, and the sum of the values."""
         return [0.0] * (len(self.bounds) + 2)
 
     def add(self, value: float, *labels: str) -> None:
         """Adds a value."""
-        row = self.rows.get(labels)
-        if row is None:
-            row = self.rows.setdefault(_bounded(labels, len(self.rows)), self._new_row())
+        row = self.rows.get(labels) or self.row(*labels)
         row[bisect_left(self.bounds, value)] += 1
         row[-1] += value
+
+    def row(self, *labels: str) -> list[float]:
+        """The numbers of these label values: one for each bucket, one above all bounds, and the sum of the values."""
+        row = self.rows.get(labels)
+        return self.rows.setdefault(_bounded(labels, len(self.rows)), self._new_row()) if row is None else row
 
 
 class Longest:

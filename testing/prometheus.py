@@ -55,11 +55,16 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(
-    folder: Path, targets: Mapping[str, Sequence[int]], *, rules: Mapping[str, Any] | None = None, seconds: float = 1.0
+    folder: Path,
+    targets: Mapping[str, Sequence[int]],
+    *,
+    rules: Mapping[str, Any] | None = None,
+    seconds: float = 1.0,
+    port: int = 0,
 ) -> Iterator[Prometheus]:
     """A Prometheus that scrapes these ports by name of the service, every `seconds`, gone at the end."""
     assert PROGRAM, MISSING
-    port = free_port()
+    port = port or free_port()
     config = prometheus.write_config(folder, targets, rules=rules, seconds=seconds)
     process = prometheus.process(PROGRAM, config, folder, port)
     running = Prometheus(f"http://127.0.0.1:{port}")

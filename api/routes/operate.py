@@ -68,7 +68,7 @@ def _settings_for_admin(request: AnyRequest) -> Settings:
 
 @get("/operate/panels", include_in_schema=False, operation_id="show_panels")
 async def show_panels(
-    request: AnyRequest, minutes: Annotated[FromQuery[int], Parameter(ge=1, le=MINUTES_MAX)] = 15
+    request: AnyRequest, minutes: Annotated[int, Parameter(ge=1, le=MINUTES_MAX)] = 15
 ) -> dict[str, Any]:
     """All panels as SVG, and the alerts."""
     settings = _settings_for_admin(request)
@@ -102,7 +102,7 @@ def drawn(reader: PrometheusReader, minutes: int) -> dict[str, Any]:
 @get("/operate/logs", include_in_schema=False, operation_id="show_logs")
 async def show_logs(
     request: AnyRequest,
-    text: Annotated[FromQuery[str], Parameter(max_length=TEXT_CHARACTERS_MAX)] = "",
+    text: Annotated[str, Parameter(max_length=TEXT_CHARACTERS_MAX)] = "",
     level: FromQuery[Literal["debug", "info", "warning", "error"]] = "info",
 ) -> dict[str, Any]:
     """The latest log lines with this text, of this level or above."""

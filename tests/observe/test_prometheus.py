@@ -3,7 +3,8 @@
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -69,53 +70,45 @@ def test_nothing_fires_while_all_is_well(busy: Prometheus, observed: ObservedExc
     until(lambda: busy.firing() <= {"TcgxSlowAnswers"}, "an alert fires")
 
 
-def fires_and_ends(
-    prometheus: Prometheus, name: str, *, begin: Callable[[], object], end: Callable[[], object]
-) -> None:
-    """The alert fires after `begin`, and no more after `end`."""
-    assert name not in prometheus.firing()
-    begin()
-    try:
-        until(lambda: name in prometheus.firing(), f"{name} does not fire", seconds=FIRES_SECONDS)
-    finally:
-        end()
-    until(lambda: name not in prometheus.firing(), f"{name} does not end", seconds=FIRES_SECONDS)
+@contextmanager
+def fire(prometheus: Prometheus, *names: str) -> Iterator[None]:
+    """These alerts fire after the context has begun, and no more after its end."""
+    assert prometheus.firing().isdisjoint(names)
+    yield
+    until(lambda: prometheus.firing().isdisjoint(names), f"one of {names} does not end", seconds=FIRES_SECONDS)
+
+
+def fires(prometheus: Prometheus, *names: str) -> None:
+    """Returns when these alerts fire."""
+    until(lambda: prometheus.firing().issuperset(names), f"not all of {names} fire", seconds=FIRES_SECONDS)
 
 
 def test_a_stopped_archiver_is_told(busy: Prometheus, observed: ObservedExchange) -> None:
-    fires_and_ends(
-        busy,
-        "TcgxArchiverDown",
-        begin=lambda: observed.stop_service("archiver"),
-        end=lambda: observed.start_service("archiver"),
-    )
+    with fire(busy, "TcgxArchiverDown", "TcgxProcessDown"):
+        observed.stop_service("archiver")
+        try:
+            fires(busy, "TcgxArchiverDown", "TcgxProcessDown")
+        finally:
+            observed.start_service("archiver")
 
 
-def test_a_frozen_engine_is_told(busy: Prometheus, observed: ObservedExchange) -> None:
+def test_a_frozen_engine_is_told_by_the_api_and_by_its_own_silence(
+    busy: Prometheus, observed: ObservedExchange
+) -> None:
     engine = observed.pid("engine")
-    fires_and_ends(
-        busy,
-        "TcgxEngineDown",
-        begin=lambda: os.kill(engine, signal.SIGSTOP),
-        end=lambda: os.kill(engine, signal.SIGCONT),
-    )
+    with fire(busy, "TcgxEngineDown", "TcgxProcessDown"):
+        os.kill(engine, signal.SIGSTOP)
+        try:
+            fires(busy, "TcgxEngineDown", "TcgxProcessDown")
+        finally:
+            os.kill(engine, signal.SIGCONT)
 
 
-def test_a_frozen_process_answers_no_scrape(busy: Prometheus, observed: ObservedExchange) -> None:
-    engine = observed.pid("engine")
-    fires_and_ends(
-        busy,
-        "TcgxProcessDown",
-        begin=lambda: os.kill(engine, signal.SIGSTOP),
-        end=lambda: os.kill(engine, signal.SIGCONT),
-    )
-
-
-def test_a_full_redis_is_told(busy: Prometheus, observed: ObservedExchange) -> None:
+def test_a_redis_that_fills_up_is_told(busy: Prometheus, observed: ObservedExchange) -> None:
     used = int(observed.redis.info("memory")["used_memory"])
-    fires_and_ends(
-        busy,
-        "TcgxRedisMemory",
-        begin=lambda: observed.redis.config_set("maxmemory", int(used / 0.85)),
-        end=lambda: observed.redis.config_set("maxmemory", 0),
-    )
+    with fire(busy, "TcgxRedisMemory"):
+        observed.redis.config_set("maxmemory", int(used / 0.85))
+        try:
+            fires(busy, "TcgxRedisMemory")
+        finally:
+            observed.redis.config_set("maxmemory", 0)
