@@ -4,6 +4,7 @@ WORKDIR /build
 COPY requirements.lock pyproject.toml README.md LICENSE ./
 COPY tcgx tcgx
 COPY core core
+COPY observe observe
 COPY engine engine
 COPY exchange exchange
 COPY streams streams
@@ -19,7 +20,8 @@ RUN python -m venv /opt/tcgx \
     && /opt/tcgx/bin/pip install --no-cache-dir --no-deps .
 
 FROM python:3.13-slim-bookworm
-RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin tcgx
+RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin tcgx \
+    && install --directory --owner tcgx /var/log/tcgx
 COPY --from=build /opt/tcgx /opt/tcgx
 ENV PATH=/opt/tcgx/bin:$PATH \
     PYTHONUNBUFFERED=1 \

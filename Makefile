@@ -30,7 +30,7 @@ check: .venv/ready ## format, lint, types, and the container files
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/mypy"
 	@"$(BIN)/hadolint" Dockerfile
-	@"$(BIN)/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml
+	@"$(BIN)/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.observability.yml
 	@"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 
 format: .venv/ready ## puts the code into its format

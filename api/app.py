@@ -28,19 +28,22 @@ from litestar.types import HTTPScope, Message, Receive, Scope, Send
 from litestar.types.asgi_types import LifeSpanReceive, LifeSpanScope, LifeSpanSend
 from litestar.utils import normalize_path
 
-from api import cors
+from api import cors, metrics
 from api.common_headers import common_headers, request_id
 from api.context import Context
 from api.decoding import OrderDecoder
 from api.fast_path import FastPath
 from api.gate import Gate, Limit, Observer, failsafe, header
+from api.observed import observed
 from api.openapi import asyncapi, document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
-from api.routes import admin, cancel_after, cards, fills, health, history, market, orders, streams
+from api.routes import admin, cancel_after, cards, fills, health, history, market, operate, orders, streams
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
+from observe import journal as journals
+from observe.journal import BODY_BYTES_MAX, Answered
 from streams.hub import Hub
 
 SCHEMA = "/schema"
@@ -54,7 +57,7 @@ DISCONNECTED = "client disconnected prematurely"
 SWAGGER, DOCUMENT = f"{SCHEMA}/swagger", f"{SCHEMA}/openapi.json"
 HINTS = {
     "/": f"; all calls are described at {SWAGGER} and {DOCUMENT}",
-    "/metrics": "; there are /health, /health/live and /health/ready",
+    "/metrics": "; there are /health, /health/live and /health/ready; metrics have their own port, TCGX_METRICS_PORT",
 }
 """Hints for paths at which people look for a page that is elsewhere."""
 
@@ -78,18 +81,21 @@ class Api(Litestar):
             if http_scope["method"] == "HEAD" and "GET" in self.methods(http_scope["path"]):
                 http_scope["state"]["is_head"] = True
                 scope = cast(HTTPScope, {**http_scope, "method": "GET"})
-            if self.state.observer is not None:
+            if self.state.observer is not None or self.state.journal is not None:
                 await self._answer_observed(cast(HTTPScope, scope), cast(Receive, receive), cast(Send, send))
                 return
         await super().__call__(scope, receive, send)
 
     async def _answer_observed(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        """Answers a request and reports the answer to the observer."""
-        started, statuses = perf_counter(), []
+        """Answers a request, and reports the answer to observer and journal."""
+        started, statuses, body = perf_counter(), [], b""
 
         async def send_and_note(message: Message) -> None:
+            nonlocal body
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
+            elif message["type"] == "http.response.body" and not body and len(message["body"]) <= BODY_BYTES_MAX:
+                body = message["body"]
             await send(message)
 
         try:
@@ -97,7 +103,21 @@ class Api(Litestar):
         finally:
             operation = getattr(scope.get("route_handler"), "operation_id", None) or ""
             for status in statuses:
-                self.state.observer(operation, status, perf_counter() - started)
+                if self.state.observer is not None:
+                    self.state.observer(operation, status, perf_counter() - started)
+                self._note(scope, operation, status, perf_counter() - started, body)
+
+    def _note(self, scope: HTTPScope, operation: str, status: int, seconds: float, body: bytes) -> None:
+        """Gives an answer to the journal, if one is kept and the answer is due."""
+        journal = self.state.journal
+        if journal is None:
+            return
+        parent = (
+            (header(scope["headers"], b"traceparent") or b"").decode("latin-1") if journal.takes_traceparent else ""
+        )
+        if journal.is_due(operation, status, parent):
+            trader_id = scope["state"].get("trader_id", 0)
+            journal.record(Answered(operation, status, seconds, _request_id(scope), trader_id, body, parent))
 
     def methods(self, path: str) -> list[str]:
         """The methods of a path; empty if the path does not exist."""
@@ -123,7 +143,8 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
     if len(settings.jwt_secret.encode()) < JWT_SECRET_BYTES_MIN:
         raise StartError(f"TCGX_JWT_SECRET must be set, to at least {JWT_SECRET_BYTES_MIN} bytes")
 
-    observer = None if observer is None else failsafe(observer)
+    own = metrics.observe if settings.metrics_port else None
+    observer = own if observer is None else failsafe(observer)
     fast_path = FastPath(orders.FAST_PATH, body_bytes_max=settings.body_bytes_max, cors_origins=settings.cors_origins)
 
     return Api(
@@ -140,10 +161,13 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *health.ROUTES,
             *admin.ROUTES,
             *streams.ROUTES,
+            *operate.routes(settings),
             _swagger_files(),
         ],
         lifespan=[partial(_services, limit=limit)],
-        state=State({"settings": settings, "fast_path": fast_path, "observer": observer}),
+        state=State(
+            {"settings": settings, "fast_path": fast_path, "observer": observer, "journal": journals.of(settings)}
+        ),
         openapi_config=_openapi(settings),
         cors_config=cors.config(settings.cors_origins),
         exception_handlers={
@@ -169,7 +193,7 @@ async def _services(app: Litestar, *, limit: Limit | None) -> AsyncIterator[None
             market=connected.market,
             archive_reader=connected.archive_reader,
             authenticator=connected.authenticator,
-            gate=Gate(connected.authenticator, limit=limit, observer=app.state.observer),
+            gate=Gate(connected.authenticator, limit=limit, observer=app.state.observer, journal=app.state.journal),
             decoder=OrderDecoder(settings),
             readiness=connected.readiness,
             administration=connected.administration,
@@ -187,7 +211,8 @@ async def _services(app: Litestar, *, limit: Limit | None) -> AsyncIterator[None
         app.state.fast_path.open(context)
         app.state.close_streams = context.hub.close
         try:
-            yield
+            async with observed(app, context, connected.archive):
+                yield
         finally:
             await context.hub.close()
 
@@ -206,7 +231,7 @@ async def _add_common_headers(message: Message, scope: Scope) -> None:
     if message["status"] == 405 or scope["method"] == "OPTIONS":
         headers = [header for header in headers if header[0].lower() != b"allow"]
         headers.append((b"allow", ", ".join(cast(Api, scope["app"]).methods(scope["path"])).encode()))
-    if (b"content-type", HTML) in headers:
+    if (b"content-type", HTML) in headers and header(headers, b"content-security-policy") is None:
         headers += document.PAGE_HEADERS
     message["headers"] = headers
 

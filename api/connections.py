@@ -112,6 +112,11 @@ class Connections:
         log.debug("bounds of connections", connections_max=total_max, files=files)
         return cls(total_max, settings.address_connections_max, files_max=files - reserve // 2)
 
+    @property
+    def open_count(self) -> int:
+        """The number of open connections, without refused ones."""
+        return len(self._open)
+
     def enter(self, connection: Connection, address: str | None, file_number: int) -> Refused | None:
         """Takes a new connection, or returns its refusal. `address`: the peer's; None for a Unix socket.
 

@@ -45,4 +45,6 @@ def caller_of(request: ASGIConnection[Any, Any, Any, Any]) -> tuple[Context, Cal
         TcgxError: see `Gate.admit`.
     """
     context = context_of(request)
-    return context, context.gate.admit(request.scope["headers"])
+    caller = context.gate.admit(request.scope["headers"])
+    request.scope["state"]["trader_id"] = caller.trader_id
+    return context, caller

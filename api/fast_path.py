@@ -17,6 +17,7 @@ from api.gate import Headers, header
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
 from core.errors import TcgxError
 from exchange.tokens import Caller
+from observe.journal import Answered
 
 JSON_HEADERS = ((b"content-type", b"application/json"),)
 
@@ -88,8 +89,8 @@ class FastPath:
         """
         assert self._context is not None, "`has` was not asked"  # noqa: S101
         context, endpoint = self._context, self._endpoints[call]
-        observer = context.gate.observer
-        started = perf_counter() if observer else 0.0
+        observer, journal = context.gate.observer, context.gate.journal
+        started = perf_counter() if observer or journal else 0.0
         try:
             answer = await endpoint.answer(context, caller, headers, body)
         except TcgxError as error:
@@ -100,6 +101,13 @@ class FastPath:
         answer = self._for_origin(answer, headers)
         if observer:
             observer(endpoint.operation, answer.status, perf_counter() - started)
+        if journal:
+            parent = (header(headers, b"traceparent") or b"").decode("latin-1") if journal.takes_traceparent else ""
+            if journal.is_due(endpoint.operation, answer.status, parent):
+                seconds, trader_id = perf_counter() - started, caller.trader_id
+                journal.record(
+                    Answered(endpoint.operation, answer.status, seconds, request_id, trader_id, answer.body, parent)
+                )
         return answer
 
     def _for_origin(self, answer: Answer, headers: Headers) -> Answer:

@@ -10,6 +10,7 @@ import structlog
 
 from exchange.auth import Authenticator
 from exchange.tokens import Caller
+from observe.journal import Journal
 
 Headers = Iterable[tuple[bytes, bytes]]
 """Headers as in ASGI; their names are in lower case."""
@@ -31,9 +32,15 @@ class Gate:
     """Authenticates and limits callers, and holds the observer."""
 
     def __init__(
-        self, authenticator: Authenticator, *, limit: Limit | None = None, observer: Observer | None = None
+        self,
+        authenticator: Authenticator,
+        *,
+        limit: Limit | None = None,
+        observer: Observer | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.observer = observer
+        self.journal = journal
         self._authenticate = authenticator.authenticate
         self._limit = limit
 

@@ -87,6 +87,7 @@ async def _services(app: Litestar) -> AsyncIterator[None]:
 def _config(app: Litestar, settings: Settings, drain: Drain) -> uvicorn.Config:
     connections = Connections.of(settings)
     connections.watch()
+    app.state.connections = connections
     protocol = partial(
         Protocol, fast_path=app.state.fast_path, timeouts=Timeouts.of(settings), connections=connections, drain=drain
     )

@@ -8,6 +8,7 @@ the lock, so it cannot write.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import asyncpg
 import structlog
 from redis.asyncio import Redis
 
-from archiver import candles, history, lag, postgres, queries, schema, writer
+from archiver import candles, history, lag, metrics, postgres, queries, schema, writer
 from archiver.queries import Cursor
 from archiver.reader import RowBuffer, feed, read_rows
 from archiver.writer import RowBatch
@@ -29,6 +30,7 @@ from engine.connection import redis_errors
 from engine.events import EventGap, EventReader
 from engine.history import read_log_state
 from engine.nodes import Nodes
+from observe import exposition
 
 log = structlog.get_logger()
 rate_limited_log = RateLimitedLog(log)
@@ -101,6 +103,7 @@ class Archiver:
         settings = self._settings
         buffer = RowBuffer(bytes_max=settings.archive_batch_bytes)
         pause_seconds = settings.archive_batch_ms / 1_000
+        metrics.state.begin(self._archived)
         tasks = [
             asyncio.create_task(feed(buffer, self._events(card), pause_seconds=pause_seconds), name=f"read {card}")
             for card in self._archived
@@ -135,7 +138,9 @@ class Archiver:
             await self._acks.confirm()  # after a failover, Redis must still have all that the archive has
         await self._check_histories(cards)  # after that, since another server may have confirmed
         self._progress.begin(WRITING)
+        began_at = time.perf_counter()
         await writer.insert(self._database, batch, {card: self._histories[card] for card in cards})
+        metrics.state.wrote(batch, began_at)
         self._progress.begin(TRIMMING)
         self._archived |= {rows.card: rows.cursor for rows in batch}
         for card in cards:
@@ -272,6 +277,7 @@ async def work(settings: Settings, stopping: asyncio.Event, progress: Progress |
         nodes.connect(settings) as servers,
         postgres.pool(settings.database_url) as pool,
         heartbeat.sent_to_redis(settings, "archiver", progress),
+        exposition.serving(settings, "archiver", [metrics.state.archive_state], progress),
     ):
         while not stopping.is_set():
             began = now()
@@ -281,10 +287,12 @@ async def work(settings: Settings, stopping: asyncio.Event, progress: Progress |
                 raise
             except HistoryConflict as error:
                 progress.begin(RETRYING)
+                metrics.state.ended(failed=True)
                 _report_faults(reported.faults, {"all": str(error)})
                 await backoff.wait()
             except TcgxError as error:
                 progress.begin(RETRYING)
+                metrics.state.ended(failed=True)
                 rate_limited_log.warning("archiving will be tried again", reason=str(error))
                 if now() - began >= STEADY_SECONDS:
                     backoff.succeeded()

@@ -184,6 +184,11 @@ class Archive:
     def __init__(self, pool: asyncpg.Pool | asyncpg.Connection) -> None:
         self._pool = pool
 
+    def connections(self) -> tuple[int, int]:
+        """The idle and all connections of the pool; none for a single connection."""
+        pool = self._pool
+        return (pool.get_idle_size(), pool.get_size()) if isinstance(pool, asyncpg.Pool) else (0, 0)
+
     async def order(self, card: str, sequence: int) -> Order | None:
         """A completed order."""
         rows = await self._fetch(f"SELECT {_ORDER} FROM orders WHERE card = $1 AND sequence = $2", card, sequence)

@@ -96,6 +96,7 @@ def _nothing(_: Parser) -> None:
 
 def _up(parser: Parser) -> None:
     parser.add_argument("--ephemeral", action="store_true", help="keep nothing")
+    parser.add_argument("--observe", action="store_true", help="metrics, log files and Prometheus: the page /operate")
     _add_port(parser)
 
 

@@ -6,6 +6,7 @@ import importlib
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
 import uvloop
 
 from cli.arguments import COMMANDS
@@ -25,7 +26,8 @@ def run(given: argparse.Namespace, settings: Settings, sources: Mapping[str, str
     Raises:
         TcgxError: the command failed; the message says why.
     """
-    service.configure_logging(settings, "tcgx")
+    # `tcgx up` alone adds its lines to the files of the services (cli/observed.py).
+    service.configure_logging(msgspec.structs.replace(settings, log_dir=""), "tcgx")
     given.sources = sources
     return uvloop.run(_until_signal(_import_and_run(given, settings)))
 

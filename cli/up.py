@@ -20,10 +20,11 @@ import structlog
 import tcgx.__main__
 from api.listener import HAND_OVER_SECONDS, bind, listen
 from archiver import postgres, recovery, schema, traders
-from cli import control, datadir, embedded, paths, run_file
+from cli import control, datadir, embedded, observed, paths, run_file
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.greeting import greeting
+from cli.observed import Observed
 from cli.supervisor import Member, Service, Supervisor
 from core import service, settings
 from core.errors import StartError
@@ -73,8 +74,9 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             await service.until_stopped(_start(servers), stopping)
             if stopping.is_set():
                 return 0
+            names = ("engine", "archiver", *(f"api-{number}" for number, _ in enumerate(listeners, 1)))
             await _serve(
-                _with_server_urls(local, servers),
+                observed.prepare(_with_server_urls(local, servers), names, is_on=arguments.observe),
                 (servers, listeners),
                 stopping,
                 announced_in=announced_in,
@@ -171,7 +173,7 @@ def _with_server_urls(local: Settings, servers: list[embedded.EmbeddedServer]) -
 
 
 async def _serve(
-    local: Settings,
+    watched: Observed,
     opened: tuple[list[embedded.EmbeddedServer], list[socket.socket]],
     stopping: asyncio.Event,
     *,
@@ -179,12 +181,14 @@ async def _serve(
     data_dir: Path,
 ) -> None:
     servers, listeners = opened
+    local = watched.settings
     await _prepare_database(local)
     public_redis = next((one.url for one in servers if isinstance(one, RedisServer)), local.redis_url)
-    services = _services(local, listeners)
-    members: list[Member] = [*servers, *services]
+    services = _services(watched, listeners)
+    members: list[Member] = [*servers, *services, *watched.members]
     stop_order = [
         *(service.name for name in STOP_ORDER for service in services if service.name.split("-")[0] == name),
+        *(each.name for each in watched.members),
         *(server.name for server in reversed(servers)),
     ]
     supervisor = Supervisor(members, stop_order=stop_order)
@@ -203,7 +207,8 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _services(local: Settings, listeners: list[socket.socket]) -> list[Service]:
+def _services(watched: Observed, listeners: list[socket.socket]) -> list[Service]:
+    local = watched.settings
     environment = {name: value for name, value in os.environ.items() if not name.startswith(settings.PREFIX)}
     environment |= settings.environment_of(local)
     environment = {name: value for name, value in environment.items() if name not in DESCRIPTORS}
@@ -214,7 +219,7 @@ def _services(local: Settings, listeners: list[socket.socket]) -> list[Service]:
             Service(
                 name,
                 [*program, name],
-                environment=environment,
+                environment=environment | watched.environment_of(name),
                 stop_seconds=local.stop_seconds,
                 hung_seconds=local.hung_seconds,
             )
@@ -224,7 +229,7 @@ def _services(local: Settings, listeners: list[socket.socket]) -> list[Service]:
             Service(
                 f"api-{number}",
                 [*program, "api"],
-                environment=environment,
+                environment=environment | watched.environment_of(f"api-{number}"),
                 stop_seconds=local.stop_seconds + local.drain_seconds,
                 hung_seconds=local.hung_seconds,
                 listener=listener,
@@ -275,6 +280,8 @@ async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_i
     while asyncio.get_running_loop().time() < deadline and not stopping.is_set():
         if await asyncio.to_thread(_is_healthy, api):
             print(greeting(api, local, data_dir=str(announced_in)), flush=True)
+            if local.prometheus_url or local.log_dir:
+                log.info("panels and log lines, for a token of `tcgx traders token 1 --admin`", page=f"{api}/operate")
             return
         await asyncio.sleep(READY_CHECK_SECONDS)
     if not stopping.is_set():

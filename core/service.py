@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import orjson
 import structlog
 import uvloop
 
-from core import heartbeat, standard_streams
+from core import heartbeat, log_files, standard_streams
 from core.errors import StartError, TcgxError
 from core.file_limit import raise_file_limit
 from core.heartbeat import Progress
@@ -33,9 +33,7 @@ def configure_logging(settings: Settings, service: str) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     renderer: Any
     if settings.log_format == "json":
-        renderer = structlog.processors.JSONRenderer(
-            serializer=lambda line, **_: orjson.dumps(line, default=str).decode()
-        )
+        renderer = structlog.processors.JSONRenderer(serializer=lambda line, **_: log_files.encoded(line).decode())
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=standard_streams.wants_color(sys.stderr, os.environ))
     structlog.configure(
@@ -44,6 +42,7 @@ def configure_logging(settings: Settings, service: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            *([log_files.LogFile(Path(settings.log_dir), service)] if settings.log_dir else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -225,6 +225,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["debug", "info", "warning", "error"], Setting("the least important log lines that are written")
     ] = "info"
     log_format: Annotated[Literal["console", "json"], Setting("console or json")] = "console"
+    log_dir: Annotated[
+        str, Setting("a folder that also gets the log lines, as JSON, a file a service; empty: none")
+    ] = ""
+    log_requests_one_in: Annotated[
+        int,
+        Setting(
+            "one in how many requests has a log line; 0: none, and an answer of 500 or above has one", 0, 1_000_000
+        ),
+    ] = 0
+    metrics_host: Annotated[str, Setting("the address at which each process gives its metrics")] = "127.0.0.1"
+    metrics_port: Annotated[
+        int, Setting("the port of metrics of a process; 0: none; under `tcgx up` the first of several", 0, 65_535)
+    ] = 0
+    trace_one_in: Annotated[
+        int,
+        Setting(
+            "after how many answers the next order is followed to the archive, if metrics or traces are on; 0: none "
+            "without a traceparent",
+            0,
+            1_000_000,
+        ),
+    ] = 1_000
+    otlp_url: Annotated[
+        str, Setting("where traces go (OTLP over HTTP, http://host:4318/v1/traces); empty: none; needs tcgx[otel]")
+    ] = ""
+    prometheus_url: Annotated[str, Setting("the Prometheus whose data /operate shows; empty: none")] = ""
 
 
 _SETTINGS: Mapping[str, Setting] = {
@@ -334,6 +360,9 @@ def _check_web(settings: Settings) -> None:
     if bool(settings.tls_cert) != bool(settings.tls_key):
         given, missing = ("tls_cert", "tls_key") if settings.tls_cert else ("tls_key", "tls_cert")
         raise SettingError(f"{variable(given)} is set, and {variable(missing)} is not: set both or none")
+    for field in ("otlp_url", "prometheus_url"):
+        if (url := getattr(settings, field)) and not url.startswith(("http://", "https://")):
+            raise SettingError(f"{variable(field)}={url!r} must begin with http:// or https://")
     for origin in settings.cors_origins:
         if origin != "*" and not ORIGIN_PATTERN.fullmatch(origin):
             raise SettingError(

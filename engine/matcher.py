@@ -5,6 +5,7 @@ be repeated, because cursor and books change in one atomic step (lua/match.lua).
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ from core.heartbeat import Progress
 from core.log_limit import RateLimitedLog
 from core.service import Backoff, tell_ready, until_stopped
 from core.settings import Settings
-from engine import connection, cpu_affinity, heartbeat, history, keys, library, loading, nodes
+from engine import connection, cpu_affinity, heartbeat, history, keys, library, loading, metrics, nodes
 from engine.connection import BLOCK_MS, ENGINE_NAME, pack_command, redis_errors
 from engine.deadline_watch import DeadlineWatch
 from engine.nodes import Node
+from observe import exposition
+from observe.tallies import SIZES, Count, Distribution, Longest
 
 log = structlog.get_logger()
 rate_limited_log = RateLimitedLog(log)
@@ -34,6 +37,14 @@ pause does not delay the acknowledgement of orders, and a single order is never 
 BULK_MIN = 400
 CALLS_PER_PIPELINE = 4
 """After a round with at least `BULK_MIN` commands a pipeline has at most `CALLS_PER_PIPELINE` match calls."""
+
+matched_commands = Count("tcgx_matched_commands", "Commands that match calls of this engine have done", ("card",))
+match_failures = Count("tcgx_match_failures", "Match calls that Redis has refused", ("card",))
+rejected_entries = Count("tcgx_rejected_entries", "Malformed log entries that were passed over", ("card",))
+match_seconds = Distribution("tcgx_match_seconds", "The time of a pipeline of match calls")
+match_seconds_longest = Longest("tcgx_match_longest_seconds", "The longest pipeline of match calls of a minute or two")
+match_commands = Distribution("tcgx_match_commands", "Commands of a match call that found some", bounds=SIZES)
+match_delay = Distribution("tcgx_match_delay_seconds", "From the append of the newest entry that a call did to its end")
 
 
 class Matcher:
@@ -52,6 +63,9 @@ class Matcher:
         self._connection = connection.PipelinedConnection(node.commands)
         self._commands_in_round = 0
         self._retry_at: dict[str, float] = {}
+        for card in node.cards:
+            for count in (matched_commands, match_failures, rejected_entries):
+                count.add(0, card)
         self.last_error_by_card: dict[str, TcgxError] = {}
         """The error of each card whose last match call was refused."""
 
@@ -78,10 +92,15 @@ class Matcher:
 
     async def _call(self, cards: Sequence[str]) -> list[Any]:
         """The replies to a match call for each of these cards."""
+        began_at = time.perf_counter()
         with redis_errors():
-            return await self._connection.call(
+            replies = await self._connection.call(
                 [pack_command("FCALL", "match", 1, keys.tag(card), *self._limits) for card in cards]
             )
+        seconds = time.perf_counter() - began_at
+        match_seconds.add(seconds)
+        match_seconds_longest.add(seconds)
+        return replies
 
     def _handle(self, card: str, reply: Any) -> bool:
         """Records the reply to a match call. Whether the card has further unmatched commands."""
@@ -94,6 +113,7 @@ class Matcher:
                 rate_limited_log.error("matching stands still", card=card, reason=str(error))
             else:
                 rate_limited_log.warning("matching will be tried again", card=card, reason=str(error))
+            match_failures.add(1, card)
             self.last_error_by_card[card] = error
             self._retry_at[card] = asyncio.get_running_loop().time() + RETRY_CARD_SECONDS
             return False
@@ -102,7 +122,11 @@ class Matcher:
         if commands:
             self._recently_active.add(card)
             self._commands_in_round += commands
+            matched_commands.add(commands, card)
+            match_commands.add(commands)
+            match_delay.add(max(0.0, time.time() - int(log_id.partition(b"-")[0]) / 1_000))
         if rejected:
+            rejected_entries.add(rejected, card)
             rate_limited_log.warning("rejected malformed log entries", card=card, count=rejected)
         self._log_ids[card] = log_id.decode()
         return bool(more)
@@ -167,7 +191,10 @@ async def work(settings: Settings, stopping: asyncio.Event, progress: Progress) 
         matchers = [Matcher(node, batch=settings.match_batch, hold_ms=settings.match_hold_ms) for node in servers]
         with cpu_affinity.avoid_server_cores(servers.commands):
             log.info("matching", cards=settings.cards, batch=settings.match_batch)
-            async with heartbeat.sent_to_redis(settings, "engine", progress):
+            async with (
+                heartbeat.sent_to_redis(settings, "engine", progress),
+                exposition.serving(settings, "engine", [metrics.redis_state(servers, settings.cards)], progress),
+            ):
                 tell_ready(settings)
                 await asyncio.gather(
                     *(matcher.run(stopping, progress) for matcher in matchers),

@@ -1,6 +1,7 @@
 """The order log: the only way to append commands to the log of a card, for all doors."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,12 +30,20 @@ from engine.history import History, StandaloneHistory
 from engine.memory import MemoryWatch
 from engine.replica_acks import ReplicaAcks
 from engine.trader_limits import NO_LIMITS, Refusal, TraderLimits
+from observe.tallies import SIZES, Count, Distribution
 
 log = structlog.get_logger()
 rate_limited_log = RateLimitedLog(log)
 
 HALTED = -2
 """The first item of the reply to an append whose card is halted (lua/append.lua)."""
+
+appended_commands = Count("tcgx_appended_commands", "Commands that this process has appended to the log", ("card",))
+refused_commands = Count(
+    "tcgx_refused_commands", "Commands that were not appended, by the code of the error", ("code",)
+)
+append_seconds = Distribution("tcgx_append_seconds", "The time of a pipeline of appends, with the fsync of Redis")
+append_commands = Distribution("tcgx_append_commands", "Commands of a pipeline of appends", bounds=SIZES)
 
 
 class CancelAllResult(msgspec.Struct, frozen=True):
@@ -217,7 +226,7 @@ class OrderLog:
     def _submit(self, card: str, trader_id: int, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
         future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
         if self.memory.state.is_full and not is_cancels(commands):
-            _resolve(future, [Overloaded(self.memory.state.sentence)] * len(commands))
+            _refuse(future, Overloaded(self.memory.state.sentence), len(commands))
             return future
         waiting = self._waiting.get(card)
         if waiting is None:
@@ -225,7 +234,7 @@ class OrderLog:
         if not waiting.put((trader_id, commands, future)):
             own = waiting.pending_of(trader_id)
             text = f"{waiting.pending} commands of {card} wait to be appended, {own} of them of this trader"
-            _resolve(future, [Overloaded(text)] * len(commands))
+            _refuse(future, Overloaded(text), len(commands))
             return future
         if self._appending is None:
             self._appending = asyncio.create_task(self._append_waiting())
@@ -308,6 +317,10 @@ class OrderLog:
         self._history.forget(append.card)
         return True
 
+    def waiting(self) -> dict[str, int]:
+        """The number of commands of each card that wait for an append."""
+        return {card: waiting.pending for card, waiting in self._waiting.items()}
+
     async def _send(self, appends: Sequence["_CardAppend"]) -> list[Any]:
         """Sends all appends in one pipeline. The reply to an append that failed, or has no mark, is its error."""
         calls: list[_Call] = []
@@ -323,7 +336,10 @@ class OrderLog:
             calls.append((append, *call))
         if not calls:
             return list(unmarked.values())
+        began_at = time.perf_counter()
         replies = iter(await (self._send_confirmed(calls) if self._acks else self._send_plain(calls)))
+        append_seconds.add(time.perf_counter() - began_at)
+        append_commands.add(sum(append.count for append in appends))
         return [unmarked[place] if place in unmarked else next(replies) for place in range(len(appends))]
 
     async def _send_plain(self, calls: Sequence["_Call"]) -> list[Any]:
@@ -365,7 +381,7 @@ class OrderLog:
     def _refuse_waiting(self, card: str, error: BaseException) -> None:
         """Refuses the commands that wait behind a failed append. They were not sent and need not wait for a timeout."""
         for _, commands, future in self._waiting[card].take_all():
-            _resolve(future, [Overloaded(reason(error))] * len(commands))
+            _refuse(future, Overloaded(reason(error)), len(commands))
 
 
 _Call = tuple["_CardAppend", str, list[str | int]]
@@ -392,6 +408,7 @@ class _CardAppend:
         self._submissions = submissions
         self._commands = [command for _, commands, _ in submissions for command in commands]
         self._outcomes: list[Outcome | None] = [None] * len(self._commands)
+        self._accepted = 0
         # The places of the commands of each pending call; the next call is the last item.
         self._calls: list[Sequence[int]] = [range(len(self._commands))]
 
@@ -425,6 +442,8 @@ class _CardAppend:
         places = self._calls.pop()
         if reply[0] > 0:
             accepted_at = reply[1].decode()
+            appended_commands.add(len(places), self.card)
+            self._accepted += len(places)
             for sequence, place in enumerate(places, reply[0]):
                 self._outcomes[place] = Accepted(sequence, accepted_at)
             return int(reply[0]) + len(places) - 1
@@ -503,6 +522,8 @@ class _CardAppend:
         if self.doubt is not None:
             self._outcomes = [self.doubt if isinstance(each, Accepted) else each for each in self._outcomes]
             self.error = self.error or self.doubt
+        if self._accepted < self.count:
+            self._count_refused()
         start = 0
         for _, commands, future in self._submissions:
             outcomes = self._outcomes[start : start + len(commands)]
@@ -515,6 +536,19 @@ class _CardAppend:
             else:
                 assert self.error is not None  # noqa: S101 - only a failure leaves a command without an outcome
                 _resolve(future, self.error)
+
+    def _count_refused(self) -> None:
+        """Counts the commands that were not appended. Repeats of an order of the log are no refusals."""
+        for outcome in self._outcomes:
+            error = self.error if outcome is None else outcome
+            if isinstance(error, BaseException):
+                refused_commands.add(1, error.code if isinstance(error, TcgxError) else "internal")
+
+
+def _refuse(future: "asyncio.Future[list[Outcome]]", error: TcgxError, count: int) -> None:
+    """Makes an error the outcome of each of `count` commands, and counts them as refused."""
+    refused_commands.add(count, error.code)
+    _resolve(future, [error] * count)
 
 
 def _outcome_of_repeat(command: Command, original: bytes) -> Outcome:

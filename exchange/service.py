@@ -105,6 +105,20 @@ class Exchange:
         self._changes = OrderChanges(books, self._reader)
         self._deadlines = deadlines
 
+    # -- what operators see
+
+    def waiting_commands(self) -> dict[str, int]:
+        """See `OrderLog.waiting`."""
+        return self._log.waiting()
+
+    def archive_connections(self) -> tuple[int, int]:
+        """See `Archive.connections`."""
+        return self._archive.connections()
+
+    async def wait_matched(self, card: str, sequence: int, seconds: float) -> bool:
+        """See `MatchNotifier.wait`."""
+        return await self._notifier.wait(card, sequence, seconds)
+
     # -- orders in
 
     def check_room(self, caller: Caller) -> None:

@@ -51,7 +51,8 @@ class Service:
 
     def _has_begun(self) -> bool:
         assert not self.process.ended(), f"{self.name} ended:\n{self.output()}"
-        return WORKING[self.name.partition("-")[0]] in self.output()
+        words, output = WORKING[self.name.partition("-")[0]], self.output()
+        return words in output or f'"event":"{words.strip()}"' in output
 
     def kill(self) -> None:
         """Kills it with -9; it must have run until now."""

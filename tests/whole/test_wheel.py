@@ -69,8 +69,8 @@ def test_the_wheel_has_every_module_the_lua_library_and_the_migrations(wheel: Pa
         names = set(opened.namelist())
 
     needed = in_repository("lua", "**/*.lua") | in_repository("archiver", "migrations/*.sql")
-    needed |= in_repository("bench", "*.lua")
-    for package in ("api", "archiver", "bench", "cli", "core", "engine", "exchange", "streams"):
+    needed |= in_repository("bench", "*.lua") | in_repository("observe", "page/*")
+    for package in ("api", "archiver", "bench", "cli", "core", "engine", "exchange", "observe", "streams"):
         needed |= in_repository(package, "**/*.py")
     assert {"lua/match.lua", "lua/parts/log.lua"} <= needed
     assert needed <= names
