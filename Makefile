@@ -6,7 +6,7 @@ BIN := .venv/bin
 ARGS ?=
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: .venv/ready ## the virtual environment with all dependencies
 
@@ -25,13 +25,26 @@ test: .venv/ready ## every test, on real servers (TEST_PROCESSES=0: in one proce
 quick: .venv/ready ## the tests that need no server, in seconds
 	@"$(BIN)/python" -m pytest -m "not server" $(ARGS)
 
-check: .venv/ready ## format, lint, types, and the container files
+check: .venv/ready ## format, lint, types, and the deployment files
 	@"$(BIN)/ruff" format --check .
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/mypy"
 	@"$(BIN)/hadolint" Dockerfile
 	@"$(BIN)/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.observability.yml
-	@"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/ci.yml
+	@"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@"$(BIN)/python" -m deploy.generate --check
+
+validate: .venv/ready .validate/ready ## what validators of Kubernetes, AWS and GitHub say of the deployment files
+	@"$(BIN)/python" -m deploy.validate
+	@"$(BIN)/python" -m pytest tests/deploy/test_validators.py
+
+.validate/ready: requirements-validate.lock requirements-checkov.lock
+	@"$(PYTHON)" -m venv .validate && .validate/bin/python tools/install.py requirements-validate.lock --no-deps --require-hashes
+	@"$(PYTHON)" -m venv .checkov && .checkov/bin/python tools/install.py requirements-checkov.lock --no-deps --require-hashes
+	@touch .validate/ready
+
+containers: .venv/ready ## builds the image, runs it with compose, kills every container under load (root on Debian, or Docker)
+	@exec "$(BIN)/python" -m testing.containers $(ARGS)
 
 format: .venv/ready ## puts the code into its format
 	@"$(BIN)/ruff" format .
@@ -47,8 +60,12 @@ lock: .venv/ready ## resolves the dependencies anew
 	@"$(BIN)/python" -m pip install --quiet uv
 	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --output-file requirements.lock pyproject.toml
 	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev --output-file requirements-dev.lock pyproject.toml
+	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --group build --output-file requirements-build.lock
+	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --group checkov --output-file requirements-checkov.lock
+	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --group validate --output-file requirements-validate.lock \
+	    $(foreach name,aws-cdk-lib aws-cdk-asset-awscli-v1 aws-cdk-asset-node-proxy-agent-v6 aws-cdk-cloud-assembly-schema constructs jsii publication,--no-emit-package $(name))
 
 clean: ## removes the virtual environment
-	rm -rf .venv
+	rm -rf .venv .validate .checkov
 
-.PHONY: help setup run test quick check format bench chaos lock clean
+.PHONY: help setup run test quick check validate containers format bench chaos lock clean

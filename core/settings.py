@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
 
-from core import secret_files, urls
+from core import secret_files, service_links, urls
 from core.errors import SettingError
 from core.model import PRICE_CENTS_MAX
 from core.suggestions import did_you_mean
@@ -293,12 +293,13 @@ def read(environment: Mapping[str, str]) -> Settings:
 
 
 def with_secret_files(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with the texts of the files that `TCGX_…_FILE` name for secrets.
+    """The environment with the texts of the files that `TCGX_…_FILE` name for secrets, and without service links.
 
     Raises:
         SettingError: a file cannot be used.
     """
-    return secret_files.resolve(environment, [*map(variable, SECRETS)], [variable("jwt_previous_secrets")])
+    given = service_links.without(environment)
+    return secret_files.resolve(given, [*map(variable, SECRETS)], [variable("jwt_previous_secrets")])
 
 
 def is_given(environment: Mapping[str, str], field: str) -> bool:

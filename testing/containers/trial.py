@@ -1,0 +1,277 @@
+"""The trial: compose comes up, orders trade, every container is killed under load, and the ledger is compared."""
+
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import httpx
+import msgspec
+
+from core.errors import StartError
+from core.settings import Settings, read
+from exchange import tokens
+from testing.chaos.checker import Violation, check
+from testing.chaos.evidence import gather
+from testing.chaos.load import Door, Load
+from testing.clients.trader import Trader, http_client
+from testing.containers.engine import Engine
+from testing.oracle.judge import settle
+from testing.waiting import NotInTime, until
+
+PROJECT = "tcgx-containers"
+PORT = 8000
+SERVICES = ("redis", "postgres", "engine", "archiver", "api")
+STARTS_SECONDS = 180.0
+WORKS_SECONDS = 60.0
+LOAD_SECONDS = 1.5
+"""The load goes on for so long before and after each kill."""
+IMAGE_BYTES_MAX = 250_000_000
+BUILD_TOOLS = ("pip", "gcc", "cc", "make", "git", "curl", "uv")
+NO_ROOT = "10001:10001"
+WRITABLE = ("/tmp", "/var/tmp", "/run/lock")  # noqa: S108 - folders that anybody may write, were the root not read-only
+FIRST = "first"
+"""How client_order_ids of the first orders begin, which are not in the ledger."""
+
+
+class Kill(msgspec.Struct, frozen=True):
+    """A kill of a container: how many seconds until it runs again, and until every part of the exchange works."""
+
+    service: str
+    runs_seconds: float
+    works_seconds: float
+
+
+class Outcome(msgspec.Struct, kw_only=True):
+    """What came of a trial."""
+
+    up_seconds: float
+    kills: list[Kill]
+    sent: int
+    acknowledged: int
+    repeats: int
+    trades: int
+    violations: list[Violation]
+    stop_seconds: float
+    exit_codes: dict[str, int]
+    again_seconds: float
+    faults: list[str]
+
+
+class Stack:
+    """The services of the compose file."""
+
+    def __init__(self, engine: Engine, image: str, *, is_private: bool) -> None:
+        """`is_private`: process ids of the engine are valid here, so that a process can be killed as by a crash."""
+        self._engine = engine
+        self._is_private = is_private
+        self._variables = {
+            "TCGX_IMAGE": image,
+            "REDIS_PASSWORD": secrets.token_hex(16),
+            "POSTGRES_PASSWORD": secrets.token_hex(16),
+            "TCGX_JWT_SECRET": secrets.token_hex(32),
+        }
+
+    def compose(self, *words: str) -> str:
+        """Runs `docker compose` on the services."""
+        return self._engine.compose(*words, project=PROJECT, **self._variables)
+
+    def up(self) -> float:
+        """Starts everything; the seconds until every part works."""
+        began = time.monotonic()
+        self.compose("up", "--detach", "--no-build")
+        self._until(self.works, "the exchange does not come up", STARTS_SECONDS)
+        return time.monotonic() - began
+
+    def door(self) -> Door:
+        """Where clients reach the API."""
+        return Door(PORT, self._variables["TCGX_JWT_SECRET"], read({}).cards)
+
+    def settings(self) -> Settings:
+        """Settings that lead to the servers in their containers."""
+        redis, postgres = (self._address(service) for service in ("redis", "postgres"))
+        variables = self._variables
+        return read(
+            {
+                "TCGX_REDIS_URL": f"redis://:{variables['REDIS_PASSWORD']}@{redis}:6379/0",
+                "TCGX_DATABASE_URL": f"postgresql://tcgx:{variables['POSTGRES_PASSWORD']}@{postgres}:5432/tcgx",
+                "TCGX_JWT_SECRET": variables["TCGX_JWT_SECRET"],
+            }
+        )
+
+    def works(self) -> bool:
+        """Whether every part of the exchange does its work, as the API sees it."""
+        with suppress(httpx.TransportError), http_client(f"http://127.0.0.1:{PORT}") as http:
+            return http.get("/health").status_code == 200
+        return False
+
+    def kill(self, service: str) -> Kill:
+        """Kills the first process of a container, and waits until it runs and all parts work again."""
+        before = self.state(service)
+        began = time.monotonic()
+        if self._is_private:
+            os.kill(before["Pid"], signal.SIGKILL)
+        else:  # an operator's kill, after which the engine restarts nothing
+            self._engine.docker("kill", self._name(service))
+            self._engine.docker("start", self._name(service))
+        self._until(lambda: self._has_restarted(service, before), f"{service} does not start again", WORKS_SECONDS)
+        runs = time.monotonic() - began
+        self._until(self.works, f"the exchange does not work after a kill of {service}", WORKS_SECONDS)
+        return Kill(service, round(runs, 2), round(time.monotonic() - began, 2))
+
+    def state(self, service: str) -> Any:
+        """The state of the container of a service."""
+        return self._engine.inspect(self._name(service))["State"]
+
+    def faults(self) -> list[str]:
+        """What is wrong with the containers of our image: rights beyond their need, and failed health checks."""
+        found = []
+        for service in ("engine", "archiver", "api"):
+            about = self._engine.inspect(self._name(service))
+            host = about["HostConfig"]
+            if not host["ReadonlyRootfs"] or host["CapDrop"] != ["ALL"]:
+                found.append(f"{service}: its root is writable, or it has capabilities")
+            with suppress(NotInTime):
+                self._until(lambda service=service: self._is_healthy(service), "", WORKS_SECONDS)  # type: ignore[misc]
+            if not self._is_healthy(service):
+                found.append(f"{service}: its health check says {about['State']['Health']}")
+        return found
+
+    def logs(self) -> str:
+        """The last lines of all services."""
+        return self.compose("logs", "--no-color", "--tail", "15")
+
+    def _is_healthy(self, service: str) -> bool:
+        return bool(self.state(service)["Health"]["Status"] == "healthy")
+
+    def _has_restarted(self, service: str, before: Any) -> bool:
+        now = self.state(service)
+        return bool(now["Running"] and now["StartedAt"] != before["StartedAt"])
+
+    def _name(self, service: str) -> str:
+        return f"{PROJECT}-{service}-1"
+
+    def _address(self, service: str) -> str:
+        networks = self._engine.inspect(self._name(service))["NetworkSettings"]["Networks"]
+        return str(next(iter(networks.values()))["IPAddress"])
+
+    @staticmethod
+    def _until(holds: Callable[[], bool], why: str, seconds: float) -> None:
+        until(holds, why, seconds=seconds)
+
+
+@contextmanager
+def removed_afterwards(stack: Stack) -> Iterator[Stack]:
+    """Removes containers, network and volumes at the end."""
+    try:
+        yield stack
+    finally:
+        stack.compose("down", "--volumes", "--timeout", "5")
+
+
+def run(stack: Stack, *, rounds: int, seed: int, say: Callable[[str], None]) -> Outcome:
+    """One trial. Each round kills every container once.
+
+    Raises:
+        StartError: the exchange does not come up, or does not trade.
+    """
+    up_seconds = stack.up()
+    say(f"up, every part works after {up_seconds:.1f} s")
+    _trade(stack)
+    say("two orders have traded")
+    say(stack.compose("exec", "--no-TTY", "api", "python", "-m", "testing.first_order").strip())
+    kills: list[Kill] = []
+    load = Load(stack.door(), seed)
+    try:
+        load.start()
+        for service in SERVICES * rounds:
+            time.sleep(LOAD_SECONDS)  # the load of this time, not a wait for something
+            kills.append(stack.kill(service))
+            last = kills[-1]
+            say(f"{service} killed: runs after {last.runs_seconds} s, all works after {last.works_seconds} s")
+        time.sleep(LOAD_SECONDS)
+        load.stop()
+        until(lambda: not load.works(), "clients get no answers", seconds=WORKS_SECONDS)
+    finally:
+        load.abandon()
+    settings = stack.settings()
+    settle(settings.redis_url, settings.database_url, settings.cards)
+    evidence = gather(settings)
+    faults = stack.faults()
+    began = time.monotonic()
+    stack.compose("stop")
+    stop_seconds = time.monotonic() - began
+    exit_codes = {service: int(stack.state(service)["ExitCode"]) for service in SERVICES}
+    again_seconds = stack.up()
+    if {card: found.state_hash for card, found in gather(stack.settings()).items()} != {
+        card: found.state_hash for card, found in evidence.items()
+    }:
+        faults.append("the books are others after a stop and a start")
+    return Outcome(
+        up_seconds=up_seconds,
+        kills=kills,
+        sent=len(load.ledger.placed),
+        acknowledged=load.ledger.acknowledged,
+        repeats=load.ledger.repeats,
+        trades=sum(len(card.trades) for card in evidence.values()),
+        violations=[found for found in check(load.ledger, evidence) if not _is_of_us(found)],
+        stop_seconds=stop_seconds,
+        exit_codes=exit_codes,
+        again_seconds=again_seconds,
+        faults=faults,
+    )
+
+
+def _trade(stack: Stack) -> None:
+    """Two orders meet."""
+    door = stack.door()
+    card = door.cards[0]
+    for trader_id, side in ((901, "sell"), (902, "buy")):
+        token = tokens.issue_token(door.jwt_secret, trader_id, "trader", 600)
+        with http_client(f"http://127.0.0.1:{door.port}", f"Bearer {token}") as http:
+            order = Trader(http, trader_id).place(card, side, "5.50", quantity=3, client_order_id=f"{FIRST}-{side}")
+    if order["status"] != "filled":
+        raise StartError(f"the first orders have not traded: {order}")
+
+
+def _is_of_us(found: Violation) -> bool:
+    """Whether it is about an order that the ledger cannot know: one of the first orders."""
+    return any(f"nobody has sent order '{name}-" in found.text for name in (FIRST, "smoke"))
+
+
+def image_faults(engine: Engine, image: str) -> list[str]:
+    """What is wrong with an image."""
+    about = engine.inspect(image)
+    configuration = about["Config"]
+    found = []
+    if configuration["User"] != NO_ROOT:
+        found.append(f"its user is {configuration['User']!r}")
+    if about["Size"] >= IMAGE_BYTES_MAX:
+        found.append(f"it has {about['Size'] / 1e6:.0f} MB")
+    labels = configuration["Labels"] or {}
+    for name in ("title", "licenses", "version", "revision"):
+        if not labels.get(f"org.opencontainers.image.{name}"):
+            found.append(f"it has no label {name}")
+    inside = ["run", "--rm", "--network", "none", "--read-only", image, "sh", "-c"]
+    lookup = f"for name in {' '.join(BUILD_TOOLS)}; do ! command -v $name; done; true"
+    # The official image of Python has a pip of its own outside of the virtual environment.
+    tools = [path for path in engine.docker(*inside, lookup).split() if not path.startswith("/usr/local/bin/pip")]
+    if tools:
+        found.append(f"it has {', '.join(tools)}")
+    if engine.docker(*inside, "id -u").strip() != NO_ROOT.partition(":")[0]:
+        found.append("its processes run as another user")
+    written = engine.docker(
+        *inside, "find / -xdev -writable -not -type l -not -path '/proc*' -not -path '/dev*' | head"
+    )
+    others = [path for path in written.split() if path not in WRITABLE]
+    if others:
+        found.append(f"its user may write {', '.join(others)}")
+    return found
+
+
+def layers(engine: Engine, image: str) -> list[str]:
+    """The digests of an image's layers."""
+    return list(engine.inspect(image)["RootFS"]["Layers"])
