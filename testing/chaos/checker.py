@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from core.model import CancelOrder, Command, Order, PlaceOrder, Trade, price_text
+from core.model import CancelOrder, Command, Order, PlaceOrder, Trade, order_id, price_text
 from testing.chaos.ledger import Ledger, Placed
 from testing.chaos.reads import Reads
 from testing.oracle.judge import differences
@@ -111,8 +111,8 @@ def _canceled(ledger: Ledger, evidence: Evidence) -> Iterator[Violation]:
     resting = {(card, order.sequence) for card, of_card in evidence.items() for order in of_card.resting}
     for card, sequence in resting.intersection(ledger.canceled_with_all):
         yield Violation("lost", f"{card}-{sequence} rests, and a cancel of all orders of its trader was acknowledged")
-    for order_id in ledger.unfound:
-        yield Violation("answer", f"{order_id} was acknowledged, and was not found when it was canceled")
+    for name in ledger.unfound:
+        yield Violation("answer", f"{name} was acknowledged, and was not found when it was canceled")
 
 
 def _in_order(ledger: Ledger) -> Iterator[Violation]:
@@ -188,8 +188,8 @@ def _reads(reads: Reads, books: Mapping[str, ReferenceBook]) -> Iterator[Violati
     """Every read was answered, with what the reference book has."""
     for text in reads.failed:
         yield Violation("read", text)
-    for order_id, body in reads.orders.items():
-        card, _, sequence = order_id.rpartition("-")
+    for name, body in reads.orders.items():
+        card, _, sequence = name.rpartition("-")
         expected = books[card].order(int(sequence)) if card in books else None
         if expected is not None and body:
             yield from _single(body, expected, books[card])
@@ -231,6 +231,11 @@ def _order_body(order: Order) -> dict[str, Any]:
         "time_in_force": order.time_in_force.value,
         "accepted_at": order.accepted_at,
         "closed_at": order.closed_at,
+        "post_only": order.post_only,
+        "replaces": order.replaces and order_id(order.card, order.replaces),
+        "carried_quantity": order.carried_quantity,
+        "reason": order.reason,
+        "replaced_by": order.replaced_by and order_id(order.card, order.replaced_by),
     }
 
 
