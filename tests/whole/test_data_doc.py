@@ -81,6 +81,9 @@ def used() -> Iterator[ExchangeServer]:
         watched: Any = server.redis.fcall_ro("watch", 1, f"{{{CARD}}}", 10, 60_000, 1)
         assert watched[0] >= len(answers)
         assert other.post("/orders", json=order, headers=waiting).status_code == 200
+        resting = other.post("/orders", json=order | {"price": "9.50", "quantity": 2}, headers=waiting).json()
+        for change in ({"quantity": 1}, {"price": "9.60"}):
+            assert other.patch(f"/orders/{resting['order_id']}", json=change, headers=waiting).status_code == 200
         server.redis.xadd(f"{{{CARD}}}:orders", {"entry": "made by hand"})
         until(lambda: server.redis.hget(f"{{{CARD}}}:cursor", "rejected") == b"1", why="the entry is rejected")
         server.archived()
