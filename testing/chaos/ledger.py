@@ -60,6 +60,11 @@ class Ledger:
             self.placed += entered
         return entered
 
+    def withdraw(self, placed: Placed) -> None:
+        """Takes out an order that the exchange has refused for good, so that its log must not have it."""
+        with self._lock:
+            self.placed.remove(placed)
+
     def repeated(self) -> None:
         """Counts a request that is sent again."""
         with self._lock:

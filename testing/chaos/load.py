@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jwt
 import msgspec
 
-from core.model import CancelOrder, PlaceOrder, Side, TimeInForce, price_text
+from core.model import CancelOrder, PlaceOrder, ReplaceOrder, Side, TimeInForce, price_text
 from exchange import tokens
 from testing.chaos.ledger import Ledger, Placed
 from testing.waiting import until
@@ -29,6 +29,8 @@ ORDERS_A_BATCH = (2, 30)
 RECENT_MAX = 50
 """Cancels and repeats concern one of the latest acknowledged orders of a client."""
 LIFETIMES = (TimeInForce.GTC, TimeInForce.GTC, TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK)
+POST_ONLY = 0.1
+"""The share of orders that may only rest, of those that may rest."""
 WAITING = 0.1
 """The share of orders that wait for their match (`Prefer: wait`)."""
 PRICES = {Side.BUY: (505, 525), Side.SELL: (515, 535)}
@@ -95,10 +97,12 @@ class Client:
         self._thread.join()
 
     def _run(self) -> None:
-        acts: list[Callable[[], None]] = [self._place, self._place_batch, self._cancel, self._cancel_all, self._repeat]
+        acts: list[Callable[[], None]] = [
+            *(self._place, self._place_batch, self._cancel, self._cancel_all, self._repeat, self._replace),
+        ]
         try:
             while not self._ends.stopping.is_set():
-                self._choose.choices(acts, (70, 8, 15, 1, 6))[0]()
+                self._choose.choices(acts, (70, 8, 15, 1, 6, 10))[0]()
                 self._ends.stopping.wait(self._choose.expovariate(1 / PAUSE_SECONDS))
         except Abandoned:
             return
@@ -141,6 +145,36 @@ class Client:
         elif status != 409:
             self._ledger.unfound.append(f"{card}-{sequence} (status {status})")
 
+    def _replace(self) -> None:
+        """Replaces an order at another price, so that the new one has an id of its own."""
+        if not self._recent:
+            return
+        before = self._choose.choice(self._recent)
+        side, card = before.command.side, before.command.card
+        prices = [price for price in range(*PRICES[side]) if price != before.command.price_cents]
+        command = ReplaceOrder(
+            trader_id=self._trader_id,
+            card=card,
+            side=side,
+            price_cents=self._choose.choice(prices),
+            quantity=self._choose.randint(1, 20),
+            client_order_id=f"{self._trader_id}-{next(self._numbers)}",
+            post_only=self._choose.random() < POST_ONLY,
+            replaces=before.sequences[0],
+        )
+        (placed,) = self._ledger.enter([command], time.monotonic())
+        self._send_replace(placed, command)
+
+    def _send_replace(self, placed: Placed, command: ReplaceOrder) -> None:
+        body = {name: order_body(command)[name] for name in ("price", "quantity", "post_only", "client_order_id")}
+        answer = self._insist("PATCH", f"/orders/{command.card}-{command.replaces}", body)
+        if answer.status == 202:
+            self._enter(placed, answer.body)
+        elif not placed.sequences and answer.status == 409 and answer.body["code"] == "order_completed":
+            self._ledger.withdraw(placed)
+        else:
+            placed.refusal = str(answer)
+
     def _cancel_all(self) -> None:
         answer = self._insist("DELETE", "/orders")
         for order in answer.body["orders"]:
@@ -153,6 +187,9 @@ class Client:
             self._send_order(self._choose.choice(self._recent))
 
     def _send_order(self, placed: Placed) -> None:
+        if isinstance(placed.command, ReplaceOrder):
+            self._send_replace(placed, placed.command)
+            return
         prefer = {"prefer": "wait=1"} if self._choose.random() < WAITING else {}
         answer = self._insist("POST", "/orders", order_body(placed.command), **prefer)
         if answer.status not in (200, 202):
@@ -181,14 +218,16 @@ class Client:
     def _command(self) -> PlaceOrder:
         choose = self._choose
         side = choose.choice((Side.BUY, Side.SELL))
+        time_in_force = choose.choice(LIFETIMES)
         return PlaceOrder(
             trader_id=self._trader_id,
             card=choose.choice(self._door.cards),
             side=side,
             price_cents=choose.randint(*PRICES[side]),
             quantity=choose.randint(1, 20),
-            time_in_force=choose.choice(LIFETIMES),
+            time_in_force=time_in_force,
             client_order_id=f"{self._trader_id}-{next(self._numbers)}",
+            post_only=time_in_force is TimeInForce.GTC and choose.random() < POST_ONLY,
         )
 
     # -- HTTP
@@ -300,4 +339,5 @@ def order_body(command: PlaceOrder) -> dict[str, object]:
         "quantity": command.quantity,
         "time_in_force": command.time_in_force.value,
         "client_order_id": command.client_order_id,
+        "post_only": command.post_only,
     }

@@ -3,7 +3,7 @@
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from core.model import Order, Trade, price_text
+from core.model import Order, Trade, order_id, price_text
 from testing.clients.trader import Trader
 from testing.oracle.comparison import levels
 from testing.oracle.reference_book import ReferenceBook
@@ -23,6 +23,11 @@ def shown(order: Order) -> dict[str, Any]:
         "time_in_force": order.time_in_force.value,
         "accepted_at": order.accepted_at,
         "closed_at": order.closed_at,
+        "post_only": order.post_only,
+        "replaces": order.replaces and order_id(order.card, order.replaces),
+        "carried_quantity": order.carried_quantity,
+        "reason": order.reason,
+        "replaced_by": order.replaced_by and order_id(order.card, order.replaced_by),
     }
 
 

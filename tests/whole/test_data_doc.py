@@ -85,6 +85,9 @@ def used() -> Iterator[ExchangeServer]:
         mark: Any = server.redis.fcall_ro("history", 1, f"{{{CARD}}}")
         adopted: Any = server.redis.fcall("adopt", 1, f"{{{CARD}}}", mark[0], 1_000_000, 0, 1)
         assert adopted[1] == 1_000_000
+        resting = other.post("/orders", json=order | {"price": "9.50", "quantity": 2}, headers=waiting).json()
+        for change in ({"quantity": 1}, {"price": "9.60"}):
+            assert other.patch(f"/orders/{resting['order_id']}", json=change, headers=waiting).status_code == 200
         server.redis.xadd(f"{{{CARD}}}:orders", {"entry": "made by hand"})
         until(lambda: server.redis.hget(f"{{{CARD}}}:cursor", "rejected") == b"1", why="the entry is rejected")
         server.archived()

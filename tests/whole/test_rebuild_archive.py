@@ -99,9 +99,24 @@ def test_a_log_that_does_not_reach_back_is_refused(own: ExchangeServer) -> None:
     assert own.execute("SELECT count(*) AS count FROM orders") == rows
 
 
+def replace_some(server: ExchangeServer) -> None:
+    """Leaves completed orders in the log that were replaced, reduced, or post-only."""
+    client, prefer = server.client(1), {"prefer": "wait=5"}
+    for cents in range(10):
+        order = client.post("/orders", json={**SELL, "price": f"9.{cents:02d}", "quantity": 5}, headers=prefer).json()
+        client.patch(f"/orders/{order['order_id']}", json={"quantity": 4}, headers=prefer)
+        client.patch(f"/orders/{order['order_id']}", json={"price": f"8.{cents:02d}"}, headers=prefer)
+        crossing = client.post(
+            "/orders", json={**SELL, "side": "buy", "price": "9.50", "post_only": True}, headers=prefer
+        )
+        assert crossing.json()["reason"] == "would_cross"
+
+
 def test_a_new_database_gets_all_rows_of_the_log(own: ExchangeServer) -> None:
     own.client(1).post("/orders", json=SELL, headers={"prefer": "wait=5"})
     append(own, market(7, COMMANDS))
+    replace_some(own)
+    own.archived()
     own.stop_service("api", "archiver")
     own.execute("DROP SCHEMA public CASCADE")
     own.execute("CREATE SCHEMA public")
@@ -115,3 +130,5 @@ def test_a_new_database_gets_all_rows_of_the_log(own: ExchangeServer) -> None:
     until(lambda: "history" not in own.missing(), "the archive continues")
     own.archived()
     assert_archived(own.settings.database_url, judged(own.settings.redis_url))
+    (reasons,) = own.execute("SELECT count(DISTINCT reason) AS reasons, count(replaced_by) AS replaced FROM orders")
+    assert (reasons["reasons"], reasons["replaced"]) == (2, 10)
