@@ -62,6 +62,7 @@ ACCESS: dict[str, Access] = {
     "list_card_trades": same(200, public=True),
     "list_history_trades": same(200, public=True),
     "get_liveness": same(200, public=True),
+    "get_health": same(200, public=True),
     "get_readiness": same(200, public=True),
     "stream_events": same(422, public=True),  # asked without channels, since a stream has no end: tests/streams
     "place_order": same(202),
