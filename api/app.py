@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from time import perf_counter
 from typing import Any, cast
 
@@ -152,6 +153,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             redirect_to_swagger,
             redirect_to_document,
             asyncapi_document,
+            asyncapi_page,
             *orders.ROUTES,
             *cancel_after.ROUTES,
             *cards.ROUTES,
@@ -162,7 +164,8 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *admin.ROUTES,
             *streams.ROUTES,
             *operate.routes(settings),
-            _swagger_files(),
+            _files_of(ASSETS, files("openapi_ui_bundles") / "swagger_ui" / "vendor"),
+            _files_of(asyncapi.VIEWER_FILES, files("asyncapi_viewer") / "static"),
         ],
         lifespan=[partial(_services, limit=limit)],
         state=State(
@@ -240,10 +243,16 @@ def _request_id(scope: Scope) -> str:
     return str(scope["state"]["request_id"])
 
 
-@get("/schema/asyncapi.yaml", include_in_schema=False, media_type="application/yaml", sync_to_thread=False)
+@get(asyncapi.DOCUMENT, include_in_schema=False, media_type="application/yaml", sync_to_thread=False)
 def asyncapi_document(request: Request[Any, Any, Any]) -> bytes:
     """The AsyncAPI document of streams."""
     return asyncapi.encoded(request.app.state.settings)
+
+
+@get("/schema/asyncapi", include_in_schema=False, media_type="text/html", sync_to_thread=False)
+def asyncapi_page() -> str:
+    """The AsyncAPI document as a page."""
+    return asyncapi.PAGE
 
 
 @get("/docs", include_in_schema=False)
@@ -258,9 +267,8 @@ async def redirect_to_document() -> Redirect:
     return Redirect(DOCUMENT)
 
 
-def _swagger_files() -> Any:
-    folder = files("openapi_ui_bundles") / "swagger_ui" / "vendor"
-    return create_static_files_router(path=ASSETS, directories=[str(folder)], include_in_schema=False)
+def _files_of(path: str, folder: Traversable) -> Any:
+    return create_static_files_router(path=path, directories=[str(folder)], include_in_schema=False)
 
 
 def _openapi(settings: Settings) -> document.Config:

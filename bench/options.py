@@ -25,7 +25,7 @@ RATE_MAX = 1_000_000
 CONNECTIONS_MAX = 10_000
 SEED_MAX = 2**63 - 1
 SCALES = ("depth", "through", "backlog", "cards", "workers", "engines", "nodes")
-STREAM_PARTS = ("fans", "storm")
+STREAM_PARTS = ("fans", "silent", "storm")
 PLACING_FLOWS = ("uniform", "deep")
 """Flows without cancels, for doors that take orders alone."""
 

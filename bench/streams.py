@@ -1,7 +1,8 @@
 """`tcgx bench streams`: what streams deliver, how late, and at what cost.
 
 `fans`: subscribers of trades on one API process while orders come at a fixed rate. Every subscriber must get every
-trade, in order. The delay counts from the append of the taker, so it contains the match. `storm`: clients that keep
+trade, in order. The delay counts from the append of the taker, so it contains the match. `silent`: what connections
+that never read cost, and how many of them the API ends, while orders come at the same rate. `storm`: clients that keep
 books, come and go at random, and are compared with a reference book at every sequence that they had.
 """
 
@@ -23,9 +24,11 @@ from bench.result import Failed, Result, Row, common
 from bench.servers import Exchange, exchange, server_name
 from engine import connection, keys
 from testing.servers import client_of
+from testing.silent_sockets import SilentSockets
 from testing.stream_fans import FansReport
 from testing.stream_storm import Follower, Load, compare
 
+SILENT_SOCKETS = 100
 STORM_CLIENTS = 50
 STORM_TRADERS = 8
 FINISH_SECONDS = 120
@@ -45,6 +48,9 @@ class StreamsResult(Result, kw_only=True):
     max_ms: float
     api_cpu_share: float
     memory_bytes: dict[str, int]
+    silent_sockets: int
+    silent_growth_bytes: int
+    silent_closed: int
     storm_commands: int
     storm_books: int
     storm_reconnects: int
@@ -64,6 +70,10 @@ class StreamsResult(Result, kw_only=True):
             ("CPU of the API process", f"{self.api_cpu_share:.2f} cores"),
             ("memory of the API process", memory),
             (
+                "sockets that never read: memory, closed as too slow",
+                f"{self.silent_sockets}: {self.silent_growth_bytes / 1e6:.0f} MB, {self.silent_closed}",
+            ),
+            (
                 "storm: commands, books compared, reconnects",
                 f"{self.storm_commands:,}, {self.storm_books:,}, {self.storm_reconnects:,}",
             ),
@@ -82,6 +92,12 @@ class StreamsResult(Result, kw_only=True):
         ax.set(xlabel="ms")
 
 
+class _Silent(msgspec.Struct, frozen=True):
+    sockets: int = 0
+    growth_bytes: int = 0
+    closed: int = 0
+
+
 class _Fans(msgspec.Struct, frozen=True):
     report: FansReport
     cpu_share: float
@@ -89,14 +105,17 @@ class _Fans(msgspec.Struct, frozen=True):
 
 
 async def run(options: Options, board: Board) -> StreamsResult:
-    """Both parts, each on an exchange of its own."""
+    """All parts; the storm on an exchange of its own."""
     here = machine()
-    fans, storm = None, (0, 0, 0)
+    fans, silent, storm = None, _Silent(), (0, 0, 0)
     server = ""
     limits = {"stream_address_max": 0, "stream_max": 100_000, "log_retention": 1_000_000_000}
-    if "fans" in options.only:
+    if {"fans", "silent"} & {*options.only}:
         async with exchange(options, "engine", "archiver", "api", **limits) as running:
-            fans = await _fans(running, options, board)
+            if "fans" in options.only:
+                fans = await _fans(running, options, board)
+            if "silent" in options.only:
+                silent = await _silent(running, options, board)
             async with connection.connect(running.settings.redis_url) as redis:
                 server = await server_name(redis)
     if "storm" in options.only:
@@ -117,6 +136,9 @@ async def run(options: Options, board: Board) -> StreamsResult:
         max_ms=report.max_ms,
         api_cpu_share=fans.cpu_share if fans else 0.0,
         memory_bytes=fans.memory_bytes if fans else {},
+        silent_sockets=silent.sockets,
+        silent_growth_bytes=silent.growth_bytes,
+        silent_closed=silent.closed,
         storm_commands=storm[0],
         storm_books=storm[1],
         storm_reconnects=storm[2],
@@ -156,6 +178,19 @@ async def _fans(running: Exchange, options: Options, board: Board) -> _Fans:
     if report.faults:
         raise Failed(f"a subscriber missed trades: {report.faults}")
     return _Fans(report, used / spent, memory)
+
+
+async def _silent(running: Exchange, options: Options, board: Board) -> _Silent:
+    board.step(f"{SILENT_SOCKETS} sockets that never read")
+    before = _rss(running)
+    count = options.rate * options.seconds
+    requests = single_orders(options, running.settings.jwt_secret, count, headers="prefer: wait=5\r\n")
+    host, port = running.api
+    with await asyncio.to_thread(SilentSockets, host, port, running.settings.cards[0], SILENT_SOCKETS) as sockets:
+        await OpenLoop(requests, options.rate).run(running.api, options.seconds, board.task("orders", count))
+        growth = _rss(running) - before
+        closed = await asyncio.to_thread(sockets.closed_as_too_slow, seconds=SETTLE_SECONDS)
+    return _Silent(SILENT_SOCKETS, growth, closed)
 
 
 def _rss(running: Exchange) -> int:

@@ -5,7 +5,7 @@ message. So a slow reader gets fewer and larger messages, and never a wrong book
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -230,8 +230,7 @@ class Book:
     def _update(self, reached: int) -> bytes:
         bids: Levels = {}
         asks: Levels = {}
-        since = [version for version in self._versions if version.sequence > reached]
-        for version in since:
+        for version in self._versions_after(reached):
             bids.update(version.bids)
             asks.update(version.asks)
         return (
@@ -239,6 +238,15 @@ class Book:
             f'"sequence":{self.version},"at":"{now()}","bids":[{_pairs(_sorted(bids, is_bids=True))}],'
             f'"asks":[{_pairs(_sorted(asks, is_bids=False))}]}}'
         ).encode()
+
+    def _versions_after(self, reached: int) -> Iterable[Version]:
+        """The versions after one, oldest first. Most readers lack the last one alone, and thousands may be kept."""
+        found: list[Version] = []
+        for version in reversed(self._versions):
+            if version.sequence <= reached:
+                break
+            found.append(version)
+        return reversed(found)
 
     def _restart_versions(self) -> None:
         self._versions.clear()

@@ -1,10 +1,14 @@
 """Clients of streams under load and faults, and what they were told beside what the log says.
 
+`python -m testing.stream_storm --commands 200000 --clients 50` is the long form: clients join at random, each is
+cut off several times, the API and Redis are restarted, and `GET /cards/{card}/book` is read all the while.
+
 Each client keeps a local book, comes and goes at random, and resumes with the last id that it has. Afterwards a
 reference book is fed with the log: each book that a client had must be the book at that sequence, and the trades that a
 client was told must be all trades, each once.
 """
 
+import argparse
 import random
 import threading
 import time
@@ -17,12 +21,16 @@ from redis import Redis
 
 from core.model import Order, price_text
 from engine import codec, keys
+from testing import faults
 from testing.clients.stream import EventStream, LocalBook
+from testing.exchange import ExchangeServer, exchange_server
 from testing.oracle.reference_book import ReferenceBook
 
 RETRY_SECONDS = 0.05
 CUT_SHARE = 0.004
 BATCH = 50
+REST_SECONDS = 0.02
+FINISH_SECONDS = 120
 Levels = tuple[tuple[str, int], ...]
 
 
@@ -32,6 +40,7 @@ class StormReport(msgspec.Struct, frozen=True):
     commands: int
     trades: int
     books_compared: int
+    rest_books: int
     reconnects: int
     doubles: int
     snapshots: int
@@ -39,9 +48,10 @@ class StormReport(msgspec.Struct, frozen=True):
 
 
 class Follower:
-    """One client, in a thread of its own."""
+    """One client, in a thread of its own. It follows trades after the command `start`."""
 
-    def __init__(self, url: str, card: str, seed: str) -> None:
+    def __init__(self, url: str, card: str, seed: str, *, start: int = 0) -> None:
+        self.start = start
         self.book = LocalBook()
         self.books: dict[int, tuple[Levels, Levels]] = {}
         self.trades: dict[int, int] = {}
@@ -53,10 +63,15 @@ class Follower:
         self._url = url
         self._card = card
         self._choose = random.Random(seed)
-        self._last_id = f"{card}.0"
+        self._last_id = f"{card}.{start}"
         self._goal: int | None = None
+        self._is_cut = False
         self._thread = threading.Thread(target=self._run, name=f"follower {seed}")
         self._thread.start()
+
+    def cut(self) -> None:
+        """Makes the client go without a word after its next message, and come back."""
+        self._is_cut = True
 
     def finish(self, sequence: int, *, seconds: float) -> None:
         """Waits until the client has reached a sequence."""
@@ -90,7 +105,8 @@ class Follower:
                 self._last_id = stream.last_id or self._last_id
                 if self._is_done or self.faults or event.event == "bye":
                     return
-                if self._choose.random() < CUT_SHARE:
+                if self._is_cut or self._choose.random() < CUT_SHARE:
+                    self._is_cut = False
                     raise EOFError  # a client that goes without a word
 
     def _take(self, kind: str, data: dict[str, Any]) -> None:
@@ -125,6 +141,37 @@ class Follower:
 
 def _frozen(levels: list[list[Any]]) -> Levels:
     return tuple((price, quantity) for price, quantity in levels)
+
+
+class RestReader:
+    """Reads the book of a card over REST all the while, in a thread of its own."""
+
+    def __init__(self, url: str, card: str) -> None:
+        self.books: dict[int, tuple[Levels, Levels]] = {}
+        self.faults: list[str] = []
+        self._client = httpx.Client(base_url=url, timeout=20, trust_env=False)
+        self._path = f"/cards/{card}/book"
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rest reader")
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._is_over.wait(REST_SECONDS):
+            try:
+                answer = self._client.get(self._path, params={"depth": 1_000})
+            except httpx.TransportError:
+                continue
+            if answer.status_code == 200:
+                book = answer.json()
+                levels = (_frozen(book["bids"]), _frozen(book["asks"]))
+                if self.books.setdefault(book["sequence"], levels) != levels:
+                    self.faults.append(f"two books at {book['sequence']}")
+
+    def finish(self) -> None:
+        """Stops reading."""
+        self._is_over.set()
+        self._thread.join()
+        self._client.close()
 
 
 class Load:
@@ -172,12 +219,13 @@ class Load:
         }
 
 
-def compare(redis: Redis, card: str, followers: Sequence[Follower]) -> tuple[int, int]:
+def compare(redis: Redis, card: str, followers: Sequence[Follower], rest: Sequence[RestReader] = ()) -> tuple[int, int]:
     """Compares what clients had with the log. Returns how many trades there are, and how many books were compared."""
     wanted: dict[int, list[tuple[Levels, Levels]]] = {}
-    for follower in followers:
-        assert not follower.faults, follower.faults
-        for sequence, levels in follower.books.items():
+    readers: list[Follower | RestReader] = [*followers, *rest]
+    for reader in readers:
+        assert not reader.faults, reader.faults
+        for sequence, levels in reader.books.items():
             wanted.setdefault(sequence, []).append(levels)
     reference = ReferenceBook(card)
     compared = 0
@@ -190,7 +238,8 @@ def compare(redis: Redis, card: str, followers: Sequence[Follower]) -> tuple[int
     assert not wanted, f"books of sequences that do not exist: {sorted(wanted)[:5]}"
     count = len(reference.trades)
     for follower in followers:
-        assert sorted(follower.trades) == list(range(1, count + 1)), "trades are missing, or are none"
+        first = next((trade.number for trade in reference.trades if trade.taker_sequence > follower.start), count + 1)
+        assert sorted(follower.trades) == list(range(first, count + 1)), "trades are missing, or are none"
     return count, compared
 
 
@@ -207,3 +256,71 @@ def _levels(orders: Sequence[Order]) -> Levels:
     for order in orders:
         levels[order.price_cents] = levels.get(order.price_cents, 0) + order.quantity - order.filled_quantity
     return tuple((price_text(price), quantity) for price, quantity in levels.items())
+
+
+def storm(server: ExchangeServer, *, commands: int, clients: int, cuts: int, batch: int, seed: int) -> StormReport:
+    """A storm on an exchange whose API and Redis are restarted in it."""
+    choose = random.Random(seed)
+    card = server.settings.cards[0]
+    actions = [(choose.uniform(0.0, 0.5), "join", place) for place in range(clients)]
+    actions += [(choose.uniform(0.5, 0.98), "cut", place) for place in range(clients) for _ in range(cuts)]
+    actions += [(1 / 3, "api", 0), (2 / 3, "redis", 0)]
+    followers: list[Follower] = []
+    rest = RestReader(server.url, card)
+    load = Load(server.url, card, [server.bearer(number) for number in range(1, 9)], seed)
+    began, sent, last = time.monotonic(), 0, 0
+    try:
+        for share, what, place in sorted(actions):
+            wanted = int(share * commands) - sent
+            load.send(max(0, wanted), batch=batch)
+            sent += max(0, wanted)
+            if what == "join":
+                matched: Any = server.redis.hget(keys.key(card, "cursor"), "sequence")
+                followers.append(Follower(server.url, card, f"{seed}-{place}", start=int(matched or 0)))
+            elif what == "cut":
+                followers[place].cut()
+            elif what == "api":
+                with faults.without(server, "api"):
+                    pass
+            else:
+                with faults.without_redis(server):
+                    pass
+        load.send(commands - sent, batch=batch)
+        last = server.sequences()[card]
+    finally:
+        load.close()
+        for follower in followers:
+            follower.finish(last, seconds=FINISH_SECONDS)
+        rest.finish()
+    seconds = time.monotonic() - began
+    trades, compared = compare(server.redis, card, followers, [rest])
+    return StormReport(
+        commands=last,
+        trades=trades,
+        books_compared=compared,
+        rest_books=len(rest.books),
+        reconnects=sum(follower.reconnects for follower in followers),
+        doubles=sum(follower.doubles for follower in followers),
+        snapshots=sum(follower.book.snapshots for follower in followers),
+        seconds=seconds,
+    )
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commands", type=int, default=200_000, help="orders, at least")
+    parser.add_argument("--clients", type=int, default=50, help="subscribers of book and trades")
+    parser.add_argument("--cuts", type=int, default=3, help="how often each of them is cut off")
+    parser.add_argument("--batch", type=int, default=200, help="orders of a request")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    # Clients that share one Python process may be slow; what they miss for that would be told as a gap.
+    kept = {"log_retention": 1_000_000_000, "event_retention": arguments.commands}
+    with exchange_server(stream_heartbeat_seconds=1, stream_address_max=0, **kept) as server:
+        found = storm(server, **vars(arguments))
+    print(msgspec.json.format(msgspec.json.encode(found)).decode())
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,25 @@ from streams.websocket import Request
 
 Json = dict[str, Any]
 
+DOCUMENT, VIEWER_FILES = "/schema/asyncapi.yaml", "/schema/assets-asyncapi"
+PAGE = f"""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>tcgx streams</title>
+<link rel="icon" type="image/png" href="/schema/assets/favicon-32x32.png">
+<script src="{VIEWER_FILES}/asyncapi-viewer.iife.js" defer></script>
+</head>
+<body>
+<asyncapi-viewer src="{DOCUMENT}" sidebar></asyncapi-viewer>
+<noscript>The page needs scripts; the document is at <a href="{DOCUMENT}">{DOCUMENT}</a>.</noscript>
+</body>
+</html>
+"""
+"""The page of the document. All that it loads comes from here."""
+
 DESCRIPTION = f"""\
 Live market data and your own orders. `GET /stream` sends server-sent events: the event is the channel or the type of a
 message, its data the message. `/stream/ws` is a WebSocket with the same messages as JSON text frames; a client sends

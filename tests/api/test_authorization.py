@@ -66,6 +66,7 @@ ACCESS: dict[str, Access] = {
     "get_ticker": same(200, public=True),
     "list_tickers": same(200, public=True),
     "get_liveness": same(200, public=True),
+    "get_health": same(200, public=True),
     "get_readiness": same(200, public=True),
     "get_health": same(200, public=True),
     "stream_events": same(200),
@@ -96,7 +97,7 @@ ACCESS: dict[str, Access] = {
 
 PAGES = {
     *("/docs", "/openapi.json", "/schema", "/schema/swagger", "/schema/openapi.json"),
-    *("/schema/oauth2-redirect.html", "/schema/asyncapi.yaml"),
+    *("/schema/oauth2-redirect.html", "/schema/asyncapi", "/schema/asyncapi.yaml"),
 }
 """Pages for everybody, which the document does not list: they are the document and its page."""
 
@@ -203,6 +204,7 @@ def body_of(exchange: ExchangeServer, operation: str) -> Any:
         "place_order": ORDER,
         "place_orders": {"orders": [ORDER]},
         "replace_order": {"price": "1.01"},
+        "set_cancel_after": {"seconds": 3_600},
     }
     return bodies.get(operation)
 
