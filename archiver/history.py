@@ -47,6 +47,9 @@ BESIDE_MAX = 50
 ANSWER_SECONDS = 1.0
 """The longest time that orders wait for PostgreSQL. Then the comparison continues without the archive."""
 
+PROMOTED_SECONDS = 3.0
+"""The same at a server that may be a promoted replica, where a comparison without the archive is not possible."""
+
 
 class Fault(StrEnum):
     """The kinds of conflict between the log and the archive of a card."""
@@ -356,13 +359,15 @@ class ArchivedHistory:
         """
         now = asyncio.get_running_loop().time
         if now() >= self._without_archive_until:
+            seconds = PROMOTED_SECONDS if self._may_be_promoted else ANSWER_SECONDS
             try:
-                async with asyncio.timeout(ANSWER_SECONDS), self._compare_lock:
+                async with asyncio.timeout(seconds), self._compare_lock:
                     await self._compare_with_archive(self._beside(card))
                     return
             except (Unavailable, TimeoutError):
                 await history.read_log_state(self._redis, card)  # raises if Redis is the server that does not answer
-                self._without_archive_until = now() + ANSWER_SECONDS
+                if not self._may_be_promoted:
+                    self._without_archive_until = now() + ANSWER_SECONDS
         await self._compare_without_archive(card)
 
     def _beside(self, card: str) -> list[str]:

@@ -20,12 +20,14 @@ from cli import datadir
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import _redis_program
 from core.settings import Settings
+from testing.certificates import Certificate
 from testing.faults import crash
 from testing.servers import copy_template, folder, free_port
 from testing.waiting import until, until_async
 
 NAME = "cards"
-PASSWORD = "secret"  # noqa: S105 - of servers that live as long as a test
+PASSWORD = "words-of-the-servers"  # noqa: S105 - of servers that live as long as a test
+SENTINEL_PASSWORD = "words-of-the-sentinels"  # noqa: S105 - likewise
 DOWN_AFTER_MS = 1_000
 CLIENT_SECONDS = 2.0
 STOP_SECONDS = 20.0
@@ -34,10 +36,12 @@ STOP_SECONDS = 20.0
 class RedisProcess:
     """A Redis on a port of its own. Its data stay in its folder when it is killed and started again."""
 
-    def __init__(self, where: Path, port: int, *lines: str) -> None:
+    def __init__(self, where: Path, port: int, *lines: str, tls: Certificate | None = None) -> None:
+        """`tls`: it takes connections with TLS alone, and has this certificate."""
         self.port = port
         self._where = where
-        self._lines = lines
+        self._tls = tls
+        self._lines = [*(_tls_lines(port, tls) if tls else [f"port {port}"]), *lines]
         self._process: subprocess.Popen[bytes] | None = None
         where.mkdir()
 
@@ -55,7 +59,7 @@ class RedisProcess:
     def start(self, *lines: str) -> None:
         """Starts it with further lines of configuration, and waits until it answers."""
         file = self._where / "redis.conf"
-        file.write_text("\n".join([f"port {self.port}", f"dir {self._where}", *self._lines, *lines]) + "\n")
+        file.write_text("\n".join([f"dir {self._where}", *self._lines, *lines]) + "\n")
         self._run()
 
     def _run(self) -> None:
@@ -86,9 +90,11 @@ class RedisProcess:
             retry=Retry(NoBackoff(), 0),
             socket_timeout=CLIENT_SECONDS,
             socket_connect_timeout=CLIENT_SECONDS,
+            ssl=self._tls is not None,
+            ssl_ca_certs=str(self._tls.cert) if self._tls else None,
         )
 
-    def _password(self) -> str | None:
+    def _password(self) -> str:
         return PASSWORD
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
@@ -128,32 +134,51 @@ class SentinelProcess(RedisProcess):
     def _options(self) -> Sequence[str]:
         return ("--sentinel",)
 
-    def _password(self) -> str | None:
-        return None
+    def _password(self) -> str:
+        return SENTINEL_PASSWORD
+
+
+def _tls_lines(port: int, tls: Certificate) -> list[str]:
+    return [
+        *("port 0", f"tls-port {port}", f"tls-cert-file {tls.cert}", f"tls-key-file {tls.key}"),
+        *(f"tls-ca-cert-file {tls.cert}", "tls-auth-clients no", "tls-replication yes"),
+    ]
 
 
 class RedisGroup:
-    """A primary, replicas of it, and three sentinels. Every server writes each command to disk before its answer."""
+    """A primary, replicas of it, and three sentinels. Every server writes each command to disk before its answer.
 
-    def __init__(self, where: Path, *, replicas: int = 1, lines: Sequence[str] = ()) -> None:
-        """`lines`: further configuration of the servers."""
+    Servers and sentinels have passwords of their own.
+    """
+
+    def __init__(
+        self, where: Path, *, replicas: int = 1, lines: Sequence[str] = (), tls: Certificate | None = None
+    ) -> None:
+        """`lines`: further configuration of the servers. `tls`: the certificate of all of them."""
+        self._tls = tls
+        of_sentinels = (
+            "bind 127.0.0.1",
+            f"requirepass {SENTINEL_PASSWORD}",
+            f"sentinel sentinel-pass {SENTINEL_PASSWORD}",
+        )
         shared = [
             *("bind 127.0.0.1", "appendonly yes", "appendfsync always", 'save ""', "maxmemory-policy noeviction"),
             *(f"requirepass {PASSWORD}", f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0", "repl-timeout 5"),
             *("repl-ping-replica-period 1", *lines),
         ]
         self.servers = [
-            RedisProcess(where / f"redis-{number}", free_port(), *shared) for number in range(1, replicas + 2)
+            RedisProcess(where / f"redis-{number}", free_port(), *shared, tls=tls) for number in range(1, replicas + 2)
         ]
         self.sentinels = [
-            SentinelProcess(where / f"sentinel-{number}", free_port(), "bind 127.0.0.1") for number in range(1, 4)
+            SentinelProcess(where / f"sentinel-{number}", free_port(), *of_sentinels, tls=tls) for number in range(1, 4)
         ]
 
     @property
     def url(self) -> str:
         """The address that names the sentinels."""
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://:{PASSWORD}@{hosts}/{NAME}/0"
+        options = f"sentinel_password={SENTINEL_PASSWORD}" + (f"&ssl_ca_certs={self._tls.cert}" if self._tls else "")
+        return f"redis{'s' if self._tls else ''}+sentinel://:{PASSWORD}@{hosts}/{NAME}/0?{options}"
 
     def start(self, *, sentinels: bool = True) -> None:
         """Starts all of them; the replicas are in step and known to the sentinels when this returns."""

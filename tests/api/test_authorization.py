@@ -68,7 +68,6 @@ ACCESS: dict[str, Access] = {
     "get_liveness": same(200, public=True),
     "get_health": same(200, public=True),
     "get_readiness": same(200, public=True),
-    "get_health": same(200, public=True),
     "stream_events": same(200),
     "place_order": same(202),
     "place_orders": same(202),

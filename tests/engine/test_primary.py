@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import redis.exceptions
@@ -15,13 +17,24 @@ from core.settings import Settings
 from engine import connection, library, loading, nodes, primary
 from engine.connection import PipelinedConnection, pack_command, redis_errors
 from engine.order_log import OrderLog
+from testing import certificates
 from testing.processes import module
-from testing.replication import DOWN_AFTER_MS, NAME, MovingAddress, RedisGroup, plain_url, redis_group
+from testing.replication import (
+    DOWN_AFTER_MS,
+    NAME,
+    PASSWORD,
+    SENTINEL_PASSWORD,
+    MovingAddress,
+    RedisGroup,
+    plain_url,
+    redis_group,
+)
 from testing.servers import free_port
 from testing.waiting import until_async
 
 pytestmark = pytest.mark.server
 
+DEBIANS_REDIS = "/usr/bin/redis-server"
 SECONDS = 10.0
 ORDER = PlaceOrder(trader_id=1, card="pikachu", side=Side.BUY, price_cents=500)
 
@@ -166,14 +179,16 @@ def test_an_older_answer_of_a_sentinel_that_was_cut_off_does_not_count(order: in
     ("url", "said"),
     [
         ("redis+sentinel://127.0.0.1:{closed},127.0.0.1:{closed}/cards", "no sentinel of TCGX_REDIS_URL answers"),
-        ("{group}other/0", "do not know a primary named 'cardsother'"),
-        ("redis://127.0.0.1:{sentinel}/0", r"names a Sentinel: sentinels are named as redis\+sentinel://"),
+        ("{group}other/0?sentinel_password={password}", "do not know a primary named 'cardsother'"),
+        ("{group}/0?sentinel_password=wrong", "no sentinel of TCGX_REDIS_URL answers.*(WRONGPASS|invalid)"),
+        ("redis://:{password}@127.0.0.1:{sentinel}/0", r"names a Sentinel: sentinels are named as redis\+sentinel://"),
     ],
 )
 def test_what_is_wrong_with_the_sentinels_is_said(group: RedisGroup, url: str, said: str) -> None:
     places = {
         "closed": str(free_port()),
-        "group": group.url.removesuffix("/0"),
+        "group": group.url.partition("/0?")[0],
+        "password": SENTINEL_PASSWORD,
         "sentinel": str(group.sentinels[0].port),
     }
 
@@ -244,3 +259,39 @@ def test_a_start_does_not_wait_for_ever_for_a_primary(group: RedisGroup, monkeyp
         for sentinel in group.sentinels:
             with sentinel.client() as admin:
                 admin.execute_command("SENTINEL", "SET", NAME, "down-after-milliseconds", str(DOWN_AFTER_MS))
+
+
+@pytest.mark.skipif(not Path(DEBIANS_REDIS).exists(), reason="the packaged server has no TLS")
+def test_sentinels_with_tls_and_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TCGX_REDIS_BIN", DEBIANS_REDIS)
+    own = certificates.make(tmp_path, "own")
+
+    async def answer(url: str) -> str:
+        client: Any
+        async with connection.connect(url) as client:
+            with redis_errors():
+                return str(await client.set("x", 1))
+
+    with redis_group(tls=own) as group:
+        assert asyncio.run(answer(group.url)) == "True"
+
+
+def test_no_output_has_a_password_of_servers_or_sentinels(group: RedisGroup) -> None:
+    unknown, misspelt = group.url.replace(f"/{NAME}/", "/other/"), f"{group.url}&nope=1"
+    shown = {}
+    for url, command in (
+        *((group.url, command) for command in ("settings", "doctor")),
+        *((unknown, command) for command in ("engine", "doctor")),
+        (misspelt, "engine"),
+    ):
+        local = Settings(
+            redis_url=url, jwt_secret=32 * "x", log_level="debug", database_url="postgresql://127.0.0.1:1/x"
+        )
+        ended = module("tcgx", command, local=local)
+        shown[url, command] = unquote(ended.stdout + ended.stderr)
+
+    assert "sentinel_password=***" in shown[group.url, "settings"]
+    assert "do not know a primary named 'other'" in shown[unknown, "engine"]
+    for (_, command), text in shown.items():
+        assert PASSWORD not in text, command
+        assert SENTINEL_PASSWORD not in text, command
