@@ -6,7 +6,11 @@ from contextlib import aclosing
 from litestar.types import Receive, Scope, Send
 
 from archiver.exports import Export
+from core.errors import Unavailable
 from core.service import cancel_and_wait
+
+SEND_SECONDS = 30.0
+"""The time within which a client takes a part of an export. Slower clients would keep others from exports."""
 
 MEDIA_TYPE = "text/csv; charset=utf-8"
 
@@ -14,7 +18,8 @@ MEDIA_TYPE = "text/csv; charset=utf-8"
 class CsvAnswer:
     """The answer that sends an export while PostgreSQL gives it, at the pace of the client.
 
-    If the export fails in the middle, the connection ends without the last chunk, so the client notices.
+    If the export fails in the middle, or is taken too slowly, the connection ends without the last chunk, so the client
+    notices.
     """
 
     def __init__(self, export: Export, name: str) -> None:
@@ -44,7 +49,11 @@ class CsvAnswer:
             async for chunk in chunks:
                 if gone.done():
                     return
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                try:
+                    async with asyncio.timeout(SEND_SECONDS):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                except TimeoutError:
+                    raise Unavailable(f"An export was taken too slowly: a part not within {SEND_SECONDS} s") from None
 
 
 async def _disconnected(receive: Receive) -> None:

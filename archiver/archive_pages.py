@@ -15,7 +15,7 @@ from archiver.postgres import postgres_errors
 from archiver.queries import ORDER_COLUMNS, TRADE_COLUMNS, Archive, order_of, trade_of
 from core.model import Order, Trade
 
-ROWS_SCANNED_MAX = 5_000
+ROWS_SCANNED_MAX = 2_000
 """Rows that one page looks at if a filter leaves rows out."""
 
 

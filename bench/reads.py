@@ -49,9 +49,10 @@ Ask = Callable[[random.Random], tuple[str, int]]
 
 
 class ReadFigures(msgspec.Struct, frozen=True):
-    """Milliseconds of one read: alone, and while the archiver writes."""
+    """Milliseconds of one read: CPU of API, PostgreSQL and Redis, its time alone, and while the archiver writes."""
 
     name: str
+    cpu_ms: float
     p50_ms: float
     p99_ms: float
     busy_p50_ms: float
@@ -79,15 +80,15 @@ class ReadsResult(Result, kw_only=True):
         return f"slowest read over {self.archived_rows:,} rows: p99 {slowest:.0f} ms while the archiver writes"
 
     def columns(self) -> Row:
-        return ("", "p50", "p99", "p50 while archiving", "p99 while archiving")
+        return ("", "CPU", "p50", "p99", "p50 while archiving", "p99 while archiving")
 
     def rows(self) -> list[Row]:
         def of(read: ReadFigures) -> Row:
-            values = (read.p50_ms, read.p99_ms, read.busy_p50_ms, read.busy_p99_ms)
+            values = (read.cpu_ms, read.p50_ms, read.p99_ms, read.busy_p50_ms, read.busy_p99_ms)
             return (read.name, *(f"{value:.1f} ms" for value in values))
 
         def alone(name: str, text: str) -> Row:
-            return (name, text, "", "", "")
+            return (name, text, "", "", "", "")
 
         return [
             *map(of, self.reads),
@@ -134,9 +135,9 @@ async def run(options: Options, board: Board) -> ReadsResult:
             candle_seconds = await archive_fill.make_candles(database, running.settings.cards, made.advance)
             await running.start("engine", "archiver", "api")
             asks = _asks(trades)
-            rest = await _measure(running, asks, options, board, "reads at rest")
+            rest, cpu = await _measure(running, asks, options, board, "reads at rest")
             async with _load(running, options) as written:
-                busy = await _measure(running, asks, options, board, "reads while the archiver writes")
+                busy, _ = await _measure(running, asks, options, board, "reads while the archiver writes")
                 rate = await written()
             board.step("the export")
             export = await _export(running, min(EXPORTED, *trades.values()))
@@ -149,7 +150,7 @@ async def run(options: Options, board: Board) -> ReadsResult:
         **common(options, here, server),
         archived_rows=3 * sum(trades.values()),
         commands_per_second=rate,
-        reads=[ReadFigures(name, *_percentiles(rest[name]), *_percentiles(busy[name])) for name in asks],
+        reads=[ReadFigures(name, cpu[name], *_percentiles(rest[name]), *_percentiles(busy[name])) for name in asks],
         export_rows=export.rows,
         export_first_byte_ms=export.first_byte_ms,
         export_seconds=export.seconds,
@@ -188,6 +189,7 @@ def _asks(trades: dict[str, int]) -> dict[str, Ask]:
         )
 
     return {
+        "nothing: /health/live": lambda _: ("/health/live", 0),
         "candles 1m, latest 500": candles_of("interval=1m"),
         "candles 1m, 1,000 in the past, filled": candles_of("interval=1m&fill=previous&limit=1000&start={at}"),
         "candles 5m, in the past": candles_of("interval=5m&start={at}"),
@@ -221,15 +223,17 @@ def _asks(trades: dict[str, int]) -> dict[str, Ask]:
 
 async def _measure(
     running: Exchange, asks: dict[str, Ask], options: Options, board: Board, what: str
-) -> dict[str, list[float]]:
-    """Milliseconds of each read, by its name."""
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Milliseconds of each read, by its name, and of CPU of API, PostgreSQL and Redis a read on average."""
     host, port = running.api
     tokens = access_tokens(running.settings.jwt_secret, archive_fill.TRADERS)
     task = board.task(what, len(asks) * options.rounds)
     choose = random.Random(options.seed)
     found: dict[str, list[float]] = {name: [] for name in asks}
+    cpu: dict[str, float] = {}
     async with httpx.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False, timeout=60) as client:
         for name, ask in asks.items():
+            before = await _used(running)
             for number in range(-WARM_UP, options.rounds):
                 path, trader_id = ask(choose)
                 headers = {"authorization": f"Bearer {tokens[trader_id - 1]}"} if trader_id > 0 else {}
@@ -241,7 +245,13 @@ async def _measure(
                 if number >= 0:
                     found[name].append(spent)
                     task.advance(1)
-    return found
+            cpu[name] = 1_000 * (await _used(running) - before) / (options.rounds + WARM_UP)
+    return found, cpu
+
+
+async def _used(running: Exchange) -> float:
+    used = await running.cpu_seconds()
+    return sum(used.get(name, 0.0) for name in ("api", "postgres", "redis"))
 
 
 def _percentiles(values: Sequence[float]) -> tuple[float, float]:

@@ -5,19 +5,21 @@ import csv
 import io
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
 import pytest
 
+from api import csv_answer
 from api.views import OrderView, TradeView
 from archiver import archive_pages, exports, postgres, writer
 from archiver.archive_pages import ArchivePages, OrderFilters, TradeFilters
 from archiver.queries import Cursor
 from archiver.writer import RowBatch
+from core.errors import Unavailable
 from testing.exchange import ExchangeServer, exchange_server
 from testing.waiting import until
 
@@ -405,3 +407,39 @@ def test_a_head_of_an_export_reads_nothing_more(archived: ExchangeServer) -> Non
         answer = archived.http.head("/history/trades.csv", params={"card": MANY})
         assert (answer.status_code, answer.content) == (200, b"")
     assert running(archived) == 0
+
+
+class Stub:
+    """Stands in for an export, and says whether it was closed."""
+
+    is_closed = False
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        yield b"trade_id\r\n"
+        yield b"never sent"
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_client_that_takes_a_part_too_slowly_loses_its_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_answer, "SEND_SECONDS", 0.02)
+    export, sent = Stub(), list[Any]()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def serve() -> None:
+        scope: Any = {"state": {}}
+        await csv_answer.CsvAnswer(cast(Any, export), "trades.csv")(scope, receive, send)
+
+    with pytest.raises(Unavailable, match="too slowly"):
+        asyncio.run(serve())
+    assert export.is_closed
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[-1]["more_body"]
