@@ -45,7 +45,7 @@ class AsyncPages(AsyncIterator[T], Generic[T]):
 
 
 class AsyncStream(AsyncIterator[Event]):
-    """The events of a stream, which comes back by itself. Nothing is read between two calls."""
+    """The events of a stream, which comes back by itself. `with` connects; nothing is read between two calls."""
 
     def __init__(self, driver: AsyncDriver, core: StreamCore) -> None:
         self._driver = driver
@@ -81,6 +81,7 @@ class AsyncStream(AsyncIterator[Event]):
         return event
 
     async def __aenter__(self) -> Self:
+        await self._driver.run(self._core.begin())
         return self
 
     async def __aexit__(

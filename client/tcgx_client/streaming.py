@@ -136,6 +136,14 @@ class StreamCore:
                 return None
         return None
 
+    def begin(self) -> Call[None]:
+        """Tries the first connection, so that whatever happens from now on is told. `next` tells how that went."""
+        while not (self._events or self._failure or self._is_closed):
+            if self._wire is None:
+                yield from self._connect()
+            else:
+                yield from self._read(None)
+
     def _wait_for_retry(self, deadline: float | None) -> Call[bool]:
         """Waits until a connection may be tried. Returns False where the deadline comes first."""
         pause = self._retry_at - self._clock()

@@ -43,7 +43,7 @@ class Pages(Iterator[T], Generic[T]):
 
 
 class Stream(Iterator[Event]):
-    """The events of a stream, which comes back by itself. Nothing is read between two calls."""
+    """The events of a stream, which comes back by itself. `with` connects; nothing is read between two calls."""
 
     def __init__(self, driver: SyncDriver, core: StreamCore) -> None:
         self._driver = driver
@@ -79,6 +79,7 @@ class Stream(Iterator[Event]):
         return event
 
     def __enter__(self) -> Self:
+        self._driver.run(self._core.begin())
         return self
 
     def __exit__(
