@@ -54,7 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     transport: Transport = "sse"
     after: Mapping[str, int] = {}
     interval: int | None = None
-    lease: float | None = None
+    lease: int | None = None
+    cancel_on_close: bool = False
 
 
 class StreamCore:
@@ -249,7 +250,8 @@ class StreamCore:
             return
         public = [channel for channel in settings.channels if channel != "orders"]
         if settings.lease is not None:
-            yield from self._say({"op": "lease", "grace_seconds": settings.lease})
+            lease = {"op": "lease", "grace_seconds": settings.lease}
+            yield from self._say(lease | ({"cancel_on_close": True} if settings.cancel_on_close else {}))
         if "orders" in settings.channels:
             yield from self._say(self._subscription(["orders"], self._positions))
         if public:
