@@ -47,7 +47,7 @@ class CuttingRelay:
         server.close()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, asyncio.CancelledError):  # the task ends with the relay, and asyncio logs others
             to_read, to_write = await asyncio.open_connection(*self._target)
             budget = self._choose.randint(*self._bytes)
             up = asyncio.create_task(self._copy(reader, to_write, None))

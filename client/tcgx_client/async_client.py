@@ -2,18 +2,35 @@
 
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from types import TracebackType
-from typing import Generic, Literal, Self, TypeVar
+from typing import IO, Generic, Literal, Self, TypeVar
 
 import httpx2
 
 from tcgx_client import calls
 from tcgx_client.book import BookView
+from tcgx_client.calls import Interval
 from tcgx_client.configuration import options_of
 from tcgx_client.drivers import AsyncDriver
 from tcgx_client.events import Event
 from tcgx_client.live import LiveBookCore, first
-from tcgx_client.models import Book, Card, Fill, Level, NewOrder, Order, Rejected, Side, TimeInForce, Trade
+from tcgx_client.models import (
+    Book,
+    CancelAfter,
+    Candle,
+    Card,
+    Fill,
+    Level,
+    NewOrder,
+    Order,
+    Rejected,
+    Side,
+    Ticker,
+    TimeInForce,
+    Trade,
+)
 from tcgx_client.pages import PageSource
 from tcgx_client.prices import Price
 from tcgx_client.session import Session
@@ -45,7 +62,7 @@ class AsyncPages(AsyncIterator[T], Generic[T]):
 
 
 class AsyncStream(AsyncIterator[Event]):
-    """The events of a stream, which comes back by itself. Nothing is read between two calls."""
+    """The events of a stream, which comes back by itself. `with` connects; nothing is read between two calls."""
 
     def __init__(self, driver: AsyncDriver, core: StreamCore) -> None:
         self._driver = driver
@@ -81,6 +98,7 @@ class AsyncStream(AsyncIterator[Event]):
         return event
 
     async def __aenter__(self) -> Self:
+        await self._driver.run(self._core.begin())
         return self
 
     async def __aexit__(
@@ -228,6 +246,23 @@ class AsyncTcgx:
         """The latest trades of a card, newest first."""
         return await self._driver.run(calls.trades(self._session, card, limit))
 
+    async def ticker(self, card: str) -> Ticker:
+        """Prices of a card now and of the last 24 hours."""
+        return await self._driver.run(calls.ticker(self._session, card))
+
+    def candles(
+        self,
+        card: str,
+        interval: Interval,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        fill: Literal["none", "previous"] = "none",
+    ) -> AsyncPages[Candle]:
+        """The candles that begin from `start` on and before `end`, oldest first; without `start` the latest ones."""
+        source = calls.candle_pages(self._session, card, interval=interval, start=start, end=end, fill=fill)
+        return AsyncPages(self._driver, source)
+
     # -- orders
 
     async def place(
@@ -238,6 +273,7 @@ class AsyncTcgx:
         quantity: int = 1,
         *,
         time_in_force: TimeInForce = "gtc",
+        post_only: bool = False,
         client_order_id: str | None = None,
         wait: float | None = None,
     ) -> Order:
@@ -253,6 +289,7 @@ class AsyncTcgx:
             price,
             quantity,
             time_in_force=time_in_force,
+            post_only=post_only,
             client_order_id=client_order_id,
             wait=wait,
         )
@@ -261,6 +298,35 @@ class AsyncTcgx:
     async def place_many(self, orders: Sequence[NewOrder]) -> list[Order | Rejected]:
         """Places any number of orders, 1,000 a request. The result has an outcome for each, in order."""
         return await self._driver.run(calls.place_many(self._session, orders))
+
+    async def replace(
+        self,
+        order_id: str,
+        *,
+        price: Price | None = None,
+        quantity: int | None = None,
+        post_only: bool | None = None,
+        client_order_id: str | None = None,
+        wait: float | None = None,
+    ) -> Order:
+        """Replaces an order in one step. `quantity` is the new total, with what is filled.
+
+        Less at the same price keeps id and place in the queue. Anything else is a new order, which is returned.
+
+        Raises:
+            Conflict: the order is completed already.
+            OutcomeUnknown: no try was answered. Call it again with its `client_order_id`: it is replaced once.
+        """
+        call = calls.replace(
+            self._session,
+            order_id,
+            price=price,
+            quantity=quantity,
+            post_only=post_only,
+            client_order_id=client_order_id,
+            wait=wait,
+        )
+        return await self._driver.run(call)
 
     async def cancel(self, order_id: str, *, wait: float | None = None) -> Order:
         """Cancels an order.
@@ -274,6 +340,10 @@ class AsyncTcgx:
     async def cancel_all(self, card: str | None = None, *, wait: float | None = None) -> list[Order]:
         """Cancels all open orders, of one card or of all; returns those that were open."""
         return await self._driver.run(calls.cancel_all(self._session, card, wait))
+
+    async def cancel_after(self, seconds: float | None) -> CancelAfter:
+        """Has all open orders canceled unless it is called again within so many seconds; None turns that off."""
+        return await self._driver.run(calls.cancel_after(self._session, seconds))
 
     async def order(self, order_id: str) -> Order:
         """An order with its fills."""
@@ -303,13 +373,58 @@ class AsyncTcgx:
         """Your fills, newest first."""
         return AsyncPages(self._driver, calls.fill_pages(self._session, card=card, order_id=order_id))
 
-    def history_orders(self, *, card: str | None = None) -> AsyncPages[Order]:
-        """Your completed orders in the archive, newest first."""
-        return AsyncPages(self._driver, calls.history_order_pages(self._session, card=card))
+    def history_orders(
+        self,
+        *,
+        card: str | None = None,
+        status: str | None = None,
+        side: Side | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: str | None = None,
+    ) -> AsyncPages[Order]:
+        """Your completed orders in the archive, newest first; `since` and `until` are times of acceptance.
 
-    def history_trades(self, card: str) -> AsyncPages[Trade]:
-        """All trades of a card in the archive, newest first."""
-        return AsyncPages(self._driver, calls.history_trade_pages(self._session, card=card))
+        `after`: an order_id; those that are newer, oldest first.
+        """
+        source = calls.history_order_pages(
+            self._session, card=card, status=status, side=side, since=since, until=until, after=after
+        )
+        return AsyncPages(self._driver, source)
+
+    def history_trades(
+        self,
+        card: str,
+        *,
+        side: Side | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: str | None = None,
+    ) -> AsyncPages[Trade]:
+        """All trades of a card in the archive, newest first. `side` is that of the taker.
+
+        `after`: a trade_id; those that are newer, oldest first.
+        """
+        source = calls.history_trade_pages(self._session, card=card, side=side, since=since, until=until, after=after)
+        return AsyncPages(self._driver, source)
+
+    async def export_csv(
+        self,
+        what: Literal["orders", "trades"],
+        to: Path | IO[bytes],
+        *,
+        card: str | None = None,
+        status: str | None = None,
+        side: Side | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> int:
+        """Writes your completed orders, or the trades of a card, to a CSV file, oldest first; returns how many.
+
+        A file that is named by its path appears once it is whole.
+        """
+        filters = {"card": card, "status": status, "side": side, "since": since, "until": until}
+        return await self._driver.run(calls.export_csv(self._session, what, to, **filters))
 
     # -- streams
 
@@ -319,12 +434,23 @@ class AsyncTcgx:
         after: Mapping[str, int] | None = None,
         interval: int | None = None,
         transport: Transport = "sse",
+        lease: int | None = None,
+        cancel_on_close: bool = False,
     ) -> AsyncStream:
         """A stream of channels such as `book:pikachu`, `trades:pikachu` and `orders`.
 
-        `after`: the `positions` of an earlier stream. `interval`: milliseconds between two deliveries.
+        `after`: the `positions` of an earlier stream. `interval`: milliseconds between two deliveries. `lease`, over a
+        WebSocket: all open orders are canceled if the connection is lost and is not back within so many seconds; with
+        `cancel_on_close` also when the stream is closed.
         """
-        settings = Settings(channels=channel_names(channels), transport=transport, after=after or {}, interval=interval)
+        settings = Settings(
+            channels=channel_names(channels),
+            transport=transport,
+            after=after or {},
+            interval=interval,
+            lease=lease,
+            cancel_on_close=cancel_on_close,
+        )
         return AsyncStream(self._driver, StreamCore(self._session, settings))
 
     def live_book(

@@ -4,14 +4,29 @@ import secrets
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from tcgx_client.effects import Call, Sleep
 from tcgx_client.errors import Conflict, NotFound, OutcomeUnknown, Timeout, TransportError, Unavailable
-from tcgx_client.models import Book, Card, Fill, NewOrder, Order, Problem, Rejected, Side, TimeInForce, Trade
+from tcgx_client.models import (
+    Book,
+    CancelAfter,
+    Candle,
+    Card,
+    Fill,
+    NewOrder,
+    Order,
+    Problem,
+    Rejected,
+    Side,
+    Ticker,
+    TimeInForce,
+    Trade,
+)
 from tcgx_client.pages import PageSource
 from tcgx_client.prices import Price, price_text
 from tcgx_client.session import RETRIED, Answer, Change, Session
@@ -74,7 +89,7 @@ def trades(session: Session, card: str, limit: int) -> Call[list[Trade]]:
 
 
 def _order_body(order: NewOrder, client_order_id: str) -> dict[str, Any]:
-    return {
+    body: dict[str, Any] = {
         "card": order.card,
         "side": order.side,
         "price": price_text(order.price),
@@ -82,6 +97,9 @@ def _order_body(order: NewOrder, client_order_id: str) -> dict[str, Any]:
         "time_in_force": order.time_in_force,
         "client_order_id": client_order_id,
     }
+    if order.post_only:  # an exchange of an earlier version does not know the field
+        body["post_only"] = True
+    return body
 
 
 def place(
@@ -92,12 +110,15 @@ def place(
     quantity: int,
     *,
     time_in_force: TimeInForce,
+    post_only: bool,
     client_order_id: str | None,
     wait: float | None,
 ) -> Call[Order]:
     """`POST /orders`."""
     name = client_order_id or new_client_order_id()
-    order = NewOrder(card=card, side=side, price=price, quantity=quantity, time_in_force=time_in_force)
+    order = NewOrder(
+        card=card, side=side, price=price, quantity=quantity, time_in_force=time_in_force, post_only=post_only
+    )
     answer = yield from session.send(
         "POST", "/orders", body=_order_body(order, name), wait=wait, change=Change("place", (name,))
     )
@@ -202,17 +223,36 @@ def fill_pages(session: Session, *, card: str | None, order_id: str | None) -> P
 
 
 def history_order_pages(session: Session, **filters: object) -> PageSource[Order]:
-    """`GET /history/orders`."""
+    """`GET /history/orders`; with `after` from there to the newest."""
     query: dict[str, object] = {**_filters(filters), "limit": PAGE_MAX}
-    return PageSource(session, "/history/orders", query, items="orders", kind=Order, name_of=_order_name)
+    return PageSource(
+        session,
+        "/history/orders",
+        query,
+        items="orders",
+        kind=Order,
+        name_of=_order_name,
+        **_direction(filters.get("after") is not None),
+    )
 
 
 def history_trade_pages(session: Session, **filters: object) -> PageSource[Trade]:
     """`GET /history/trades`."""
     query: dict[str, object] = {**_filters(filters), "limit": PAGE_MAX}
     return PageSource(
-        session, "/history/trades", query, items="trades", kind=Trade, name_of=_trade_name, is_public=True
+        session,
+        "/history/trades",
+        query,
+        items="trades",
+        kind=Trade,
+        name_of=_trade_name,
+        is_public=True,
+        **_direction(filters.get("after") is not None),
     )
+
+
+def _direction(is_forward: bool) -> dict[str, Any]:
+    return {"cursor": "after", "key": "previous", "is_reversed": True} if is_forward else {}
 
 
 def _order_name(order: Order) -> str:
@@ -238,7 +278,118 @@ def time_text(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-# -- canceling
+# -- candles, tickers, exports
+
+Interval = Literal["1m", "5m", "1h", "1d"]
+
+
+def ticker(session: Session, card: str) -> Call[Ticker]:
+    """`GET /cards/{card}/ticker`."""
+    answer = yield from session.send("GET", f"/cards/{quote(card, safe='')}/ticker", is_public=True)
+    return read(answer, Ticker)
+
+
+def candle_pages(session: Session, card: str, **filters: object) -> PageSource[Candle]:
+    """`GET /cards/{card}/candles`."""
+    return PageSource(
+        session,
+        f"/cards/{quote(card, safe='')}/candles",
+        {**_filters(filters), "limit": PAGE_MAX},
+        items="candles",
+        kind=Candle,
+        name_of=lambda candle: time_text(candle.start),
+        is_public=True,
+        cursor="start",
+    )
+
+
+class CsvSink:
+    """A CSV file that is written as it comes. A try that is cut off leaves nothing behind."""
+
+    def __init__(self, to: "Path | IO[bytes]") -> None:
+        self.lines = 0
+        self._to = to
+        self._start = 0 if isinstance(to, Path) else to.tell()
+        self._part = to.with_name(to.name + ".part") if isinstance(to, Path) else None
+        self._file: IO[bytes] | None = None if isinstance(to, Path) else to
+
+    def begin(self) -> None:
+        """Begins anew."""
+        self.lines = 0
+        if self._part is not None:
+            self.close()
+            self._file = self._part.open("wb")
+        elif self._file is not None and self._file.tell() != self._start:
+            self._file.seek(self._start)
+            self._file.truncate()
+
+    def write(self, data: bytes) -> None:
+        """Writes a part."""
+        if self._file is not None:
+            self._file.write(data)
+            self.lines += data.count(b"\n")
+
+    def close(self) -> None:
+        """Closes the file that was opened here."""
+        if self._part is not None and self._file is not None:
+            self._file.close()
+
+    def finish(self) -> int:
+        """Puts the file into its place. Returns how many rows it has, without the header."""
+        self.close()
+        if self._part is not None and isinstance(self._to, Path):
+            self._part.replace(self._to)
+        return max(0, self.lines - 1)
+
+    def discard(self) -> None:
+        """Removes what a failed export has written beside the file."""
+        self.close()
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+
+
+def export_csv(
+    session: Session, what: Literal["orders", "trades"], to: "Path | IO[bytes]", **filters: object
+) -> Call[int]:
+    """`GET /history/{what}.csv`, into a file."""
+    sink = CsvSink(to)
+    try:
+        yield from session.send(
+            "GET", f"/history/{what}.csv", query=_filters(filters), sink=sink, is_public=what == "trades"
+        )
+    except BaseException:
+        sink.discard()
+        raise
+    return sink.finish()
+
+
+# -- replacing and canceling
+
+
+def replace(
+    session: Session,
+    order_id: str,
+    *,
+    price: Price | None,
+    quantity: int | None,
+    post_only: bool | None,
+    client_order_id: str | None,
+    wait: float | None,
+) -> Call[Order]:
+    """`PATCH /orders/{order_id}`."""
+    name = client_order_id or new_client_order_id()
+    asked = {"price": None if price is None else price_text(price), "quantity": quantity, "post_only": post_only}
+    body = {field: value for field, value in asked.items() if value is not None} | {"client_order_id": name}
+    path = f"/orders/{quote(order_id, safe='')}"
+    change = Change("replace", (name,), order_id)
+    answer = yield from session.send("PATCH", path, body=body, wait=wait, change=change)
+    return read(answer, Order)
+
+
+def cancel_after(session: Session, seconds: float | None) -> Call[CancelAfter]:
+    """`PUT /orders/cancel-after`."""
+    answer = yield from session.send("PUT", "/orders/cancel-after", body={"seconds": seconds or 0})
+    return read(answer, CancelAfter)
 
 
 def cancel(session: Session, order_id: str, wait: float | None) -> Call[Order]:

@@ -157,19 +157,23 @@ class OutcomeUnknown(TcgxError):
     def resolve(self, *, timeout: float = 60.0) -> Order | None:
         """Asks until it is certain: the order as it is, or None where the exchange has not got it.
 
+        After `replace` it is the order that was to be replaced: `replaced_by` names the new one.
+
         Raises:
             TypeError: the client is an `AsyncTcgx`: await `aresolve`; or there is none, as after pickling.
             Timeout: the exchange did not answer for `timeout` seconds.
         """
         if self.resolver is None:
             raise TypeError("there is no Tcgx: await aresolve(), or call the method `resolve` of a client")
-        return self.resolver.resolve(self.client_order_id, order_id=self.order_id, timeout=timeout)
+        name = self.client_order_id if self.order_id is None else None
+        return self.resolver.resolve(name, order_id=self.order_id, timeout=timeout)
 
     async def aresolve(self, *, timeout: float = 60.0) -> Order | None:
         """The same for an `AsyncTcgx`."""
         if self.async_resolver is None:
             raise TypeError("there is no AsyncTcgx: call resolve(), or the method `resolve` of a client")
-        return await self.async_resolver.resolve(self.client_order_id, order_id=self.order_id, timeout=timeout)
+        name = self.client_order_id if self.order_id is None else None
+        return await self.async_resolver.resolve(name, order_id=self.order_id, timeout=timeout)
 
 
 def _unpickled(kind: type[OutcomeUnknown], operation: str, cause: str) -> OutcomeUnknown:

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from tcgx_client.models import Level, Order, Trade
+from tcgx_client.models import Lease, Level, Order, Trade
 
 Positions = Mapping[str, int]
 """The last command of each card that a client has."""
@@ -19,7 +19,7 @@ class Connected(msgspec.Struct, frozen=True):
     log: str
     positions: dict[str, int]
     heartbeat_seconds: float = 10.0
-    lease: float | None = None
+    lease: Lease | None = None
 
 
 class Disconnected(msgspec.Struct, frozen=True):
@@ -151,6 +151,15 @@ class Reset(msgspec.Struct, frozen=True):
     position: int
 
 
+class LeaseEvent(msgspec.Struct, frozen=True):
+    """The lease of the stream as it is now; `grace_seconds` is 0 if it has none. `ended`: `expired`, so open orders
+    were canceled, or `taken_over` by another stream of yours."""
+
+    grace_seconds: float
+    cancel_on_close: bool = False
+    ended: str | None = None
+
+
 class Notice(msgspec.Struct, frozen=True):
     """The exchange tells of a fault; the stream goes on."""
 
@@ -173,6 +182,7 @@ Event = (
     | Heartbeat
     | Gap
     | Reset
+    | LeaseEvent
     | Notice
 )
 
@@ -183,7 +193,7 @@ class Hello(msgspec.Struct, frozen=True):
     log: str = ""
     heartbeat_seconds: float = 10.0
     positions: dict[str, int] = {}
-    lease: float | None = None
+    lease: Lease | None = None
 
 
 class Bye(msgspec.Struct, frozen=True):
@@ -206,6 +216,7 @@ KINDS: Mapping[tuple[str, str], type[Message]] = {
     ("", "heartbeat"): Heartbeat,
     ("", "reset"): Reset,
     ("", "error"): Notice,
+    ("", "lease"): LeaseEvent,
     ("book", "snapshot"): BookSnapshot,
     ("book", "update"): BookUpdate,
     ("trades", "trades"): Trades,

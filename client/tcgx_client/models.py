@@ -93,6 +93,11 @@ class Order(msgspec.Struct, frozen=True):
     client_order_id: str | None = None
     average_price: Decimal | None = None
     trades: tuple[Fill, ...] = ()
+    post_only: bool = False
+    reason: str | None = None
+    replaces: str | None = None
+    replaced_by: str | None = None
+    carried_quantity: int = 0
 
     @property
     def remaining_quantity(self) -> int:
@@ -113,7 +118,52 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
     price: Decimal | str | int
     quantity: int = 1
     time_in_force: TimeInForce = "gtc"
+    post_only: bool = False
     client_order_id: str | None = None
+
+
+class Ticker(msgspec.Struct, frozen=True):
+    """Prices now and of the last 24 hours. Values are None where there are none, or while `complete` is False."""
+
+    card: str
+    sequence: int
+    last: Decimal | None = None
+    bid: Level | None = None
+    ask: Level | None = None
+    open: Decimal | None = None
+    high: Decimal | None = None
+    low: Decimal | None = None
+    volume: int | None = None
+    complete: bool = True
+    at: datetime | None = None
+
+
+class Candle(msgspec.Struct, frozen=True):
+    """The trades of an interval that begins at `start`. `closed`: the interval is over."""
+
+    start: datetime
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: int
+    trades: int = 0
+    closed: bool = True
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """The lease of a stream: open orders are canceled at `cancel_at` unless it is renewed."""
+
+    grace_seconds: float
+    cancel_at: datetime
+
+
+class CancelAfter(msgspec.Struct, frozen=True):
+    """When open orders are canceled: `seconds` is 0 and `cancel_at` None while the switch is off."""
+
+    seconds: float
+    cancel_at: datetime | None = None
+    lease: Lease | None = None
 
 
 class FieldError(msgspec.Struct, frozen=True):

@@ -12,7 +12,11 @@ T = TypeVar("T")
 
 
 class PageSource(Generic[T]):
-    """The pages of one list, newest first. `name_of` gives what `before` names of the last item of a page."""
+    """The pages of one list. `name_of` gives what `before` names of the last item of a page, where there is no `next`.
+
+    `cursor` is the parameter that leads to the next page, and `key` the field of a page that has its value. With
+    `is_reversed` pages come from the oldest on, though the items of each are newest first.
+    """
 
     def __init__(
         self,
@@ -24,6 +28,9 @@ class PageSource(Generic[T]):
         kind: type[T],
         name_of: Callable[[T], str],
         is_public: bool = False,
+        cursor: str = "before",
+        key: str = "next",
+        is_reversed: bool = False,
     ) -> None:
         self._session = session
         self._path = path
@@ -32,6 +39,9 @@ class PageSource(Generic[T]):
         self._kind = kind
         self._name_of = name_of
         self._is_public = is_public
+        self._cursor = cursor
+        self._key = key
+        self._is_reversed = is_reversed
         self._is_last = False
 
     def next_page(self) -> Call[list[T]]:
@@ -42,11 +52,14 @@ class PageSource(Generic[T]):
             found = msgspec.convert(view[self._items], list[self._kind])  # type: ignore[name-defined]
             self._turn(view, found)
             if found:
-                return found
+                return found[::-1] if self._is_reversed else found
         return []
 
     def _turn(self, view: dict[str, Any], found: list[T]) -> None:
-        """Sets `before` of the next page: the `next` of this one, or the last item where a list has no `next`."""
-        following = view["next"] if "next" in view else self._name_of(found[-1]) if found else None
-        self._is_last = following is None
-        self._query = {**self._query, "before": following}
+        """Sets what leads to the next page: the key of this one, or its last item where a list has no such key.
+
+        A key that stays as it was leads to nothing new.
+        """
+        following = view[self._key] if self._key in view else self._name_of(found[-1]) if found else None
+        self._is_last = following is None or (following == self._query.get(self._cursor) and not found)
+        self._query = {**self._query, self._cursor: following}

@@ -54,7 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     transport: Transport = "sse"
     after: Mapping[str, int] = {}
     interval: int | None = None
-    lease: float | None = None
+    lease: int | None = None
+    cancel_on_close: bool = False
 
 
 class StreamCore:
@@ -135,6 +136,14 @@ class StreamCore:
             elif not (yield from self._read(deadline)):
                 return None
         return None
+
+    def begin(self) -> Call[None]:
+        """Tries the first connection, so that whatever happens from now on is told. `next` tells how that went."""
+        while not (self._events or self._failure or self._is_closed):
+            if self._wire is None:
+                yield from self._connect()
+            else:
+                yield from self._read(None)
 
     def _wait_for_retry(self, deadline: float | None) -> Call[bool]:
         """Waits until a connection may be tried. Returns False where the deadline comes first."""
@@ -241,7 +250,8 @@ class StreamCore:
             return
         public = [channel for channel in settings.channels if channel != "orders"]
         if settings.lease is not None:
-            yield from self._say({"op": "lease", "grace_seconds": settings.lease})
+            lease = {"op": "lease", "grace_seconds": settings.lease}
+            yield from self._say(lease | ({"cancel_on_close": True} if settings.cancel_on_close else {}))
         if "orders" in settings.channels:
             yield from self._say(self._subscription(["orders"], self._positions))
         if public:

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -10,8 +11,11 @@ from tcgx_client import AsyncTcgx, Tcgx
 
 from testing.exchange import SEEDED, ExchangeServer
 
-TRADERS = iter(range(2, SEEDED))
-"""The traders who have API keys. Each test takes one, and books are empty after each."""
+WITH_KEYS = itertools.cycle(range(2, SEEDED))
+"""The traders who have API keys. A test may meet completed orders of an earlier one; books are empty after each."""
+
+NEW = itertools.count(500_000)
+"""Traders who have no orders, and tokens alone."""
 
 
 class Awaited:
@@ -64,7 +68,7 @@ def make_client(request: pytest.FixtureRequest, exchange: ExchangeServer) -> Ite
 
         def make(trader_id: int = 1, **options: Any) -> Any:
             if trader_id:
-                options = {"trader_id": trader_id, "api_key": exchange.api_key(trader_id)} | options
+                options = identity(exchange, trader_id) | options
             url = options.pop("base_url", exchange.url)
             is_sync = request.param == "sync"
             client = Tcgx(url, **options) if is_sync else Awaited(AsyncTcgx(url, **options), runner)
@@ -76,13 +80,20 @@ def make_client(request: pytest.FixtureRequest, exchange: ExchangeServer) -> Ite
             client.close()
 
 
+def identity(exchange: ExchangeServer, trader_id: int) -> dict[str, Any]:
+    """The API key of a trader who has one, else a token."""
+    if trader_id <= SEEDED:
+        return {"trader_id": trader_id, "api_key": exchange.api_key(trader_id)}
+    return {"token": exchange.bearer(trader_id)["authorization"].removeprefix("Bearer ")}
+
+
 @pytest.fixture
 def trader_id() -> int:
-    """A trader who has an API key and no orders of other tests."""
-    return next(TRADERS)
+    """A trader who has an API key."""
+    return next(WITH_KEYS)
 
 
 @pytest.fixture
-def client(make_client: MakeClient, trader_id: int) -> Any:
-    """A client of a trader of its own."""
-    return make_client(trader_id)
+def client(make_client: MakeClient) -> Any:
+    """A client of a trader who has no orders yet."""
+    return make_client(next(NEW))

@@ -33,7 +33,9 @@ def problem(status: int, code: str, **headers: str) -> Any:
 
 
 def place(script: Scripted, session: Session) -> Order:
-    call = calls.place(session, "pikachu", "buy", "5.50", 1, time_in_force="gtc", client_order_id=None, wait=None)
+    call = calls.place(
+        session, "pikachu", "buy", "5.50", 1, time_in_force="gtc", post_only=False, client_order_id=None, wait=None
+    )
     return script.run(call)
 
 

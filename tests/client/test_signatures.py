@@ -14,7 +14,7 @@ from tcgx_client import AsyncLiveBook, AsyncPages, AsyncStream, AsyncTcgx, LiveB
 FOLDER = Path(tcgx_client.__file__).parent
 PAIRS = [(Tcgx, AsyncTcgx), (Pages, AsyncPages), (Stream, AsyncStream), (LiveBook, AsyncLiveBook)]
 AWAITED_NAMES = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__next__": "__anext__"}
-LAZY = {"orders", "fills", "history_orders", "history_trades", "stream", "live_book", "bids", "asks", "view"}
+LAZY = {"orders", "fills", "candles", "history_orders", "history_trades", "stream", "live_book", "bids", "asks", "view"}
 """Methods that ask nothing yet, or read what is there already."""
 
 

@@ -468,3 +468,17 @@ def test_messages_of_books_are_structs_too() -> None:
     assert isinstance(first, BookSnapshot)
     assert isinstance(second, BookUpdate)
     assert core.positions == {"pikachu": 12}
+
+
+def test_a_stream_that_is_entered_has_its_connection_before_anything_is_asked() -> None:
+    script, refused = Scripted(), Scripted([ConnectFailed("refused")])
+    core, failing = stream(script), stream(refused)
+    script.incoming += [HEAD + hello(pikachu=10)]
+
+    script.run(core.begin())
+    refused.run(failing.begin())
+
+    assert len(script.connects) == len(refused.connects) == 1
+    assert core.is_connected
+    assert isinstance(script.run(core.next(0)), Connected)
+    assert isinstance(refused.run(failing.next(0)), Disconnected)
