@@ -11,7 +11,7 @@ PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "bench" / "READM
 PATHS_IN = ["architecture.md", "data.md"]
 """Pages that say where code is now. Decisions and measurements speak of their own time."""
 
-PACKAGES = "core|observe|lua|engine|archiver|exchange|streams|api|cli|client|testing|bench|tests|tcgx"
+PACKAGES = "core|observe|lua|engine|archiver|exchange|streams|api|cli|client|testing|bench|tests|tcgx|deploy"
 PATH = re.compile(rf"`((?:{PACKAGES})/[\w./]*)`")
 DECISION = re.compile(r"# (\d{4}) (.+)\n\nDate: (\d{4}-\d\d-\d\d)\. Status: (?:accepted|replaced by \d{4})\.\n")
 SECTIONS = ["Context", "Decision", "Consequences"]

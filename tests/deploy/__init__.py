@@ -1,0 +1,1 @@
+"""Tests of deploy/: manifests, chart, template, container files, and the validators of them."""
