@@ -82,7 +82,7 @@ class Archiver:
         self._faults: dict[str, str] = {}
         self._trimmed: dict[str, int] = {}
         self._is_trim_due = asyncio.Event()
-        self._acks = replica_acks.of(settings, self._redis)
+        self._acks = replica_acks.AcksOfNodes(settings, nodes)
 
     @property
     def cards(self) -> Iterable[str]:
@@ -131,8 +131,7 @@ class Archiver:
         cards = {rows.card for rows in batch}
         await self._check_histories(cards)
         self._progress.begin(WRITING)
-        if self._acks:
-            await self._acks.confirm()  # after a failover, Redis must still have all that the archive has
+        await self._acks.confirm(cards)  # after a failover, Redis must still have all that the archive has
         await writer.insert(self._database, batch, {card: self._histories[card] for card in cards})
         self._progress.begin(TRIMMING)
         self._archived |= {rows.card: rows.cursor for rows in batch}

@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from core.loading import LoadProgress
 from core.service import until_stopped
+from engine.cluster import servers_of
 
 CHECK_SECONDS = 0.2
 
@@ -27,7 +28,8 @@ async def wait_until_loaded(client: Redis, stopping: asyncio.Event) -> None:
 async def loading_position(client: Redis) -> tuple[int, int] | None:
     """How many bytes the server has loaded, and of how many; None if it does not say that it loads."""
     try:
-        await client.ping()
+        for server in await servers_of(client):
+            await server.ping()
     except redis.exceptions.BusyLoadingError:
         return await read_position(client)
     except (redis.exceptions.RedisError, OSError):
@@ -38,7 +40,8 @@ async def loading_position(client: Redis) -> tuple[int, int] | None:
 async def read_position(client: Redis) -> tuple[int, int]:
     """The position of a load. Of 0 bytes if the server forbids INFO, or is busy for a moment."""
     try:
-        info = await client.info("persistence")
+        infos = [await server.info("persistence") for server in await servers_of(client)]
     except (redis.exceptions.RedisError, OSError):
         return 0, 0
-    return int(info.get("loading_loaded_bytes", 0)), int(info.get("loading_total_bytes", 0))
+    loaded, total = [sum(int(info.get(f"loading_{what}_bytes", 0)) for info in infos) for what in ("loaded", "total")]
+    return loaded, total
