@@ -1,8 +1,8 @@
 """The names of all Redis keys. All keys of a card have its hash tag, so they share a slot of a cluster.
 
 The parts of the names are `history`, `orders` (the log), `sequence`, `cursor`, `bids`, `asks`, `open`, `trades`,
-`events`, `trader:<id>`, `compacted`, `client_ids:<day>`, `rate:<id>` and `open_orders:<id>`, and in a cluster `fence`.
-docs/data.md describes their contents.
+`events`, `trader:<id>`, `compacted`, `client_ids:<day>`, `rate:<id>` and `open_orders:<id>`. engine/replica_acks.py
+adds the part fence in a cluster. docs/data.md describes their contents.
 """
 
 

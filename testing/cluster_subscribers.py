@@ -26,7 +26,9 @@ from testing.replication import plain_url
 CARDS = [f"card_{number}" for number in range(6)]
 BATCH = 200
 COMMANDS_A_CALL = 2
-STAY_SECONDS = 0.01
+WANTED_MAX = 3
+STAY_SECONDS = 0.5
+"""A subscriber leaves after some messages, at most `WANTED_MAX`, or after this time."""
 NODE_TIMEOUT_MS = 30_000
 """Long, so that a busy machine leads to no failover."""
 
@@ -64,10 +66,11 @@ async def _come_and_go(urls: Sequence[str], channels: Sequence[str], number: int
             subscription = client.pubsub()
             await subscription.subscribe(*choose.sample(channels, choose.randint(1, len(channels))))
             found.subscriptions += 1
-            ends_at = clock() + choose.uniform(0, STAY_SECONDS)
-            while clock() < ends_at:
-                message = await subscription.get_message(ignore_subscribe_messages=True, timeout=STAY_SECONDS)
-                found.messages += message is not None
+            wanted, ends_at = choose.randint(0, WANTED_MAX), clock() + STAY_SECONDS
+            while wanted and clock() < ends_at:
+                if await subscription.get_message(ignore_subscribe_messages=True, timeout=STAY_SECONDS):
+                    wanted -= 1
+                    found.messages += 1
             if choose.random() < 1 / 2:
                 await subscription.unsubscribe()
             await subscription.aclose()
