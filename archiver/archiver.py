@@ -86,7 +86,7 @@ class Archiver:
         self._faults: dict[str, str] = {}
         self._trimmed: dict[str, int] = {}
         self._is_trim_due = asyncio.Event()
-        self._acks = replica_acks.of(settings, self._redis)
+        self._acks = replica_acks.AcksOfNodes(settings, nodes)
 
     @property
     def cards(self) -> Iterable[str]:
@@ -134,8 +134,7 @@ class Archiver:
     async def _write(self, batch: Sequence[RowBatch]) -> None:
         """Writes a batch in one transaction."""
         cards = {rows.card for rows in batch}
-        if self._acks:
-            await self._acks.confirm()  # after a failover, Redis must still have all that the archive has
+        await self._acks.confirm(cards)  # after a failover, Redis must still have all that the archive has
         await self._check_histories(cards)  # after that, since another server may have confirmed
         self._progress.begin(WRITING)
         began_at = time.perf_counter()

@@ -30,6 +30,7 @@ from core.errors import StartError
 from engine import card_copy, history, keys, library
 from engine.book_reader import BookReader
 from engine.card_copy import CardCopy, KeyCopy
+from engine.cluster import servers_of
 from engine.connection import redis_errors
 
 TRIES_MAX = 5
@@ -64,8 +65,9 @@ async def estimate_bytes(redis: Redis, database: asyncpg.Connection, cards: Sequ
             [*(f"{table}_{card}" for card in cards for table in CARD_TABLES), TRADERS],
         )
     with redis_errors():
-        memory: Any = await redis.info("memory")
-    return sum(row["bytes"] or 0 for row in sizes) + int(memory.get("used_memory_dataset", 0))
+        memories: list[Any] = [await server.info("memory") for server in await servers_of(redis)]
+    used = sum(int(memory.get("used_memory_dataset", 0)) for memory in memories)
+    return sum(row["bytes"] or 0 for row in sizes) + used
 
 
 async def traded_cards(database: asyncpg.Connection, cards: Sequence[str]) -> list[str]:
@@ -191,14 +193,14 @@ async def _manifest(
     redis: Redis, database: asyncpg.Connection, cards: list[backup_file.Card], tables: list[Table], file: BackupWriter
 ) -> Manifest:
     with redis_errors():
-        server: Any = await redis.info("server")
+        servers = [await server.info("server") for server in await servers_of(redis)]
     return Manifest(
         format=backup_file.FORMAT,
         version=version("tcgx"),
         taken_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         data_format=history.FORMAT,
         migrations=[name for name, _ in schema.migrations()],
-        redis_version=str(server.get("valkey_version") or server.get("redis_version")),
+        redis_version=str(servers[0].get("valkey_version") or servers[0].get("redis_version")),
         postgres_version=".".join(map(str, database.get_server_version()[:2])),
         cards=cards,
         tables=tables,
@@ -241,7 +243,7 @@ async def check_target(redis: Redis, database: asyncpg.Connection, *, overwrites
     if overwrites:
         return
     with redis_errors():
-        count = await redis.dbsize()
+        count = sum([await server.dbsize() for server in await servers_of(redis)])
     if count:
         raise StartError(f"Redis is not empty, it has {count:,} keys: {_WAY_OUT}")
     filled = await _filled_tables(database)

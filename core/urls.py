@@ -18,7 +18,11 @@ REDIS, DATABASE = "TCGX_REDIS_URL", "TCGX_DATABASE_URL"
 SENTINEL = "+sentinel"
 """The end of the scheme of an address that names sentinels instead of a server."""
 
+CLUSTER = "+cluster"
+"""The end of the scheme of an address that names servers of a Redis Cluster."""
+
 SENTINEL_PORT = 26_379
+REDIS_PORT = 6_379
 REDIS_OPTIONS = frozenset({"db", "username", "password"})
 SENTINEL_OPTIONS = frozenset({"sentinel_username", "sentinel_password"})
 REDIS_TLS_OPTIONS = frozenset(
@@ -83,6 +87,40 @@ class SentinelAddress(NamedTuple):
     primary: str
 
 
+class ClusterAddress(NamedTuple):
+    """The parts of an address that names servers of a cluster. `seeds`: host and port of each."""
+
+    scheme: str
+    login: str
+    seeds: Sequence[tuple[str, int]]
+    options: str
+
+    def url_of(self, host: str, port: int) -> str:
+        """The URL of one server of the cluster."""
+        name = f"[{host}]" if ":" in host else host
+        return f"{self.scheme}://{self.login}{name}:{port}/0{self.options}"
+
+
+def names_cluster(url: str) -> bool:
+    """Whether an address names servers of a cluster."""
+    return url.partition("://")[0].endswith(CLUSTER)
+
+
+def may_be_promoted(url: str) -> bool:
+    """Whether another server may take the place of a primary of an address."""
+    return names_sentinels(url) or names_cluster(url)
+
+
+def cluster_address(url: str) -> ClusterAddress:
+    """The parts of an address that `check_redis` has accepted, and that names servers of a cluster."""
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    matches = [HOST.fullmatch(host) for host in hosts.split(",")]
+    seeds = [(match[1].strip("[]"), int((match[2] or ":")[1:] or REDIS_PORT)) for match in matches if match]
+    query = f"?{parts.query}" if parts.query else ""
+    return ClusterAddress(parts.scheme.removesuffix(CLUSTER), f"{login}{at}", seeds, query)
+
+
 def names_sentinels(url: str) -> bool:
     """Whether an address names sentinels."""
     return url.partition("://")[0].endswith(SENTINEL)
@@ -112,7 +150,7 @@ def _with_port(host: str) -> str:
 
 
 def check_redis(url: str) -> None:
-    """Checks the address of one Redis server, or of the sentinels that know it, and its options.
+    """Checks the address of one Redis server, of the sentinels that know it, or of a cluster, and its options.
 
     Raises:
         SettingError: the address is invalid; the message names the wrong part and shows no password.
@@ -120,7 +158,11 @@ def check_redis(url: str) -> None:
     if names_sentinels(url):
         _check_sentinels(url)
         return
-    parts = _parts(REDIS, url, ("redis", "rediss", "unix", f"redis{SENTINEL}", f"rediss{SENTINEL}"))
+    if names_cluster(url):
+        _check_cluster(url)
+        return
+    several = [f"{scheme}{end}" for end in (SENTINEL, CLUSTER) for scheme in ("redis", "rediss")]
+    parts = _parts(REDIS, url, ("redis", "rediss", "unix", *several))
     if parts.scheme == "unix":
         if not parts.path:
             raise SettingError(f"{REDIS} names no socket: unix:// is followed by a path")
@@ -144,6 +186,21 @@ def _check_sentinels(url: str) -> None:
             f"{REDIS} must name the primary as the sentinels do: {parts.scheme}://sentinel1:26379,sentinel2:26379/NAME"
         )
     _check_number(options.get("db", unquote(number) or "0"))
+
+
+def _check_cluster(url: str) -> None:
+    parts = _parts(REDIS, url, (f"redis{CLUSTER}", f"rediss{CLUSTER}"))
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        if not host.partition(":")[0]:
+            raise SettingError(
+                f"{REDIS} must name at least one server of the cluster, and none between two commas; {ENCODED}"
+            )
+        _check_host(REDIS, host)
+    tls = REDIS_TLS_OPTIONS if parts.scheme == f"rediss{CLUSTER}" else frozenset[str]()
+    options = _options(REDIS, parts, REDIS_OPTIONS | tls)
+    number = options.get("db", unquote(parts.path).strip("/") or "0")
+    if number != "0":
+        raise SettingError(f"{REDIS}: a cluster has the database 0 alone, got {number!r}; {ENCODED}")
 
 
 def _check_number(number: str) -> None:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from core.model import LATEST, Order, Trade
 from engine import codec, keys, library
+from engine.cluster import servers_of
 from engine.connection import ENGINE_NAME, is_forbidden, redis_errors, refuse_replica
 from engine.events import Event
 
@@ -257,8 +258,10 @@ class BookReader:
             Unavailable: Redis does not answer, is a replica, or its disk is full.
         """
         async with self._read_slot():
-            await refuse_replica(self._redis)
-            return bool(await self._redis.ping())
+            for server in await servers_of(self._redis):
+                await refuse_replica(server)
+                await server.ping()
+            return True
 
     async def has_functions(self) -> bool:
         """Whether the server has the Lua library of this version."""
@@ -269,7 +272,7 @@ class BookReader:
         """Whether an engine is connected. Also true if the server forbids `CLIENT LIST`."""
         async with self._read_slot():
             try:
-                clients = await self._redis.client_list()
+                clients = [each for server in await servers_of(self._redis) for each in await server.client_list()]
             except redis.exceptions.ResponseError as error:
                 if is_forbidden(error):
                     return True

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import hiredis
@@ -16,12 +16,16 @@ from redis.asyncio import Redis
 
 from core import urls
 from core.errors import LogGap, Overloaded, StartError, Unavailable, reason
-from engine import primary
+from engine import cluster, primary
+from engine.cluster import ClusterClient
 
 log = structlog.get_logger()
 
 COMMAND_SECONDS = 5
 BLOCK_MS = 5_000
+BLOCKING_SECONDS = BLOCK_MS / 1000 + COMMAND_SECONDS
+"""How long a read that blocks may take."""
+
 VERSION_MIN = (7, 0)
 CARD_TAG = re.compile(r"\{(\w+)\}")
 NO_SPACE = os.strerror(errno.ENOSPC)
@@ -46,12 +50,14 @@ def connect(url: str, name: str | None = None) -> Redis:
 
 def connect_blocking(url: str, name: str | None = None) -> Redis:
     """A client for reads that block for up to `BLOCK_MS`."""
-    return _connect(url, BLOCK_MS / 1000 + COMMAND_SECONDS, name)
+    return _connect(url, BLOCKING_SECONDS, name)
 
 
 def _connect(url: str, seconds: float, name: str | None) -> Redis:
     urls.check_redis(url)
     try:
+        if urls.names_cluster(url):
+            return cluster.client(url, socket_timeout=seconds, client_name=name)
         return primary.client(url, socket_timeout=seconds, client_name=name)
     except ValueError as error:
         raise StartError(f"TCGX_REDIS_URL is no address of a Redis server: {error}") from error
@@ -80,8 +86,12 @@ def redis_errors() -> Iterator[None]:
             raise Overloaded(f"Redis is out of memory: {text}") from error
         if "MISCONF " in text or NO_SPACE in text:
             raise Unavailable(f"Redis cannot write to its disk: {text}") from error
+        if isinstance(error, cluster.MOVING):
+            raise Unavailable("the card is moved to another server of the cluster at present") from error
         if isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY " in text:
             raise Unavailable(f"Redis can't be written to, it is a replica: {text}") from error
+        if isinstance(error, redis.exceptions.ClusterDownError):
+            raise Unavailable(f"the cluster has no server for the card at present: {text}") from error
         raise Unavailable(f"Redis refused: {text}") from error
     except primary.NotPrimary as error:
         raise Unavailable(f"Redis can't be written to: it is {error}") from error
@@ -136,8 +146,39 @@ class PipelinedConnection:
         return replies
 
 
+class PipelinedCard(PipelinedConnection):
+    """The same for the commands of one card of a cluster, at the server that has the card.
+
+    The first command must belong to the card. If it is refused since the card is elsewhere, all are sent again, so the
+    others may be commands alone that have the same effect twice.
+    """
+
+    def __init__(self, client: ClusterClient) -> None:
+        """`client`: a view of a card."""
+        self._client = client
+
+    async def call(self, commands: Sequence[bytes], replies: list[Any] | None = None) -> list[Any]:
+        """The replies to packed commands, as in `PipelinedConnection.call`."""
+        received = [] if replies is None else replies
+
+        async def send(server: Redis) -> None:
+            received.clear()
+            await PipelinedConnection(server).call(commands, received)
+            if isinstance(received[0], cluster.REDIRECTED):
+                raise received[0]
+
+        with suppress(*cluster.REDIRECTED):  # it is the first reply then
+            await self._client.run(send)
+        return received
+
+
+def pipelined(client: Redis) -> PipelinedConnection:
+    """A `PipelinedConnection` of a client, which is the client of one server or a view of a card."""
+    return PipelinedCard(client) if isinstance(client, ClusterClient) else PipelinedConnection(client)
+
+
 async def check(client: Redis, *, durability: str) -> None:
-    """Checks that a server keeps orders safe.
+    """Checks that a server, or each server of a cluster, keeps orders safe.
 
     Services rename CONFIG, and ACLs may forbid commands. A property that cannot be queried is logged and assumed to be
     right. With durability `managed`, neither the AOF nor fsync is asked for.
@@ -149,16 +190,28 @@ async def check(client: Redis, *, durability: str) -> None:
     is_managed = durability == MANAGED
     if is_managed:
         log.info("the service behind TCGX_REDIS_URL promises durability (managed): its AOF and fsync are not checked")
-    check_properties(*await _query(client, is_managed=is_managed), durability=durability)
+    if not isinstance(client, ClusterClient):
+        check_properties(*await _query(client, is_managed=is_managed), durability=durability)
+        return
+    with _start_errors():
+        servers = await client.servers()
+    for place, server in servers.items():
+        properties = await _query(server, is_managed=is_managed)
+        try:
+            check_properties(*properties, durability=durability, is_cluster=True)
+        except StartError as error:
+            raise StartError(f"{error} (server {place} of the cluster)") from error
 
 
-def check_properties(info: Mapping[str, Any], configuration: Mapping[str, str], *, durability: str) -> None:
+def check_properties(
+    info: Mapping[str, Any], configuration: Mapping[str, str], *, durability: str, is_cluster: bool = False
+) -> None:
     """Checks the reply to INFO, and the configuration of the append-only file. A property that is missing is right.
 
     Raises:
         StartError: the server is too old, may lose or evict orders, or is a replica or a part of a cluster.
     """
-    _check_role(info)
+    _check_role(info, is_cluster=is_cluster)
     version = str(info.get("redis_version", ".".join(map(str, VERSION_MIN))))
     if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:
         raise StartError(f"Redis {version} is too old: 7.0 is the oldest that has functions")
@@ -171,7 +224,7 @@ def check_properties(info: Mapping[str, Any], configuration: Mapping[str, str], 
 
 async def _query(client: Redis, *, is_managed: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """The reply to INFO, and the configuration of the append-only file, which a managed service may not show."""
-    try:
+    with _start_errors():
         info = await _reply_if_allowed("INFO", client.info(), "its version, its role and its memory policy")
         configuration: dict[Any, Any] = {}
         if not is_managed:
@@ -179,6 +232,18 @@ async def _query(client: Redis, *, is_managed: bool) -> tuple[dict[str, Any], di
                 "CONFIG GET", client.config_get("*append*"), "whether it writes each order to disk"
             )
         await _reply_if_allowed("CLIENT LIST", client.client_list("replica"), "whether an engine is connected")
+    return info, {_text(name): _text(value) for name, value in configuration.items()}
+
+
+@contextmanager
+def _start_errors() -> Iterator[None]:
+    """Maps errors of redis-py to sentences on the start."""
+    try:
+        yield
+    except cluster.NotACluster as error:
+        raise StartError(
+            "TCGX_REDIS_URL names a cluster, but its server stands alone: one server is named as redis://host:port"
+        ) from error
     except primary.NotPrimary as error:
         raise StartError(_wrong_server(str(error))) from error
     except primary.NoPrimary as error:
@@ -188,7 +253,6 @@ async def _query(client: Redis, *, is_managed: bool) -> tuple[dict[str, Any], di
         if any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid username-password", "Authentication")):
             raise StartError(f"Redis refuses the password of TCGX_REDIS_URL: {reason(error)}") from error
         raise StartError(f"Redis does not answer at TCGX_REDIS_URL: {reason(error)}") from error
-    return info, {_text(name): _text(value) for name, value in configuration.items()}
 
 
 def _check_persistence(info: Mapping[str, Any], configuration: Mapping[str, str], durability: str) -> None:
@@ -215,9 +279,9 @@ async def _reply_if_allowed(command: str, reply: Awaitable[Any], what: str) -> A
         return {}
 
 
-def _check_role(info: Mapping[str, Any]) -> None:
+def _check_role(info: Mapping[str, Any], *, is_cluster: bool) -> None:
     mode = info.get("redis_mode") or info.get("server_mode", "standalone")  # Valkey has the second
-    if mode != "standalone":
+    if mode != "standalone" and not (is_cluster and mode == "cluster"):
         raise StartError(_wrong_server(SENTINEL if mode == "sentinel" else "a part of a cluster"))
     if info.get("role") == "slave":
         raise StartError(_wrong_server(_replica(info)))
@@ -230,7 +294,7 @@ def _wrong_server(kind: str) -> str:
     elif kind.startswith("a replica"):
         remedy = "it must name the primary"
     else:
-        remedy = "it must name one Redis server that stands alone"
+        remedy = "a cluster is named as redis+cluster://host:port,host:port"
     return f"TCGX_REDIS_URL names {kind}: {remedy}"
 
 
@@ -239,12 +303,16 @@ def _replica(info: Mapping[str, Any]) -> str:
 
 
 async def refuse_replica(client: Redis) -> None:
-    """Checks that a server is no replica. A server that forbids INFO passes the check.
+    """Checks that a server is no replica. A server that forbids INFO passes the check. So does a cluster that answers:
+    its connections lead to primaries.
 
     Raises:
         Unavailable: the server is a replica, for example since a failover, or does not answer.
     """
     with redis_errors():
+        if isinstance(client, ClusterClient):
+            await client.ping()
+            return
         try:
             info: dict[str, Any] = await client.info("replication")
         except redis.exceptions.ResponseError as error:

@@ -20,7 +20,7 @@ from core.service import until_stopped
 from engine import keys, library
 from engine.connection import redis_errors
 from engine.history import History
-from engine.replica_acks import ReplicaAcks
+from engine.replica_acks import AcksOfNodes
 
 log = structlog.get_logger()
 rate_limited_log = RateLimitedLog(log)
@@ -79,7 +79,7 @@ def time_text(time_ms: int) -> str:
 class DeadlineKeeper:
     """Sets and reads deadlines on all cards, for the processes of doors."""
 
-    def __init__(self, redis: Redis, cards: Sequence[str], history: History, acks: ReplicaAcks | None = None) -> None:
+    def __init__(self, redis: Redis, cards: Sequence[str], history: History, acks: AcksOfNodes | None = None) -> None:
         """`history` supplies the mark of each card. `acks`: replicas that must have what was set before an answer."""
         self._redis = redis
         self._cards = tuple(cards)
@@ -146,10 +146,10 @@ class DeadlineKeeper:
 
     async def _write(self, function: str, arguments: Arguments) -> None:
         if self._acks:
-            await self._acks.check()
+            await self._acks.check(self._cards)
         await self._marked(function, arguments)
         if self._acks:
-            await self._acks.confirm()
+            await self._acks.confirm(self._cards)
 
     async def _marked(self, function: str, arguments: Arguments) -> list[Any]:
         """Calls a function for each card with its mark. It is repeated once where a mark was refused."""

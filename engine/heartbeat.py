@@ -20,6 +20,7 @@ from core.heartbeat import Progress
 from core.service import cancel_and_wait
 from core.settings import Settings
 from engine import connection
+from engine.cluster import servers_of
 from engine.connection import redis_errors
 
 log = structlog.get_logger()
@@ -86,7 +87,11 @@ async def _beat(redis: Any, service: str, progress: Progress) -> None:
     while True:
         try:
             with redis_errors():
-                await redis.client_setname(name_of(service, progress))
+                servers = await servers_of(redis)
+                named = [server.client_setname(name_of(service, progress)) for server in servers]
+                for result in await asyncio.gather(*named, return_exceptions=True):
+                    if isinstance(result, Exception):
+                        raise result
         except TcgxError as error:
             log.debug("a heartbeat failed", reason=str(error))  # the service itself reports what is wrong
         await asyncio.sleep(BEAT_SECONDS)

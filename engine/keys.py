@@ -2,7 +2,8 @@
 
 The parts of the names are `history`, `orders` (the log), `sequence`, `cursor`, `bids`, `asks`, `open`, `trades`,
 `events`, `trader:<id>`, `compacted`, `client_ids:<day>`, `rate:<id>`, `open_orders:<id>`, `deadlines` and
-`deadline_terms`. docs/data.md describes their contents.
+`deadline_terms`. engine/replica_acks.py
+adds the part fence in a cluster. docs/data.md describes their contents.
 """
 
 

@@ -18,6 +18,7 @@ from core.model import (
     TRADER_ID_MAX,
 )
 from engine import codec
+from engine.cluster import servers_of
 from engine.connection import redis_errors
 
 log = structlog.get_logger()
@@ -118,9 +119,16 @@ async def load_again(client: Any) -> None:
 
 
 async def is_loaded(client: Any) -> bool:
-    """Whether the server has the library of this version."""
+    """Whether the server, or each server of a cluster, has the library of this version."""
     with redis_errors():
-        return is_listed(await client.function_list(library=NAME, withcode=True))
+        for server in await servers_of(client):
+            if not await _has_library(server):
+                return False
+    return True
+
+
+async def _has_library(server: Any) -> bool:
+    return is_listed(await server.function_list(library=NAME, withcode=True))
 
 
 def is_listed(loaded: Any) -> bool:
@@ -129,10 +137,12 @@ def is_listed(loaded: Any) -> bool:
 
 
 async def load(client: Any) -> None:
-    """Loads the library of this version, unless the server already has it."""
-    if not await is_loaded(client):
-        with redis_errors():
-            await client.function_load(source(), replace=True)
+    """Loads the library of this version on the server, or on each server of a cluster, unless it already has it."""
+    with redis_errors():
+        for server in await servers_of(client):
+            if not await _has_library(server):
+                loading: Any = server
+                await loading.function_load(source(), replace=True)
 
 
 def _texts(description: Any) -> set[str]:

@@ -10,6 +10,7 @@ from core.errors import StartError, reason
 from core.loading import REPORT_SECONDS, LoadProgress
 from core.service import until_stopped
 from engine import primary
+from engine.cluster import servers_of
 
 log = structlog.get_logger()
 
@@ -62,7 +63,8 @@ async def _obstacle(client: Redis) -> str:
 async def loading_position(client: Redis) -> tuple[int, int] | None:
     """How many bytes the server has loaded, and of how many; None if it does not say that it loads."""
     try:
-        await client.ping()
+        for server in await servers_of(client):
+            await server.ping()
     except redis.exceptions.BusyLoadingError:
         return await read_position(client)
     except (redis.exceptions.RedisError, OSError):
@@ -73,7 +75,8 @@ async def loading_position(client: Redis) -> tuple[int, int] | None:
 async def read_position(client: Redis) -> tuple[int, int]:
     """The position of a load. Of 0 bytes if the server forbids INFO, or is busy for a moment."""
     try:
-        info = await client.info("persistence")
+        infos = [await server.info("persistence") for server in await servers_of(client)]
     except (redis.exceptions.RedisError, OSError):
         return 0, 0
-    return int(info.get("loading_loaded_bytes", 0)), int(info.get("loading_total_bytes", 0))
+    loaded, total = [sum(int(info.get(f"loading_{what}_bytes", 0)) for info in infos) for what in ("loaded", "total")]
+    return loaded, total

@@ -60,7 +60,7 @@ class Matcher:
         self._limits = (batch,) if hold_ms is None else (batch, hold_ms)
         self._log_ids = dict.fromkeys(node.cards, "0-0")
         self._recently_active: set[str] = set()
-        self._connection = connection.PipelinedConnection(node.commands)
+        self._connection = connection.pipelined(node.commands)
         self._commands_in_round = 0
         self._retry_at: dict[str, float] = {}
         for card in node.cards:

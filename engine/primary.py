@@ -157,6 +157,8 @@ class _ChecksRole(AbstractConnection):
             if isinstance(error.__cause__, NotPrimary):  # redis-py logs in to a unix socket while it connects
                 raise error.__cause__ from None
             raise
+        except RuntimeError as error:  # uvloop says so if the server ends the connection while it is opened
+            raise redis.exceptions.ConnectionError(f"the server has ended the connection: {error}") from error
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         """Logs in, then checks the role. A server that forbids ROLE passes.

@@ -2,12 +2,14 @@
 
 Each batch of appends is followed by three commands in the same pipeline. WAIT and WAITAOF look at the writes of their
 own connection alone. A repeat of an order writes nothing, and its first append may have used another connection. So a
-PUBLISH comes first: Redis sends it to every replica, after everything that it wrote before.
+PUBLISH comes first: Redis sends it to every replica, after everything that it wrote before. A cluster sends messages
+apart from writes, so there a key of the card is set instead.
 
 WAIT comes before WAITAOF, since a replica reports a write to its disk only when it is asked after that write.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import redis.exceptions
@@ -16,11 +18,16 @@ from redis.asyncio import Redis
 
 from core.errors import Overloaded, Unavailable
 from core.settings import Settings
-from engine.connection import PipelinedConnection, is_forbidden, pack_command, redis_errors
+from engine import keys
+from engine.connection import is_forbidden, pack_command, pipelined, redis_errors
+from engine.nodes import ClusterNodes, Nodes
 
 log = structlog.get_logger()
 
 FENCE_CHANNEL = "tcgx:fence"
+FENCE = "fence"
+"""The part of the name of the key that is set in a cluster."""
+
 NO_AOF = "appendonly is disabled"
 ANY_ERROR = redis.exceptions.ResponseError
 
@@ -28,16 +35,19 @@ ANY_ERROR = redis.exceptions.ResponseError
 class ReplicaAcks:
     """Waits until replicas have what Redis has written."""
 
-    def __init__(self, client: Redis, *, replicas: int, milliseconds: int, is_always: bool) -> None:
+    def __init__(
+        self, client: Redis, *, replicas: int, milliseconds: int, is_always: bool, fence_key: str = ""
+    ) -> None:
         """`replicas`: how many must have it. `milliseconds`: how long a wait may take.
 
-        `is_always`: whether Redis itself must have it on disk, too.
+        `is_always`: whether Redis itself must have it on disk, too. `fence_key`: a key of the card, if `client` is the
+        view of a card of a cluster.
         """
-        self._connection = PipelinedConnection(client)
+        self._connection = pipelined(client)
         self._replicas = replicas
         each = milliseconds // 2
         self._commands = [
-            pack_command("PUBLISH", FENCE_CHANNEL, ""),
+            pack_command("SET", fence_key, "") if fence_key else pack_command("PUBLISH", FENCE_CHANNEL, ""),
             pack_command("WAIT", replicas, each),
             pack_command("WAITAOF", int(is_always), replicas, each),
         ]
@@ -118,7 +128,7 @@ class ReplicaAcks:
             )
 
 
-def of(settings: Settings, client: Redis) -> ReplicaAcks | None:
+def of(settings: Settings, client: Redis, *, fence_key: str = "") -> ReplicaAcks | None:
     """The acknowledgements that the settings ask for; None without any."""
     if not settings.replica_acks:
         return None
@@ -127,4 +137,41 @@ def of(settings: Settings, client: Redis) -> ReplicaAcks | None:
         replicas=settings.replica_acks,
         milliseconds=settings.replica_ack_ms,
         is_always=settings.durability == "always",
+        fence_key=fence_key,
     )
+
+
+def of_card(settings: Settings, nodes: ClusterNodes, card: str) -> ReplicaAcks | None:
+    """The same for a card of a cluster."""
+    return of(settings, nodes.of(card).appends or nodes.of(card).commands, fence_key=keys.key(card, FENCE))
+
+
+class AcksOfNodes:
+    """The acknowledgements of the servers of all cards, for a service that appends nothing."""
+
+    def __init__(self, settings: Settings, nodes: Nodes) -> None:
+        self._of_card: dict[str, ReplicaAcks | None] = {}
+        if isinstance(nodes, ClusterNodes):
+            self._of_card = {card: of_card(settings, nodes, card) for card in settings.cards}
+        else:
+            self._of_card = dict.fromkeys(settings.cards, of(settings, nodes.commands))
+
+    async def confirm(self, cards: Iterable[str]) -> None:
+        """Waits until replicas have all of these cards, if the settings ask for it.
+
+        Raises:
+            Unavailable: too few have confirmed, or Redis does not answer.
+        """
+        await asyncio.gather(*(acks.confirm() for acks in self._of(cards)))
+
+    async def check(self, cards: Iterable[str]) -> None:
+        """Checks that replicas answer again, where the last wait was in vain. Until then nothing is to be written.
+
+        Raises:
+            Overloaded: too few replicas answer; nothing was written.
+            Unavailable: Redis does not answer.
+        """
+        await asyncio.gather(*(acks.check() for acks in self._of(cards)))
+
+    def _of(self, cards: Iterable[str]) -> set[ReplicaAcks]:
+        return {acks for acks in map(self._of_card.__getitem__, cards) if acks}

@@ -160,6 +160,9 @@ def redis_part(state: ServerState, ms: float, *, memory_share_max: float) -> Red
     elif bound and state.memory_used_bytes >= NEARLY_FULL * bound:
         status = WARNING
         reason = f"Redis is nearly out of memory: {used}; raise maxmemory"
+    elif state.warning:
+        status, cause = WARNING, state.warning
+        reason = "a part of the cluster does not take orders"
     return RedisPart(
         status=status,
         reason=reason,

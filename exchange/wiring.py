@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -16,10 +18,11 @@ from core.service import cancel_and_wait
 from core.settings import Settings
 from engine import nodes, replica_acks
 from engine.book_reader import BookReader
+from engine.card_order_logs import CardOrderLogs, ClusterMemory
 from engine.deadlines import DeadlineKeeper
 from engine.match_notifications import MatchNotifier
 from engine.memory import MemoryWatch
-from engine.nodes import Nodes
+from engine.nodes import ClusterNodes, Nodes
 from engine.order_log import OrderLog
 from engine.trader_limits import TraderLimits
 from exchange import readiness
@@ -30,6 +33,13 @@ from exchange.market import Market
 from exchange.readiness import Readiness
 from exchange.revocations import Revocations
 from exchange.service import Exchange
+
+
+class Watch(Protocol):
+    """A watch over servers."""
+
+    async def run(self) -> None:
+        """Looks until it is canceled."""
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -49,6 +59,32 @@ class Services(msgspec.Struct, frozen=True):
     background: "Sequence[asyncio.Task[None]]"
 
 
+def _order_log(settings: Settings, servers: Nodes, history: ArchivedHistory) -> tuple[OrderLog, Watch]:
+    """The order log, and the watch over the memory of the servers."""
+    make = partial(
+        OrderLog,
+        backlog_max=settings.backlog_max,
+        pending_max=settings.append_pending_max,
+        self_trade=settings.self_trade,
+        limits=TraderLimits.of(settings),
+        history=history,
+    )
+    percent = settings.redis_memory_percent
+    if not isinstance(servers, ClusterNodes):
+        memory = MemoryWatch(servers.commands, percent=percent)
+        return make(servers.appends, memory=memory, acks=replica_acks.of(settings, servers.appends)), memory
+    memories = ClusterMemory(servers.commands, settings.cards, percent=percent)
+    logs = {
+        card: make(
+            servers.appends.of_card(card),
+            memory=memories.watches[card],
+            acks=replica_acks.of_card(settings, servers, card),
+        )
+        for card in settings.cards
+    }
+    return CardOrderLogs(servers.appends, logs), memories
+
+
 @asynccontextmanager
 async def connect(settings: Settings) -> AsyncIterator[Services]:
     """Connects an exchange for the duration of the context. The exit waits until every placed order is appended.
@@ -62,21 +98,11 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
         postgres.pool(settings.database_url, size=EXPORTS_MAX) as export_pool,
     ):
         await servers.load_library()
-        may_be_promoted = urls.names_sentinels(settings.redis_url) or settings.replica_acks > 0
+        may_be_promoted = urls.may_be_promoted(settings.redis_url) or settings.replica_acks > 0
         history = ArchivedHistory(servers.commands, pool, settings.cards, may_be_promoted=may_be_promoted)
-        memory = MemoryWatch(servers.commands, percent=settings.redis_memory_percent)
-        acks = replica_acks.of(settings, servers.appends)
+        order_log, memory = _order_log(settings, servers, history)
+        acks = replica_acks.AcksOfNodes(settings, servers)
         deadlines = DeadlineKeeper(servers.commands, settings.cards, history, acks)
-        order_log = OrderLog(
-            servers.appends,
-            backlog_max=settings.backlog_max,
-            pending_max=settings.append_pending_max,
-            self_trade=settings.self_trade,
-            limits=TraderLimits.of(settings),
-            history=history,
-            memory=memory,
-            acks=acks,
-        )
         notifier = MatchNotifier(servers)
         archive, books = Archive(pool), BookReader(servers.commands)
         stopping = asyncio.Event()

@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 import msgspec
-from redis import Redis
 
 from core.model import PlaceOrder
 from engine import codec, keys
@@ -26,6 +25,7 @@ from testing.exchange import ExchangeServer, exchange_server
 from testing.flows import CARDS
 from testing.oracle.judge import assert_archived, assert_books, judged, settle
 from testing.replication import GroupServer, RedisGroup, allow_replication, cut_off, plain_url, redis_group
+from testing.servers import client_of
 from testing.waiting import until
 
 THREADS = 4
@@ -133,7 +133,7 @@ def load(exchange: ExchangeServer, **options: Any) -> Iterator[Load]:
 def logged(redis_url: str, cards: Sequence[str] = CARDS) -> dict[tuple[int, str], list[str]]:
     """The order ids in the logs of each trader's client_order_id."""
     found: dict[tuple[int, str], list[str]] = {}
-    with Redis.from_url(redis_url) as redis:
+    with client_of(redis_url) as redis:
         for card in cards:
             entries: Any = redis.xrange(keys.key(card, "orders"))
             for entry_id, fields in entries:

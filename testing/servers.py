@@ -18,11 +18,13 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import msgspec
-from redis import Redis
+from redis import Redis, RedisCluster
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
 from redis.retry import Retry
 
 from archiver import postgres, schema
@@ -31,6 +33,7 @@ from cli.datadir import Secrets
 from cli.embedded import NoAnswer
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
+from core import urls
 from core.settings import Settings
 from engine import connection, library
 from engine.primary import NotPrimary
@@ -170,7 +173,15 @@ class LoadedRedis:
 
 
 def client_of(url: str) -> Redis:
-    """A client that sends nothing twice."""
+    """A client that sends nothing twice. That of a cluster follows its servers, and has the same commands for keys."""
+    if urls.names_cluster(url):
+        address = urls.cluster_address(url)
+        node: Any = ClusterNode  # redis-py does not type it
+        seeds = [node(*seed) for seed in address.seeds]
+        password = unquote(urlsplit(address.url_of(*address.seeds[0])).password or "")
+        cluster: Any = RedisCluster(startup_nodes=seeds, password=password, socket_timeout=CLIENT_SECONDS)
+        client: Redis = cluster
+        return client
     return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=CLIENT_SECONDS)
 
 

@@ -16,7 +16,7 @@ from engine.book_reader import BookReader
 from testing.flows import CARDS
 from testing.oracle.comparison import levels
 from testing.oracle.reference_book import ReferenceBook
-from testing.servers import fetch
+from testing.servers import client_of, fetch
 from testing.waiting import until, until_async
 
 LEVELS_MAX = 2_000
@@ -28,7 +28,7 @@ Row = TypeVar("Row", Order, Trade)
 def log_of(redis_url: str, card: str) -> list[tuple[int, str, Command]]:
     """Sequence, time and command of everything in a card's log, which must begin with 1 and have no gap."""
     found: list[tuple[int, str, Command]] = []
-    with Redis.from_url(redis_url) as redis:
+    with client_of(redis_url) as redis:
         entries: Any = redis.xrange(keys.key(card, "orders"))
     for entry_id, fields in entries:
         first = int(entry_id.decode().partition("-")[2])
@@ -50,7 +50,7 @@ def judged(redis_url: str, cards: Sequence[str] = CARDS) -> dict[str, ReferenceB
 
 def settle(redis_url: str, database_url: str, cards: Sequence[str] = CARDS) -> None:
     """Waits until everything in the logs is matched and archived. Nothing may be appended meanwhile."""
-    with Redis.from_url(redis_url) as redis:
+    with client_of(redis_url) as redis:
         appended: dict[str, Any] = {card: redis.get(keys.key(card, "sequence")) for card in cards}
         expected = {card: int(sequence) for card, sequence in appended.items() if sequence}
         for card, sequence in expected.items():

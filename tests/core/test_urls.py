@@ -23,6 +23,9 @@ GOOD_REDIS = [
     "redis+sentinel://10.0.0.1,10.0.0.2:26380,[::1]:26381/cards",
     "redis+sentinel://user:hunt%2Fer2@a:1,b:2,c/cards/3?sentinel_username=s&sentinel_password=hunter2",
     "rediss+sentinel://:hunter2@a/cards?ssl_ca_certs=/ca.pem&db=1",
+    "redis+cluster://10.0.0.1,10.0.0.2:7001,[::1]:7002",
+    "redis+cluster://user:hunt%2Fer2@a:1,b:2/0",
+    "rediss+cluster://:hunter2@a?ssl_ca_certs=/ca.pem",
     "unix:///run/redis.sock",
     "unix://:hunter2@/run/redis.sock?db=0",
 ]
@@ -57,6 +60,11 @@ BAD_REDIS = [
     ("redis+sentinel://a:1/cards/zero", "database"),
     ("redis+sentinel://a:1/cards?ssl_ca_certs=/ca.pem", "'ssl_ca_certs'"),
     ("redis://a:1?sentinel_password=hunter2", "'sentinel_password'"),
+    ("redis+cluster://a:1,,b:2", "none between two commas"),
+    ("redis+cluster://", "at least one server"),
+    ("redis+cluster://a:1,b:99999", "port"),
+    ("redis+cluster://:hunter2@a:1/3", "database 0 alone, got '3'"),
+    ("redis+cluster://a:1?ssl_ca_certs=/ca.pem", "'ssl_ca_certs'"),
     ("redis:", "begin"),
     ("unix://", "socket"),
     ("redis://:hunter2/x@127.0.0.1/0", "%2F"),
@@ -149,6 +157,14 @@ def test_the_list_of_settings_shows_no_password(field: str) -> None:
 
     assert PASSWORD not in str(listed)
     assert f"{scheme}://me:***@h/0?password=***" in str(listed)
+
+
+def test_the_parts_of_an_address_of_a_cluster() -> None:
+    address = urls.cluster_address("rediss+cluster://me:a%2Fb@one,two:7,[::1],[::2]:8/0?ssl_ca_certs=/ca.pem")
+
+    assert address.seeds == [("one", 6379), ("two", 7), ("::1", 6379), ("::2", 8)]
+    assert address.url_of("one", 6379) == "rediss://me:a%2Fb@one:6379/0?ssl_ca_certs=/ca.pem"
+    assert address.url_of("::2", 8) == "rediss://me:a%2Fb@[::2]:8/0?ssl_ca_certs=/ca.pem"
 
 
 def test_the_parts_of_an_address_of_sentinels() -> None:
