@@ -42,7 +42,7 @@ def routes_by_path() -> dict[str, HTTPRoute]:
     }
 
 
-ROUTES = routes_by_path()
+ROUTES = dict(sorted(routes_by_path().items()))
 NOT_ROUTES = {"OPTIONS", "HEAD"}
 CALLS = [(method, path) for path, route in ROUTES.items() for method in sorted({*route.methods} - NOT_ROUTES)]
 GETS = [path for method, path in CALLS if method == "GET"]
