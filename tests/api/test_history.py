@@ -185,7 +185,7 @@ def test_trades_of_equal_times_are_on_one_page_each_in_both_directions(fast: htt
         ),
         ({"until": "2026-02-01T00:00:00.123Z"}, lambda _: False),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_filters_of_orders_hold_on_every_page_and_in_the_export(
     archived: ExchangeServer, trader: httpx.Client, query: Json, keep: Keep
