@@ -104,14 +104,16 @@ NOT_AUDITED = {"get_card_state", "list_keys", "list_audit"}
 """Calls of admins that read state alone."""
 
 ORDER = {"card": "pikachu", "side": "buy", "price": "1.00"}
-QUERIES = {"list_history_trades": "?card=pikachu", "stream_events": "?channels=orders"}
+QUERIES = {
+    "list_history_trades": "?card=pikachu",
+    "stream_events": "?channels=orders",
+    "export_history_trades": "?card=pikachu",
+    "list_candles": "?interval=1m",
+}
 SOMETIMES = {"stream_events"}
 """Calls that need a token for some of what they give. The matrix asks for that."""
 
-ENDLESS = {
-    "stream_eventsexport_history_trades": "?card=pikachu",
-    "list_candles": "?interval=1m",
-}
+ENDLESS = {"stream_events"}
 """Calls whose answers end with the connection. Their heads are looked at."""
 
 

@@ -656,13 +656,13 @@ def test_what_is_missing_in_the_servers_of_a_round_is_found(monkeypatch: pytest.
     """The last log entry of a card, and one archived trade of another card, are removed before the verdict."""
     gather = evidence.gather
 
-    def gather_less(settings: Settings) -> Evidence:
+    def gather_less(settings: Settings, *, without_replay: frozenset[str]) -> Evidence:
         with client_of(settings.redis_url) as redis:
             key = keys.key(CARD, "orders")
             ((last, _),) = redis.xrevrange(key, count=1)
             redis.xdel(key, last)
         fetch(settings.database_url, "DELETE FROM trades WHERE card = $1 AND trade_number = 5", OTHER_CARD)
-        return gather(settings)
+        return gather(settings, without_replay=without_replay)
 
     monkeypatch.setattr(rounds, "gather", gather_less)
     monkeypatch.setattr(rounds, "AFTER_SECONDS", 2.0)
