@@ -10,6 +10,7 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -43,7 +44,7 @@ _OPENER = urllib.request.build_opener(
 READY_SECONDS = 60
 READY_CHECK_SECONDS = 0.05
 SERVICES = ("engine", "archiver", "api")
-STOP_ORDER = ("api", "engine", "archiver")
+STOP_ORDER = ("grpc", "api", "engine", "archiver")
 DESCRIPTORS = frozenset({variable("listen_fd"), variable("ready_fd")})
 """Variables that hold for one process. The supervisor sets them for each process of its own."""
 
@@ -74,10 +75,11 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             await service.until_stopped(_start(servers), stopping)
             if stopping.is_set():
                 return 0
-            names = ("engine", "archiver", *(f"api-{number}" for number, _ in enumerate(listeners, 1)))
+            inner = ("engine", "archiver", "grpc") if arguments.grpc else ("engine", "archiver")
+            names = (*inner, *(f"api-{number}" for number, _ in enumerate(listeners, 1)))
             await _serve(
                 observed.prepare(_with_server_urls(local, servers), names, is_on=arguments.observe),
-                (servers, listeners),
+                (servers, listeners, inner),
                 stopping,
                 announced_in=announced_in,
                 data_dir=data_dir,
@@ -174,17 +176,17 @@ def _with_server_urls(local: Settings, servers: list[embedded.EmbeddedServer]) -
 
 async def _serve(
     watched: Observed,
-    opened: tuple[list[embedded.EmbeddedServer], list[socket.socket]],
+    opened: tuple[list[embedded.EmbeddedServer], list[socket.socket], Sequence[str]],
     stopping: asyncio.Event,
     *,
     announced_in: Path,
     data_dir: Path,
 ) -> None:
-    servers, listeners = opened
+    servers, listeners, inner = opened
     local = watched.settings
     await _prepare_database(local)
     public_redis = next((one.url for one in servers if isinstance(one, RedisServer)), local.redis_url)
-    services = _services(watched, listeners)
+    services = _services(watched, listeners, inner)
     members: list[Member] = [*servers, *services, *watched.members]
     stop_order = [
         *(service.name for name in STOP_ORDER for service in services if service.name.split("-")[0] == name),
@@ -207,7 +209,8 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _services(watched: Observed, listeners: list[socket.socket]) -> list[Service]:
+def _services(watched: Observed, listeners: list[socket.socket], inner: Sequence[str]) -> list[Service]:
+    """The services. `inner`: those without a socket of the supervisor."""
     local = watched.settings
     environment = {name: value for name, value in os.environ.items() if not name.startswith(settings.PREFIX)}
     environment |= settings.environment_of(local)
@@ -223,7 +226,7 @@ def _services(watched: Observed, listeners: list[socket.socket]) -> list[Service
                 stop_seconds=local.stop_seconds,
                 hung_seconds=local.hung_seconds,
             )
-            for name in ("engine", "archiver")
+            for name in inner
         ),
         *(
             Service(

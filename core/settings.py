@@ -69,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     host: Annotated[str, Setting("the address the API listens on")] = "127.0.0.1"
     port: Annotated[int, Setting("the port the API listens on", 1, 65535)] = 8000
+    grpc_port: Annotated[int, Setting("the port `tcgx grpc` listens on, at the same address", 1, 65535)] = 50051
     tls_cert: Annotated[str, Setting("the certificate chain of the API, a PEM file: it then speaks https alone")] = ""
     tls_key: Annotated[str, Setting("the key of that certificate, a PEM file")] = ""
     cors_origins: Annotated[
