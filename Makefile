@@ -33,6 +33,8 @@ check: .venv/ready ## format, lint, types, and the deployment files
 	@"$(BIN)/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.observability.yml
 	@"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@"$(BIN)/python" -m deploy.generate --check
+	@"$(BIN)/buf" lint
+	@"$(BIN)/buf" breaking --against rpc/v1/released.binpb
 
 validate: .venv/ready .validate/ready ## what validators of Kubernetes, AWS and GitHub say of the deployment files
 	@"$(BIN)/python" -m deploy.validate
@@ -49,6 +51,9 @@ containers: .venv/ready ## builds the image, runs it with compose, kills every c
 format: .venv/ready ## puts the code into its format
 	@"$(BIN)/ruff" format .
 	@"$(BIN)/ruff" check --fix .
+
+grpc: .venv/ready ## generates rpc/v1 from the contract
+	@"$(BIN)/python" -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. rpc/v1/exchange.proto
 
 bench: .venv/ready ## the benchmarks, all of them (ARGS="match --orders 100000" and the like)
 	@exec "$(BIN)/tcgx" bench $(or $(ARGS),all)
@@ -68,4 +73,4 @@ lock: .venv/ready ## resolves the dependencies anew
 clean: ## removes the virtual environment
 	rm -rf .venv .validate .checkov
 
-.PHONY: help setup run test quick check validate containers format bench chaos lock clean
+.PHONY: help setup run test quick check validate containers format grpc bench chaos lock clean

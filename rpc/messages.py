@@ -7,9 +7,9 @@ import msgspec
 from google.protobuf.message import Message
 
 from api.prefer import WAIT_SECONDS_MAX
-from api.views import average_price_text, fill_view, order_view, trade_view
+from api.views import fill_view, order_view, trade_view
 from core.errors import InvalidRequest, RequestError, TcgxError, Violation
-from core.model import Accepted, Fill, Order, PlaceOrder, Trade, price_text
+from core.model import Accepted, Fill, Order, PlaceOrder, Trade, average_price_text, price_text
 from core.rules import BatchItem, Draft, OrderRules
 from exchange.service import PlaceResult
 from rpc.problems import error_message

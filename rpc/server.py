@@ -55,7 +55,8 @@ async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None
         )
         server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.connections_max or None)
         health = HealthServicer()
-        exchange_pb2_grpc.add_ExchangeServiceServicer_to_server(ExchangeService(services, hub), server)
+        calls = ExchangeService(services, hub)
+        exchange_pb2_grpc.add_ExchangeServiceServicer_to_server(calls, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         reflection.enable_server_reflection(
             (NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
@@ -69,6 +70,7 @@ async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None
             await asyncio.wait({stop, *services.background}, return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
         await health.enter_graceful_shutdown()
+        calls.stop_reading()
         await hub.close()
         ending = asyncio.get_running_loop().call_later(settings.stop_seconds / 2, services.exchange.end_waits)
         await server.stop(max(1, settings.stop_seconds - 2))

@@ -1,8 +1,9 @@
 """The calls of the contract, each a mapping onto `Exchange`."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import msgspec
@@ -12,10 +13,9 @@ from api.common_headers import request_id
 from api.decoding import Turn
 from api.market_views import candles_view
 from archiver.audit import Actor
-from core.errors import InvalidRequest, RequestError, TcgxError, Unauthenticated, Violation
-from core.model import LATEST, Accepted
+from core.errors import InvalidRequest, Overloaded, RequestError, TcgxError, Unauthenticated, Violation
+from core.model import COMMANDS_MAX, LATEST, Accepted
 from core.rules import BatchItem, check_credentials
-from engine.library import COMMANDS_MAX
 from exchange.administration import actor_of
 from exchange.auth import TOKEN_MISSING
 from exchange.market import CandleQuery
@@ -31,9 +31,10 @@ from streams import channels as names
 from streams import connection
 from streams.feed import Kind
 from streams.hub import Hub
-from streams.session import INTERVAL_MS, INTERVAL_MS_MAX
+from streams.session import INTERVAL_MS, INTERVAL_MS_MAX, Session
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 Context = Any  # grpc.aio.ServicerContext is generic over messages
 BOOK_LEVELS, FILLS, CANDLES = 20, 50, 500
@@ -48,6 +49,8 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
         self._rules = services.exchange.rules
         self._services = services
         self._hub = hub
+        self._reading: set[asyncio.Future[Any]] = set()
+        self._is_stopping = False
 
     # -- orders in
 
@@ -71,9 +74,9 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
             placed = await place
             if isinstance(placed, tuple):
                 return messages.after_match(pb.PlaceOrderResponse, placed)
-            is_new = isinstance(placed, Accepted)
-            order = messages.accepted_message(command, placed) if is_new else messages.order_message(placed)
-            return messages.after_match(pb.PlaceOrderResponse, order)
+            if isinstance(placed, Accepted):
+                return pb.PlaceOrderResponse(order=messages.accepted_message(command, placed))
+            return pb.PlaceOrderResponse(order=messages.order_message(placed))
 
         return await self._answered(context, "PlaceOrder", answer)
 
@@ -123,11 +126,11 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
         return await self._answered(context, "SubmitOrders", answer)
 
     async def StreamOrders(
-        self, requests: AsyncIterator[pb.StreamOrdersRequest], context: Context
+        self, _: AsyncIterator[pb.StreamOrdersRequest], context: Context
     ) -> AsyncIterator[pb.StreamOrdersResponse]:
         """Batches, one after the other. The next one is read once the client has taken the response to this one."""
         caller = await self._admitted(context, "StreamOrders")
-        async for request in requests:
+        while (request := await self._next(context)) is not None:
             began = time.perf_counter()
             try:
                 self._services.authenticator.check(caller)
@@ -135,7 +138,6 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
                 metrics.observe("StreamOrders", grpc.StatusCode.OK.name, time.perf_counter() - began)
             except Unauthenticated as error:
                 await _abort(context, error, "StreamOrders", began)
-                return
             except TcgxError as error:
                 metrics.observe("StreamOrders", STATUS_OF_KIND[error.kind].name, time.perf_counter() - began)
                 response = pb.StreamOrdersResponse(error=error_message(error))
@@ -236,7 +238,7 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
     async def StreamEvents(self, request: pb.StreamEventsRequest, context: Context) -> None:
         """Live data until the stream ends."""
 
-        async def open_stream() -> Any:
+        async def open_stream() -> Session:
             interval = request.interval_ms if request.HasField("interval_ms") else INTERVAL_MS
             if not 0 <= interval <= INTERVAL_MS_MAX:
                 rule = f"must be a whole number from 0 to {INTERVAL_MS_MAX}"
@@ -283,10 +285,34 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
                 await turn.next()
         return results
 
-    async def _answered(self, context: Context, call: str, answer: Callable[[Caller], Awaitable[Any]]) -> Any:
+    async def _next(self, context: Context) -> pb.StreamOrdersRequest | None:
+        """The next message of a stream; None at its end. A stop of the process ends the call with an error."""
+        reading = asyncio.ensure_future(context.read())
+        self._reading.add(reading)
+        if self._is_stopping:
+            reading.cancel()
+        try:
+            await asyncio.wait({reading})
+        except BaseException:
+            reading.cancel()
+            raise
+        finally:
+            self._reading.discard(reading)
+        if reading.cancelled():
+            await _abort(context, Overloaded("the server is about to stop"), "StreamOrders", time.perf_counter())
+        request = reading.result()
+        return None if request is grpc.aio.EOF else request
+
+    def stop_reading(self) -> None:
+        """Ends the streams of batches that wait for a message, now and later."""
+        self._is_stopping = True
+        for reading in self._reading:
+            reading.cancel()
+
+    async def _answered(self, context: Context, call: str, answer: Callable[[Caller], Awaitable[T]]) -> T:
         """The answer to a call of an authenticated caller, or the end of the call with an error."""
 
-        async def for_caller() -> Any:
+        async def for_caller() -> T:
             return await answer(self._services.authenticator.authenticate(_authorization(context)))
 
         return await _answered(context, call, for_caller)
@@ -295,30 +321,29 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
         async def admitted(caller: Caller) -> Caller:
             return caller
 
-        found: Caller = await self._answered(context, call, admitted)
-        return found
+        return await self._answered(context, call, admitted)
 
 
-async def _answered(context: Context, call: str, answer: Callable[[], Awaitable[Any]]) -> Any:
+async def _answered(context: Context, call: str, answer: Callable[[], Awaitable[T]]) -> T:
     began = time.perf_counter()
     try:
         found = await answer()
     except TcgxError as error:
-        await _abort(context, error, call, began)
+        return await _abort(context, error, call, began)
     except Exception as error:
         log.error("a call failed", operation=call, request_id=_request_id(context), exc_info=error)
-        await _abort(context, TcgxError(str(error)), call, began)
-    else:
-        metrics.observe(call, grpc.StatusCode.OK.name, time.perf_counter() - began)
-        return found
+        return await _abort(context, TcgxError(str(error)), call, began)
+    metrics.observe(call, grpc.StatusCode.OK.name, time.perf_counter() - began)
+    return found
 
 
-async def _abort(context: Context, error: TcgxError, call: str, began: float) -> None:
-    """Ends a call with an error. This never returns."""
+async def _abort(context: Context, error: TcgxError, call: str, began: float) -> NoReturn:
+    """Ends a call with an error."""
     status = STATUS_OF_KIND[error.kind]
     metrics.observe(call, status.name, time.perf_counter() - began)
     context.set_trailing_metadata(trailing_metadata(error, _request_id(context)))
     await context.abort(status, error.detail)
+    raise AssertionError("abort has returned")
 
 
 def _metadata(context: Context, name: str) -> bytes | None:

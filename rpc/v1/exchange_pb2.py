@@ -4,108 +4,113 @@
 # source: rpc/v1/exchange.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
-_runtime_version.ValidateProtobufRuntimeVersion(_runtime_version.Domain.PUBLIC, 7, 35, 1, "", "rpc/v1/exchange.proto")
+_runtime_version.ValidateProtobufRuntimeVersion(
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'rpc/v1/exchange.proto'
+)
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x15rpc/v1/exchange.proto\x12\x07tcgx.v1"5\n\x0fGetTokenRequest\x12\x11\n\ttrader_id\x18\x01 \x01(\x03\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t"<\n\x10GetTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\nexpires_in\x18\x02 \x01(\x03"\x9e\x03\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x1c\n\x0f\x63lient_order_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0c\n\x04\x63\x61rd\x18\x03 \x01(\t\x12\x0c\n\x04side\x18\x04 \x01(\t\x12\r\n\x05price\x18\x05 \x01(\t\x12\x10\n\x08quantity\x18\x06 \x01(\x03\x12\x17\n\x0f\x66illed_quantity\x18\x07 \x01(\x03\x12\x0e\n\x06status\x18\x08 \x01(\t\x12\x15\n\rtime_in_force\x18\t \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65pted_at\x18\n \x01(\t\x12\x16\n\tclosed_at\x18\x0b \x01(\tH\x01\x88\x01\x01\x12\x11\n\tpost_only\x18\x0c \x01(\x08\x12\x15\n\x08replaces\x18\r \x01(\tH\x02\x88\x01\x01\x12\x18\n\x10\x63\x61rried_quantity\x18\x0e \x01(\x03\x12\x13\n\x06reason\x18\x0f \x01(\tH\x03\x88\x01\x01\x12\x18\n\x0breplaced_by\x18\x10 \x01(\tH\x04\x88\x01\x01\x42\x12\n\x10_client_order_idB\x0c\n\n_closed_atB\x0b\n\t_replacesB\t\n\x07_reasonB\x0e\n\x0c_replaced_by"q\n\x05Trade\x12\x10\n\x08trade_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x03\x12\x12\n\ntaker_side\x18\x05 \x01(\t\x12\x13\n\x0b\x65xecuted_at\x18\x06 \x01(\t"\xa3\x01\n\x04\x46ill\x12\x10\n\x08trade_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x03\x12\x12\n\ntaker_side\x18\x05 \x01(\t\x12\x13\n\x0b\x65xecuted_at\x18\x06 \x01(\t\x12\x10\n\x08order_id\x18\x07 \x01(\t\x12\x0c\n\x04side\x18\x08 \x01(\t\x12\x11\n\tliquidity\x18\t \x01(\t"F\n\nFieldError\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\t"~\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\x05\x12#\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x13.tcgx.v1.FieldError\x12\x13\n\x0bretry_after\x18\x06 \x01(\x03"\xa9\x02\n\x11PlaceOrderRequest\x12\x11\n\x04\x63\x61rd\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04side\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05price\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x15\n\x08quantity\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x1c\n\x0f\x63lient_order_id\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x1a\n\rtime_in_force\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x16\n\tpost_only\x18\x07 \x01(\x08H\x06\x88\x01\x01\x12\x14\n\x0cwait_seconds\x18\x0f \x01(\x01\x42\x07\n\x05_cardB\x07\n\x05_sideB\x08\n\x06_priceB\x0b\n\t_quantityB\x12\n\x10_client_order_idB\x10\n\x0e_time_in_forceB\x0c\n\n_post_only"\x90\x01\n\x12PlaceOrderResponse\x12\x1d\n\x05order\x18\x01 \x01(\x0b\x32\x0e.tcgx.v1.Order\x12\x0f\n\x07matched\x18\x02 \x01(\x08\x12\x1c\n\x05\x66ills\x18\x03 \x03(\x0b\x32\r.tcgx.v1.Fill\x12\x1a\n\raverage_price\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_average_price"\xd7\x01\n\x13ReplaceOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\x05price\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08quantity\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tpost_only\x18\x04 \x01(\x08H\x02\x88\x01\x01\x12\x1c\n\x0f\x63lient_order_id\x18\x05 \x01(\tH\x03\x88\x01\x01\x12\x14\n\x0cwait_seconds\x18\x0f \x01(\x01\x42\x08\n\x06_priceB\x0b\n\t_quantityB\x0c\n\n_post_onlyB\x12\n\x10_client_order_id"\x92\x01\n\x14ReplaceOrderResponse\x12\x1d\n\x05order\x18\x01 \x01(\x0b\x32\x0e.tcgx.v1.Order\x12\x0f\n\x07matched\x18\x02 \x01(\x08\x12\x1c\n\x05\x66ills\x18\x03 \x03(\x0b\x32\r.tcgx.v1.Fill\x12\x1a\n\raverage_price\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_average_price"<\n\x12\x43\x61ncelOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x14\n\x0cwait_seconds\x18\x0f \x01(\x01"E\n\x13\x43\x61ncelOrderResponse\x12\x1d\n\x05order\x18\x01 \x01(\x0b\x32\x0e.tcgx.v1.Order\x12\x0f\n\x07matched\x18\x02 \x01(\x08"G\n\x13\x43\x61ncelOrdersRequest\x12\x11\n\x04\x63\x61rd\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0cwait_seconds\x18\x0f \x01(\x01\x42\x07\n\x05_card"G\n\x14\x43\x61ncelOrdersResponse\x12\x1e\n\x06orders\x18\x01 \x03(\x0b\x32\x0e.tcgx.v1.Order\x12\x0f\n\x07matched\x18\x02 \x01(\x08"\x8a\x02\n\x08NewOrder\x12\x11\n\x04\x63\x61rd\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04side\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05price\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x15\n\x08quantity\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x1c\n\x0f\x63lient_order_id\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x1a\n\rtime_in_force\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x16\n\tpost_only\x18\x07 \x01(\x08H\x06\x88\x01\x01\x42\x07\n\x05_cardB\x07\n\x05_sideB\x08\n\x06_priceB\x0b\n\t_quantityB\x12\n\x10_client_order_idB\x10\n\x0e_time_in_forceB\x0c\n\n_post_only",\n\x06\x43\x61ncel\x12\x15\n\x08order_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_order_id"\xc7\x01\n\x07Replace\x12\x15\n\x08order_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05price\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08quantity\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x16\n\tpost_only\x18\x04 \x01(\x08H\x03\x88\x01\x01\x12\x1c\n\x0f\x63lient_order_id\x18\x05 \x01(\tH\x04\x88\x01\x01\x42\x0b\n\t_order_idB\x08\n\x06_priceB\x0b\n\t_quantityB\x0c\n\n_post_onlyB\x12\n\x10_client_order_id"|\n\x04Item\x12"\n\x05place\x18\x01 \x01(\x0b\x32\x11.tcgx.v1.NewOrderH\x00\x12!\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x0f.tcgx.v1.CancelH\x00\x12#\n\x07replace\x18\x03 \x01(\x0b\x32\x10.tcgx.v1.ReplaceH\x00\x42\x08\n\x06\x61\x63tion"U\n\x06Result\x12\x1f\n\x05order\x18\x01 \x01(\x0b\x32\x0e.tcgx.v1.OrderH\x00\x12\x1f\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0e.tcgx.v1.ErrorH\x00\x42\t\n\x07outcome"3\n\x13SubmitOrdersRequest\x12\x1c\n\x05items\x18\x01 \x03(\x0b\x32\r.tcgx.v1.Item"8\n\x14SubmitOrdersResponse\x12 \n\x07results\x18\x01 \x03(\x0b\x32\x0f.tcgx.v1.Result"3\n\x13StreamOrdersRequest\x12\x1c\n\x05items\x18\x01 \x03(\x0b\x32\r.tcgx.v1.Item"W\n\x14StreamOrdersResponse\x12 \n\x07results\x18\x01 \x03(\x0b\x32\x0f.tcgx.v1.Result\x12\x1d\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0e.tcgx.v1.Error"H\n\x0fGetOrderRequest\x12\x12\n\x08order_id\x18\x01 \x01(\tH\x00\x12\x19\n\x0f\x63lient_order_id\x18\x02 \x01(\tH\x00\x42\x06\n\x04name"}\n\x10GetOrderResponse\x12\x1d\n\x05order\x18\x01 \x01(\x0b\x32\x0e.tcgx.v1.Order\x12\x1c\n\x05\x66ills\x18\x02 \x03(\x0b\x32\r.tcgx.v1.Fill\x12\x1a\n\raverage_price\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_average_price"\xa9\x01\n\x11ListOrdersRequest\x12\x13\n\x06status\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04\x63\x61rd\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x11\n\x04side\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06\x62\x65\x66ore\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x12\n\x05limit\x18\x05 \x01(\x03H\x04\x88\x01\x01\x42\t\n\x07_statusB\x07\n\x05_cardB\x07\n\x05_sideB\t\n\x07_beforeB\x08\n\x06_limit"P\n\x12ListOrdersResponse\x12\x1e\n\x06orders\x18\x01 \x03(\x0b\x32\x0e.tcgx.v1.Order\x12\x11\n\x04next\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_next"\x90\x01\n\x10ListFillsRequest\x12\x11\n\x04\x63\x61rd\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08order_id\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06\x62\x65\x66ore\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x12\n\x05limit\x18\x04 \x01(\x03H\x03\x88\x01\x01\x42\x07\n\x05_cardB\x0b\n\t_order_idB\t\n\x07_beforeB\x08\n\x06_limit"M\n\x11ListFillsResponse\x12\x1c\n\x05\x66ills\x18\x01 \x03(\x0b\x32\r.tcgx.v1.Fill\x12\x11\n\x04next\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_next"<\n\x0eGetBookRequest\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\t\x12\x12\n\x05\x64\x65pth\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_depth"(\n\x05Level\x12\r\n\x05price\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03"m\n\x0fGetBookResponse\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x1c\n\x04\x62ids\x18\x03 \x03(\x0b\x32\x0e.tcgx.v1.Level\x12\x1c\n\x04\x61sks\x18\x04 \x03(\x0b\x32\x0e.tcgx.v1.Level"?\n\x11ListTradesRequest\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_limit"4\n\x12ListTradesResponse\x12\x1e\n\x06trades\x18\x01 \x03(\x0b\x32\x0e.tcgx.v1.Trade"\xa6\x01\n\x12ListCandlesRequest\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\t\x12\x10\n\x08interval\x18\x02 \x01(\t\x12\x12\n\x05start\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03\x65nd\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x11\n\x04\x66ill\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x12\n\x05limit\x18\x06 \x01(\x03H\x03\x88\x01\x01\x42\x08\n\x06_startB\x06\n\x04_endB\x07\n\x05_fillB\x08\n\x06_limit"\x7f\n\x06\x43\x61ndle\x12\r\n\x05start\x18\x01 \x01(\t\x12\x0c\n\x04open\x18\x02 \x01(\t\x12\x0c\n\x04high\x18\x03 \x01(\t\x12\x0b\n\x03low\x18\x04 \x01(\t\x12\r\n\x05\x63lose\x18\x05 \x01(\t\x12\x0e\n\x06volume\x18\x06 \x01(\x03\x12\x0e\n\x06trades\x18\x07 \x01(\x03\x12\x0e\n\x06\x63losed\x18\x08 \x01(\x08"S\n\x13ListCandlesResponse\x12 \n\x07\x63\x61ndles\x18\x01 \x03(\x0b\x32\x0f.tcgx.v1.Candle\x12\x11\n\x04next\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_next"`\n\x13StreamEventsRequest\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x18\n\x0binterval_ms\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_interval_ms"F\n\x14StreamEventsResponse\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\t\x12\x11\n\tpositions\x18\x03 \x01(\t2\x85\x08\n\x0f\x45xchangeService\x12?\n\x08GetToken\x12\x18.tcgx.v1.GetTokenRequest\x1a\x19.tcgx.v1.GetTokenResponse\x12\x45\n\nPlaceOrder\x12\x1a.tcgx.v1.PlaceOrderRequest\x1a\x1b.tcgx.v1.PlaceOrderResponse\x12K\n\x0cReplaceOrder\x12\x1c.tcgx.v1.ReplaceOrderRequest\x1a\x1d.tcgx.v1.ReplaceOrderResponse\x12H\n\x0b\x43\x61ncelOrder\x12\x1b.tcgx.v1.CancelOrderRequest\x1a\x1c.tcgx.v1.CancelOrderResponse\x12K\n\x0c\x43\x61ncelOrders\x12\x1c.tcgx.v1.CancelOrdersRequest\x1a\x1d.tcgx.v1.CancelOrdersResponse\x12K\n\x0cSubmitOrders\x12\x1c.tcgx.v1.SubmitOrdersRequest\x1a\x1d.tcgx.v1.SubmitOrdersResponse\x12O\n\x0cStreamOrders\x12\x1c.tcgx.v1.StreamOrdersRequest\x1a\x1d.tcgx.v1.StreamOrdersResponse(\x01\x30\x01\x12?\n\x08GetOrder\x12\x18.tcgx.v1.GetOrderRequest\x1a\x19.tcgx.v1.GetOrderResponse\x12\x45\n\nListOrders\x12\x1a.tcgx.v1.ListOrdersRequest\x1a\x1b.tcgx.v1.ListOrdersResponse\x12\x42\n\tListFills\x12\x19.tcgx.v1.ListFillsRequest\x1a\x1a.tcgx.v1.ListFillsResponse\x12<\n\x07GetBook\x12\x17.tcgx.v1.GetBookRequest\x1a\x18.tcgx.v1.GetBookResponse\x12\x45\n\nListTrades\x12\x1a.tcgx.v1.ListTradesRequest\x1a\x1b.tcgx.v1.ListTradesResponse\x12H\n\x0bListCandles\x12\x1b.tcgx.v1.ListCandlesRequest\x1a\x1c.tcgx.v1.ListCandlesResponse\x12M\n\x0cStreamEvents\x12\x1c.tcgx.v1.StreamEventsRequest\x1a\x1d.tcgx.v1.StreamEventsResponse0\x01\x62\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15rpc/v1/exchange.proto\x12\x07tcgx.v1\"5\n\x0fGetTokenRequest\x12\x11\n\ttrader_id\x18\x01 \x01(\x03\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t\"<\n\x10GetTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\nexpires_in\x18\x02 \x01(\x03\"\x9e\x03\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x1c\n\x0f\x63lient_order_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0c\n\x04\x63\x61rd\x18\x03 \x01(\t\x12\x0c\n\x04side\x18\x04 \x01(\t\x12\r\n\x05price\x18\x05 \x01(\t\x12\x10\n\x08quantity\x18\x06 \x01(\x03\x12\x17\n\x0f\x66illed_quantity\x18\x07 \x01(\x03\x12\x0e\n\x06status\x18\x08 \x01(\t\x12\x15\n\rtime_in_force\x18\t \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65pted_at\x18\n \x01(\t\x12\x16\n\tclosed_at\x18\x0b \x01(\tH\x01\x88\x01\x01\x12\x11\n\tpost_only\x18\x0c \x01(\x08\x12\x15\n\x08replaces\x18\r \x01(\tH\x02\x88\x01\x01\x12\x18\n\x10\x63\x61rried_quantity\x18\x0e \x01(\x03\x12\x13\n\x06reason\x18\x0f \x01(\tH\x03\x88\x01\x01\x12\x18\n\x0breplaced_by\x18\x10 \x01(\tH\x04\x88\x01\x01\x42\x12\n\x10_client_order_idB\x0c\n\n_closed_atB\x0b\n\t_replacesB\t\n\x07_reasonB\x0e\n\x0c_replaced_by\"q\n\x05Trade\x12\x10\n\x08trade_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x03\x12\x12\n\ntaker_side\x18\x05 \x01(\t\x12\x13\n\x0b\x65xecuted_at\x18\x06 \x01(\t\"\xa3\x01\n\x04\x46ill\x12\x10\n\x08trade_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x03\x12\x12\n\ntaker_side\x18\x05 \x01(\t\x12\x13\n\x0b\x65xecuted_at\x18\x06 \x01(\t\x12\x10\n\x08order_id\x18\x07 \x01(\t\x12\x0c\n\x04side\x18\x08 \x01(\t\x12\x11\n\tliquidity\x18\t \x01(\t\"F\n\nFieldError\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\t\"~\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\x05\x12#\n\x06\x65rrors\x18\x05 \x03(\x0b\x32\x13.tcgx.v1.FieldError\x12\x13\n\x0bretry_after\x18\x06 \x01(\x03\"\xa9\x02\n\x11PlaceOrderRequest\x12\x11\n\x04\x63\x61rd\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04side\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05price\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x15\n\x08quantity\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x1c\n\x0f\x63lient_order_id\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x1a\n\rtime_in_force\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x16\n\tpost_only\x18\x07 \x01(\x08H\x06\x88\x01\x01\x12\x14\n\x0cwait_seconds\x18\x0f \x01(\x01\x42\x07\n\x05_cardB\x07\n\x05_sideB\x08\n\x06_priceB\x0b\n\t_quantityB\x12\n\x10_client_order_idB\x10\n\x0e_time_in_forceB\x0c\n\n_post_only\"\x90\x01\n\x12PlaceOrderResponse\x12\x1d\n\x05order\x18\x01 \x01(\x0b\x32\x0e.tcgx.v1.Order\x12\x0f\n\x07matched\x18\x02 \x01(\x08\x12\x1c\n\x05\x66ills\x18\x03 \x03(\x0b\x32\r.tcgx.v1.Fill\x12\x1a\n\raverage_price\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_average_price\"\xd7\x01\n\x13ReplaceOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x12\n\x05price\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08quantity\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tpost_only\x18\x04 \x01(\x08H\x02\x88\x01\x01\x12\x1c\n\x0f\x63lient_order_id\x18\x05 \x01(\tH\x03\x88\x01\x01\x12\x14\n\x0cwait_seconds\x18\x0f \x01(\x01\x42\x08\n\x06_priceB\x0b\n\t_quantityB\x0c\n\n_post_onlyB\x12\n\x10_client_order_id\"\x92\x01\n\x14ReplaceOrderResponse\x12\x1d\n\x05order\x18\x01 \x01(\x0b\x32\x0e.tcgx.v1.Order\x12\x0f\n\x07matched\x18\x02 \x01(\x08\x12\x1c\n\x05\x66ills\x18\x03 \x03(\x0b\x32\r.tcgx.v1.Fill\x12\x1a\n\raverage_price\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_average_price\"<\n\x12\x43\x61ncelOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x14\n\x0cwait_seconds\x18\x0f \x01(\x01\"E\n\x13\x43\x61ncelOrderResponse\x12\x1d\n\x05order\x18\x01 \x01(\x0b\x32\x0e.tcgx.v1.Order\x12\x0f\n\x07matched\x18\x02 \x01(\x08\"G\n\x13\x43\x61ncelOrdersRequest\x12\x11\n\x04\x63\x61rd\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0cwait_seconds\x18\x0f \x01(\x01\x42\x07\n\x05_card\"G\n\x14\x43\x61ncelOrdersResponse\x12\x1e\n\x06orders\x18\x01 \x03(\x0b\x32\x0e.tcgx.v1.Order\x12\x0f\n\x07matched\x18\x02 \x01(\x08\"\x8a\x02\n\x08NewOrder\x12\x11\n\x04\x63\x61rd\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04side\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05price\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x15\n\x08quantity\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x1c\n\x0f\x63lient_order_id\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x1a\n\rtime_in_force\x18\x06 \x01(\tH\x05\x88\x01\x01\x12\x16\n\tpost_only\x18\x07 \x01(\x08H\x06\x88\x01\x01\x42\x07\n\x05_cardB\x07\n\x05_sideB\x08\n\x06_priceB\x0b\n\t_quantityB\x12\n\x10_client_order_idB\x10\n\x0e_time_in_forceB\x0c\n\n_post_only\",\n\x06\x43\x61ncel\x12\x15\n\x08order_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_order_id\"\xc7\x01\n\x07Replace\x12\x15\n\x08order_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05price\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08quantity\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x16\n\tpost_only\x18\x04 \x01(\x08H\x03\x88\x01\x01\x12\x1c\n\x0f\x63lient_order_id\x18\x05 \x01(\tH\x04\x88\x01\x01\x42\x0b\n\t_order_idB\x08\n\x06_priceB\x0b\n\t_quantityB\x0c\n\n_post_onlyB\x12\n\x10_client_order_id\"|\n\x04Item\x12\"\n\x05place\x18\x01 \x01(\x0b\x32\x11.tcgx.v1.NewOrderH\x00\x12!\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x0f.tcgx.v1.CancelH\x00\x12#\n\x07replace\x18\x03 \x01(\x0b\x32\x10.tcgx.v1.ReplaceH\x00\x42\x08\n\x06\x61\x63tion\"U\n\x06Result\x12\x1f\n\x05order\x18\x01 \x01(\x0b\x32\x0e.tcgx.v1.OrderH\x00\x12\x1f\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0e.tcgx.v1.ErrorH\x00\x42\t\n\x07outcome\"3\n\x13SubmitOrdersRequest\x12\x1c\n\x05items\x18\x01 \x03(\x0b\x32\r.tcgx.v1.Item\"8\n\x14SubmitOrdersResponse\x12 \n\x07results\x18\x01 \x03(\x0b\x32\x0f.tcgx.v1.Result\"3\n\x13StreamOrdersRequest\x12\x1c\n\x05items\x18\x01 \x03(\x0b\x32\r.tcgx.v1.Item\"W\n\x14StreamOrdersResponse\x12 \n\x07results\x18\x01 \x03(\x0b\x32\x0f.tcgx.v1.Result\x12\x1d\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0e.tcgx.v1.Error\"H\n\x0fGetOrderRequest\x12\x12\n\x08order_id\x18\x01 \x01(\tH\x00\x12\x19\n\x0f\x63lient_order_id\x18\x02 \x01(\tH\x00\x42\x06\n\x04name\"}\n\x10GetOrderResponse\x12\x1d\n\x05order\x18\x01 \x01(\x0b\x32\x0e.tcgx.v1.Order\x12\x1c\n\x05\x66ills\x18\x02 \x03(\x0b\x32\r.tcgx.v1.Fill\x12\x1a\n\raverage_price\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_average_price\"\xa9\x01\n\x11ListOrdersRequest\x12\x13\n\x06status\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04\x63\x61rd\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x11\n\x04side\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06\x62\x65\x66ore\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x12\n\x05limit\x18\x05 \x01(\x03H\x04\x88\x01\x01\x42\t\n\x07_statusB\x07\n\x05_cardB\x07\n\x05_sideB\t\n\x07_beforeB\x08\n\x06_limit\"P\n\x12ListOrdersResponse\x12\x1e\n\x06orders\x18\x01 \x03(\x0b\x32\x0e.tcgx.v1.Order\x12\x11\n\x04next\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_next\"\x90\x01\n\x10ListFillsRequest\x12\x11\n\x04\x63\x61rd\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08order_id\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06\x62\x65\x66ore\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x12\n\x05limit\x18\x04 \x01(\x03H\x03\x88\x01\x01\x42\x07\n\x05_cardB\x0b\n\t_order_idB\t\n\x07_beforeB\x08\n\x06_limit\"M\n\x11ListFillsResponse\x12\x1c\n\x05\x66ills\x18\x01 \x03(\x0b\x32\r.tcgx.v1.Fill\x12\x11\n\x04next\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_next\"<\n\x0eGetBookRequest\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\t\x12\x12\n\x05\x64\x65pth\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_depth\"(\n\x05Level\x12\r\n\x05price\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"m\n\x0fGetBookResponse\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x1c\n\x04\x62ids\x18\x03 \x03(\x0b\x32\x0e.tcgx.v1.Level\x12\x1c\n\x04\x61sks\x18\x04 \x03(\x0b\x32\x0e.tcgx.v1.Level\"?\n\x11ListTradesRequest\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\t\x12\x12\n\x05limit\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_limit\"4\n\x12ListTradesResponse\x12\x1e\n\x06trades\x18\x01 \x03(\x0b\x32\x0e.tcgx.v1.Trade\"\xa6\x01\n\x12ListCandlesRequest\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\t\x12\x10\n\x08interval\x18\x02 \x01(\t\x12\x12\n\x05start\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03\x65nd\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x11\n\x04\x66ill\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x12\n\x05limit\x18\x06 \x01(\x03H\x03\x88\x01\x01\x42\x08\n\x06_startB\x06\n\x04_endB\x07\n\x05_fillB\x08\n\x06_limit\"\x7f\n\x06\x43\x61ndle\x12\r\n\x05start\x18\x01 \x01(\t\x12\x0c\n\x04open\x18\x02 \x01(\t\x12\x0c\n\x04high\x18\x03 \x01(\t\x12\x0b\n\x03low\x18\x04 \x01(\t\x12\r\n\x05\x63lose\x18\x05 \x01(\t\x12\x0e\n\x06volume\x18\x06 \x01(\x03\x12\x0e\n\x06trades\x18\x07 \x01(\x03\x12\x0e\n\x06\x63losed\x18\x08 \x01(\x08\"S\n\x13ListCandlesResponse\x12 \n\x07\x63\x61ndles\x18\x01 \x03(\x0b\x32\x0f.tcgx.v1.Candle\x12\x11\n\x04next\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_next\"`\n\x13StreamEventsRequest\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x18\n\x0binterval_ms\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_interval_ms\"F\n\x14StreamEventsResponse\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\t\x12\x11\n\tpositions\x18\x03 \x01(\t2\x85\x08\n\x0f\x45xchangeService\x12?\n\x08GetToken\x12\x18.tcgx.v1.GetTokenRequest\x1a\x19.tcgx.v1.GetTokenResponse\x12\x45\n\nPlaceOrder\x12\x1a.tcgx.v1.PlaceOrderRequest\x1a\x1b.tcgx.v1.PlaceOrderResponse\x12K\n\x0cReplaceOrder\x12\x1c.tcgx.v1.ReplaceOrderRequest\x1a\x1d.tcgx.v1.ReplaceOrderResponse\x12H\n\x0b\x43\x61ncelOrder\x12\x1b.tcgx.v1.CancelOrderRequest\x1a\x1c.tcgx.v1.CancelOrderResponse\x12K\n\x0c\x43\x61ncelOrders\x12\x1c.tcgx.v1.CancelOrdersRequest\x1a\x1d.tcgx.v1.CancelOrdersResponse\x12K\n\x0cSubmitOrders\x12\x1c.tcgx.v1.SubmitOrdersRequest\x1a\x1d.tcgx.v1.SubmitOrdersResponse\x12O\n\x0cStreamOrders\x12\x1c.tcgx.v1.StreamOrdersRequest\x1a\x1d.tcgx.v1.StreamOrdersResponse(\x01\x30\x01\x12?\n\x08GetOrder\x12\x18.tcgx.v1.GetOrderRequest\x1a\x19.tcgx.v1.GetOrderResponse\x12\x45\n\nListOrders\x12\x1a.tcgx.v1.ListOrdersRequest\x1a\x1b.tcgx.v1.ListOrdersResponse\x12\x42\n\tListFills\x12\x19.tcgx.v1.ListFillsRequest\x1a\x1a.tcgx.v1.ListFillsResponse\x12<\n\x07GetBook\x12\x17.tcgx.v1.GetBookRequest\x1a\x18.tcgx.v1.GetBookResponse\x12\x45\n\nListTrades\x12\x1a.tcgx.v1.ListTradesRequest\x1a\x1b.tcgx.v1.ListTradesResponse\x12H\n\x0bListCandles\x12\x1b.tcgx.v1.ListCandlesRequest\x1a\x1c.tcgx.v1.ListCandlesResponse\x12M\n\x0cStreamEvents\x12\x1c.tcgx.v1.StreamEventsRequest\x1a\x1d.tcgx.v1.StreamEventsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "rpc.v1.exchange_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rpc.v1.exchange_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_GETTOKENREQUEST"]._serialized_start = 34
-    _globals["_GETTOKENREQUEST"]._serialized_end = 87
-    _globals["_GETTOKENRESPONSE"]._serialized_start = 89
-    _globals["_GETTOKENRESPONSE"]._serialized_end = 149
-    _globals["_ORDER"]._serialized_start = 152
-    _globals["_ORDER"]._serialized_end = 566
-    _globals["_TRADE"]._serialized_start = 568
-    _globals["_TRADE"]._serialized_end = 681
-    _globals["_FILL"]._serialized_start = 684
-    _globals["_FILL"]._serialized_end = 847
-    _globals["_FIELDERROR"]._serialized_start = 849
-    _globals["_FIELDERROR"]._serialized_end = 919
-    _globals["_ERROR"]._serialized_start = 921
-    _globals["_ERROR"]._serialized_end = 1047
-    _globals["_PLACEORDERREQUEST"]._serialized_start = 1050
-    _globals["_PLACEORDERREQUEST"]._serialized_end = 1347
-    _globals["_PLACEORDERRESPONSE"]._serialized_start = 1350
-    _globals["_PLACEORDERRESPONSE"]._serialized_end = 1494
-    _globals["_REPLACEORDERREQUEST"]._serialized_start = 1497
-    _globals["_REPLACEORDERREQUEST"]._serialized_end = 1712
-    _globals["_REPLACEORDERRESPONSE"]._serialized_start = 1715
-    _globals["_REPLACEORDERRESPONSE"]._serialized_end = 1861
-    _globals["_CANCELORDERREQUEST"]._serialized_start = 1863
-    _globals["_CANCELORDERREQUEST"]._serialized_end = 1923
-    _globals["_CANCELORDERRESPONSE"]._serialized_start = 1925
-    _globals["_CANCELORDERRESPONSE"]._serialized_end = 1994
-    _globals["_CANCELORDERSREQUEST"]._serialized_start = 1996
-    _globals["_CANCELORDERSREQUEST"]._serialized_end = 2067
-    _globals["_CANCELORDERSRESPONSE"]._serialized_start = 2069
-    _globals["_CANCELORDERSRESPONSE"]._serialized_end = 2140
-    _globals["_NEWORDER"]._serialized_start = 2143
-    _globals["_NEWORDER"]._serialized_end = 2409
-    _globals["_CANCEL"]._serialized_start = 2411
-    _globals["_CANCEL"]._serialized_end = 2455
-    _globals["_REPLACE"]._serialized_start = 2458
-    _globals["_REPLACE"]._serialized_end = 2657
-    _globals["_ITEM"]._serialized_start = 2659
-    _globals["_ITEM"]._serialized_end = 2783
-    _globals["_RESULT"]._serialized_start = 2785
-    _globals["_RESULT"]._serialized_end = 2870
-    _globals["_SUBMITORDERSREQUEST"]._serialized_start = 2872
-    _globals["_SUBMITORDERSREQUEST"]._serialized_end = 2923
-    _globals["_SUBMITORDERSRESPONSE"]._serialized_start = 2925
-    _globals["_SUBMITORDERSRESPONSE"]._serialized_end = 2981
-    _globals["_STREAMORDERSREQUEST"]._serialized_start = 2983
-    _globals["_STREAMORDERSREQUEST"]._serialized_end = 3034
-    _globals["_STREAMORDERSRESPONSE"]._serialized_start = 3036
-    _globals["_STREAMORDERSRESPONSE"]._serialized_end = 3123
-    _globals["_GETORDERREQUEST"]._serialized_start = 3125
-    _globals["_GETORDERREQUEST"]._serialized_end = 3197
-    _globals["_GETORDERRESPONSE"]._serialized_start = 3199
-    _globals["_GETORDERRESPONSE"]._serialized_end = 3324
-    _globals["_LISTORDERSREQUEST"]._serialized_start = 3327
-    _globals["_LISTORDERSREQUEST"]._serialized_end = 3496
-    _globals["_LISTORDERSRESPONSE"]._serialized_start = 3498
-    _globals["_LISTORDERSRESPONSE"]._serialized_end = 3578
-    _globals["_LISTFILLSREQUEST"]._serialized_start = 3581
-    _globals["_LISTFILLSREQUEST"]._serialized_end = 3725
-    _globals["_LISTFILLSRESPONSE"]._serialized_start = 3727
-    _globals["_LISTFILLSRESPONSE"]._serialized_end = 3804
-    _globals["_GETBOOKREQUEST"]._serialized_start = 3806
-    _globals["_GETBOOKREQUEST"]._serialized_end = 3866
-    _globals["_LEVEL"]._serialized_start = 3868
-    _globals["_LEVEL"]._serialized_end = 3908
-    _globals["_GETBOOKRESPONSE"]._serialized_start = 3910
-    _globals["_GETBOOKRESPONSE"]._serialized_end = 4019
-    _globals["_LISTTRADESREQUEST"]._serialized_start = 4021
-    _globals["_LISTTRADESREQUEST"]._serialized_end = 4084
-    _globals["_LISTTRADESRESPONSE"]._serialized_start = 4086
-    _globals["_LISTTRADESRESPONSE"]._serialized_end = 4138
-    _globals["_LISTCANDLESREQUEST"]._serialized_start = 4141
-    _globals["_LISTCANDLESREQUEST"]._serialized_end = 4307
-    _globals["_CANDLE"]._serialized_start = 4309
-    _globals["_CANDLE"]._serialized_end = 4436
-    _globals["_LISTCANDLESRESPONSE"]._serialized_start = 4438
-    _globals["_LISTCANDLESRESPONSE"]._serialized_end = 4521
-    _globals["_STREAMEVENTSREQUEST"]._serialized_start = 4523
-    _globals["_STREAMEVENTSREQUEST"]._serialized_end = 4619
-    _globals["_STREAMEVENTSRESPONSE"]._serialized_start = 4621
-    _globals["_STREAMEVENTSRESPONSE"]._serialized_end = 4691
-    _globals["_EXCHANGESERVICE"]._serialized_start = 4694
-    _globals["_EXCHANGESERVICE"]._serialized_end = 5723
+  DESCRIPTOR._loaded_options = None
+  _globals['_GETTOKENREQUEST']._serialized_start=34
+  _globals['_GETTOKENREQUEST']._serialized_end=87
+  _globals['_GETTOKENRESPONSE']._serialized_start=89
+  _globals['_GETTOKENRESPONSE']._serialized_end=149
+  _globals['_ORDER']._serialized_start=152
+  _globals['_ORDER']._serialized_end=566
+  _globals['_TRADE']._serialized_start=568
+  _globals['_TRADE']._serialized_end=681
+  _globals['_FILL']._serialized_start=684
+  _globals['_FILL']._serialized_end=847
+  _globals['_FIELDERROR']._serialized_start=849
+  _globals['_FIELDERROR']._serialized_end=919
+  _globals['_ERROR']._serialized_start=921
+  _globals['_ERROR']._serialized_end=1047
+  _globals['_PLACEORDERREQUEST']._serialized_start=1050
+  _globals['_PLACEORDERREQUEST']._serialized_end=1347
+  _globals['_PLACEORDERRESPONSE']._serialized_start=1350
+  _globals['_PLACEORDERRESPONSE']._serialized_end=1494
+  _globals['_REPLACEORDERREQUEST']._serialized_start=1497
+  _globals['_REPLACEORDERREQUEST']._serialized_end=1712
+  _globals['_REPLACEORDERRESPONSE']._serialized_start=1715
+  _globals['_REPLACEORDERRESPONSE']._serialized_end=1861
+  _globals['_CANCELORDERREQUEST']._serialized_start=1863
+  _globals['_CANCELORDERREQUEST']._serialized_end=1923
+  _globals['_CANCELORDERRESPONSE']._serialized_start=1925
+  _globals['_CANCELORDERRESPONSE']._serialized_end=1994
+  _globals['_CANCELORDERSREQUEST']._serialized_start=1996
+  _globals['_CANCELORDERSREQUEST']._serialized_end=2067
+  _globals['_CANCELORDERSRESPONSE']._serialized_start=2069
+  _globals['_CANCELORDERSRESPONSE']._serialized_end=2140
+  _globals['_NEWORDER']._serialized_start=2143
+  _globals['_NEWORDER']._serialized_end=2409
+  _globals['_CANCEL']._serialized_start=2411
+  _globals['_CANCEL']._serialized_end=2455
+  _globals['_REPLACE']._serialized_start=2458
+  _globals['_REPLACE']._serialized_end=2657
+  _globals['_ITEM']._serialized_start=2659
+  _globals['_ITEM']._serialized_end=2783
+  _globals['_RESULT']._serialized_start=2785
+  _globals['_RESULT']._serialized_end=2870
+  _globals['_SUBMITORDERSREQUEST']._serialized_start=2872
+  _globals['_SUBMITORDERSREQUEST']._serialized_end=2923
+  _globals['_SUBMITORDERSRESPONSE']._serialized_start=2925
+  _globals['_SUBMITORDERSRESPONSE']._serialized_end=2981
+  _globals['_STREAMORDERSREQUEST']._serialized_start=2983
+  _globals['_STREAMORDERSREQUEST']._serialized_end=3034
+  _globals['_STREAMORDERSRESPONSE']._serialized_start=3036
+  _globals['_STREAMORDERSRESPONSE']._serialized_end=3123
+  _globals['_GETORDERREQUEST']._serialized_start=3125
+  _globals['_GETORDERREQUEST']._serialized_end=3197
+  _globals['_GETORDERRESPONSE']._serialized_start=3199
+  _globals['_GETORDERRESPONSE']._serialized_end=3324
+  _globals['_LISTORDERSREQUEST']._serialized_start=3327
+  _globals['_LISTORDERSREQUEST']._serialized_end=3496
+  _globals['_LISTORDERSRESPONSE']._serialized_start=3498
+  _globals['_LISTORDERSRESPONSE']._serialized_end=3578
+  _globals['_LISTFILLSREQUEST']._serialized_start=3581
+  _globals['_LISTFILLSREQUEST']._serialized_end=3725
+  _globals['_LISTFILLSRESPONSE']._serialized_start=3727
+  _globals['_LISTFILLSRESPONSE']._serialized_end=3804
+  _globals['_GETBOOKREQUEST']._serialized_start=3806
+  _globals['_GETBOOKREQUEST']._serialized_end=3866
+  _globals['_LEVEL']._serialized_start=3868
+  _globals['_LEVEL']._serialized_end=3908
+  _globals['_GETBOOKRESPONSE']._serialized_start=3910
+  _globals['_GETBOOKRESPONSE']._serialized_end=4019
+  _globals['_LISTTRADESREQUEST']._serialized_start=4021
+  _globals['_LISTTRADESREQUEST']._serialized_end=4084
+  _globals['_LISTTRADESRESPONSE']._serialized_start=4086
+  _globals['_LISTTRADESRESPONSE']._serialized_end=4138
+  _globals['_LISTCANDLESREQUEST']._serialized_start=4141
+  _globals['_LISTCANDLESREQUEST']._serialized_end=4307
+  _globals['_CANDLE']._serialized_start=4309
+  _globals['_CANDLE']._serialized_end=4436
+  _globals['_LISTCANDLESRESPONSE']._serialized_start=4438
+  _globals['_LISTCANDLESRESPONSE']._serialized_end=4521
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=4523
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=4619
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=4621
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=4691
+  _globals['_EXCHANGESERVICE']._serialized_start=4694
+  _globals['_EXCHANGESERVICE']._serialized_end=5723
 # @@protoc_insertion_point(module_scope)

@@ -23,24 +23,7 @@ class GetTokenResponse(_message.Message):
     def __init__(self, access_token: _Optional[str] = ..., expires_in: _Optional[int] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = (
-        "order_id",
-        "client_order_id",
-        "card",
-        "side",
-        "price",
-        "quantity",
-        "filled_quantity",
-        "status",
-        "time_in_force",
-        "accepted_at",
-        "closed_at",
-        "post_only",
-        "replaces",
-        "carried_quantity",
-        "reason",
-        "replaced_by",
-    )
+    __slots__ = ("order_id", "client_order_id", "card", "side", "price", "quantity", "filled_quantity", "status", "time_in_force", "accepted_at", "closed_at", "post_only", "replaces", "carried_quantity", "reason", "replaced_by")
     ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ORDER_ID_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
@@ -73,25 +56,7 @@ class Order(_message.Message):
     carried_quantity: int
     reason: str
     replaced_by: str
-    def __init__(
-        self,
-        order_id: _Optional[str] = ...,
-        client_order_id: _Optional[str] = ...,
-        card: _Optional[str] = ...,
-        side: _Optional[str] = ...,
-        price: _Optional[str] = ...,
-        quantity: _Optional[int] = ...,
-        filled_quantity: _Optional[int] = ...,
-        status: _Optional[str] = ...,
-        time_in_force: _Optional[str] = ...,
-        accepted_at: _Optional[str] = ...,
-        closed_at: _Optional[str] = ...,
-        post_only: _Optional[bool] = ...,
-        replaces: _Optional[str] = ...,
-        carried_quantity: _Optional[int] = ...,
-        reason: _Optional[str] = ...,
-        replaced_by: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, order_id: _Optional[str] = ..., client_order_id: _Optional[str] = ..., card: _Optional[str] = ..., side: _Optional[str] = ..., price: _Optional[str] = ..., quantity: _Optional[int] = ..., filled_quantity: _Optional[int] = ..., status: _Optional[str] = ..., time_in_force: _Optional[str] = ..., accepted_at: _Optional[str] = ..., closed_at: _Optional[str] = ..., post_only: _Optional[bool] = ..., replaces: _Optional[str] = ..., carried_quantity: _Optional[int] = ..., reason: _Optional[str] = ..., replaced_by: _Optional[str] = ...) -> None: ...
 
 class Trade(_message.Message):
     __slots__ = ("trade_id", "card", "price", "quantity", "taker_side", "executed_at")
@@ -107,15 +72,7 @@ class Trade(_message.Message):
     quantity: int
     taker_side: str
     executed_at: str
-    def __init__(
-        self,
-        trade_id: _Optional[str] = ...,
-        card: _Optional[str] = ...,
-        price: _Optional[str] = ...,
-        quantity: _Optional[int] = ...,
-        taker_side: _Optional[str] = ...,
-        executed_at: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, trade_id: _Optional[str] = ..., card: _Optional[str] = ..., price: _Optional[str] = ..., quantity: _Optional[int] = ..., taker_side: _Optional[str] = ..., executed_at: _Optional[str] = ...) -> None: ...
 
 class Fill(_message.Message):
     __slots__ = ("trade_id", "card", "price", "quantity", "taker_side", "executed_at", "order_id", "side", "liquidity")
@@ -137,18 +94,7 @@ class Fill(_message.Message):
     order_id: str
     side: str
     liquidity: str
-    def __init__(
-        self,
-        trade_id: _Optional[str] = ...,
-        card: _Optional[str] = ...,
-        price: _Optional[str] = ...,
-        quantity: _Optional[int] = ...,
-        taker_side: _Optional[str] = ...,
-        executed_at: _Optional[str] = ...,
-        order_id: _Optional[str] = ...,
-        side: _Optional[str] = ...,
-        liquidity: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, trade_id: _Optional[str] = ..., card: _Optional[str] = ..., price: _Optional[str] = ..., quantity: _Optional[int] = ..., taker_side: _Optional[str] = ..., executed_at: _Optional[str] = ..., order_id: _Optional[str] = ..., side: _Optional[str] = ..., liquidity: _Optional[str] = ...) -> None: ...
 
 class FieldError(_message.Message):
     __slots__ = ("field", "code", "rule", "value")
@@ -160,13 +106,7 @@ class FieldError(_message.Message):
     code: str
     rule: str
     value: str
-    def __init__(
-        self,
-        field: _Optional[str] = ...,
-        code: _Optional[str] = ...,
-        rule: _Optional[str] = ...,
-        value: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, field: _Optional[str] = ..., code: _Optional[str] = ..., rule: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "title", "detail", "status", "errors", "retry_after")
@@ -182,15 +122,7 @@ class Error(_message.Message):
     status: int
     errors: _containers.RepeatedCompositeFieldContainer[FieldError]
     retry_after: int
-    def __init__(
-        self,
-        code: _Optional[str] = ...,
-        title: _Optional[str] = ...,
-        detail: _Optional[str] = ...,
-        status: _Optional[int] = ...,
-        errors: _Optional[_Iterable[_Union[FieldError, _Mapping]]] = ...,
-        retry_after: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, code: _Optional[str] = ..., title: _Optional[str] = ..., detail: _Optional[str] = ..., status: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[FieldError, _Mapping]]] = ..., retry_after: _Optional[int] = ...) -> None: ...
 
 class PlaceOrderRequest(_message.Message):
     __slots__ = ("card", "side", "price", "quantity", "client_order_id", "time_in_force", "post_only", "wait_seconds")
@@ -210,17 +142,7 @@ class PlaceOrderRequest(_message.Message):
     time_in_force: str
     post_only: bool
     wait_seconds: float
-    def __init__(
-        self,
-        card: _Optional[str] = ...,
-        side: _Optional[str] = ...,
-        price: _Optional[str] = ...,
-        quantity: _Optional[int] = ...,
-        client_order_id: _Optional[str] = ...,
-        time_in_force: _Optional[str] = ...,
-        post_only: _Optional[bool] = ...,
-        wait_seconds: _Optional[float] = ...,
-    ) -> None: ...
+    def __init__(self, card: _Optional[str] = ..., side: _Optional[str] = ..., price: _Optional[str] = ..., quantity: _Optional[int] = ..., client_order_id: _Optional[str] = ..., time_in_force: _Optional[str] = ..., post_only: _Optional[bool] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
 
 class PlaceOrderResponse(_message.Message):
     __slots__ = ("order", "matched", "fills", "average_price")
@@ -232,13 +154,7 @@ class PlaceOrderResponse(_message.Message):
     matched: bool
     fills: _containers.RepeatedCompositeFieldContainer[Fill]
     average_price: str
-    def __init__(
-        self,
-        order: _Optional[_Union[Order, _Mapping]] = ...,
-        matched: _Optional[bool] = ...,
-        fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ...,
-        average_price: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, order: _Optional[_Union[Order, _Mapping]] = ..., matched: _Optional[bool] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., average_price: _Optional[str] = ...) -> None: ...
 
 class ReplaceOrderRequest(_message.Message):
     __slots__ = ("order_id", "price", "quantity", "post_only", "client_order_id", "wait_seconds")
@@ -254,15 +170,7 @@ class ReplaceOrderRequest(_message.Message):
     post_only: bool
     client_order_id: str
     wait_seconds: float
-    def __init__(
-        self,
-        order_id: _Optional[str] = ...,
-        price: _Optional[str] = ...,
-        quantity: _Optional[int] = ...,
-        post_only: _Optional[bool] = ...,
-        client_order_id: _Optional[str] = ...,
-        wait_seconds: _Optional[float] = ...,
-    ) -> None: ...
+    def __init__(self, order_id: _Optional[str] = ..., price: _Optional[str] = ..., quantity: _Optional[int] = ..., post_only: _Optional[bool] = ..., client_order_id: _Optional[str] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
 
 class ReplaceOrderResponse(_message.Message):
     __slots__ = ("order", "matched", "fills", "average_price")
@@ -274,13 +182,7 @@ class ReplaceOrderResponse(_message.Message):
     matched: bool
     fills: _containers.RepeatedCompositeFieldContainer[Fill]
     average_price: str
-    def __init__(
-        self,
-        order: _Optional[_Union[Order, _Mapping]] = ...,
-        matched: _Optional[bool] = ...,
-        fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ...,
-        average_price: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, order: _Optional[_Union[Order, _Mapping]] = ..., matched: _Optional[bool] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., average_price: _Optional[str] = ...) -> None: ...
 
 class CancelOrderRequest(_message.Message):
     __slots__ = ("order_id", "wait_seconds")
@@ -312,9 +214,7 @@ class CancelOrdersResponse(_message.Message):
     MATCHED_FIELD_NUMBER: _ClassVar[int]
     orders: _containers.RepeatedCompositeFieldContainer[Order]
     matched: bool
-    def __init__(
-        self, orders: _Optional[_Iterable[_Union[Order, _Mapping]]] = ..., matched: _Optional[bool] = ...
-    ) -> None: ...
+    def __init__(self, orders: _Optional[_Iterable[_Union[Order, _Mapping]]] = ..., matched: _Optional[bool] = ...) -> None: ...
 
 class NewOrder(_message.Message):
     __slots__ = ("card", "side", "price", "quantity", "client_order_id", "time_in_force", "post_only")
@@ -332,16 +232,7 @@ class NewOrder(_message.Message):
     client_order_id: str
     time_in_force: str
     post_only: bool
-    def __init__(
-        self,
-        card: _Optional[str] = ...,
-        side: _Optional[str] = ...,
-        price: _Optional[str] = ...,
-        quantity: _Optional[int] = ...,
-        client_order_id: _Optional[str] = ...,
-        time_in_force: _Optional[str] = ...,
-        post_only: _Optional[bool] = ...,
-    ) -> None: ...
+    def __init__(self, card: _Optional[str] = ..., side: _Optional[str] = ..., price: _Optional[str] = ..., quantity: _Optional[int] = ..., client_order_id: _Optional[str] = ..., time_in_force: _Optional[str] = ..., post_only: _Optional[bool] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("order_id",)
@@ -361,14 +252,7 @@ class Replace(_message.Message):
     quantity: int
     post_only: bool
     client_order_id: str
-    def __init__(
-        self,
-        order_id: _Optional[str] = ...,
-        price: _Optional[str] = ...,
-        quantity: _Optional[int] = ...,
-        post_only: _Optional[bool] = ...,
-        client_order_id: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, order_id: _Optional[str] = ..., price: _Optional[str] = ..., quantity: _Optional[int] = ..., post_only: _Optional[bool] = ..., client_order_id: _Optional[str] = ...) -> None: ...
 
 class Item(_message.Message):
     __slots__ = ("place", "cancel", "replace")
@@ -378,12 +262,7 @@ class Item(_message.Message):
     place: NewOrder
     cancel: Cancel
     replace: Replace
-    def __init__(
-        self,
-        place: _Optional[_Union[NewOrder, _Mapping]] = ...,
-        cancel: _Optional[_Union[Cancel, _Mapping]] = ...,
-        replace: _Optional[_Union[Replace, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, place: _Optional[_Union[NewOrder, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., replace: _Optional[_Union[Replace, _Mapping]] = ...) -> None: ...
 
 class Result(_message.Message):
     __slots__ = ("order", "error")
@@ -391,9 +270,7 @@ class Result(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     order: Order
     error: Error
-    def __init__(
-        self, order: _Optional[_Union[Order, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...
-    ) -> None: ...
+    def __init__(self, order: _Optional[_Union[Order, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class SubmitOrdersRequest(_message.Message):
     __slots__ = ("items",)
@@ -419,11 +296,7 @@ class StreamOrdersResponse(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[Result]
     error: Error
-    def __init__(
-        self,
-        results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ...,
-        error: _Optional[_Union[Error, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class GetOrderRequest(_message.Message):
     __slots__ = ("order_id", "client_order_id")
@@ -441,12 +314,7 @@ class GetOrderResponse(_message.Message):
     order: Order
     fills: _containers.RepeatedCompositeFieldContainer[Fill]
     average_price: str
-    def __init__(
-        self,
-        order: _Optional[_Union[Order, _Mapping]] = ...,
-        fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ...,
-        average_price: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, order: _Optional[_Union[Order, _Mapping]] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., average_price: _Optional[str] = ...) -> None: ...
 
 class ListOrdersRequest(_message.Message):
     __slots__ = ("status", "card", "side", "before", "limit")
@@ -460,14 +328,7 @@ class ListOrdersRequest(_message.Message):
     side: str
     before: str
     limit: int
-    def __init__(
-        self,
-        status: _Optional[str] = ...,
-        card: _Optional[str] = ...,
-        side: _Optional[str] = ...,
-        before: _Optional[str] = ...,
-        limit: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, status: _Optional[str] = ..., card: _Optional[str] = ..., side: _Optional[str] = ..., before: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class ListOrdersResponse(_message.Message):
     __slots__ = ("orders", "next")
@@ -475,9 +336,7 @@ class ListOrdersResponse(_message.Message):
     NEXT_FIELD_NUMBER: _ClassVar[int]
     orders: _containers.RepeatedCompositeFieldContainer[Order]
     next: str
-    def __init__(
-        self, orders: _Optional[_Iterable[_Union[Order, _Mapping]]] = ..., next: _Optional[str] = ...
-    ) -> None: ...
+    def __init__(self, orders: _Optional[_Iterable[_Union[Order, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
 
 class ListFillsRequest(_message.Message):
     __slots__ = ("card", "order_id", "before", "limit")
@@ -489,13 +348,7 @@ class ListFillsRequest(_message.Message):
     order_id: str
     before: str
     limit: int
-    def __init__(
-        self,
-        card: _Optional[str] = ...,
-        order_id: _Optional[str] = ...,
-        before: _Optional[str] = ...,
-        limit: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, card: _Optional[str] = ..., order_id: _Optional[str] = ..., before: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class ListFillsResponse(_message.Message):
     __slots__ = ("fills", "next")
@@ -503,9 +356,7 @@ class ListFillsResponse(_message.Message):
     NEXT_FIELD_NUMBER: _ClassVar[int]
     fills: _containers.RepeatedCompositeFieldContainer[Fill]
     next: str
-    def __init__(
-        self, fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., next: _Optional[str] = ...
-    ) -> None: ...
+    def __init__(self, fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
 
 class GetBookRequest(_message.Message):
     __slots__ = ("card", "depth")
@@ -533,13 +384,7 @@ class GetBookResponse(_message.Message):
     sequence: int
     bids: _containers.RepeatedCompositeFieldContainer[Level]
     asks: _containers.RepeatedCompositeFieldContainer[Level]
-    def __init__(
-        self,
-        card: _Optional[str] = ...,
-        sequence: _Optional[int] = ...,
-        bids: _Optional[_Iterable[_Union[Level, _Mapping]]] = ...,
-        asks: _Optional[_Iterable[_Union[Level, _Mapping]]] = ...,
-    ) -> None: ...
+    def __init__(self, card: _Optional[str] = ..., sequence: _Optional[int] = ..., bids: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., asks: _Optional[_Iterable[_Union[Level, _Mapping]]] = ...) -> None: ...
 
 class ListTradesRequest(_message.Message):
     __slots__ = ("card", "limit")
@@ -569,15 +414,7 @@ class ListCandlesRequest(_message.Message):
     end: str
     fill: str
     limit: int
-    def __init__(
-        self,
-        card: _Optional[str] = ...,
-        interval: _Optional[str] = ...,
-        start: _Optional[str] = ...,
-        end: _Optional[str] = ...,
-        fill: _Optional[str] = ...,
-        limit: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, card: _Optional[str] = ..., interval: _Optional[str] = ..., start: _Optional[str] = ..., end: _Optional[str] = ..., fill: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class Candle(_message.Message):
     __slots__ = ("start", "open", "high", "low", "close", "volume", "trades", "closed")
@@ -597,17 +434,7 @@ class Candle(_message.Message):
     volume: int
     trades: int
     closed: bool
-    def __init__(
-        self,
-        start: _Optional[str] = ...,
-        open: _Optional[str] = ...,
-        high: _Optional[str] = ...,
-        low: _Optional[str] = ...,
-        close: _Optional[str] = ...,
-        volume: _Optional[int] = ...,
-        trades: _Optional[int] = ...,
-        closed: _Optional[bool] = ...,
-    ) -> None: ...
+    def __init__(self, start: _Optional[str] = ..., open: _Optional[str] = ..., high: _Optional[str] = ..., low: _Optional[str] = ..., close: _Optional[str] = ..., volume: _Optional[int] = ..., trades: _Optional[int] = ..., closed: _Optional[bool] = ...) -> None: ...
 
 class ListCandlesResponse(_message.Message):
     __slots__ = ("candles", "next")
@@ -615,9 +442,7 @@ class ListCandlesResponse(_message.Message):
     NEXT_FIELD_NUMBER: _ClassVar[int]
     candles: _containers.RepeatedCompositeFieldContainer[Candle]
     next: str
-    def __init__(
-        self, candles: _Optional[_Iterable[_Union[Candle, _Mapping]]] = ..., next: _Optional[str] = ...
-    ) -> None: ...
+    def __init__(self, candles: _Optional[_Iterable[_Union[Candle, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
 
 class StreamEventsRequest(_message.Message):
     __slots__ = ("channels", "after", "interval_ms")
@@ -627,9 +452,7 @@ class StreamEventsRequest(_message.Message):
     channels: _containers.RepeatedScalarFieldContainer[str]
     after: str
     interval_ms: int
-    def __init__(
-        self, channels: _Optional[_Iterable[str]] = ..., after: _Optional[str] = ..., interval_ms: _Optional[int] = ...
-    ) -> None: ...
+    def __init__(self, channels: _Optional[_Iterable[str]] = ..., after: _Optional[str] = ..., interval_ms: _Optional[int] = ...) -> None: ...
 
 class StreamEventsResponse(_message.Message):
     __slots__ = ("event", "data", "positions")
@@ -639,6 +462,4 @@ class StreamEventsResponse(_message.Message):
     event: str
     data: str
     positions: str
-    def __init__(
-        self, event: _Optional[str] = ..., data: _Optional[str] = ..., positions: _Optional[str] = ...
-    ) -> None: ...
+    def __init__(self, event: _Optional[str] = ..., data: _Optional[str] = ..., positions: _Optional[str] = ...) -> None: ...

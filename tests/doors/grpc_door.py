@@ -24,7 +24,7 @@ class GrpcDoor:
 
     def __init__(self, address: str, authorization: str) -> None:
         self._channel = grpc.insecure_channel(address)
-        self.stub = exchange_pb2_grpc.ExchangeServiceStub(self._channel)
+        self.stub: Any = exchange_pb2_grpc.ExchangeServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self.metadata = (("authorization", authorization),) if authorization else ()
 
     def close(self) -> None:
@@ -70,7 +70,9 @@ class GrpcDoor:
         return {"card": book.card, "sequence": book.sequence, **levels}
 
     def trades(self, card: str, limit: int | None = None) -> list[Json]:
-        return [as_json(trade) for trade in self._call("ListTrades", pb.ListTradesRequest(card=card, limit=limit)).trades]
+        return [
+            as_json(trade) for trade in self._call("ListTrades", pb.ListTradesRequest(card=card, limit=limit)).trades
+        ]
 
     def candles(self, card: str, **query: Any) -> list[Json]:
         found = self._call("ListCandles", pb.ListCandlesRequest(card=card, **query))
@@ -102,7 +104,7 @@ def _events(call: Any) -> Iterator[tuple[str, Json]]:
 
 def refusal(error: Any) -> Refused:
     """What a status says."""
-    details = {key: value for key, value in error.trailing_metadata() or ()}
+    details = dict(error.trailing_metadata() or ())
     if DETAILS not in details:
         raise error
     status = status_pb2.Status.FromString(details[DETAILS])

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.server
 Trader = Callable[..., Door]
 CARD, OTHER_CARD = "pikachu", "squirtle"
 NAMES = itertools.count(1)
-ORDER = {"card": CARD, "side": "buy", "price": "2.00"}
+ORDER: Json = {"card": CARD, "side": "buy", "price": "2.00"}
 
 
 def named() -> str:
@@ -97,7 +97,7 @@ def test_every_door_shows_an_order_alike(
     ],
 )
 def test_a_wrong_order_is_refused_with_each_wrong_field(
-    as_trader: Trader, opened: Callable[[str, str], Door], changes: Json, faults: list[tuple[str, str]]
+    as_trader: Trader, changes: Json, faults: list[tuple[str, str]]
 ) -> None:
     fields = {name: value for name, value in {**ORDER, **changes}.items() if value is not None}
 
@@ -112,7 +112,7 @@ def test_the_sentence_of_a_refusal_is_that_of_rest(
     all_doors: ExchangeServer, as_trader: Trader, opened: Callable[[str, str], Door]
 ) -> None:
     rest = opened("rest", all_doors.bearer(1)["authorization"])
-    wrong = {"card": "mew", "side": "hold", "price": "0.99", "quantity": 0, "client_order_id": "?"}
+    wrong: Json = {"card": "mew", "side": "hold", "price": "0.99", "quantity": 0, "client_order_id": "?"}
 
     here, there = refusal(lambda: as_trader(1).place(**wrong)), refusal(lambda: rest.place(**wrong))
 
@@ -267,7 +267,7 @@ def test_fills_go_on_page_by_page(as_trader: Trader) -> None:
 
     pages, before = [], None
     while True:
-        query = {} if before is None else {"before": before}
+        query: Json = {} if before is None else {"before": before}
         page, before = as_trader(2).fills(order_id=taken["order_id"], limit=3, **query)
         pages.append(page)
         if before is None:
@@ -300,7 +300,8 @@ def test_candles_have_the_trades(as_trader: Trader, visitor: Door) -> None:
 
 
 def test_calls_need_a_token(visitor: Door, opened: Callable[[str, str], Door], door_name: str) -> None:
-    for call in (lambda: visitor.place(**ORDER), visitor.orders, lambda: visitor.cancel_all()):
+    calls: list[Callable[[], Any]] = [lambda: visitor.place(**ORDER), visitor.orders, visitor.cancel_all]
+    for call in calls:
         assert refusal(call).code == "token_missing"
     wrong = opened(door_name, "Bearer nonsense")
     assert refusal(wrong.orders).code == "token_invalid"
@@ -309,8 +310,12 @@ def test_calls_need_a_token(visitor: Door, opened: Callable[[str, str], Door], d
 def test_an_order_of_another_trader_is_not_found(as_trader: Trader) -> None:
     order = as_trader(1).place(**ORDER, wait=5)["order_id"]
 
-    for call in (as_trader(2).order, as_trader(2).cancel, lambda name: as_trader(2).replace(name, price="2.50")):
-        assert refusal(lambda call=call: call(order)).code == "order_not_found"
+    for call in (
+        lambda: as_trader(2).order(order),
+        lambda: as_trader(2).cancel(order),
+        lambda: as_trader(2).replace(order, price="2.50"),
+    ):
+        assert refusal(call).code == "order_not_found"
     assert as_trader(2).submit([{"action": "cancel", "order_id": order}])[0]["error"]["code"] == "order_not_found"
     assert as_trader(1).order(order)["status"] == "open"
 
