@@ -55,7 +55,7 @@ async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None
         )
         server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.connections_max or None)
         health = HealthServicer()
-        calls = ExchangeService(services, hub)
+        calls = ExchangeService(settings, services, hub)
         exchange_pb2_grpc.add_ExchangeServiceServicer_to_server(calls, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         reflection.enable_server_reflection(

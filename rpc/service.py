@@ -16,6 +16,7 @@ from archiver.audit import Actor
 from core.errors import InvalidRequest, Overloaded, RequestError, TcgxError, Unauthenticated, Violation
 from core.model import COMMANDS_MAX, LATEST, Accepted
 from core.rules import BatchItem, check_credentials
+from core.settings import Settings
 from exchange.administration import actor_of
 from exchange.auth import TOKEN_MISSING
 from exchange.market import CandleQuery
@@ -44,9 +45,10 @@ BOOK_LEVELS, FILLS, CANDLES = 20, 50, 500
 class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
     """The calls on one exchange."""
 
-    def __init__(self, services: Services, hub: Hub) -> None:
+    def __init__(self, settings: Settings, services: Services, hub: Hub) -> None:
         self._exchange = services.exchange
         self._rules = services.exchange.rules
+        self._items = messages.ItemReader(settings)
         self._services = services
         self._hub = hub
         self._reading: set[asyncio.Future[Any]] = set()
@@ -274,7 +276,7 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
         asked: list[BatchItem | RequestError] = []
         turn = Turn()
         for item in items:
-            asked.append(messages.asked(item, self._rules, caller.trader_id))
+            asked.append(self._items.read(item, caller.trader_id))
             if turn.is_over():
                 await turn.next()
         outcomes = await self._exchange.submit(caller, asked)
