@@ -82,9 +82,10 @@ async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
+    """Options of the server. The port is shared, so that a successor can listen before this process ends."""
     return [
         ("grpc.max_receive_message_length", settings.body_bytes_max),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", 1),
         ("grpc.max_concurrent_streams", settings.append_pending_max),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_time_ms", 30_000),
