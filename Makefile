@@ -20,7 +20,7 @@ run: .venv/ready ## the whole exchange, until Ctrl-C (ARGS="--port 8001" and the
 TEST_PROCESSES ?= 2
 
 test: .venv/ready ## every test, on real servers (TEST_PROCESSES=0: in one process)
-	@"$(BIN)/python" -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@"$(BIN)/python" -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 quick: .venv/ready ## the tests that need no server, in seconds
 	@"$(BIN)/python" -m pytest -m "not server" $(ARGS)

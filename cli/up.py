@@ -198,7 +198,9 @@ async def _serve(
         api = f"{'https' if local.tls_cert else 'http'}://{_in_url(local.host)}:{local.port}"
         here = run_file.of_exchange(local, api=api, redis=public_redis, control=address)
         with run_file.announce(announced_in, here):
-            greeting = asyncio.create_task(_greet(api, local, stopping, announced_in, is_grpc="grpc" in inner), name="greet")
+            greeting = asyncio.create_task(
+                _greet(api, local, stopping, announced_in, is_grpc="grpc" in inner), name="greet"
+            )
             try:
                 await supervisor.run_until(stopping)
             finally:
@@ -277,9 +279,7 @@ async def _mark_histories(local: Settings, database: asyncpg.Connection) -> None
             log.info("gave a history to the data of an earlier version", card=card)
 
 
-async def _greet(
-    api: str, local: Settings, stopping: asyncio.Event, announced_in: Path, *, is_grpc: bool
-) -> None:
+async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_in: Path, *, is_grpc: bool) -> None:
     """Prints the greeting once every part of the exchange works."""
     deadline = asyncio.get_running_loop().time() + READY_SECONDS
     while asyncio.get_running_loop().time() < deadline and not stopping.is_set():

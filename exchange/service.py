@@ -460,6 +460,14 @@ class Exchange:
         """
         return await self._reader.fills_of(order)
 
+    async def fills_of_many(self, orders: Iterable[Order]) -> dict[str, list[Fill]]:
+        """Reads all fills of many orders, by their order_ids, oldest first.
+
+        Raises:
+            Unavailable: the archive cannot be read.
+        """
+        return await self._reader.fills_of_many(orders)
+
     async def fills(
         self, caller: Caller, *, card: str | None = None, name: str | None = None, before: str | None, limit: int
     ) -> tuple[list[Fill], str | None]:
