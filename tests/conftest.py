@@ -12,7 +12,6 @@ from testing.exchange import ExchangeServer, exchange_server  # noqa: E402 - aft
 from testing.market import Market  # noqa: E402
 from testing.servers import LoadedRedis, Servers, client_of, loaded_redis, servers  # noqa: E402
 
-
 LONG = (
     *("test_readme", "test_schemathesis", "test_fuzz_bodies", "test_chaos", "test_kill", "test_bench", "test_backup"),
     *("test_rolling_restart", "test_floods", "test_http_oracle", "test_up", "test_failover", "test_trust"),

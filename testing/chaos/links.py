@@ -151,7 +151,7 @@ class Links:
     async def _end(self) -> None:
         for server in self._servers:
             server.close()
-        # A connection that was just accepted begins in one of the next turns, and transports close in a turn of their own.
+        # A connection that was just accepted begins in one of the next turns, and a transport closes in another one.
         for _ in range(END_TURNS):
             await asyncio.sleep(0)
             carried = asyncio.all_tasks() - {asyncio.current_task()}
