@@ -33,6 +33,7 @@ check: .venv/ready ## format, lint, types, and the deployment files
 	@"$(BIN)/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.observability.yml
 	@"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@"$(BIN)/python" -m deploy.generate --check
+	@"$(BIN)/python" -m api.graphql | cmp - api/graphql/schema.graphql
 	@"$(BIN)/buf" lint
 	@"$(BIN)/buf" breaking --against rpc/v1/released.binpb
 
@@ -55,6 +56,9 @@ format: .venv/ready ## puts the code into its format
 grpc: .venv/ready ## generates rpc/v1 from the contract
 	@"$(BIN)/python" -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. rpc/v1/exchange.proto
 
+graphql: .venv/ready ## writes the schema of GraphQL
+	@"$(BIN)/python" -m api.graphql > api/graphql/schema.graphql
+
 bench: .venv/ready ## the benchmarks, all of them (ARGS="match --orders 100000" and the like)
 	@exec "$(BIN)/tcgx" bench $(or $(ARGS),all)
 
@@ -73,4 +77,4 @@ lock: .venv/ready ## resolves the dependencies anew
 clean: ## removes the virtual environment
 	rm -rf .venv .validate .checkov
 
-.PHONY: help setup run test quick check validate containers format grpc bench chaos lock clean
+.PHONY: help setup run test quick check validate containers format grpc graphql bench chaos lock clean

@@ -349,7 +349,10 @@ def test_trades_and_own_orders_are_streamed(as_trader: Trader) -> None:
 
 
 @pytest.mark.parametrize("channels", [["lore:pikachu"], ["trades:mew"]])
-def test_a_wrong_channel_is_named(as_trader: Trader, channels: list[str]) -> None:
+def test_a_wrong_channel_is_named(as_trader: Trader, door_name: str, channels: list[str]) -> None:
+    if door_name == "graphql" and channels[0].startswith("lore"):
+        pytest.skip("the kinds of channels are fields of its schema")
+
     def follow() -> None:
         with as_trader(1).stream(*channels) as events:
             next(events)
