@@ -67,7 +67,7 @@ chaos: .venv/ready ## faults on purpose, under load (ARGS="--rounds 100 --seed 7
 
 lock: .venv/ready ## resolves the dependencies anew
 	@"$(BIN)/python" -m pip install --quiet uv
-	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --output-file requirements.lock pyproject.toml
+	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra grpc --extra graphql --output-file requirements.lock pyproject.toml
 	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev --output-file requirements-dev.lock pyproject.toml
 	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --group build --output-file requirements-build.lock
 	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --group checkov --output-file requirements-checkov.lock
