@@ -39,7 +39,7 @@ from api.observed import observed
 from api.openapi import asyncapi, document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
-from api.routes import admin, cancel_after, cards, fills, health, history, market, operate, orders, streams
+from api.routes import admin, cancel_after, cards, fills, health, history, market, operate, orders, streams, web
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
@@ -57,7 +57,6 @@ DISCONNECTED = "client disconnected prematurely"
 
 SWAGGER, DOCUMENT = f"{SCHEMA}/swagger", f"{SCHEMA}/openapi.json"
 HINTS = {
-    "/": f"; all calls are described at {SWAGGER} and {DOCUMENT}",
     "/metrics": "; there are /health, /health/live and /health/ready; metrics have their own port, TCGX_METRICS_PORT",
 }
 """Hints for paths at which people look for a page that is elsewhere."""
@@ -163,6 +162,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *health.ROUTES,
             *admin.ROUTES,
             *streams.ROUTES,
+            *web.ROUTES,
             *operate.routes(settings),
             *_graphql_routes(settings),
             _files_of(ASSETS, files("openapi_ui_bundles") / "swagger_ui" / "vendor"),

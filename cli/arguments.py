@@ -12,7 +12,7 @@ from cli.numbers import whole
 from core.suggestions import did_you_mean
 
 CHECKS = ("redis", "functions", "engine", "database", "archiver", "history", "backlog")
-SERVICES = ("api", "engine", "archiver", "grpc")
+SERVICES = ("api", "engine", "archiver", "grpc", "demo")
 SETUPS = ("single", "sentinel", "sentinel-acks")
 """The set-ups of `tcgx chaos`, as in testing/chaos/setups.py."""
 
@@ -97,6 +97,7 @@ def _nothing(_: Parser) -> None:
 def _up(parser: Parser) -> None:
     parser.add_argument("--ephemeral", action="store_true", help="keep nothing")
     parser.add_argument("--grpc", action="store_true", help="a gRPC process as well, on TCGX_GRPC_PORT (50051)")
+    parser.add_argument("--demo", action="store_true", help="make-believe traders, so that there is something to see")
     parser.add_argument("--observe", action="store_true", help="metrics, log files and Prometheus: the page /operate")
     _add_port(parser)
 
@@ -304,6 +305,7 @@ COMMANDS: Mapping[str, Command] = {
     "engine": Command("run one engine process, as in production", "engine.matcher"),
     "archiver": Command("run one archiver process, as in production", "archiver.archiver"),
     "grpc": Command("run one gRPC process, as in production", "rpc.server", needs=("grpc", "grpc_health")),
+    "demo": Command("trade on the API of the environment with make-believe traders", "cli.demo"),
     "version": Command("print the version", ""),
     "help": Command("explain a command", "", _help),
 }

@@ -44,7 +44,10 @@ _OPENER = urllib.request.build_opener(
 READY_SECONDS = 60
 READY_CHECK_SECONDS = 0.05
 SERVICES = ("engine", "archiver", "api")
-STOP_ORDER = ("grpc", "api", "engine", "archiver")
+EXTRAS = ("grpc", "demo")
+"""Services that options of the command add."""
+
+STOP_ORDER = ("demo", "grpc", "api", "engine", "archiver")
 DESCRIPTORS = frozenset({variable("listen_fd"), variable("ready_fd")})
 """Variables that hold for one process. The supervisor sets them for each process of its own."""
 
@@ -75,7 +78,7 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             await service.until_stopped(_start(servers), stopping)
             if stopping.is_set():
                 return 0
-            inner = ("engine", "archiver", "grpc") if arguments.grpc else ("engine", "archiver")
+            inner = ("engine", "archiver", *(name for name in EXTRAS if getattr(arguments, name)))
             names = (*inner, *(f"api-{number}" for number, _ in enumerate(listeners, 1)))
             await _serve(
                 observed.prepare(_with_server_urls(local, servers), names, is_on=arguments.observe),

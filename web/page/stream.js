@@ -1,0 +1,84 @@
+// The one WebSocket. It comes back by itself, and says whether what the page shows can be believed.
+const SILENCE_MS = 15_000; // a heartbeat comes every 10 s
+
+export class Stream {
+  constructor({ token, message, state }) {
+    this.token = token;
+    this.message = message;
+    this.tellState = state;
+    this.channels = new Set();
+    this.failures = 0;
+    this.silence = 0;
+    this.connect();
+    document.addEventListener("visibilitychange", () => !document.hidden && this.look());
+    addEventListener("online", () => this.again(0));
+  }
+
+  connect() {
+    clearTimeout(this.retry);
+    const address = new URL("/stream/ws", location.href);
+    address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    const socket = (this.socket = new WebSocket(address));
+    socket.onopen = () => {
+      if (this.token()) this.send({ op: "auth", token: this.token() });
+      if (this.channels.size) this.send({ op: "subscribe", channels: [...this.channels], interval: 100 });
+    };
+    socket.onmessage = (event) => this.take(JSON.parse(event.data));
+    socket.onclose = () => socket === this.socket && this.again();
+  }
+
+  take(message) {
+    this.failures = 0;
+    this.heard = performance.now();
+    clearTimeout(this.silence);
+    this.silence = setTimeout(() => this.look(), SILENCE_MS);
+    if (message.type === "bye") {
+      this.state("reconnecting");
+      this.again(message.reconnect_after_ms || 500);
+      return;
+    }
+    this.message(message);
+  }
+
+  look() {
+    if (performance.now() - (this.heard ?? 0) < SILENCE_MS) return;
+    this.state("stale");
+    this.again();
+  }
+
+  again(wait) {
+    const socket = this.socket;
+    this.socket = null;
+    if (socket) {
+      socket.onclose = null;
+      socket.close();
+    }
+    this.state("reconnecting");
+    clearTimeout(this.retry);
+    const longest = Math.min(30_000, 500 * 2 ** this.failures++);
+    this.retry = setTimeout(() => this.connect(), wait ?? longest / 2 + Math.random() * (longest / 2));
+  }
+
+  state(name) {
+    this.tellState(name);
+  }
+
+  send(request) {
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(request));
+  }
+
+  subscribe(channels) {
+    for (const channel of channels) this.channels.add(channel);
+    this.send({ op: "subscribe", channels, interval: 100 });
+  }
+
+  unsubscribe(channels) {
+    for (const channel of channels) this.channels.delete(channel);
+    this.send({ op: "unsubscribe", channels });
+  }
+
+  authenticate() {
+    this.send({ op: "auth", token: this.token() });
+    this.subscribe(["orders"]);
+  }
+}
