@@ -210,6 +210,11 @@ ORDER_FIELDS = {
     "time_in_force": "time_in_force",
     "accepted_at": _TIME.format(column="accepted_at"),
     "closed_at": _TIME.format(column="closed_at"),
+    "post_only": "coalesce(post_only, false)",
+    "replaces": "card || '-' || replaces",
+    "carried_quantity": "coalesce(carried_quantity, 0)",
+    "reason": "reason",
+    "replaced_by": "card || '-' || replaced_by",
 }
 TRADE_FIELDS = {
     "trade_id": "card || '-t' || trade_number",

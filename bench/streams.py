@@ -26,12 +26,11 @@ from engine import connection, keys
 from testing.servers import client_of
 from testing.silent_sockets import SilentSockets
 from testing.stream_fans import FansReport
-from testing.stream_storm import Follower, Load, compare
+from testing.stream_storm import Follower, Load, compare, finish_all
 
 SILENT_SOCKETS = 100
 STORM_CLIENTS = 50
 STORM_TRADERS = 8
-FINISH_SECONDS = 120
 SETTLE_SECONDS = 2.0
 PAGE = 4_096
 
@@ -119,7 +118,7 @@ async def run(options: Options, board: Board) -> StreamsResult:
             async with connection.connect(running.settings.redis_url) as redis:
                 server = await server_name(redis)
     if "storm" in options.only:
-        async with exchange(options, "engine", "archiver", "api", **limits) as running:
+        async with exchange(options, "engine", "archiver", "api", stream_heartbeat_seconds=1, **limits) as running:
             board.step(f"{STORM_CLIENTS} clients that come and go, {options.orders:,} commands")
             storm = await asyncio.to_thread(_storm, running, options)
             async with connection.connect(running.settings.redis_url) as redis:
@@ -210,7 +209,6 @@ def _storm(running: Exchange, options: Options) -> tuple[int, int, int]:
     with client_of(running.settings.redis_url) as redis:
         found: Any = redis.get(keys.key(card, "sequence"))
         last = int(found)
-        for follower in followers:
-            follower.finish(last, seconds=FINISH_SECONDS)
+        finish_all(followers, last)
         _, compared = compare(redis, card, followers)
     return last, compared, sum(follower.reconnects for follower in followers)

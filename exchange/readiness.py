@@ -42,6 +42,14 @@ class Histories(Protocol):
         """For each card why its orders are refused although its history has no fault; empty if they are not."""
 
 
+class Sessions(Protocol):
+    """What judges the tokens of callers (exchange/revocations.py)."""
+
+    @property
+    def obstacle(self) -> str:
+        """Why no token can be judged; empty if tokens can."""
+
+
 class _Late(Unavailable):
     """A server that has not refused a connection, and does not answer in time."""
 
@@ -112,14 +120,16 @@ class Readiness:
         redis: Redis,
         archive: Archive,
         histories: Histories | None,
+        sessions: Sessions | None = None,
         *,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
-        """`histories`: None in a process that compares no histories. `answer_seconds`: how long a report waits."""
+        """`histories`, `sessions`: None in a process that is no door. `answer_seconds`: how long a report waits."""
         self._settings = settings
         self._redis = redis
         self._archive = archive
         self._histories = histories
+        self._sessions = sessions
         self._memory_share_max = settings.redis_memory_percent / 100
         self._answer_seconds = answer_seconds
         self._server = Question(self._ask_redis, "Redis")
@@ -163,7 +173,7 @@ class Readiness:
         else:
             postgresql = PostgresqlPart(answered_ms=database.ms)
         conflicts = self._histories.faults if self._histories else {}
-        obstacles = self._histories.obstacles() if self._histories else {}
+        obstacles = self._obstacles()
         history = health_report.history_part(conflicts, obstacles)
         sentences = list(conflicts.values())
         if isinstance(server, TcgxError):
@@ -192,6 +202,12 @@ class Readiness:
             backlog=health_report.backlog_part(state.positions, self._settings.backlog_max),
             sentences=sentences,
         )
+
+    def _obstacles(self) -> Mapping[str, str]:
+        """For each card why its orders are refused."""
+        if self._sessions and (obstacle := self._sessions.obstacle):
+            return dict.fromkeys(self._settings.cards, obstacle)
+        return self._histories.obstacles() if self._histories else {}
 
     def _still_seconds(self, positions: Mapping[str, LogPosition]) -> float:
         """For how long commands of some card have waited at each report, while none of the card was matched."""
@@ -230,6 +246,7 @@ def _fault(error: TcgxError) -> dict[str, Any]:
 async def connect(
     settings: Settings,
     histories: Histories | None,
+    sessions: Sessions | None = None,
     *,
     answer_seconds: float = ANSWER_SECONDS,
 ) -> AsyncIterator[Readiness]:
@@ -238,7 +255,7 @@ async def connect(
         connection.connect(settings.redis_url) as redis,
         postgres.pool(settings.database_url, size=2) as pool,
     ):
-        readiness = Readiness(settings, redis, Archive(pool), histories, answer_seconds=answer_seconds)
+        readiness = Readiness(settings, redis, Archive(pool), histories, sessions, answer_seconds=answer_seconds)
         try:
             yield readiness
         finally:

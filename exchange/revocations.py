@@ -18,6 +18,9 @@ from core.errors import TcgxError, Unavailable, reason
 from core.log_limit import RateLimitedLog
 
 POLL_SECONDS = 1.0
+FIRST_POLL_SECONDS = 0.1
+"""Between questions until the first answer, before which no order can be taken."""
+
 FIRST_SECONDS = 1.0
 """The longest time that a start waits for the first answer."""
 
@@ -40,6 +43,12 @@ class Revocations:
         self._found: set[str] = set()
         self._since: datetime | None = None
 
+    @property
+    def obstacle(self) -> str:
+        """Why no token can be judged; empty if tokens can."""
+        unknown = isinstance(self.key_ids, _NotKnownYet)
+        return "PostgreSQL has not yet told which API keys are revoked" if unknown else ""
+
     async def refresh(self, pool: Any) -> None:
         """Asks for the keys that were revoked since the last call.
 
@@ -57,10 +66,10 @@ class Revocations:
                 await self.refresh(pool)
 
     async def run(self, pool: Any, stopping: asyncio.Event) -> None:
-        """Refreshes once a second until a stop."""
+        """Refreshes once a second until a stop, and more often before the first answer."""
         while not stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), POLL_SECONDS)
+                await asyncio.wait_for(stopping.wait(), FIRST_POLL_SECONDS if self.obstacle else POLL_SECONDS)
                 return
             try:
                 await self.refresh(pool)

@@ -114,7 +114,7 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
         polling = asyncio.create_task(revocations.run(pool, stopping), name="revocations")
         telling = asyncio.create_task(deadlines.run(stopping), name="deadlines")
         try:
-            async with readiness.connect(settings, history) as health:
+            async with readiness.connect(settings, history, revocations) as health:
                 yield Services(
                     exchange=Exchange(settings, order_log, books, notifier, archive, deadlines=deadlines),
                     market=Market(settings.cards, books, archive),

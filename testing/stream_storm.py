@@ -73,12 +73,15 @@ class Follower:
         """Makes the client go without a word after its next message, and come back."""
         self._is_cut = True
 
-    def finish(self, sequence: int, *, seconds: float) -> None:
-        """Waits until the client has reached a sequence."""
+    def aim(self, sequence: int) -> None:
+        """Makes the client end at the first message after it has reached a sequence."""
         self._goal = sequence
-        self._thread.join(seconds)
+
+    def finish(self, *, seconds: float) -> None:
+        """Waits until the client has reached its goal."""
+        self._thread.join(max(0.0, seconds))
         if self._thread.is_alive():
-            self.faults.append(f"stands at book {self.book.sequence} and {self._last_id}, not at {sequence}")
+            self.faults.append(f"stands at book {self.book.sequence} and {self._last_id}, not at {self._goal}")
 
     @property
     def _is_done(self) -> bool:
@@ -141,6 +144,15 @@ class Follower:
 
 def _frozen(levels: list[list[Any]]) -> Levels:
     return tuple((price, quantity) for price, quantity in levels)
+
+
+def finish_all(followers: Sequence[Follower], sequence: int) -> None:
+    """Waits until all clients have reached a sequence. A client that is there already waits for a heartbeat."""
+    for follower in followers:
+        follower.aim(sequence)
+    deadline = time.monotonic() + FINISH_SECONDS
+    for follower in followers:
+        follower.finish(seconds=deadline - time.monotonic())
 
 
 class RestReader:
@@ -289,8 +301,7 @@ def storm(server: ExchangeServer, *, commands: int, clients: int, cuts: int, bat
         last = server.sequences()[card]
     finally:
         load.close()
-        for follower in followers:
-            follower.finish(last, seconds=FINISH_SECONDS)
+        finish_all(followers, last)
         rest.finish()
     seconds = time.monotonic() - began
     trades, compared = compare(server.redis, card, followers, [rest])

@@ -262,7 +262,10 @@ async def revoke_key(request: AnyRequest, key_id: FromPath[str]) -> ApiKeyView:
 )
 async def list_audit(
     request: AnyRequest,
-    before: Annotated[str | None, Parameter(description="an audit_id", schema_extra={"examples": ["17"]})] = None,
+    before: Annotated[
+        str | None,
+        Parameter(description="an audit_id", schema_extra={"examples": ["17"], "pattern": "^[1-9][0-9]{0,17}$"}),
+    ] = None,
     limit: Annotated[int, Parameter(ge=1, le=AUDIT_LIMIT_MAX, description="how many at most")] = 50,
 ) -> AuditView:
     """The audit."""

@@ -139,7 +139,10 @@ def _canceled(ledger: Ledger, evidence: Evidence, conflicts: frozenset[str]) -> 
 
 
 def _in_order(ledger: Ledger) -> Iterator[Violation]:
-    """An order that was acknowledged before another one of its card was sent has the lower sequence."""
+    """An order that was acknowledged before another one of its card was sent has the lower sequence.
+
+    That is the sequence of its first acknowledgement. After a history conflict, a repeat may have got a second one.
+    """
     by_card: dict[str, list[Placed]] = defaultdict(list)
     for placed in ledger.placed:
         if placed.answered_at is not None:
@@ -149,7 +152,7 @@ def _in_order(ledger: Ledger) -> Iterator[Violation]:
         following, highest = 0, 0
         for placed in sorted(orders, key=lambda placed: placed.sent_at):
             while (answered[following].answered_at or 0.0) < placed.sent_at:
-                highest = max(highest, *answered[following].sequences)
+                highest = max(highest, answered[following].sequences[0])
                 following += 1
             if min(placed.sequences) <= highest:
                 text = f"{card}-{placed.sequences[0]} ({placed.name}) was sent after {card}-{highest} was acknowledged"

@@ -18,6 +18,7 @@ from testing.chaos.plan import ALL_KINDS, CLOCKS, PARTS, READERS, SERVERS, SERVI
 from testing.chaos.sentinel import OnSentinels
 from testing.chaos.supervised import Supervised
 from testing.faults import FULL_BYTES
+from testing.waiting import NotInTime
 
 STEPS_SECONDS = (-7_200, -3_600, -5, 5, 3_600, 7_200)
 TAIL_BYTES_MAX = 4_096
@@ -27,6 +28,7 @@ BATCH_SECONDS = 3.0
 SLOW_SECONDS = (0.05, 0.3)
 """How late a slow link carries a message."""
 CUT_OFF_SECONDS = 0.5
+PROMOTION_SECONDS = 10.0
 """How long replicas get nothing before the primary is killed."""
 REWRITE_SECONDS = 0.1
 """A rewrite of the AOF of a round takes about this long."""
@@ -324,12 +326,18 @@ def _cut_off(exchange: Exchange, _: Fault) -> Iterator[None]:
 
 @contextmanager
 def _cut_off_and_killed(exchange: Exchange, _: Fault) -> Iterator[None]:
-    """Replicas get nothing any more, then SIGKILL: one that lacks the end is promoted."""
+    """Replicas get nothing any more, then SIGKILL: one that lacks the end is promoted before the killed one returns."""
+    group = on_sentinels(exchange).group
     with on_sentinels(exchange).replicas_cut_off():
         exchange.run_until(time.monotonic() + CUT_OFF_SECONDS)
+        killed = group.named()
         exchange.held.add("redis")
         exchange.kill("redis")
     yield
+    try:
+        exchange.wait_until(lambda: group.named() is not killed, "no replica is promoted", seconds=PROMOTION_SECONDS)
+    except NotInTime:  # of two faults at once, the other one may have left no majority of sentinels
+        exchange.notes.append("no replica was promoted")
     exchange.start_again("redis")
 
 

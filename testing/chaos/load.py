@@ -36,6 +36,8 @@ WAITING = 0.1
 PRICES = {Side.BUY: (505, 525), Side.SELL: (515, 535)}
 """Half of the prices cross, so that many orders trade and many rest until they are canceled."""
 TOO_MANY = 429
+NOT_FOUND = 404
+CONFLICT = 409
 
 
 class Door(NamedTuple):
@@ -142,7 +144,7 @@ class Client:
         status = self._insist("DELETE", f"/orders/{card}-{sequence}").status
         if status == 202:
             self._ledger.canceled.append(CancelOrder(trader_id=self._trader_id, card=card, sequence=sequence))
-        elif status != 409:
+        elif status != CONFLICT:
             self._ledger.unfound.append(f"{card}-{sequence} (status {status})")
 
     def _replace(self) -> None:
@@ -170,8 +172,13 @@ class Client:
         answer = self._insist("PATCH", f"/orders/{command.card}-{command.replaces}", body)
         if answer.status == 202:
             self._enter(placed, answer.body)
-        elif not placed.sequences and answer.status == 409 and answer.body["code"] == "order_completed":
+        elif not placed.sequences and answer.status == CONFLICT and answer.body["code"] == "order_completed":
             self._ledger.withdraw(placed)
+        elif answer.status == NOT_FOUND or (answer.status == CONFLICT and answer.body["code"] == "order_completed"):
+            # The order is lost; or the acknowledged replace is lost, and the archive has the completed order.
+            if not placed.sequences:
+                self._ledger.withdraw(placed)
+            self._ledger.unfound.append(f"{command.card}-{command.replaces} (status {answer.status})")
         else:
             placed.refusal = str(answer)
 

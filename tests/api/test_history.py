@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import json
 import random
 import socket
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -74,6 +75,10 @@ async def fill(server: ExchangeServer) -> None:
                 database, [RowBatch(card=card, trades=trades, orders=orders, cursor=Cursor("2000-0", "1-1"))]
             )
         many = "".join(trade_line(number, choose, MANY_TRADES) for number in range(1, MANY_TRADES + 1)).encode()
+        await database.execute(
+            "UPDATE orders SET post_only = true, replaces = 17, carried_quantity = 2, reason = 'would_cross', "
+            "replaced_by = 499 WHERE card = 'pikachu' AND sequence = 480"
+        )
         await writer.insert(database, [RowBatch(MANY, many, b"", Cursor("2000-0", "1-1"))])
     finally:
         await database.close()
@@ -293,6 +298,11 @@ def test_a_wrong_query_is_refused_by_name(trader: httpx.Client, path: str, code:
 # -- CSV
 
 
+def text_of(value: Any) -> str:
+    """A value of JSON as a text of CSV."""
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
 def test_an_export_has_the_values_of_the_json(archived: ExchangeServer, trader: httpx.Client) -> None:
     for client, path, items, view in (
         (trader, "/history/orders", "orders", OrderView),
@@ -302,7 +312,7 @@ def test_an_export_has_the_values_of_the_json(archived: ExchangeServer, trader: 
         answer = client.get(f"{path}.csv", params=query)
         rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
         page = get(client, path, **query, limit=500)[items]
-        texts = [{key: "" if value is None else str(value) for key, value in one.items()} for one in page]
+        texts = [{key: text_of(value) for key, value in one.items()} for one in page]
 
         assert list(rows[0]) == [field.name for field in msgspec.structs.fields(view)]
         assert rows[::-1][: len(texts)] == texts

@@ -83,7 +83,7 @@ def backdated(market: Market, days: int) -> None:
     sequence = market.redis.incr(market.key("sequence"))
     entry = f"{(seconds - days * DAY_SECONDS) * 1_000}-{sequence}"
     columns = codec.encode(many(1, count=1))._asdict()
-    del columns["clients"], columns["runs"]
+    del columns["clients"], columns["targets"], columns["runs"]
     market.redis.xadd(market.key("orders"), {"entry": entry, "at": "2026-01-01T00:00:00.000Z", **columns}, id=entry)
 
 

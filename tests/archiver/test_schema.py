@@ -85,7 +85,7 @@ def test_an_archive_of_the_first_version_is_migrated_with_its_rows(pair: Servers
     assert again == []
     assert [row["sequence"] for row in before[0]] == [1, 2]
     assert [row["sequence"] for row in after[0]] == [1, 2, 3]
-    assert [{name: row[name] for name in before[0][0].keys()} for row in after[0][:2]] == [
+    assert [{name: row[name] for name in dict(before[0][0])} for row in after[0][:2]] == [
         dict(row) for row in before[0]
     ]
     assert after[1] == before[1]

@@ -81,8 +81,9 @@ def test_redis_is_awaited_while_its_load_goes_on(data_dir: Path) -> None:
     reports = [line for line in lines if line["event"] == "redis reads its data"]
     assert seconds > STALL_SECONDS
     assert count == COMMANDS
-    assert len(reports) >= 2
-    assert reports[0]["percent"] < reports[-1]["percent"] < 100
+    percents = [report["percent"] for report in reports]
+    assert percents == sorted(percents)
+    assert percents[0] < 100
     assert reports[-1]["seconds_left"] < seconds
 
 

@@ -23,7 +23,7 @@ from engine.server_state import read_server_state
 from testing import cluster_subscribers
 from testing.cluster_servers import RedisCluster, redis_cluster, slot_of
 from testing.flows import CARDS
-from testing.replication import plain_url
+from testing.replication import PASSWORD, plain_url
 from testing.servers import loaded_redis
 from testing.waiting import until_async
 
@@ -287,7 +287,7 @@ def test_an_address_of_another_kind_is_told_apart(servers: RedisCluster) -> None
     assert "a cluster is named as redis+cluster://" in asyncio.run(refusal(plain_url(servers.servers[0])))
     closed = "redis+cluster://127.0.0.1:1,127.0.0.1:2"
     assert "Redis does not answer at TCGX_REDIS_URL: no server of the cluster answers" in asyncio.run(refusal(closed))
-    assert "refuses the password" in asyncio.run(refusal(servers.url.replace("secret", "wrong")))
+    assert "refuses the password" in asyncio.run(refusal(servers.url.replace(PASSWORD, "wrong")))
     with loaded_redis() as single:
         port = single.client().config_get("port")["port"]
         password = single.url.partition("://")[2].partition("@")[0]
