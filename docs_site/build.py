@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +26,7 @@ BUILD_SECONDS = 60
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
 LEFT_OUT = ("objects.inv", "sitemap.xml", "404.html")
 """Files that only a site at a known address needs."""
 
@@ -34,15 +35,17 @@ class BuildError(Exception):
     """The site could not be built. The text has the output of the generator."""
 
 
-def build(target: Path = SITE) -> int:
+def build(target: Path = SITE, *, replaced: Mapping[str, str] | None = None) -> int:
     """Builds the site strictly: a link that leads nowhere is an error. Returns the number of files.
+
+    `replaced` has other texts for pages, by their path below docs/.
 
     Raises:
         BuildError: the generator refuses the pages, or is missing.
     """
     with tempfile.TemporaryDirectory() as made:
         staging = Path(made)
-        _stage(staging)
+        _stage(staging, replaced or {})
         _generate(staging)
         site = staging / "site"
         for name in LEFT_OUT:
@@ -57,7 +60,7 @@ def build(target: Path = SITE) -> int:
     return len(manifest["files"])
 
 
-def _stage(staging: Path) -> None:
+def _stage(staging: Path, replaced: Mapping[str, str]) -> None:
     """Puts all pages and pictures below one folder, with links that hold there."""
     shutil.copy(ROOT / "mkdocs.yml", staging)
     pages = staging / "docs"
@@ -66,15 +69,17 @@ def _stage(staging: Path) -> None:
         place = pages / source.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, place)
+    for name, text in replaced.items():
+        (pages / name).write_text(text)
     staged = {path.relative_to(pages).as_posix() for path in pages.rglob("*") if path.is_file()}
     for page in sorted(pages.rglob("*.md")):
         where = page.relative_to(pages)
         inside = where.as_posix() in BESIDE
         source = ROOT / where if inside else ROOT / "docs" / where
-        page.write_text(_with_links(page.read_text(), source, where, staged))
+        page.write_text(with_links(page.read_text(), source, where, staged))
 
 
-def _with_links(text: str, source: Path, where: Path, staged: set[str]) -> str:
+def with_links(text: str, source: Path, where: Path, staged: set[str]) -> str:
     """The text of a page with the links of the site. Code blocks stay as they are."""
 
     def link(found: re.Match[str]) -> str:
@@ -84,11 +89,13 @@ def _with_links(text: str, source: Path, where: Path, staged: set[str]) -> str:
             return found[0]
         place = _place(source.parent / path)
         if place not in staged:
-            return found[0] if mark else label
+            is_code = not mark and (source.parent / path).exists()
+            return label if is_code else found[0]
         relative = os.path.relpath(place, where.parent)
         return f"{mark}[{label}]({relative}{'#' + fragment if fragment else ''})"
 
-    parts, end = [], 0
+    parts: list[str] = []
+    end = 0
     for fence in FENCE.finditer(text):
         parts += [LINK.sub(link, text[end : fence.start()]), fence[0]]
         end = fence.end()
@@ -109,12 +116,14 @@ def _generate(staging: Path) -> None:
         env={**os.environ, "NO_COLOR": "1"},
     )  # fmt: skip
     if done.returncode != 0 or not (staging / "site" / "index.html").is_file():
-        raise BuildError(f"the docs could not be built:\n{done.stdout}{done.stderr}")
+        said = COLOR.sub("", done.stdout + done.stderr)
+        raise BuildError(f"the docs could not be built:\n{said}")
 
 
-def _manifest(site: Path) -> dict[str, object]:
+def _manifest(site: Path) -> dict[str, dict[str, list[str]] | list[str]]:
     """What the API needs to serve the files: type, validator, and the scripts that stand within pages."""
-    files, scripts = {}, set()
+    files: dict[str, list[str]] = {}
+    scripts: set[str] = set()
     for path in _files(site):
         content = path.read_bytes()
         name = path.relative_to(site).as_posix()
@@ -129,8 +138,7 @@ def _files(site: Path) -> Iterator[Path]:
 
 
 def _media_type(name: str) -> str:
-    found = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return f"{found}; charset=utf-8" if found.startswith("text/") else found
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
 def _hash(script: bytes) -> str:

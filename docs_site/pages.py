@@ -12,12 +12,11 @@ IN_BRACES = re.compile(r"\{\w+\}")
 """A value of the running exchange within the text of an error."""
 
 RETRIES = {
-    400: "no: the request is malformed",
-    401: "after a new token",
-    408: "yes, with the same `client_order_id`",
-    429: "after `Retry-After`",
-    500: "yes, with the same `client_order_id`",
-    503: "after `Retry-After`, with the same `client_order_id`",
+    401: "After a new token",
+    408: "Yes, with the same `client_order_id`",
+    429: "After `Retry-After`",
+    500: "Yes, with the same `client_order_id`",
+    503: "After `Retry-After`, with the same `client_order_id`",
 }
 """Whether a request may be repeated as it is, by its status. Of all others the answer is no."""
 
@@ -28,7 +27,8 @@ Every error is a problem of [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457): 
 is a value of the request or of the exchange. This page is made from the source of the exchange (`make docs`).
 
 ```sh
-curl -s http://127.0.0.1:8000/orders -H "Authorization: Bearer $(tcgx traders token 1)" -d '{"card":"pikachu","side":"buy"}'
+ME="Authorization: Bearer $(tcgx traders token 1)"
+curl -s http://127.0.0.1:8000/orders -H "$ME" -d '{"card":"pikachu","side":"buy"}'
 ```
 
 ```json
@@ -41,15 +41,16 @@ curl -s http://127.0.0.1:8000/orders -H "Authorization: Bearer $(tcgx traders to
 }
 ```
 
-`errors` has every wrong field, up to 100, with the rule and the value. `retry_after`, `limit` and `reset` come with a 429,
-`request_id` with a 500 or 503. An item of a batch has the same `code` in its own outcome, and other items are not affected.
+`errors` has every wrong field, up to 100, with the rule and the value. `retry_after`, `limit` and `reset` come with a
+429, `request_id` with a 500 or 503. An item of a batch has the same `code` in its own outcome, and other items are not
+affected.
 [The client](client.md#when-something-goes-wrong) does all of this by itself.
 """
 
 SETTINGS_HEAD = """# Settings
 
-Each service reads its settings once from the environment, and refuses to start with one that is unknown or out of bounds.
-`tcgx settings` shows them with their sources. This page is made from the source of the exchange (`make docs`).
+Each service reads its settings once from the environment, and refuses to start with one that is unknown or out of
+bounds. `tcgx settings` shows them with their sources. This page is made from the source of the exchange (`make docs`).
 
 ```sh
 tcgx settings
@@ -65,8 +66,8 @@ def errors() -> str:
     codes = sorted(ERROR_CODES.values(), key=lambda code: code.status)
     parts = [ERRORS_HEAD]
     for status, group in groupby(codes, key=lambda code: code.status):
-        parts.append(f"\n## {status}\n\nRepeat as it is: {RETRIES.get(status, 'no')}.\n\n| code | meaning | detail |\n")
-        parts.append("|---|---|---|\n")
+        parts.append(f"\n## {status}\n\nMay it be repeated as it is? {RETRIES.get(status, 'No')}.\n\n")
+        parts.append("| code | meaning | detail |\n|---|---|---|\n")
         parts += [f"| `{code.code}` | {_cell(code.meaning)} | {_detail(code)} |\n" for code in group]
     return "".join(parts)
 

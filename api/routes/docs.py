@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, get
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
 from litestar.response import Redirect
 
 from api.gate import header
@@ -23,7 +24,7 @@ POLICY = (
     "font-src 'self'; connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-"""The generator puts small scripts into each page, which are named by their hash, and styles, such as those of columns."""
+"""The generator puts small scripts into each page, which are named by their hash, and styles, as of columns."""
 
 FOREVER, CHECKED = "public, max-age=31536000, immutable", "no-cache"
 HASHED = "assets/"
@@ -31,8 +32,8 @@ HASHED = "assets/"
 
 NOT_BUILT = b"""<!doctype html><html lang="en"><title>tcgx: the docs are not built</title>
 <h1>The docs are not built</h1>
-<p>This tcgx was installed without its docs. In a checkout <code>make docs</code> builds them; the wheel and the container
-image have them. Then start the API again.</p>
+<p>This tcgx was installed without its docs. In a checkout <code>make docs</code> builds them; the wheel and the
+container image have them. Then start the API again.</p>
 <p>The reference is here all the same: <a href="/schema/swagger">all calls</a> and
 <a href="/schema/asyncapi">all messages of streams</a>.</p></html>
 """
@@ -67,7 +68,7 @@ class Site:
         """
         manifest = self.manifest
         if manifest is None:
-            return Response(NOT_BUILT, status_code=404, media_type="text/html; charset=utf-8")
+            return Response(NOT_BUILT, status_code=404, media_type="text/html")
         if name not in manifest.files:
             raise NotFoundException
         media_type, digest = manifest.files[name]
@@ -92,14 +93,14 @@ def routes(folder: Path = SITE) -> list[Any]:
     site = Site(folder)
 
     @get("/docs", include_in_schema=False)
-    async def first_page(request: Request[Any, Any, Any]) -> Response[bytes] | Redirect:
+    async def first_page() -> Response[bytes] | Redirect:
         """Leads to the first page, so that relative links hold."""
         if site.manifest is None:
             return await site.answer("", None)
         return Redirect(FIRST)
 
     @get("/docs/{name:path}", include_in_schema=False)
-    async def file_of_docs(request: Request[Any, Any, Any], name: Path) -> Response[bytes]:
+    async def file_of_docs(request: Request[Any, Any, Any], name: FromPath[Path]) -> Response[bytes]:
         """A page, a picture, or another file of the site."""
         known = header(request.scope["headers"], b"if-none-match")
         return await site.answer(str(name).lstrip("/"), known)

@@ -15,6 +15,7 @@ from core import settings
 from testing.exchange import TcgxUp, tcgx_up
 from testing.processes import PROGRAM, environment
 from testing.servers import folder
+from testing.waiting import until
 from tests.docs.blocks import BLOCKS, ROOT, Block
 
 BLOCK_SECONDS = 30
@@ -30,7 +31,8 @@ WORDS = {"status", "code", "title", "detail", "field", "rule", "card", "side", "
 """Keys whose values in an answer are those that the page shows. Of others, the type is."""
 
 RUN = [block for block in BLOCKS if not block.reason and (block.page, block.language) not in ELSEWHERE]
-RUN_PAGES = list(dict.fromkeys(block.page for block in RUN))
+RUN_PAGES = sorted({block.page for block in RUN}, key=lambda page: (page != "docs/start.md", page))
+"""The first page comes first, since others read its trade."""
 
 
 class Reader:
@@ -54,9 +56,9 @@ class Reader:
             case "json":
                 assert_like(json.loads(text), last_json(self._printed), block.place)
             case "sql":
-                assert asyncio.run(self._rows(text)), f"{block.place} finds nothing"
+                until(lambda: asyncio.run(self._rows(text)), f"{block.place} finds nothing")
             case "env":
-                settings.load(dict(line.split("=", 1) for line in text.splitlines()))
+                settings.read(dict(line.split("=", 1) for line in text.splitlines()))
             case other:
                 pytest.fail(
                     f"{block.place}: nothing runs {other!r}; add <!-- not run: reason --> above it if that is so"
@@ -133,7 +135,7 @@ def test_what_another_test_runs_is_named_there() -> None:
 def test_most_blocks_run_and_the_others_have_a_reason() -> None:
     marked = [block for block in BLOCKS if block.reason]
 
-    assert len(RUN) >= 25
+    assert len(RUN) >= 24
     assert len(BLOCKS) - len(marked) >= 40
     assert all(len(block.reason.split()) >= 3 for block in marked)
     assert len(marked) <= 20, [block.place for block in marked]
