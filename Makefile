@@ -20,7 +20,7 @@ run: .venv/ready ## the whole exchange, until Ctrl-C (ARGS="--port 8001" and the
 TEST_PROCESSES ?= 2
 
 test: .venv/ready ## every test, on real servers (TEST_PROCESSES=0: in one process)
-	@"$(BIN)/python" -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@"$(BIN)/python" -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 quick: .venv/ready ## the tests that need no server: minutes of CPU
 	@"$(BIN)/python" -m pytest -m "not server" $(ARGS)
@@ -33,6 +33,9 @@ check: .venv/ready ## format, lint, types, deployment files, and the docs as a s
 	@"$(BIN)/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.observability.yml
 	@"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@"$(BIN)/python" -m deploy.generate --check
+	@"$(BIN)/python" -m api.graphql | cmp - api/graphql/schema.graphql
+	@"$(BIN)/buf" lint
+	@"$(BIN)/buf" breaking --against rpc/v1/released.binpb
 	@"$(BIN)/python" -m docs_site --check
 
 docs: .venv/ready ## the pages that are made from the source, and the site that the API serves at /docs
@@ -55,6 +58,12 @@ format: .venv/ready ## puts the code into its format
 	@"$(BIN)/ruff" format .
 	@"$(BIN)/ruff" check --fix .
 
+grpc: .venv/ready ## generates rpc/v1 from the contract
+	@"$(BIN)/python" -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. rpc/v1/exchange.proto
+
+graphql: .venv/ready ## writes the schema of GraphQL
+	@"$(BIN)/python" -m api.graphql > api/graphql/schema.graphql
+
 bench: .venv/ready ## the benchmarks, all of them (ARGS="match --orders 100000" and the like)
 	@exec "$(BIN)/tcgx" bench $(or $(ARGS),all)
 
@@ -63,7 +72,7 @@ chaos: .venv/ready ## faults on purpose, under load (ARGS="--rounds 100 --seed 7
 
 lock: .venv/ready ## resolves the dependencies anew
 	@"$(BIN)/python" -m pip install --quiet uv
-	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --output-file requirements.lock pyproject.toml
+	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra grpc --extra graphql --output-file requirements.lock pyproject.toml
 	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev --output-file requirements-dev.lock pyproject.toml
 	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --group build --output-file requirements-build.lock
 	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --group checkov --output-file requirements-checkov.lock
@@ -73,4 +82,4 @@ lock: .venv/ready ## resolves the dependencies anew
 clean: ## removes the virtual environment
 	rm -rf .venv .validate .checkov
 
-.PHONY: help setup run test quick check docs validate containers format bench chaos lock clean
+.PHONY: help setup run test quick check docs validate containers format grpc graphql bench chaos lock clean

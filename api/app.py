@@ -1,7 +1,7 @@
 """The Litestar application. `create_app` wires all parts of the API."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
@@ -164,6 +164,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *streams.ROUTES,
             *operate.routes(settings),
             *docs.routes(),
+            *_graphql_routes(settings),
             _files_of(ASSETS, files("openapi_ui_bundles") / "swagger_ui" / "vendor"),
             _files_of(asyncapi.VIEWER_FILES, files("asyncapi_viewer") / "static"),
         ],
@@ -183,6 +184,21 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
         before_send=[_add_common_headers],
         on_app_init=[_without_logging],
     )
+
+
+def _graphql_routes(settings: Settings) -> Sequence[Any]:
+    """The routes of GraphQL, whose package is imported where it is on.
+
+    Raises:
+        StartError: the package is missing.
+    """
+    if settings.graphql == "off":
+        return []
+    try:
+        from api.graphql.routes import routes  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise StartError("TCGX_GRAPHQL needs strawberry: pip install 'tcgx[graphql]'") from error
+    return routes(settings)
 
 
 @asynccontextmanager

@@ -30,8 +30,8 @@ from exchange.tokens import Caller
 from streams.sse import TRANSPORT
 
 HEAD_BYTES_MAX = 65_536
-WEBSOCKET_PATH = b"/stream/ws"
-"""The one path with a WebSocket; an offer to upgrade elsewhere is passed over."""
+WEBSOCKET_PATHS = frozenset({b"/stream/ws", b"/graphql"})
+"""The paths with a WebSocket; an offer to upgrade elsewhere is passed over."""
 
 LINGER_SECONDS = 2.0
 """Time that a client has to read the last answer before its connection is closed."""
@@ -447,7 +447,7 @@ class Protocol(HttpToolsProtocol):
 
     def _is_for_websocket(self) -> bool:
         upgrade = b"".join(value for name, value in self.headers if name == b"upgrade").lower()
-        is_path = self.url.partition(b"?")[0] == WEBSOCKET_PATH
+        is_path = self.url.partition(b"?")[0] in WEBSOCKET_PATHS
         return is_path and upgrade == b"websocket" and not self._is_answering() and self.ws_protocol_class is not None
 
     def _become_websocket(self, rest: bytes | memoryview) -> None:

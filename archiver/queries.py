@@ -1,7 +1,7 @@
 """Reads from the archive. All functions and methods raise `Unavailable` if PostgreSQL does not answer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -337,6 +337,32 @@ class Archive:
         )
         return [_trade(row) for row in rows]
 
+    async def trades_of_orders(self, card: str, quantities: Mapping[int, int]) -> dict[int, list[Trade]]:
+        """The trades of many orders of a card, by their sequences, in one query.
+
+        `quantities`: of each order, by its sequence.
+        """
+        rows = await self._fetch(
+            f"""
+            SELECT wanted.sequence AS wanted_sequence, found.*
+            FROM unnest($1::bigint[], $2::bigint[]) AS wanted (sequence, quantity)
+            CROSS JOIN LATERAL ({_search(card, "taker_sequence < wanted.sequence")}) AS before
+            CROSS JOIN LATERAL (
+                SELECT {_TRADE} FROM trades WHERE card = $3 AND maker_sequence = wanted.sequence
+                UNION ALL
+                SELECT {_TRADE} FROM trades WHERE card = $3 AND taker_sequence = wanted.sequence
+                AND trade_number > before.low AND trade_number <= before.low + wanted.quantity
+            ) AS found
+            """,
+            [*quantities],
+            [*quantities.values()],
+            card,
+        )
+        trades: dict[int, list[Trade]] = {sequence: [] for sequence in quantities}
+        for row in rows:
+            trades[row["wanted_sequence"]].append(_trade(row))
+        return trades
+
     async def trades_of_trader(
         self, trader_id: int, card: str, *, before: TradeBoundary | None, scan_max: int, limit: int
     ) -> TradePage:
@@ -386,24 +412,7 @@ class Archive:
         search.
         """
         kind = "text::timestamptz" if isinstance(value, str) else "bigint"
-        rows = await self._fetch(
-            f"""
-            WITH RECURSIVE search (low, high) AS (
-                SELECT 0::bigint, (SELECT coalesce(max(trade_number), 0) FROM trades_{card})
-                UNION ALL
-                SELECT CASE WHEN is_before THEN middle ELSE low END, CASE WHEN is_before THEN high ELSE middle - 1 END
-                FROM search
-                CROSS JOIN LATERAL (SELECT (low + high + 1) / 2 AS middle) AS half
-                CROSS JOIN LATERAL (
-                    SELECT {column} {"<=" if inclusive else "<"} $1::{kind} AS is_before
-                    FROM trades_{card} WHERE trade_number = middle
-                ) AS probe
-                WHERE low < high
-            )
-            SELECT low FROM search WHERE low = high
-            """,
-            value,
-        )
+        rows = await self._fetch(_search(card, f"{column} {'<=' if inclusive else '<'} $1::{kind}"), value)
         return int(rows[0]["low"])
 
     async def cursors(self, cards: Sequence[str]) -> dict[str, Cursor]:
@@ -514,3 +523,22 @@ def _trade(row: asyncpg.Record) -> Trade:
 ORDER_COLUMNS, TRADE_COLUMNS = _ORDER, _TRADE
 order_of, trade_of = _order, _trade
 """What pages select, and their rows as orders and trades, for other modules of the archive."""
+
+
+def _search(card: str, is_before: str) -> str:
+    """The query of a binary search over the trades of a card: `low` is the number of the last one for which a condition
+    holds; 0 if it holds for none. The condition holds for no trade behind one for which it does not hold."""
+    return f"""
+        WITH RECURSIVE search (low, high) AS (
+            SELECT 0::bigint, (SELECT coalesce(max(trade_number), 0) FROM trades_{card})
+            UNION ALL
+            SELECT CASE WHEN is_before THEN middle ELSE low END, CASE WHEN is_before THEN high ELSE middle - 1 END
+            FROM search
+            CROSS JOIN LATERAL (SELECT (low + high + 1) / 2 AS middle) AS half
+            CROSS JOIN LATERAL (
+                SELECT {is_before} AS is_before FROM trades_{card} WHERE trade_number = middle
+            ) AS probe
+            WHERE low < high
+        )
+        SELECT low FROM search WHERE low = high
+    """

@@ -12,7 +12,7 @@ from cli.numbers import whole
 from core.suggestions import did_you_mean
 
 CHECKS = ("redis", "functions", "engine", "database", "archiver", "history", "backlog")
-SERVICES = ("api", "engine", "archiver")
+SERVICES = ("api", "engine", "archiver", "grpc")
 SETUPS = ("single", "sentinel", "sentinel-acks")
 """The set-ups of `tcgx chaos`, as in testing/chaos/setups.py."""
 
@@ -96,6 +96,7 @@ def _nothing(_: Parser) -> None:
 
 def _up(parser: Parser) -> None:
     parser.add_argument("--ephemeral", action="store_true", help="keep nothing")
+    parser.add_argument("--grpc", action="store_true", help="a gRPC process as well, on TCGX_GRPC_PORT (50051)")
     parser.add_argument("--observe", action="store_true", help="metrics, log files and Prometheus: the page /operate")
     _add_port(parser)
 
@@ -302,6 +303,7 @@ COMMANDS: Mapping[str, Command] = {
     "api": Command("run one API process, as in production", "api.__main__", _add_port),
     "engine": Command("run one engine process, as in production", "engine.matcher"),
     "archiver": Command("run one archiver process, as in production", "archiver.archiver"),
+    "grpc": Command("run one gRPC process, as in production", "rpc.server", needs=("grpc", "grpc_health")),
     "version": Command("print the version", ""),
     "help": Command("explain a command", "", _help),
 }

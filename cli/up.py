@@ -10,6 +10,7 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -43,7 +44,7 @@ _OPENER = urllib.request.build_opener(
 READY_SECONDS = 60
 READY_CHECK_SECONDS = 0.05
 SERVICES = ("engine", "archiver", "api")
-STOP_ORDER = ("api", "engine", "archiver")
+STOP_ORDER = ("grpc", "api", "engine", "archiver")
 DESCRIPTORS = frozenset({variable("listen_fd"), variable("ready_fd")})
 """Variables that hold for one process. The supervisor sets them for each process of its own."""
 
@@ -74,10 +75,11 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             await service.until_stopped(_start(servers), stopping)
             if stopping.is_set():
                 return 0
-            names = ("engine", "archiver", *(f"api-{number}" for number, _ in enumerate(listeners, 1)))
+            inner = ("engine", "archiver", "grpc") if arguments.grpc else ("engine", "archiver")
+            names = (*inner, *(f"api-{number}" for number, _ in enumerate(listeners, 1)))
             await _serve(
                 observed.prepare(_with_server_urls(local, servers), names, is_on=arguments.observe),
-                (servers, listeners),
+                (servers, listeners, inner),
                 stopping,
                 announced_in=announced_in,
                 data_dir=data_dir,
@@ -174,17 +176,17 @@ def _with_server_urls(local: Settings, servers: list[embedded.EmbeddedServer]) -
 
 async def _serve(
     watched: Observed,
-    opened: tuple[list[embedded.EmbeddedServer], list[socket.socket]],
+    opened: tuple[list[embedded.EmbeddedServer], list[socket.socket], Sequence[str]],
     stopping: asyncio.Event,
     *,
     announced_in: Path,
     data_dir: Path,
 ) -> None:
-    servers, listeners = opened
+    servers, listeners, inner = opened
     local = watched.settings
     await _prepare_database(local)
     public_redis = next((one.url for one in servers if isinstance(one, RedisServer)), local.redis_url)
-    services = _services(watched, listeners)
+    services = _services(watched, listeners, inner)
     members: list[Member] = [*servers, *services, *watched.members]
     stop_order = [
         *(service.name for name in STOP_ORDER for service in services if service.name.split("-")[0] == name),
@@ -196,7 +198,9 @@ async def _serve(
         api = f"{'https' if local.tls_cert else 'http'}://{_in_url(local.host)}:{local.port}"
         here = run_file.of_exchange(local, api=api, redis=public_redis, control=address)
         with run_file.announce(announced_in, here):
-            greeting = asyncio.create_task(_greet(api, local, stopping, announced_in), name="greet")
+            greeting = asyncio.create_task(
+                _greet(api, local, stopping, announced_in, is_grpc="grpc" in inner), name="greet"
+            )
             try:
                 await supervisor.run_until(stopping)
             finally:
@@ -207,7 +211,8 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _services(watched: Observed, listeners: list[socket.socket]) -> list[Service]:
+def _services(watched: Observed, listeners: list[socket.socket], inner: Sequence[str]) -> list[Service]:
+    """The services. `inner`: those without a socket of the supervisor."""
     local = watched.settings
     environment = {name: value for name, value in os.environ.items() if not name.startswith(settings.PREFIX)}
     environment |= settings.environment_of(local)
@@ -223,7 +228,7 @@ def _services(watched: Observed, listeners: list[socket.socket]) -> list[Service
                 stop_seconds=local.stop_seconds,
                 hung_seconds=local.hung_seconds,
             )
-            for name in ("engine", "archiver")
+            for name in inner
         ),
         *(
             Service(
@@ -274,12 +279,14 @@ async def _mark_histories(local: Settings, database: asyncpg.Connection) -> None
             log.info("gave a history to the data of an earlier version", card=card)
 
 
-async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_in: Path) -> None:
+async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_in: Path, *, is_grpc: bool) -> None:
     """Prints the greeting once every part of the exchange works."""
     deadline = asyncio.get_running_loop().time() + READY_SECONDS
     while asyncio.get_running_loop().time() < deadline and not stopping.is_set():
         if await asyncio.to_thread(_is_healthy, api):
             print(greeting(api, local, data_dir=str(announced_in)), flush=True)
+            if is_grpc:
+                log.info("gRPC, see docs/grpc.md", address=f"{_in_url(local.host)}:{local.grpc_port}")
             if local.prometheus_url or local.log_dir:
                 log.info("panels and log lines, for a token of `tcgx traders token 1 --admin`", page=f"{api}/operate")
             return

@@ -69,6 +69,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     host: Annotated[str, Setting("the address the API listens on")] = "127.0.0.1"
     port: Annotated[int, Setting("the port the API listens on", 1, 65535)] = 8000
+    grpc_port: Annotated[int, Setting("the port `tcgx grpc` listens on, at the same address", 1, 65535)] = 50051
+    graphql: Annotated[
+        Literal["off", "on", "explore"],
+        Setting("off; on: queries, mutations and subscriptions at /graphql; explore: introspection and a page as well"),
+    ] = "off"
+    graphql_depth_max: Annotated[int, Setting("how deep a query of GraphQL may be", 3, 100)] = 8
+    graphql_aliases_max: Annotated[int, Setting("how many aliases a query of GraphQL may have", 0, 1_000)] = 15
+    graphql_tokens_max: Annotated[int, Setting("how many tokens a query of GraphQL may have", 100, 100_000)] = 2_000
+    graphql_cost_max: Annotated[
+        int,
+        Setting("what a query of GraphQL may cost: its fields, times the items of lists around them", 100, 10**6),
+    ] = 10_000
     tls_cert: Annotated[str, Setting("the certificate chain of the API, a PEM file: it then speaks https alone")] = ""
     tls_key: Annotated[str, Setting("the key of that certificate, a PEM file")] = ""
     cors_origins: Annotated[

@@ -13,9 +13,11 @@ from archiver.api_keys import ApiKey, NewKey
 from archiver.audit import Actor, AuditRow
 from archiver.postgres import postgres_errors
 from core.errors import Forbidden, InvalidRequest, TcgxError, UnknownCard, Violation
+from core.model import Order
 from core.settings import Settings
 from engine import halts
 from engine.book_reader import BookReader
+from exchange.service import Exchange
 from exchange.tokens import Caller
 
 REASON_CHARACTERS_MAX = 200
@@ -173,6 +175,31 @@ class Administration:
         """Audits a change outside of PostgreSQL (`audit.audited`)."""
         async with audit.audited(self._database, actor, action, target):
             yield
+
+    async def find_order(self, exchange: Exchange, caller: Caller, actor: Actor, name: str) -> Order:
+        """Reads an order for a caller. An admin's read of another trader's order is audited before it is shown.
+
+        Raises:
+            OrderNotFound, Unavailable: see `Exchange.find`.
+        """
+        order = await exchange.find(caller, name)
+        if order.trader_id != caller.trader_id:  # the caller is an admin
+            await self.note(actor, "get_order", f"{name} of {order.trader_id}")
+        return order
+
+    async def cancel_order(
+        self, exchange: Exchange, caller: Caller, actor: Actor, name: str, seconds: float
+    ) -> tuple[Order, bool]:
+        """Cancels an order for a caller. An admin's cancel of another trader's order is audited.
+
+        Raises:
+            OrderNotFound, OrderCompleted, HistoryConflict, Overloaded, Unavailable: see `Exchange.cancel`.
+        """
+        order = await exchange.find(caller, name) if caller.role == "admin" else None
+        if order is None or order.trader_id == caller.trader_id:
+            return await exchange.cancel(caller, name, seconds)
+        async with self.audited(actor, "cancel_order", f"{name} of {order.trader_id}"):
+            return await exchange.cancel(caller, name, seconds)
 
     async def audit(self, *, before: int | None, limit: int) -> Sequence[AuditRow]:
         """The audit, newest first.

@@ -20,6 +20,7 @@ from core.errors import (
     OrderNotFound,
     Overloaded,
     RateLimited,
+    RequestError,
     TcgxError,
     Unavailable,
     UnknownCard,
@@ -203,6 +204,20 @@ class Exchange:
                     after = await self._changes.order_after(command, accepted)
                     return after, await self._reader.fills_of(after)
         return await self._changes.expected(order, command, accepted)
+
+    async def submit(self, caller: Caller, asked: Sequence[BatchItem | RequestError]) -> list[PlaceResult | TcgxError]:
+        """Places, cancels and replaces the items of a batch. Items that a door has refused keep their places.
+
+        Raises:
+            RateLimited, HistoryConflict, Overloaded, Unavailable: see `place_many` and `submit_many`.
+        """
+        orders = [item for item in asked if isinstance(item, PlaceOrder)]
+        if len(orders) == len(asked):
+            return await self.place_many(orders)
+        items = [item for item in asked if not isinstance(item, RequestError)]
+        found = await (self.place_many(orders) if len(orders) == len(items) else self.submit_many(caller, items))
+        outcomes = iter(found)
+        return [item if isinstance(item, RequestError) else next(outcomes) for item in asked]
 
     async def submit_many(self, caller: Caller, items: Sequence[BatchItem]) -> list[PlaceResult | TcgxError]:
         """Places, cancels and replaces orders; each item has its own result or error, in the order of the items.
@@ -444,6 +459,14 @@ class Exchange:
             Unavailable: some fills are in the archive, and the archive cannot be read.
         """
         return await self._reader.fills_of(order)
+
+    async def fills_of_many(self, orders: Iterable[Order]) -> dict[str, list[Fill]]:
+        """Reads all fills of many orders, by their order_ids, oldest first.
+
+        Raises:
+            Unavailable: the archive cannot be read.
+        """
+        return await self._reader.fills_of_many(orders)
 
     async def fills(
         self, caller: Caller, *, card: str | None = None, name: str | None = None, before: str | None, limit: int

@@ -7,7 +7,21 @@ from os.path import abspath, dirname
 
 FOLDER = dirname(dirname(abspath(__file__)))  # noqa: PTH100, PTH120 - pathlib takes 10 ms to import
 PACKAGES = frozenset(
-    {"api", "archiver", "bench", "cli", "core", "engine", "exchange", "lua", "observe", "streams", "tcgx", "testing"}
+    {
+        "api",
+        "archiver",
+        "bench",
+        "cli",
+        "core",
+        "engine",
+        "exchange",
+        "lua",
+        "observe",
+        "rpc",
+        "streams",
+        "tcgx",
+        "testing",
+    }
 )
 
 

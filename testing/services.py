@@ -12,7 +12,10 @@ from testing.processes import environment
 from testing.waiting import until
 
 STOP_SECONDS = 10.0
-WORKING = {"engine": "matching ", "archiver": "archiving "}
+MODULES = {"grpc": "rpc"}
+"""The packages of services that have another name."""
+
+WORKING = {"engine": "matching ", "archiver": "archiving ", "grpc": "answering gRPC calls"}
 """The beginning of the log line with which a service begins its work."""
 
 
@@ -30,7 +33,7 @@ class Service:
         self._output = output
         with output.open("ab") as file:
             self.process = Process(
-                [sys.executable, "-P", "-m", module or name.partition("-")[0]],
+                [sys.executable, "-P", "-m", module or MODULES.get(name, name.partition("-")[0])],
                 environment=environment(**environment_of(local)),
                 output=file,
             )

@@ -12,6 +12,17 @@ from testing.exchange import ExchangeServer, exchange_server  # noqa: E402 - aft
 from testing.market import Market  # noqa: E402
 from testing.servers import LoadedRedis, Servers, client_of, loaded_redis, servers  # noqa: E402
 
+LONG = (
+    *("test_readme", "test_schemathesis", "test_fuzz_bodies", "test_chaos", "test_kill", "test_bench", "test_backup"),
+    *("test_rolling_restart", "test_floods", "test_http_oracle", "test_up", "test_failover", "test_trust"),
+)
+"""Modules that take longest. They come first, so that no process is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest modules first."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[LoadedRedis]:

@@ -26,15 +26,13 @@ from api.views import (
     order_view,
     orders_page_view,
     orders_view,
-    refusal_json,
     result_json,
 )
 from archiver.audit import Actor
-from core.errors import RequestError
+from core.errors import RequestError, TcgxError
 from core.model import LATEST, PlaceOrder, Side
-from core.rules import BatchItem, CancelItem, ReplaceItem
 from exchange.administration import actor_of
-from exchange.service import OPEN_LIMIT_MAX, OrderFilter
+from exchange.service import OPEN_LIMIT_MAX, OrderFilter, PlaceResult
 from exchange.tokens import Caller
 
 BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
@@ -80,29 +78,23 @@ async def answer_orders(context: Context, caller: Caller, _: Headers, body: byte
     """
     check_room = partial(context.exchange.check_room, caller)
     asked = await context.decoder.decode_orders(body, caller.trader_id, check_room)
-    commands = [order for order in asked if isinstance(order, PlaceOrder)]
-    if len(commands) < len(asked) and any(isinstance(item, CancelItem | ReplaceItem) for item in asked):
-        items = [item for item in asked if not isinstance(item, RequestError)]
-        outcomes = await context.exchange.submit_many(caller, items)
-        results = [
-            result_json(item if isinstance(item, PlaceOrder) else None, outcome)
-            for item, outcome in zip(items, outcomes, strict=True)
-        ]
+    outcomes = await context.exchange.submit(caller, asked)
+    pairs = [
+        (item if isinstance(item, PlaceOrder) else None, outcome) for item, outcome in zip(asked, outcomes, strict=True)
+    ]
+    if any(isinstance(item, RequestError) for item in asked):
+        results = await _with_refusals(pairs)
     else:
-        placed = await context.exchange.place_many(commands)
-        results = [result_json(command, outcome) for command, outcome in zip(commands, placed, strict=True)]
-    if len(results) < len(asked):
-        results = await _with_refusals(asked, results)
+        results = [result_json(command, outcome) for command, outcome in pairs]
     return Answer(202, f'{{"results":[{",".join(results)}]}}'.encode())
 
 
-async def _with_refusals(asked: Sequence[BatchItem | RequestError], accepted: Sequence[str]) -> list[str]:
-    """The results of a batch in order. A thousand refusals take milliseconds, so other tasks run between them."""
-    next_accepted = iter(accepted)
+async def _with_refusals(pairs: Sequence[tuple[PlaceOrder | None, PlaceResult | TcgxError]]) -> list[str]:
+    """The results of a batch. A thousand refusals take milliseconds, so other tasks run between them."""
     results = []
     turn = Turn()
-    for item in asked:
-        results.append(refusal_json(item) if isinstance(item, RequestError) else next(next_accepted))
+    for command, outcome in pairs:
+        results.append(result_json(command, outcome))
         if turn.is_over():
             await turn.next()
     return results
@@ -258,9 +250,8 @@ async def list_orders(
 async def get_order(request: Request, order_id: FromPath[str]) -> MatchedOrderView:  # type: ignore[type-arg]
     """An order by its id."""
     context, caller = caller_of(request)
-    order = await context.exchange.find(caller, order_id)
-    if order.trader_id != caller.trader_id:  # the caller is an admin
-        await context.administration.note(_actor(request, caller), "get_order", f"{order_id} of {order.trader_id}")
+    actor = _actor(request, caller)
+    order = await context.administration.find_order(context.exchange, caller, actor, order_id)
     return matched_view(order, await context.exchange.fills_of(order))
 
 
@@ -363,13 +354,8 @@ async def cancel_order(request: Request, order_id: FromPath[str]) -> Response[Or
     """Cancels an order."""
     context, caller = caller_of(request)
     seconds = wait_seconds(list_header(request.scope["headers"], b"prefer"))
-    order = await context.exchange.find(caller, order_id) if caller.role == "admin" else None
-    if order is None or order.trader_id == caller.trader_id:
-        after, matched = await context.exchange.cancel(caller, order_id, seconds)
-    else:
-        target = f"{order_id} of {order.trader_id}"
-        async with context.administration.audited(_actor(request, caller), "cancel_order", target):
-            after, matched = await context.exchange.cancel(caller, order_id, seconds)
+    actor = _actor(request, caller)
+    after, matched = await context.administration.cancel_order(context.exchange, caller, actor, order_id, seconds)
     return Response(order_view(after), status_code=200 if matched else 202)
 
 

@@ -119,6 +119,9 @@ class Link:
                 await writer.drain()
 
 
+END_TURNS = 10
+
+
 class Links:
     """All links of an exchange, in a thread of their own."""
 
@@ -148,9 +151,10 @@ class Links:
     async def _end(self) -> None:
         for server in self._servers:
             server.close()
-        await asyncio.sleep(0)  # a connection that was just accepted begins, so that its end closes it
-        carried = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in carried:
-            task.cancel()
-        await asyncio.gather(*carried, return_exceptions=True)
-        await asyncio.sleep(0)  # transports close in the next turn
+        # A connection that was just accepted begins in one of the next turns, and a transport closes in another one.
+        for _ in range(END_TURNS):
+            await asyncio.sleep(0)
+            carried = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in carried:
+                task.cancel()
+            await asyncio.gather(*carried, return_exceptions=True)

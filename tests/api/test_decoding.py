@@ -518,12 +518,12 @@ def test_other_tasks_run_while_the_refusals_of_a_batch_are_encoded() -> None:
                 await asyncio.sleep(0)
 
         task = asyncio.create_task(other())
-        asked = [error for error in wrong if isinstance(error, RequestError)] * 20
+        refused = [(None, error) for error in wrong if isinstance(error, RequestError)] * 20
         started = time.perf_counter()
-        results = await _with_refusals(asked, [])
+        results = await _with_refusals(refused)
         slices = (time.perf_counter() - started) / SLICE_SECONDS
         task.cancel()
-        assert len(results) == len(asked) == 20_000
+        assert len(results) == len(refused) == 20_000
         assert slices > 2
         return count
 

@@ -151,7 +151,7 @@ def explained(error: RequestError) -> None:
     assert len(text) < 20_000
 
 
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(ORDER_BODIES)
 @example(b'{"card":"pikachu","card":"mew","side":"buy","price":"1.00"}')
 @example(b'{"card":"pikachu","side":"buy","price":1e400}')
@@ -178,7 +178,7 @@ def test_a_valid_body_is_always_taken(order: dict[str, Any]) -> None:
     assert command.client_order_id == order.get("client_order_id")
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(BATCH_BODIES)
 def test_a_batch_gives_an_outcome_for_each_order_or_is_refused(body: bytes) -> None:
     async def decoded() -> list[BatchItem | RequestError]:

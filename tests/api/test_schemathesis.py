@@ -18,7 +18,7 @@ pytestmark = pytest.mark.server
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 SEED = 20_261_126
-EXAMPLES_MAX = 20  # of each call in each phase
+EXAMPLES_MAX = 12  # of each call in each phase
 SECONDS_MAX = 180  # on an idle machine it takes 12
 # Made-up keys; orders that are completed or unknown; channels (a stream that is right does not end).
 NEVER_RIGHT = {

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from graphql import build_schema, parse, validate
 
 from archiver.postgres import connect
 from core import settings
-from testing.exchange import TcgxUp, tcgx_up
+from testing.exchange import START_SECONDS, TcgxUp, tcgx_up
 from testing.processes import PROGRAM, environment
-from testing.servers import folder
+from testing.servers import folder, free_port
 from testing.waiting import until
 from tests.docs.blocks import BLOCKS, ROOT, Block
 
@@ -38,16 +40,18 @@ RUN_PAGES = sorted({block.page for block in RUN}, key=lambda page: (page != "doc
 class Reader:
     """Somebody who types the blocks of a page, one after the other."""
 
-    def __init__(self, exchange: TcgxUp) -> None:
+    def __init__(self, exchange: TcgxUp, grpc_port: int) -> None:
         self._exchange = exchange
+        self._grpc_port = grpc_port
         self._state = exchange.where / "shell-state"
         self._state.write_text("")
-        self._names: dict[str, Any] = {"__name__": "page"}
+        self._names: dict[str, Any] = {"__name__": "page", "API_KEY": self._api_key(1)}
         self._printed = ""
 
     def run(self, block: Block) -> None:
         """Runs a block; it must succeed."""
         text = block.text.replace("127.0.0.1:8000", f"127.0.0.1:{self._exchange.port}")
+        text = text.replace("127.0.0.1:50051", f"127.0.0.1:{self._grpc_port}")
         match block.language:
             case "sh":
                 self._printed = self._typed(text, block)
@@ -57,6 +61,8 @@ class Reader:
                 assert_like(json.loads(text), last_json(self._printed), block.place)
             case "sql":
                 until(lambda: asyncio.run(self._rows(text)), f"{block.place} finds nothing")
+            case "graphql":
+                self._ask(text, block)
             case "env":
                 settings.read(dict(line.split("=", 1) for line in text.splitlines()))
             case other:
@@ -80,6 +86,20 @@ class Reader:
         assert done.returncode == 0, f"{block.place}: {done.stdout}{done.stderr}"
         assert '"status":5' not in done.stdout, f"{block.place}: {done.stdout}"
         return done.stdout
+
+    def _api_key(self, trader_id: int) -> str:
+        lines = (self._exchange.where / ".tcgx" / "traders.csv").read_text().splitlines()
+        return dict(line.split(",") for line in lines)[str(trader_id)]
+
+    def _ask(self, text: str, block: Block) -> None:
+        """Asks each operation of GraphQL; a subscription is compared with the schema alone."""
+        schema = build_schema((ROOT / "api" / "graphql" / "schema.graphql").read_text())
+        (trader,) = self._exchange.traders(1)
+        for operation in text.split("\n\n"):
+            assert validate(schema, parse(operation)) == [], block.place
+            if not operation.startswith("subscription"):
+                answer = trader.http.post("/graphql", json={"query": operation}).json()
+                assert "errors" not in answer, f"{block.place}: {answer}"
 
     async def _rows(self, query: str) -> list[Any]:
         database = await connect(self._exchange.urls.database)
@@ -113,15 +133,23 @@ def assert_like(shown: Any, found: Any, place: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[TcgxUp]:
-    with folder() as where, tcgx_up(where) as exchange:
+def grpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def running(grpc_port: int) -> Iterator[TcgxUp]:
+    doors = {"TCGX_GRAPHQL": "on", "TCGX_GRPC_PORT": str(grpc_port)}
+    with folder() as where, tcgx_up(where, "--grpc", variables=doors) as exchange:
+        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+            grpc.channel_ready_future(channel).result(START_SECONDS)
         yield exchange
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("page", RUN_PAGES)
-def test_every_block_of_the_page_runs(running: TcgxUp, page: str) -> None:
-    reader = Reader(running)
+def test_every_block_of_the_page_runs(running: TcgxUp, grpc_port: int, page: str) -> None:
+    reader = Reader(running, grpc_port)
     for block in (block for block in RUN if block.page == page):
         reader.run(block)
 

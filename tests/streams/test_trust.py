@@ -17,7 +17,7 @@ from testing import faults
 from testing.clients.stream import EventStream, LocalBook
 from testing.exchange import ExchangeServer, exchange_server
 from testing.market import Market
-from testing.stream_storm import Follower, Load, compare
+from testing.stream_storm import Follower, Load, compare, finish_all
 from testing.waiting import until
 from tests.streams.conftest import Socket
 
@@ -66,8 +66,7 @@ def test_books_and_trades_are_exact_through_cuts_and_restarts_of_api_and_redis(o
         last = settled(own)
     finally:
         load.close()
-        for follower in followers:
-            follower.finish(matched(own), seconds=30)
+        finish_all(followers, matched(own))
 
     trades, compared = compare(own.redis, CARD, followers)
     assert last >= STORM_COMMANDS

@@ -1,0 +1,1 @@
+"""The contract (exchange.proto), and what `make grpc` generates from it."""
