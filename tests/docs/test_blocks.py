@@ -154,6 +154,18 @@ def test_every_block_of_the_page_runs(running: TcgxUp, grpc_port: int, page: str
         reader.run(block)
 
 
+@pytest.mark.server
+def test_the_exchange_serves_the_docs_beside_the_reference(running: TcgxUp) -> None:
+    http = running.trader().http
+
+    first = http.get("/docs", follow_redirects=True)
+
+    assert (first.status_code, first.url.path) == (200, "/docs/index.html")
+    assert http.head("/docs/errors.html").headers["etag"]
+    assert http.get("/docs/nope.html").json()["code"] == "not_found"
+    assert http.get("/schema/swagger").status_code == http.get("/schema/asyncapi").status_code == 200
+
+
 def test_what_another_test_runs_is_named_there() -> None:
     for (page, language), test in ELSEWHERE.items():
         assert any((block.page, block.language) == (page, language) for block in BLOCKS), page

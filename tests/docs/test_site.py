@@ -9,14 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-import httpx
 import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
 from api.routes import docs
 from docs_site.build import ROOT, BuildError, build, with_links
-from testing.exchange import ExchangeServer
 
 
 class Page(HTMLParser):
@@ -170,17 +168,3 @@ def test_without_a_site_the_page_says_how_it_is_built(tmp_path: Path) -> None:
             assert answer.status_code == 404
             assert "make docs" in answer.text
             assert "/schema/swagger" in answer.text
-
-
-@pytest.mark.server
-def test_the_exchange_serves_the_docs_beside_the_reference(exchange: ExchangeServer) -> None:
-    if not (docs.SITE / "manifest.json").is_file():
-        build()
-
-    with httpx.Client(base_url=exchange.url, trust_env=False, follow_redirects=True) as http:
-        first = http.get("/docs")
-        assert (first.status_code, first.url.path) == (200, "/docs/index.html")
-        assert "tcgx" in first.text
-        assert http.head("/docs/errors.html").headers["etag"]
-        assert http.get("/docs/nope.html").json()["code"] == "not_found"
-        assert http.get("/schema/swagger").status_code == http.get("/schema/asyncapi").status_code == 200
