@@ -6,7 +6,7 @@ ARG PYTHON=python:3.13-slim-bookworm
 FROM ${PYTHON} AS build
 ARG PIP_NO_INDEX
 ARG PIP_FIND_LINKS
-# Files have this time, so that two builds of a commit give the same layer. pip takes no wheel from before 1980.
+# Files of /opt/tcgx have this time; layers of a second build differed all the same. pip takes no wheel from before 1980.
 ARG SOURCE_DATE_EPOCH=315532800
 WORKDIR /build
 COPY . wheel[s] ./

@@ -22,10 +22,10 @@ TEST_PROCESSES ?= 2
 test: .venv/ready ## every test, on real servers (TEST_PROCESSES=0: in one process)
 	@"$(BIN)/python" -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-quick: .venv/ready ## the tests that need no server, in seconds
+quick: .venv/ready ## the tests that need no server: minutes of CPU
 	@"$(BIN)/python" -m pytest -m "not server" $(ARGS)
 
-check: .venv/ready ## format, lint, types, and the deployment files
+check: .venv/ready ## format, lint, types, deployment files, and the docs as a site
 	@"$(BIN)/ruff" format --check .
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/mypy"
@@ -36,6 +36,11 @@ check: .venv/ready ## format, lint, types, and the deployment files
 	@"$(BIN)/python" -m api.graphql | cmp - api/graphql/schema.graphql
 	@"$(BIN)/buf" lint
 	@"$(BIN)/buf" breaking --against rpc/v1/released.binpb
+	@"$(BIN)/python" -m docs_site --check
+
+docs: .venv/ready ## the pages that are made from the source, and the site that the API serves at /docs
+	@"$(BIN)/python" -m docs_site.pages
+	@"$(BIN)/python" -m docs_site
 
 validate: .venv/ready .validate/ready ## what validators of Kubernetes, AWS and GitHub say of the deployment files
 	@"$(BIN)/python" -m deploy.validate
@@ -77,4 +82,4 @@ lock: .venv/ready ## resolves the dependencies anew
 clean: ## removes the virtual environment
 	rm -rf .venv .validate .checkov
 
-.PHONY: help setup run test quick check validate containers format grpc graphql bench chaos lock clean
+.PHONY: help setup run test quick check docs validate containers format grpc graphql bench chaos lock clean

@@ -39,7 +39,7 @@ from api.observed import observed
 from api.openapi import asyncapi, document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
-from api.routes import admin, cancel_after, cards, fills, health, history, market, operate, orders, streams, web
+from api.routes import admin, cancel_after, cards, docs, fills, health, history, market, operate, orders, streams, web
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
@@ -149,7 +149,6 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
 
     return Api(
         route_handlers=[
-            redirect_to_swagger,
             redirect_to_document,
             asyncapi_document,
             asyncapi_page,
@@ -164,6 +163,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *streams.ROUTES,
             *web.ROUTES,
             *operate.routes(settings),
+            *docs.routes(),
             *_graphql_routes(settings),
             _files_of(ASSETS, files("openapi_ui_bundles") / "swagger_ui" / "vendor"),
             _files_of(asyncapi.VIEWER_FILES, files("asyncapi_viewer") / "static"),
@@ -269,12 +269,6 @@ def asyncapi_document(request: Request[Any, Any, Any]) -> bytes:
 def asyncapi_page() -> str:
     """The AsyncAPI document as a page."""
     return asyncapi.PAGE
-
-
-@get("/docs", include_in_schema=False)
-async def redirect_to_swagger() -> Redirect:
-    """Redirects from the path at which people look for documentation."""
-    return Redirect(SWAGGER)
 
 
 @get("/openapi.json", include_in_schema=False)

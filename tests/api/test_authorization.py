@@ -95,7 +95,7 @@ ACCESS: dict[str, Access] = {
 """Who may do what, by operation_id."""
 
 PAGES = {
-    *("/docs", "/openapi.json", "/schema", "/schema/swagger", "/schema/openapi.json"),
+    *("/docs", "/docs/{name:path}", "/openapi.json", "/schema", "/schema/swagger", "/schema/openapi.json"),
     *("/schema/oauth2-redirect.html", "/schema/asyncapi", "/schema/asyncapi.yaml"),
 }
 """Pages for everybody, which the document does not list: they are the document and its page."""

@@ -654,7 +654,7 @@ def test_what_is_no_http_is_answered_with_a_problem(exchange: ExchangeServer, na
     assert problem["detail"]
 
 
-@pytest.mark.parametrize(("path", "place"), [("/docs", "/schema/swagger"), ("/openapi.json", "/schema/openapi.json")])
+@pytest.mark.parametrize(("path", "place"), [("/docs", "/docs/index.html"), ("/openapi.json", "/schema/openapi.json")])
 def test_who_looks_for_the_documents_is_sent_there(exchange: ExchangeServer, path: str, place: str) -> None:
     answer = exchange.http.get(path)
 

@@ -27,6 +27,7 @@ VALUES = {
     "card": "pikachu",
     "file_path": "swagger-ui.css",
     "path": "swagger",
+    "name": "nope",
 }
 
 

@@ -72,6 +72,7 @@ def test_the_wheel_has_every_module_the_lua_library_and_the_migrations(wheel: Pa
     needed |= in_repository("bench", "*.lua") | in_repository("observe", "page/*")
     for package in ("api", "archiver", "bench", "cli", "core", "engine", "exchange", "observe", "streams"):
         needed |= in_repository(package, "**/*.py")
+    needed |= {"api/site/manifest.json", "api/site/index.html", "api/site/errors.html"}
     assert {"lua/match.lua", "lua/parts/log.lua"} <= needed
     assert needed <= names
     assert not [name for name in names if name.startswith(("tests", "docs", "deploy"))]
@@ -105,6 +106,7 @@ def test_the_installed_command_runs_an_exchange_from_another_folder(installed: P
         page = trader.get("/schema/swagger")
         style = trader.get("/schema/assets/swagger-ui.css")
         described = trader.get("/schema/openapi.json")
+        docs = trader.get("/docs/start.html")
         code = running.stop()
 
     assert settings.returncode == 0
@@ -113,5 +115,6 @@ def test_the_installed_command_runs_an_exchange_from_another_folder(installed: P
     assert "/schema/assets/swagger-ui-bundle.js" in page
     assert len(style) > 10_000
     assert "/orders" in described["paths"]
+    assert "Start in 60 seconds" in docs
     assert code == 0
     assert [path.name for path in elsewhere.iterdir()] == ["errors.log"]

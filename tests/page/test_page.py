@@ -1,0 +1,284 @@
+"""The trading page in a real Chromium, against a real exchange."""
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from api.routes.web import FILES, POLICY
+from testing.browser import MISSING, PROGRAM, browser, live, log_in
+from testing.clients.trader import Trader
+from testing.exchange import ExchangeServer, exchange_server
+from testing.waiting import until
+
+pytestmark = [pytest.mark.server, pytest.mark.skipif(PROGRAM is None, reason=MISSING)]
+
+WEIGHT_MAX = 120_000
+EXPECTED = re.compile("WebSocket|ERR_CONNECTION|status of (4|503)")
+"""What Chromium says of a refused order and of a server that is away."""
+
+CARD = "pikachu"
+LADDER = "[...document.querySelectorAll('#ladder tbody tr')]"
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ExchangeServer]:
+    """An exchange of its own."""
+    with exchange_server(stream_address_max=0, stream_heartbeat_seconds=1) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """The browser."""
+    with browser() as running:
+        yield running
+
+
+@pytest.fixture
+def opened(server: ExchangeServer, chromium: Browser) -> Iterator[Open]:
+    """Opens the page, logged in as a trader. At the end no page has said anything to the console or asked elsewhere."""
+    said: list[str] = []
+    elsewhere: list[str] = []
+    contexts = []
+
+    def make(trader_id: int = 0, **options: Any) -> Page:
+        context = chromium.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: elsewhere.append(request.url) if not is_ours(request.url) else None)
+        live(page, server.url)
+        if trader_id:
+            log_in(page, trader_id, server.api_key(trader_id))
+        return page
+
+    def is_ours(url: str) -> bool:
+        return url.startswith((server.url, server.url.replace("http", "ws")))
+
+    yield make
+    for context in contexts:
+        context.close()
+    for trader_id in (1, 2):
+        Trader(server.client(trader_id)).http.delete("/orders", headers={"prefer": "wait=5"})
+    assert elsewhere == []
+    assert [
+        text for text in said if "401" not in text and "ERR_CONNECTION" not in text and "WebSocket" not in text
+    ] == []
+
+
+def order(page: Page, side: str, price: str, quantity: str = "1") -> None:
+    page.locator(f"#order .{side} span").click()
+    page.fill("#order [name=price]", price)
+    page.fill("#order [name=quantity]", quantity)
+    page.click("#send")
+
+
+def rows(page: Page, table: str) -> list[str]:
+    return [" ".join(text.split()) for text in page.locator(f"#{table} tbody tr").all_inner_texts()]
+
+
+def test_files_have_tags_types_and_a_policy_and_are_light(server: ExchangeServer) -> None:
+    weight = 0
+    for name in FILES:
+        answer = httpx.get(f"{server.url}/{'' if name == 'index.html' else f'web/{name}'}")
+        assert answer.headers["content-security-policy"] == POLICY
+        assert not re.search(r"https?://(?!www\.w3\.org)|innerHTML|\bon[a-z]+=|style=", answer.text), name
+        again = httpx.get(answer.url, headers={"if-none-match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        weight += len(answer.content)
+    assert weight < WEIGHT_MAX
+    assert httpx.get(f"{server.url}/web/other.js").status_code == 404
+
+
+def test_an_order_is_placed_seen_traded_changed_and_canceled(opened: Open) -> None:
+    mine, other = opened(1), opened(2)
+    order(mine, "buy", "2.00", "5")
+    expect(mine.locator("#open tbody tr")).to_have_count(1)
+    expect(mine.locator("#count-open")).to_have_text("(1)")
+    expect(mine.locator("#ladder tr", has_text="2.00").locator(".own").first).to_have_text("5")
+    expect(other.locator("#stat-bid")).to_have_text("2.00")
+
+    order(other, "sell", "2.00", "2")
+    expect(other.locator("#said")).to_contain_text("Sold 2 pikachu at 2.00")
+    expect(mine.locator("#open tbody tr")).to_contain_text("2 / 5")
+    expect(mine.locator("#tape tbody tr").first).to_contain_text("▼ 2.00")
+    mine.click("#tab-fills")
+    expect(mine.locator("#fills tbody tr").first).to_contain_text("maker")
+    mine.click("#tab-open")
+
+    mine.get_by_role("button", name="Change").click()
+    mine.fill("input[aria-label='new price']", "2.10")
+    mine.keyboard.press("Enter")
+    expect(mine.locator("#open tbody tr")).to_contain_text("2.10")
+    mine.get_by_role("button", name="Cancel", exact=False).first.click()
+    expect(mine.locator("#pane-open .empty")).to_be_visible()
+    mine.click("#tab-latest")
+    expect(mine.locator("#latest tbody tr").first).to_contain_text("canceled")
+
+
+def test_a_wrong_order_is_told_at_its_field_and_sent_once(opened: Open, server: ExchangeServer) -> None:
+    page = opened(1)
+    order(page, "buy", "99.00")
+    expect(page.locator("#error-price")).to_contain_text("must be a decimal from 1.00 to 10.00")
+    assert page.get_attribute("[name=price]", "aria-invalid") == "true"
+    order(page, "buy", "two")
+    expect(page.locator("#error-price")).to_contain_text("must be a price like 5.50")
+
+    before = server.sequences()[CARD]
+    page.fill("#order [name=price]", "1.50")
+    page.evaluate("for (let n = 0; n < 5; n++) document.getElementById('send').click()")
+    expect(page.locator("#open tbody tr")).to_have_count(1)
+    assert server.sequences()[CARD] == before + 1
+
+
+def test_a_price_far_through_the_book_asks_once_more(opened: Open, server: ExchangeServer) -> None:
+    Trader(server.client(2)).submit(CARD, "sell", "3.00")
+    page = opened(1)
+    expect(page.locator("#stat-ask")).to_have_text("3.00")
+
+    order(page, "buy", "4.00")
+    expect(page.locator("#send")).to_contain_text("More than 5 %")
+    page.click("#send")
+
+    expect(page.locator("#said")).to_contain_text("filled")
+
+
+def test_the_ticket_keeps_what_is_typed_while_prices_move(opened: Open, server: ExchangeServer) -> None:
+    page = opened(1)
+    page.fill("#order [name=price]", "1.23")
+    page.fill("#order [name=quantity]", "7")
+    for number in range(10):
+        Trader(server.client(2)).submit(CARD, "buy", f"1.{10 + number}")
+    expect(page.locator("#stat-bid")).to_have_text("1.19")
+
+    assert (page.input_value("[name=price]"), page.input_value("[name=quantity]")) == ("1.23", "7")
+    expect(page.locator("#words")).to_have_text("Buy 7 pikachu at 1.23 or less: you pay at most 8.61.")
+
+
+def test_a_lost_server_is_told_and_nothing_can_be_sent_until_it_is_back(opened: Open, server: ExchangeServer) -> None:
+    page = opened(1)
+    order(page, "buy", "1.40")
+    expect(page.locator("#open tbody tr")).to_have_count(1)
+
+    with ThreadPoolExecutor() as apart:  # Playwright has an event loop of its own in this thread
+        assert apart.submit(server.stop_service, "api").result() == 0
+        expect(page.locator("html")).to_have_attribute("data-live", "reconnecting")
+        assert page.is_disabled("#send")
+        assert page.get_by_role("button", name="Cancel buy").is_disabled()
+        apart.submit(server.start_service, "api").result()
+    Trader(server.client(2)).submit(CARD, "sell", "1.40")
+
+    expect(page.locator("html")).to_have_attribute("data-live", "live", timeout=40_000)
+    expect(page.locator("#pane-open .empty")).to_be_visible()
+    expect(page.locator("#tape tbody tr").first).to_contain_text("1.40")
+
+
+def test_a_trade_by_keyboard_alone(opened: Open, server: ExchangeServer) -> None:
+    Trader(server.client(2)).submit(CARD, "sell", "5.55")
+    page = opened()
+    expect(page.locator("#stat-ask")).to_have_text("5.55")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the link to the ticket
+    for text in ("1", server.api_key(1)):
+        page.keyboard.press("Tab")
+        page.keyboard.type(text)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#order:not([hidden])")
+    page.focus("#ladder tr[tabindex='0']")
+    page.keyboard.press("c")
+    ask = page.locator("#ladder tr", has_text="5.55")
+    for _ in range(60):
+        if ask.get_attribute("tabindex") == "0":
+            break
+        place = page.evaluate(
+            "[...document.querySelectorAll('#ladder tbody tr')].findIndex((row) => row.tabIndex === 0)"
+        )
+        wanted = page.evaluate(
+            "[...document.querySelectorAll('#ladder tbody tr')].findIndex((row) => row.cells[1].textContent === '5.55')"
+        )
+        page.keyboard.press("ArrowUp" if wanted < place else "ArrowDown")
+    page.keyboard.press("Enter")
+    assert page.input_value("[name=price]") == "5.55"
+    page.focus("#order [name=quantity]")
+    page.keyboard.press("Enter")
+
+    expect(page.locator("#said")).to_contain_text("filled")
+
+
+def test_eight_tabs_show_the_same_book(opened: Open, server: ExchangeServer) -> None:
+    pages = [opened() for _ in range(8)]
+    trader = Trader(server.client(1))
+    for number in range(5):
+        trader.submit(CARD, "buy", f"1.{20 + number}", 3)
+
+    for page in pages:
+        expect(page.locator("#stat-bid")).to_have_text("1.24")
+        page.keyboard.press("c")
+        assert page.locator("#ladder .bid b:not(:empty)").count() == 5
+
+
+def test_the_ladder_is_the_book_after_a_burst(opened: Open, server: ExchangeServer) -> None:
+    page = opened()
+    trader = Trader(server.client(1))
+    orders = [{"card": CARD, "side": "buy", "price": f"1.{number % 40 + 10}", "quantity": 1} for number in range(600)]
+    assert trader.http.post("/orders/batch", json={"orders": orders}).status_code == 202
+    expect(page.locator("#stat-bid")).to_have_text("1.49")
+    page.keyboard.press("c")
+
+    book = server.http.get(f"/cards/{CARD}/book?depth=15").json()["bids"]
+    script = (
+        f"{LADDER}.filter((row) => row.cells[0].querySelector('b').textContent)"
+        ".map((row) => [row.cells[1].textContent, Number(row.cells[0].querySelector('b').textContent)])"
+    )
+    until(lambda: page.evaluate(script)[:15] == book, "the ladder is another one")
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_axe_finds_nothing_serious(opened: Open, theme: str) -> None:
+    page = opened(1, color_scheme=theme)
+    order(page, "buy", "1.30")
+    expect(page.locator("#open tbody tr")).to_have_count(1)
+
+    found = Axe().run(page).response["violations"]
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == []
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_nothing_overflows_a_narrow_window(opened: Open, width: int) -> None:
+    page = opened(viewport={"width": width, "height": 800})
+
+    for name in ("market", "book", "trade", "orders"):
+        if width < 768:
+            page.click(f".views [data-to={name}]")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_nothing_shifts_and_the_first_paint_is_early_while_news_come(opened: Open, server: ExchangeServer) -> None:
+    script = """() => {
+        window.shift = 0; window.long = [];
+        const watch = (type, look) => new PerformanceObserver((list) => list.getEntries().forEach(look))
+            .observe({ type, buffered: type === 'layout-shift' });
+        watch('layout-shift', (each) => { if (!each.hadRecentInput) window.shift += each.value; });
+        watch('longtask', (each) => window.long.push(each.duration));
+    }"""
+    page = opened()
+    page.evaluate(script)
+    trader = Trader(server.client(1))
+    for number in range(40):
+        orders = [{"card": CARD, "side": "buy", "price": f"1.{number % 40 + 10}", "quantity": 1} for _ in range(20)]
+        trader.http.post("/orders/batch", json={"orders": orders})
+    expect(page.locator("#stat-bid")).to_have_text("1.49")
+
+    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    assert paint < 1_000
+    assert page.evaluate("window.shift") < 0.02
+    assert max(page.evaluate("window.long"), default=0) < 200  # 50 ms alone on a machine
