@@ -191,10 +191,13 @@ def _orders(orders: Sequence[Order], following: str | None) -> types.Connection[
 
 @strawberry.type
 class Mutation:
-    """What traders do with orders. Each call needs a token, and is durable when it is answered."""
+    """What traders do with orders. Each call needs a token, and is durable when it is answered.
+
+    A call that fails is null, so that it takes no result of another call in the document with it.
+    """
 
     @strawberry.mutation(description="Places an order.")
-    async def place_order(self, info: Info, order: types.NewOrder, wait: Wait = 0.0) -> types.Placed:
+    async def place_order(self, info: Info, order: types.NewOrder, wait: Wait = 0.0) -> types.Placed | None:
         """Places an order."""
         door = door_of(info)
         command = door.exchange.rules.check(draft_of(order), door.caller.trader_id)
@@ -207,7 +210,7 @@ class Mutation:
     @strawberry.mutation(description="Changes price, quantity or both of an order in one step.")
     async def replace_order(
         self, info: Info, order_id: str, change: types.OrderChange, wait: Wait = 0.0
-    ) -> types.Placed:
+    ) -> types.Placed | None:
         """Replaces an order."""
         door = door_of(info)
         wanted = door.exchange.rules.check_change(draft_of(change))
@@ -217,7 +220,7 @@ class Mutation:
         return types.Placed(order=types.order_of(replaced), matched=False)
 
     @strawberry.mutation(description="Cancels an order.")
-    async def cancel_order(self, info: Info, order_id: str, wait: Wait = 0.0) -> types.Placed:
+    async def cancel_order(self, info: Info, order_id: str, wait: Wait = 0.0) -> types.Placed | None:
         """Cancels an order."""
         door = door_of(info)
         order, matched = await door.administration.cancel_order(
@@ -226,14 +229,14 @@ class Mutation:
         return types.Placed(order=types.order_of(order), matched=matched)
 
     @strawberry.mutation(description="Cancels all your open orders, on one card or on all.")
-    async def cancel_orders(self, info: Info, card: str | None = None, wait: Wait = 0.0) -> types.Canceled:
+    async def cancel_orders(self, info: Info, card: str | None = None, wait: Wait = 0.0) -> types.Canceled | None:
         """Cancels all open orders."""
         door = door_of(info)
         orders, matched = await door.exchange.cancel_all(door.caller, card, wait_seconds(wait))
         return types.Canceled(orders=[types.order_of(order) for order in orders], matched=matched)
 
     @strawberry.mutation(description="Places, cancels and replaces up to 1,000 orders; each item has its own result.")
-    async def submit_orders(self, info: Info, items: list[types.Item]) -> list[types.Result]:
+    async def submit_orders(self, info: Info, items: list[types.Item]) -> list[types.Result] | None:
         """A batch."""
         door = door_of(info)
         caller = door.caller

@@ -57,6 +57,19 @@ def message(answer: Json) -> str:
     return text
 
 
+def test_a_refused_order_takes_no_accepted_one_with_it(server: ExchangeServer) -> None:
+    document = (
+        "mutation ($good: NewOrder!, $bad: NewOrder!)"
+        " { a: placeOrder(order: $good) { order { card } } b: placeOrder(order: $bad) { order { card } } }"
+    )
+    good, bad = ({"card": card, "side": "buy", "price": "1.00"} for card in ("pikachu", "mew"))
+
+    answer = ask(server, document, trader_id=4_321, good=good, bad=bad)
+
+    assert answer["data"] == {"a": {"order": {"card": "pikachu"}}, "b": None}
+    assert [error["path"] for error in answer["errors"]] == [["b"]]
+
+
 # -- limits
 
 
