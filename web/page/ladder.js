@@ -98,6 +98,9 @@ export class Ladder {
 
   draw() {
     if (!this.dirty) return;
+    const table = by("ladder");
+    const isUsed = table.matches(":hover") || table.contains(document.activeElement);
+    if (!this.isInWindow() && !isUsed) this.centre();
     this.dirty = false;
     const { bid: best, ask: offered } = this.best();
     const prices = Array.from({ length: ROWS }, (_, place) => this.top - place);

@@ -139,6 +139,9 @@ export class Orders {
   async change(order, price, quantity) {
     await told(async () => {
       const after = await call("PATCH", `/orders/${order.order_id}`, { price, quantity: Number(quantity) }, { prefer: "wait=1" });
+      if (after.order_id !== order.order_id) {
+        this.put({ ...order, status: "canceled", reason: "replaced", replaced_by: after.order_id });
+      }
       this.put(after);
       say(`Order ${order.order_id} is now ${after.order_id}: ${after.quantity} at ${after.price}.`);
     });
