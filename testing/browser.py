@@ -1,78 +1,80 @@
-"""A real Chromium (Debian's package) for the pages of an exchange; `python -m testing.browser` makes pictures.
+"""A headless Chromium that runs a script on a page, over its DevTools protocol."""
 
-The pictures are those of docs/images: the trading page of a demo exchange, in three widths and two themes.
-"""
-
-import argparse
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+import re
+import subprocess
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from shutil import which
+from types import TracebackType
+from typing import Any, Self
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from websockets.sync.client import ClientConnection, connect
 
-PROGRAM = shutil.which("chromium")
-MISSING = "Chromium is not installed: apt-get install chromium"
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
-LIVE_MS = 20_000
-WIDTHS = {"wide": (1440, 900), "middle": (768, 1024), "narrow": (390, 844)}
-Theme = Literal["dark", "light"]
+from testing.waiting import until
+
+PROGRAM = which("chromium") or which("chromium-browser") or ""
+OPTIONS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions"),
+    *("--disable-background-networking", "--disable-component-update", "--no-first-run", "--no-proxy-server"),
+    *("--remote-debugging-port=0", "about:blank"),
+)
+ANSWER_SECONDS = 60.0
+ADDRESS = re.compile(r"DevTools listening on (ws://\S+)")
 
 
-@contextmanager
-def browser() -> Iterator[Browser]:
-    """A running browser."""
-    assert PROGRAM, MISSING
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=PROGRAM, args=ARGUMENTS)
+class Browser:
+    """One browser with one page, which has the address `url`."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self._output = folder / "chromium.output"
+        self._stack = ExitStack()
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [PROGRAM, f"--user-data-dir={folder / 'chromium'}", *OPTIONS], stdout=output, stderr=output
+            )
+        self._stack.callback(self._end)
         try:
-            yield running
-        finally:
-            running.close()
+            self._connect(url)
+        except BaseException:
+            self._stack.close()
+            raise
 
+    def _connect(self, url: str) -> None:
+        found = until(lambda: ADDRESS.search(self._output.read_text()), "Chromium starts", seconds=ANSWER_SECONDS)
+        self._devtools: ClientConnection = self._stack.enter_context(connect(found[1], proxy=None, max_size=None))
+        self._calls = 0
+        self._session = ""
+        target = self._call("Target.createTarget", url=url)["targetId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        until(lambda: self.run("location.href + document.readyState") == f"{url}complete", "the page is loaded")
 
-def live(page: Page, url: str) -> Page:
-    """Opens the trading page, and waits until its prices are live."""
-    page.goto(url)
-    page.wait_for_selector("html[data-live=live]", timeout=LIVE_MS)
-    return page
+    def run(self, script: str) -> Any:
+        """The value of an expression on the page; of a promise, once it is fulfilled."""
+        reply = self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
 
+    def _call(self, method: str, **parameters: Any) -> Any:
+        self._calls += 1
+        call: dict[str, Any] = {"id": self._calls, "method": method, "params": parameters}
+        if self._session:
+            call["sessionId"] = self._session
+        self._devtools.send(json.dumps(call))
+        while True:
+            reply = json.loads(self._devtools.recv(ANSWER_SECONDS))
+            if reply.get("id") == self._calls:
+                assert "result" in reply, reply
+                return reply["result"]
 
-def log_in(page: Page, trader_id: int, api_key: str) -> None:
-    """Logs in as a trader."""
-    page.fill("#login [name=trader_id]", str(trader_id))
-    page.fill("#login [name=api_key]", api_key)
-    page.click("#login button")
-    page.wait_for_selector("#order:not([hidden])")
+    def _end(self) -> None:
+        self._process.terminate()
+        self._process.wait(ANSWER_SECONDS)
 
+    def __enter__(self) -> Self:
+        return self
 
-def main() -> None:
-    """Takes pictures of a running exchange with `--demo`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url")
-    parser.add_argument("trader_id", type=int)
-    parser.add_argument("api_key")
-    parser.add_argument("--folder", type=Path, default=Path("docs", "images"))
-    arguments = parser.parse_args()
-    themes: tuple[Theme, ...] = ("dark", "light")
-    with browser() as running:
-        for name, (width, height) in WIDTHS.items():
-            for theme in themes:
-                context = running.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
-                page = live(context.new_page(), arguments.url)
-                if name == "wide":
-                    log_in(page, arguments.trader_id, arguments.api_key)
-                    page.click("#ladder tbody tr:nth-child(18) td:nth-child(2)")
-                    page.fill("#order [name=quantity]", "12")
-                page.wait_for_timeout(3_000)  # the picture is to show some news
-                page.screenshot(path=arguments.folder / f"page-{name}-{theme}.png")
-                context.close()
-    print(f"{2 * len(WIDTHS)} pictures in {arguments.folder}")
-
-
-if __name__ == "__main__":
-    main()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()

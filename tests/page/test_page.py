@@ -11,9 +11,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from api.routes.web import FILES, POLICY
-from testing.browser import MISSING, PROGRAM, browser, live, log_in
 from testing.clients.trader import Trader
 from testing.exchange import ExchangeServer, exchange_server
+from testing.pages import MISSING, PROGRAM, browser, live, log_in
 from testing.waiting import until
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(PROGRAM is None, reason=MISSING)]
