@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from core import service
 from core.heartbeat import Progress
 from core.model import price_text
 from core.service import Backoff
@@ -108,6 +109,7 @@ async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None
         Crowd(settings, card, FIRST_TRADER + place * count, seed=place) for place, card in enumerate(settings.cards)
     ]
     backoff = Backoff(stopping)
+    service.tell_ready(settings)
     log.info("make-believe traders are at work", traders=count * len(crowds))
     while not stopping.is_set():
         try:

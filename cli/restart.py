@@ -4,8 +4,7 @@ import argparse
 
 from api.listener import HAND_OVER_SECONDS
 from cli import configuration, control, run_file
-from cli.arguments import SERVICES
-from cli.supervisor import READY_SECONDS
+from cli.supervisor import ALL, READY_SECONDS
 from core.errors import StartError
 from core.settings import Settings
 
@@ -24,6 +23,6 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if not here.control:
         raise StartError(f"the `tcgx up` of {settings.data_dir} is of a version without rolling restarts: stop it")
     seconds = READY_SECONDS + settings.stop_seconds + settings.drain_seconds + HAND_OVER_SECONDS + SPARE_SECONDS
-    async for line in control.ask(here.control, arguments.services or SERVICES, seconds=seconds):
+    async for line in control.ask(here.control, arguments.services or (ALL,), seconds=seconds):
         print(line, flush=True)
     return 0

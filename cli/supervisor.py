@@ -19,6 +19,7 @@ from typing import IO, Protocol
 import msgspec
 import structlog
 
+from cli.arguments import SERVICES
 from cli.watchdog import Watchdog
 from core.errors import StartError
 from core.heartbeat import DESCRIPTOR_VARIABLE
@@ -34,6 +35,7 @@ REFUSED_SECONDS_MAX = 60.0
 STEADY_SECONDS = 10.0
 REACHABLE_SECONDS = 5.0
 """The interval at which members are checked for a removed socket."""
+ALL = "all"
 READY_SECONDS = 60.0
 """How long the new process of a service may take until it works."""
 
@@ -430,12 +432,15 @@ class Supervisor:
     async def restart(self, names: Sequence[str], tell: Callable[[str], None]) -> None:
         """Replaces the processes of services, one after the other (`Service.replace`). `tell` takes lines for a person.
 
-        A name stands for all workers: `api` for `api-1` and `api-2`.
+        A name stands for all workers: `api` for `api-1` and `api-2`. `all` stands for the services of this project.
 
         Raises:
             StartError: a service is missing or does not get a successor, another restart is under way, or all stops.
         """
-        services = [one for one in self._members if isinstance(one, Service) and one.name.split("-")[0] in names]
+        running = [one for one in self._members if isinstance(one, Service)]
+        if ALL in names:
+            names = [name for one in running if (name := one.name.split("-")[0]) in SERVICES]
+        services = [one for one in running if one.name.split("-")[0] in names]
         missing = set(names) - {one.name.split("-")[0] for one in services}
         if missing:
             raise StartError(f"{', '.join(sorted(missing))}: no such service runs here")

@@ -1,11 +1,14 @@
 """Fixtures that tests of several packages share. A server is one for the whole run unless its name says otherwise."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
 from redis import Redis
 
+# Tests are clients of gRPC and start processes: its handlers of a fork must not run in those.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 pytest.register_assert_rewrite("testing")
 
 from testing.exchange import ExchangeServer, exchange_server  # noqa: E402 - after their assertions are to be explained

@@ -231,7 +231,7 @@ def test_without_an_exchange_a_restart_says_so(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("tcgx: no exchange runs in ./.tcgx: start one with `tcgx up`")
     assert mistyped.returncode == 2
-    assert "'engin' is none of api, engine, archiver: did you mean engine?" in mistyped.stderr
+    assert "'engin' is none of api, engine, archiver, grpc, demo: did you mean engine?" in mistyped.stderr
 
 
 # -- a removed socket
