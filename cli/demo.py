@@ -14,13 +14,16 @@ from typing import Any
 import structlog
 
 from core import service
+from core.errors import reason
 from core.heartbeat import Progress
-from core.model import price_text
+from core.log_limit import RateLimitedLog
+from core.model import TRADER_ID_MAX, price_text
 from core.service import Backoff
 from core.settings import Settings
 from exchange import tokens
 
 log = structlog.get_logger()
+rate_limited_log = RateLimitedLog(log)
 
 TICK_SECONDS = 0.25
 CALL_SECONDS = 10
@@ -28,7 +31,9 @@ MAKERS = 6
 """Traders of each card who quote. One of them quotes anew in each tick of the card."""
 
 TAKERS = 4
-FIRST_TRADER = 9_001
+FIRST_TRADER = TRADER_ID_MAX - 10_000
+"""No trader of an exchange has an id from here on: `tcgx traders` counts up from 1. So nobody's orders are canceled."""
+
 TOKEN_SECONDS = 86_400 * 30
 LEVELS = 7
 TAKES = 0.7
@@ -116,7 +121,7 @@ async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None
             for crowd in crowds:
                 await asyncio.to_thread(crowd.act)
         except OSError as error:
-            log.debug("the API does not answer", reason=str(error))
+            rate_limited_log.warning("make-believe traders wait", reason=reason(error))
             await backoff.wait()
             continue
         backoff.succeeded()

@@ -13,8 +13,6 @@ from tests.doors.graphql_door import GraphqlDoor
 from tests.doors.grpc_door import GrpcDoor
 from tests.doors.rest import RestDoor
 
-LIMITED = {"trader_orders_per_second": 1, "trader_orders_burst": 5, "trader_open_orders_max": 1_000}
-
 
 @pytest.fixture(scope="session")
 def all_doors() -> Iterator[ExchangeServer]:

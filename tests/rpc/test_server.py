@@ -87,6 +87,24 @@ def test_a_deadline_that_passes_after_the_append_leaves_one_order(
     assert server.sequences()["charmander"] == before + 1
 
 
+def test_a_deadline_that_passes_within_the_append_leaves_at_most_one_order(
+    server: ExchangeServer, channel: grpc.Channel
+) -> None:
+    """Redis stands still, so nobody knows yet whether the order is in the log. The repeat finds out."""
+    request = pb.PlaceOrderRequest(card="squirtle", side="buy", price="1.00", client_order_id="in-flight")
+    metadata = metadata_of(server, 4)
+    before = server.sequences()["squirtle"]
+    with paused(all_of(server.servers.redis)), pytest.raises(grpc.RpcError) as late:
+        stub_of(channel).PlaceOrder(request, metadata=metadata, timeout=0.5)
+    server.ready()
+
+    repeated = stub_of(channel).PlaceOrder(request, metadata=metadata, timeout=SECONDS)
+
+    assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert repeated.order.order_id == f"squirtle-{before + 1}"
+    assert server.sequences()["squirtle"] == before + 1
+
+
 def test_a_message_that_is_too_large_is_refused(server: ExchangeServer, channel: grpc.Channel) -> None:
     request = pb.GetTokenRequest(trader_id=1, api_key="x" * (server.settings.body_bytes_max + 1))
 

@@ -1,6 +1,8 @@
 // Calls of the REST API. The token is kept in this variable alone.
 let token = "";
 let loggedOut = () => {};
+let ending = 0;
+const TIMER_MAX_MS = 2 ** 31 - 1;
 
 export const hasToken = () => token !== "";
 export const currentToken = () => token;
@@ -28,11 +30,13 @@ export async function call(method, path, body, headers = {}) {
 export async function login(traderId, apiKey) {
   const given = await call("POST", "/auth/token", { trader_id: traderId, api_key: apiKey });
   token = given.access_token;
-  setTimeout(() => logout("Your session has ended: log in again."), given.expires_in * 1000);
+  clearTimeout(ending);
+  ending = setTimeout(() => logout("Your session has ended: log in again."), Math.min(given.expires_in * 1000, TIMER_MAX_MS));
 }
 
 export function logout(reason) {
   if (!token) return;
   token = "";
+  clearTimeout(ending);
   loggedOut(reason);
 }

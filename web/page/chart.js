@@ -15,6 +15,12 @@ export class Chart {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (this.dirty = true));
   }
 
+  // The price of the newest trade, which is ahead of the candles by up to a second.
+  trade(price) {
+    this.last = price === undefined ? undefined : Number(price);
+    this.dirty = true;
+  }
+
   replace(candles) {
     this.candles = candles.slice(-SHOWN);
     this.dirty = true;
@@ -31,8 +37,8 @@ export class Chart {
   }
 
   draw(sides) {
-    if (this.mode === "depth") this.sides = sides;
-    else if (!this.dirty) return;
+    if (!this.dirty) return;
+    this.sides = sides;
     this.dirty = false;
     const ratio = devicePixelRatio || 1;
     const { clientWidth: width, clientHeight: height } = this.canvas;
@@ -59,7 +65,8 @@ export class Chart {
     const y = (price) => 12 + ((high + margin - price) / (high - low + 2 * margin)) * (bottom - 24);
     const step = Math.min(14, (width - GAP - 12) / Math.max(shown.length, 24));
     const x = (place) => width - GAP - (shown.length - place - 0.5) * step;
-    grid(pen, width, low, high, shown.at(-1).c, y, color);
+    const tag = this.last ?? shown.at(-1).c;
+    grid(pen, width, low, high, tag, y, color);
     const largest = Math.max(1, ...shown.map((each) => each.volume));
     shown.forEach((each, place) => {
       const isUp = each.c >= each.o;
@@ -78,10 +85,11 @@ export class Chart {
       pen.globalAlpha = 1;
     });
     const last = shown.at(-1);
+    const place = Math.min(bottom, Math.max(10, y(tag)));
     pen.fillStyle = color.accent;
-    pen.fillRect(width - GAP + 4, y(last.c) - 8, GAP - 8, 16);
+    pen.fillRect(width - GAP + 4, place - 8, GAP - 8, 16);
     pen.fillStyle = color.on;
-    pen.fillText(last.close, width - GAP + 12, y(last.c) + 4);
+    pen.fillText(tag.toFixed(2), width - GAP + 12, place + 4);
     pen.fillStyle = color.quiet;
     if (x(shown.length - 1) - x(0) > 140) pen.fillText(clock(shown[0].start), Math.max(2, x(0) - 20), height - 2);
     pen.textAlign = "right";

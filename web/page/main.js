@@ -1,5 +1,5 @@
 // The page: one stream, one state, and one flush a frame, which writes what has changed.
-import { call, currentToken, hasToken, onLogout } from "./api.js";
+import { call, currentToken, hasToken, logout, onLogout } from "./api.js";
 import { Chart, sparkline } from "./chart.js";
 import { Ladder } from "./ladder.js";
 import { Orders } from "./orders.js";
@@ -8,11 +8,13 @@ import { Ticket } from "./ticket.js";
 import { by, clock, make, number, row, say } from "./util.js";
 
 const TAPE = 50;
+const RETRY_MS = 2000;
 const CHIPS = ["#ffd75e", "#7ed6a5", "#ff9f6b", "#7fb8ff", "#d7a5ff", "#f5a3c1"];
 const state = { card: "", cards: [], interval: "1m", live: "connecting", tape: [], tickers: new Map(), sparks: new Map() };
 const isLive = () => state.live === "live";
 
 const ladder = new Ladder((price, side) => {
+  if (!isLive()) return;
   ticket.pick(price, side);
   if (matchMedia("(max-width: 767px)").matches) view("trade");
 });
@@ -41,7 +43,7 @@ function live(name) {
   if (state.live === name) return;
   state.live = name;
   document.documentElement.dataset.live = name;
-  by("state-text").textContent = { live: "live", stale: "stale", reconnecting: "reconnecting", connecting: "connecting" }[name];
+  by("state-text").textContent = { live: "live", stale: "stale", reconnecting: "reconnecting", connecting: "connecting", paused: "in another tab" }[name];
   ticket.words();
   orders.dirty = true;
   if (name !== "live") ladder.sequence = undefined;
@@ -53,9 +55,10 @@ function take(message) {
       ladder.snapshot(message);
       live("live");
     } else if (ladder.sequence !== undefined && !ladder.update(message)) stream.again(0);
+    chart.dirty ||= chart.mode === "depth";
   } else if (message.channel === "trades" && message.card === state.card) addTrades(message.trades);
   else if (message.channel === "ticker") state.tickers.set(message.card, message);
-  else if (message.channel === "candles" && message.card === state.card) chart.update(message.candles ?? []);
+  else if (message.channel === "candles" && message.card === state.card && message.interval === state.interval) chart.update(message.candles ?? []);
   else if (message.channel === "orders") orders.take(message);
   else if (message.type === "hello") void read();
   else if (message.type === "gap" || message.type === "reset") void read();
@@ -67,6 +70,7 @@ function addTrades(trades) {
   const known = new Set(state.tape.map((trade) => trade.trade_id));
   state.tape = [...trades.filter((trade) => !known.has(trade.trade_id)), ...state.tape].sort(newer).slice(0, TAPE);
   if (state.tape.length) ladder.last = Math.round(Number(state.tape[0].price) * 100);
+  chart.trade(state.tape[0]?.price);
   ladder.dirty = true;
   state.tapeDirty = true;
 }
@@ -75,15 +79,15 @@ const newer = (one, other) => Number(other.trade_id.split("-t")[1]) - Number(one
 
 // What the stream does not repeat: trades and candles of before, own orders, and the lines beside the cards.
 async function read() {
-  const card = state.card;
+  const { card, interval } = state;
   if (!card) return;
   try {
     const [{ trades }, { candles }] = await Promise.all([
       call("GET", `/cards/${card}/trades`),
-      call("GET", `/cards/${card}/candles?interval=${state.interval}&limit=90`),
+      call("GET", `/cards/${card}/candles?interval=${interval}&limit=90`),
       hasToken() ? orders.read() : undefined,
     ]);
-    if (card !== state.card) return;
+    if (card !== state.card || interval !== state.interval) return;
     addTrades(trades);
     chart.replace(candles);
     for (const each of state.cards) {
@@ -103,8 +107,10 @@ function channelsOf(card) {
 function choose(card) {
   if (state.card) stream.unsubscribe(channelsOf(state.card));
   Object.assign(state, { card, tape: [], tapeDirty: true, dirty: true });
+  live("connecting");
   ladder.clear();
   chart.replace([]);
+  chart.trade(undefined);
   const { price_min, price_max } = state.cards.find((each) => each.card === card);
   ladder.bounds(Math.round(price_min * 100), Math.round(price_max * 100));
   ladder.own = orders.own(card);
@@ -134,7 +140,8 @@ function drawCards() {
     const button = item.firstChild;
     button.setAttribute("aria-current", String(card === state.card));
     const change = ticker?.open && ticker?.last ? (100 * (ticker.last - ticker.open)) / ticker.open : null;
-    const text = ticker?.last ? `${ticker.last}${change === null ? "" : ` ${change >= 0 ? "▲" : "▼"} ${Math.abs(change).toFixed(1)} %`}` : "–";
+    const last = card === state.card ? (state.tape[0]?.price ?? ticker?.last) : ticker?.last;
+    const text = last ? `${last}${change === null ? "" : ` ${change >= 0 ? "▲" : "▼"} ${Math.abs(change).toFixed(1)} %`}` : "–";
     if (button.children[2].textContent !== text) button.children[2].textContent = text;
     const values = state.sparks.get(card);
     if (values?.length > 1 && button.dataset.spark !== values.join()) {
@@ -165,6 +172,7 @@ function drawTape() {
 }
 
 function flush() {
+  requestAnimationFrame(flush);
   ladder.draw();
   orders.draw();
   chart.draw(ladder.sides);
@@ -174,7 +182,6 @@ function flush() {
     drawStats();
   }
   state.dirty = state.tapeDirty = false;
-  requestAnimationFrame(flush);
 }
 
 function view(name) {
@@ -196,11 +203,16 @@ by("interval").addEventListener("change", (event) => {
 });
 view("market");
 
-try {
-  state.cards = (await call("GET", "/cards")).cards;
-  stream.subscribe(["ticker"]);
-  choose(state.cards[0].card);
-  requestAnimationFrame(flush);
-} catch (error) {
-  say(`The exchange does not answer: ${error.message}`);
+by("leave").addEventListener("click", () => logout("You are logged out."));
+
+while (!state.cards.length) {
+  try {
+    state.cards = (await call("GET", "/cards")).cards;
+  } catch (error) {
+    say(`The exchange does not answer: ${error.message}`);
+    await new Promise((again) => setTimeout(again, RETRY_MS));
+  }
 }
+stream.subscribe(["ticker"]);
+choose(state.cards[0].card);
+flush();

@@ -3,6 +3,7 @@ import { call } from "./api.js";
 import { by, clock, make, number, row, say, sideCell } from "./util.js";
 
 const LATEST = 50;
+const KEPT_MAX = 1_000;
 const OPEN = new Set(["accepted", "open", "partially_filled"]);
 
 export class Orders {
@@ -77,17 +78,26 @@ export class Orders {
   }
 
   draw() {
-    if (!this.dirty || this.editing) return;
+    if (!this.dirty) return;
     this.dirty = false;
+    this.prune();
     const newest = [...this.byId.values()].sort((one, other) => (one.accepted_at < other.accepted_at ? 1 : one.accepted_at > other.accepted_at ? -1 : sequence(other) - sequence(one)));
     const open = newest.filter((order) => OPEN.has(order.status));
     by("count-open").textContent = open.length ? `(${open.length})` : "";
     by("cancel-all").hidden = !open.length;
     const focused = document.activeElement?.dataset?.key;
-    fill("open", open.slice(0, 200).map((order) => this.openRow(order)));
+    by("cancel-all").disabled = !this.isLive();
+    if (!this.editing) fill("open", open.slice(0, 200).map((order) => this.openRow(order)));
     fill("latest", newest.slice(0, LATEST).map((order) => row(this.cells(order))));
     fill("fills", this.fills.slice(0, LATEST).map((each) => row([each.card, sideCell(each.side), number(each.price), number(String(each.quantity)), each.liquidity, clock(each.executed_at)])));
     if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  // Closed orders that no table shows are forgotten.
+  prune() {
+    if (this.byId.size < KEPT_MAX) return;
+    const closed = [...this.byId.values()].filter((order) => !OPEN.has(order.status)).sort((one, other) => (one.accepted_at < other.accepted_at ? 1 : -1));
+    for (const order of closed.slice(LATEST)) this.byId.delete(order.order_id);
   }
 
   cells(order) {
@@ -131,13 +141,22 @@ export class Orders {
     price.select();
   }
 
+  async told(act) {
+    if (!this.isLive()) return say("Prices are not live: nothing was sent.");
+    try {
+      await act();
+    } catch (error) {
+      say(error.message);
+    }
+  }
+
   stopEditing() {
     this.editing = null;
     this.dirty = true;
   }
 
   async change(order, price, quantity) {
-    await told(async () => {
+    await this.told(async () => {
       const after = await call("PATCH", `/orders/${order.order_id}`, { price, quantity: Number(quantity) }, { prefer: "wait=1" });
       if (after.order_id !== order.order_id) {
         this.put({ ...order, status: "canceled", reason: "replaced", replaced_by: after.order_id });
@@ -149,14 +168,14 @@ export class Orders {
   }
 
   async cancel(order) {
-    await told(async () => {
+    await this.told(async () => {
       this.put(await call("DELETE", `/orders/${order.order_id}`, undefined, { prefer: "wait=1" }));
       say(`Order ${order.order_id} is canceled.`);
     });
   }
 
   async cancelAll() {
-    await told(async () => {
+    await this.told(async () => {
       const { orders } = await call("DELETE", "/orders", undefined, { prefer: "wait=2" });
       orders.forEach((order) => this.put(order));
       say(`${orders.length} orders are canceled.`);
@@ -165,14 +184,6 @@ export class Orders {
 }
 
 const sequence = (order) => Number(order.order_id.split("-").at(-1));
-
-async function told(act) {
-  try {
-    await act();
-  } catch (error) {
-    say(error.message);
-  }
-}
 
 function merged(some, others) {
   const found = new Map();

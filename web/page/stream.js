@@ -28,16 +28,34 @@ export class Stream {
   }
 
   take(message) {
-    this.failures = 0;
+    if (message.type !== "hello" && message.type !== "bye") this.failures = 0;
     this.heard = performance.now();
     clearTimeout(this.silence);
     this.silence = setTimeout(() => this.look(), SILENCE_MS);
     if (message.type === "bye") {
-      this.state("reconnecting");
+      if (message.code === "too_many") return this.pause();
+      this.failures++;
       this.again(message.reconnect_after_ms || 500);
       return;
     }
     this.message(message);
+  }
+
+  // Another tab of the same trader has taken over. This one comes back when somebody looks at it.
+  pause() {
+    this.drop();
+    this.state("paused");
+    addEventListener("focus", () => this.again(0), { once: true });
+  }
+
+  drop() {
+    const socket = this.socket;
+    this.socket = null;
+    clearTimeout(this.silence);
+    clearTimeout(this.retry);
+    if (!socket) return;
+    socket.onclose = null;
+    socket.close();
   }
 
   look() {
@@ -47,14 +65,8 @@ export class Stream {
   }
 
   again(wait) {
-    const socket = this.socket;
-    this.socket = null;
-    if (socket) {
-      socket.onclose = null;
-      socket.close();
-    }
+    this.drop();
     this.state("reconnecting");
-    clearTimeout(this.retry);
     const longest = Math.min(30_000, 500 * 2 ** this.failures++);
     this.retry = setTimeout(() => this.connect(), wait ?? longest / 2 + Math.random() * (longest / 2));
   }

@@ -33,6 +33,7 @@ export class Ticket {
     by("login").hidden = hasToken();
     this.form.hidden = !hasToken();
     by("who").textContent = hasToken() ? `trader ${trader}` : "";
+    by("leave").hidden = !hasToken();
   }
 
   pick(price, side) {
