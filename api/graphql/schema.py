@@ -91,21 +91,23 @@ class Card:
 
 @strawberry.type
 class Query:
-    """What can be read. Own orders and fills need a token."""
+    """What can be read. Own orders and fills need a token. A field that fails is null, and spoils no other."""
 
     @strawberry.field(description="All cards.")
-    async def cards(self, info: Info) -> list[Card]:
+    async def cards(self, info: Info) -> list[Card] | None:
         """The cards."""
         return [Card(name=card) for card in door_of(info).exchange.cards]
 
     @strawberry.field(description="One card.")
-    async def card(self, info: Info, name: str) -> Card:
+    async def card(self, info: Info, name: str) -> Card | None:
         """A card, which its own fields check."""
         door_of(info).check_traded(name)
         return Card(name=name)
 
     @strawberry.field(description="An order of yours, by its orderId or its clientOrderId.")
-    async def order(self, info: Info, order_id: str | None = None, client_order_id: str | None = None) -> types.Order:
+    async def order(
+        self, info: Info, order_id: str | None = None, client_order_id: str | None = None
+    ) -> types.Order | None:
         """An order."""
         door = door_of(info)
         if order_id is None and client_order_id is not None:
@@ -123,7 +125,7 @@ class Query:
         status: str | None = None,
         card: str | None = None,
         side: str | None = None,
-    ) -> types.Connection[types.Order]:
+    ) -> types.Connection[types.Order] | None:
         """A page of orders."""
         door = door_of(info)
         wanted = OrderFilter(status=status, card=card, side=side, before=after, limit=first)
@@ -139,7 +141,7 @@ class Query:
         after: After = None,
         card: str | None = None,
         order_id: str | None = None,
-    ) -> types.Connection[types.Fill]:
+    ) -> types.Connection[types.Fill] | None:
         """A page of fills. The cursor of the last one alone is known, so each of them has it."""
         door = door_of(info)
         found, following = await door.exchange.fills(door.caller, card=card, name=order_id, before=after, limit=first)
@@ -158,7 +160,7 @@ class Query:
         side: str | None = None,
         since: str | None = None,
         until: str | None = None,
-    ) -> types.Connection[types.Order]:
+    ) -> types.Connection[types.Order] | None:
         """A page of completed orders."""
         door = door_of(info)
         query = HistoryQuery(card=card, status=status, side=side, since=since, until=until, before=after, limit=first)
@@ -176,7 +178,7 @@ class Query:
         side: str | None = None,
         since: str | None = None,
         until: str | None = None,
-    ) -> types.Connection[types.Trade]:
+    ) -> types.Connection[types.Trade] | None:
         """A page of trades."""
         query = HistoryQuery(card=card, side=side, since=since, until=until, before=after, limit=first)
         page = await door_of(info).archive_reader.trades(query)

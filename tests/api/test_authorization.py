@@ -95,10 +95,19 @@ ACCESS: dict[str, Access] = {
 """Who may do what, by operation_id."""
 
 PAGES = {
-    *("/docs", "/docs/{name:path}", "/openapi.json", "/schema", "/schema/swagger", "/schema/openapi.json"),
+    *(
+        "/",
+        "/web/{name:str}",
+        "/docs",
+        "/docs/{name:path}",
+        "/openapi.json",
+        "/schema",
+        "/schema/swagger",
+        "/schema/openapi.json",
+    ),
     *("/schema/oauth2-redirect.html", "/schema/asyncapi", "/schema/asyncapi.yaml"),
 }
-"""Pages for everybody, which the document does not list: they are the document and its page."""
+"""Pages for everybody, which the document does not list: the document and its page, the docs, and the trading page."""
 
 NOT_AUDITED = {"get_card_state", "list_keys", "list_audit"}
 """Calls of admins that read state alone."""

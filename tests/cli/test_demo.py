@@ -15,10 +15,12 @@ def test_make_believe_traders_trade_on_every_card_and_touch_nobody() -> None:
     with folder() as where, tcgx_up(where, "--demo") as running:
         (trader,) = running.traders(1)
         mine = trader.submit("pikachu", "buy", "1.00")
-        for card in ("pikachu", "bulbasaur", "charmander", "squirtle"):
-            until(
-                lambda card=card: trader.get(f"/cards/{card}/trades")["trades"], f"nothing trades on {card}", seconds=30
-            )  # type: ignore[misc]
+
+        def trade() -> bool:
+            cards = ("pikachu", "bulbasaur", "charmander", "squirtle")
+            return all(trader.get(f"/cards/{card}/trades")["trades"] for card in cards)
+
+        until(trade, "a card has no trades", seconds=30)
         assert tcgx(where, "restart", "demo").returncode == 0
         assert [order["order_id"] for order in trader.get("/orders?status=open")["orders"]] == [mine["order_id"]]
         assert running.stop() == 0
