@@ -7,6 +7,7 @@ from typing import Any
 
 from litestar import Request, Response, WebSocket, get
 from litestar.connection import ASGIConnection
+from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 from strawberry.litestar import make_graphql_controller
 from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_PROTOCOL
@@ -84,5 +85,5 @@ def explorer_file(name: FromPath[str]) -> Response[bytes]:
 
 def _file(name: str) -> Response[bytes]:
     if name not in PAGE_TYPES:
-        return Response(b"", status_code=404)
+        raise NotFoundException
     return Response((PAGE / name).read_bytes(), media_type=f"{PAGE_TYPES[name]}; charset=utf-8", headers=PAGE_HEADERS)

@@ -5,6 +5,7 @@ from importlib.resources import files
 from typing import Any
 
 from litestar import Request, Response, get
+from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -32,7 +33,7 @@ FILES = _read()
 
 def _answer(request: AnyRequest, name: str) -> Response[bytes]:
     if name not in FILES:
-        return Response(b"", status_code=404)
+        raise NotFoundException
     content, kind, tag = FILES[name]
     headers = HEADERS | {"etag": tag}
     if request.headers.get("if-none-match") == tag:

@@ -97,9 +97,9 @@ ACCESS: dict[str, Access] = {
 PAGES = {
     *(
         "/",
-        "/web/{name:str}",
+        "/web/nope",
         "/docs",
-        "/docs/{name:path}",
+        "/docs/nope",
         "/openapi.json",
         "/schema",
         "/schema/swagger",
