@@ -17,7 +17,7 @@ def greeting(api: str, local: Settings, *, data_dir: str) -> str:
     price_cents = min(max(PRICE_CENTS, local.price_cents_min), local.price_cents_max)
     card = local.cards[0]
     return f"""
-The exchange listens on {api}: open it in a browser, to watch and to trade
+The exchange listens on {api} (a page to watch and to trade)
 Its API, to read and to try: {api}/schema/swagger
 
 A first order, as trader 1:
