@@ -260,7 +260,8 @@ def test_readiness_tells_of_functions_that_are_gone_or_others(
         return answer if answer.json()["parts"]["functions"]["status"] == part else None
 
     answer = until(told, f"the functions are never {part}")
-    assert (answer.status_code, answer.json()["missing"]) == (status, ["functions"] if status == 503 else [])
+    # Without our functions, other services may stop their work, too.
+    assert (answer.status_code, "functions" in answer.json()["missing"]) == (status, status == 503)
     exchange.redis.function_flush()
     assert exchange.http.get("/cards").status_code == 200
     exchange.ready()
