@@ -79,13 +79,11 @@ async def answer_orders(context: Context, caller: Caller, _: Headers, body: byte
     check_room = partial(context.exchange.check_room, caller)
     asked = await context.decoder.decode_orders(body, caller.trader_id, check_room)
     outcomes = await context.exchange.submit(caller, asked)
-    pairs = [
-        (item if isinstance(item, PlaceOrder) else None, outcome) for item, outcome in zip(asked, outcomes, strict=True)
-    ]
-    if any(isinstance(item, RequestError) for item in asked):
-        results = await _with_refusals(pairs)
+    commands = [item if isinstance(item, PlaceOrder) else None for item in asked]
+    if None in commands and any(isinstance(item, RequestError) for item in asked):
+        results = await _with_refusals([*zip(commands, outcomes, strict=True)])
     else:
-        results = [result_json(command, outcome) for command, outcome in pairs]
+        results = [result_json(command, outcome) for command, outcome in zip(commands, outcomes, strict=True)]
     return Answer(202, f'{{"results":[{",".join(results)}]}}'.encode())
 
 
