@@ -216,14 +216,7 @@ async def _services(app: Litestar, *, limit: Limit | None) -> AsyncIterator[None
             decoder=OrderDecoder(settings),
             readiness=connected.readiness,
             administration=connected.administration,
-            hub=Hub(
-                settings,
-                connected.nodes,
-                connected.books,
-                connected.archive,
-                check_caller=connected.authenticator.check,
-                deadlines=connected.deadlines,
-            ),
+            hub=Hub.of(settings, connected),
         )
         app.state.context = context
         app.state.background = connected.background

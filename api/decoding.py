@@ -25,6 +25,7 @@ from core.rules import (
     API_KEY_CHARACTERS_MAX,
     CLIENT_ORDER_ID,
     ERRORS_MAX,
+    ITEM_COUNT_RULE,
     ORDER_ID_CHARACTERS_MAX,
     BatchItem,
     CancelItem,
@@ -452,7 +453,7 @@ def _batch_orders(body: bytes, raws: list[msgspec.Raw]) -> Sequence[msgspec.Raw]
 
     def orders(value: Any) -> list[Any]:
         if not isinstance(value, list) or isinstance(value, Fields) or not 1 <= len(value) <= COMMANDS_MAX:
-            raise RuleViolation("invalid_orders", f"must be a list of 1 to {COMMANDS_MAX} orders")
+            raise RuleViolation("invalid_orders", ITEM_COUNT_RULE)
         return value
 
     found: list[Any] = check_fields(draft_of(body), {"orders": orders}, required=("orders",))["orders"]

@@ -1,4 +1,4 @@
-"""The header `Prefer: wait=N` (RFC 7240)."""
+"""How long a caller waits for the match: the header `Prefer: wait=N` (RFC 7240), or a field of another door."""
 
 import re
 
@@ -6,6 +6,18 @@ from core.errors import InvalidRequest, Violation
 
 WAIT_SECONDS_MAX = 10
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\s,;\"]*)\"?", re.IGNORECASE)
+
+
+def check_wait(seconds: float, field: str) -> float:
+    """Returns the seconds that a caller wants to wait, as a door without headers gives them.
+
+    Raises:
+        InvalidRequest: they are not from 0 to `WAIT_SECONDS_MAX`.
+    """
+    if not 0 <= seconds <= WAIT_SECONDS_MAX:
+        rule = f"must be a number of seconds from 0 to {WAIT_SECONDS_MAX}"
+        raise InvalidRequest([Violation(field, f"invalid_{field}", rule, str(seconds))])
+    return seconds
 
 
 def wait_seconds(header: str | None) -> float:

@@ -81,6 +81,11 @@ def unexpected_problem(error: Exception, request_id: str, *, method: str, path: 
     return problem_of(TcgxError(str(error)), request_id)
 
 
+def retry_seconds(problem: Problem) -> int:
+    """After how many seconds a repeat may help; 0 where it does not."""
+    return int(problem_headers(problem).get("retry-after", 0))
+
+
 def problem_headers(problem: Problem) -> dict[str, str]:
     """The headers that a problem needs beyond the common ones, by its status."""
     if problem.limit:

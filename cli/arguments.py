@@ -339,13 +339,18 @@ def _known(name: str) -> str:
     return name
 
 
+def missing_packages(name: str) -> list[str]:
+    """The packages of a command's extra that are not installed."""
+    from importlib.util import find_spec  # noqa: PLC0415 - most commands have no extra
+
+    return [package for package in COMMANDS[name].needs if find_spec(package) is None]
+
+
 def _refuse_without_extra(name: str, words: Sequence[str]) -> None:
     """Ends the process if a package of the command's extra is missing. Help works without the extra."""
     if not COMMANDS[name].needs or {"-h", "--help"} & set(words):
         return
-    from importlib.util import find_spec  # noqa: PLC0415 - most commands have no extra
-
-    missing = [package for package in COMMANDS[name].needs if find_spec(package) is None]
+    missing = missing_packages(name)
     if missing:
         _top().exit(MISSING, f"tcgx: `tcgx {name}` needs {' and '.join(missing)}: pip install 'tcgx[{name}]'\n")
 

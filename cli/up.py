@@ -22,6 +22,7 @@ import tcgx.__main__
 from api.listener import HAND_OVER_SECONDS, bind, listen
 from archiver import postgres, recovery, schema, traders
 from cli import control, datadir, embedded, observed, paths, run_file
+from cli.arguments import missing_packages
 from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from cli.greeting import greeting
@@ -43,7 +44,6 @@ _OPENER = urllib.request.build_opener(
 
 READY_SECONDS = 60
 READY_CHECK_SECONDS = 0.05
-SERVICES = ("engine", "archiver", "api")
 EXTRAS = ("grpc", "demo")
 """Services that options of the command add."""
 
@@ -62,6 +62,8 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
     home = Path(configured.data_dir)
     if not arguments.ephemeral:
         _refuse_running(home)
+    inner = ("engine", "archiver", *(name for name in EXTRAS if getattr(arguments, name)))
+    _refuse_without_packages(inner)
     listeners = _bind(configured)
     await connection.connect(configured.redis_url).aclose()  # makes no connection, but checks the URL
     with ExitStack() as stack:
@@ -78,7 +80,6 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             await service.until_stopped(_start(servers), stopping)
             if stopping.is_set():
                 return 0
-            inner = ("engine", "archiver", *(name for name in EXTRAS if getattr(arguments, name)))
             names = (*inner, *(f"api-{number}" for number, _ in enumerate(listeners, 1)))
             await _serve(
                 observed.prepare(_with_server_urls(local, servers), names, is_on=arguments.observe),
@@ -91,6 +92,13 @@ async def run(arguments: argparse.Namespace, configured: Settings) -> int:
             for server in reversed(servers):
                 await server.stop()
     return 0
+
+
+def _refuse_without_packages(services: Sequence[str]) -> None:
+    for name in services:
+        missing = missing_packages(name)
+        if missing:
+            raise StartError(f"--{name} needs {' and '.join(missing)}: pip install 'tcgx[{name}]'")
 
 
 def _bind(configured: Settings) -> list[socket.socket]:

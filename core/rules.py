@@ -17,6 +17,7 @@ from core.model import (
     CANCEL_AFTER_SECONDS_MAX,
     CLIENT_ORDER_ID_PATTERN,
     CLIENT_ORDER_ID_RULE,
+    COMMANDS_MAX,
     TRADER_ID_MAX,
     Change,
     PlaceOrder,
@@ -41,6 +42,7 @@ DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 DIGITS_MAX = 12
 CENT, ONE = Decimal("0.01"), Decimal(1)
 CANCEL_AFTER_RULE = f"must be a whole number of seconds from 0 to {CANCEL_AFTER_SECONDS_MAX}"
+ITEM_COUNT_RULE = f"must be a list of 1 to {COMMANDS_MAX} orders"
 TRADER_ID = re.compile(r"[0-9]{1,10}")
 API_KEY_CHARACTERS_MAX = 200
 ORDER_ID_CHARACTERS_MAX = 100
@@ -170,6 +172,16 @@ class OrderRules:
         if number is None or not 1 <= number <= self._settings.max_quantity:
             raise RuleViolation("invalid_quantity", f"must be {rule}")
         return int(number)
+
+
+def check_item_count(count: int) -> None:
+    """Checks the number of the items of a batch.
+
+    Raises:
+        InvalidRequest: it is not from 1 to `COMMANDS_MAX`.
+    """
+    if not 1 <= count <= COMMANDS_MAX:
+        raise InvalidRequest([Violation("items", "invalid_orders", ITEM_COUNT_RULE, count)])
 
 
 def check_credentials(draft: Draft) -> tuple[int, str]:

@@ -1,12 +1,11 @@
 """Messages and what they mean to the exchange: drafts of what comes in, views of what goes out."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from google.protobuf.message import Message
 
-from api.prefer import WAIT_SECONDS_MAX
 from api.views import fill_view, order_view, trade_view
 from core.errors import InvalidRequest, RequestError, TcgxError, Violation
 from core.model import Accepted, Fill, Order, PlaceOrder, Side, TimeInForce, Trade, average_price_text, price_text
@@ -16,7 +15,6 @@ from exchange.service import PlaceResult
 from rpc.problems import error_message
 from rpc.v1 import exchange_pb2 as pb
 
-T = TypeVar("T", bound=Message)
 SIDES = {side.value: side for side in Side}
 
 
@@ -28,18 +26,6 @@ def draft_of(message: Message, *without: str) -> Draft:
 def optional(message: Message, field: str) -> Any:
     """The value of a field; None if it is not set."""
     return getattr(message, field) if message.HasField(field) else None
-
-
-def wait_seconds(seconds: float) -> float:
-    """Up to how many seconds a call waits for the match.
-
-    Raises:
-        InvalidRequest: not from 0 to `WAIT_SECONDS_MAX`.
-    """
-    if not 0 <= seconds <= WAIT_SECONDS_MAX:
-        rule = f"must be a number of seconds from 0 to {WAIT_SECONDS_MAX}"
-        raise InvalidRequest([Violation("wait_seconds", "invalid_wait_seconds", rule, str(seconds))])
-    return seconds
 
 
 class ItemReader:
@@ -152,11 +138,10 @@ def level_messages(levels: Iterable[tuple[int, int]]) -> list[pb.Level]:
     return [pb.Level(price=price_text(price_cents), quantity=quantity) for price_cents, quantity in levels]
 
 
-def after_match(made: type[T], placed: tuple[Order, Sequence[Fill]] | pb.Order) -> T:
-    """The response with an order and, if it is matched, its fills."""
-    if isinstance(placed, pb.Order):
-        return made(order=placed)
-    order, fills = placed
-    return made(
-        order=order_message(order), matched=True, fills=fill_messages(fills), average_price=average_price_text(fills)
-    )
+def matched_fields(order: Order, fills: Sequence[Fill]) -> dict[str, Any]:
+    """The fields of a response with an order and its fills."""
+    return {
+        "order": order_message(order),
+        "fills": fill_messages(fills),
+        "average_price": average_price_text(fills),
+    }

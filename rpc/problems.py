@@ -7,7 +7,7 @@ import msgspec
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from api.problems import RETRY_AFTER_SECONDS, Problem, problem_headers, problem_of
+from api.problems import problem_of, retry_seconds
 from core.errors import Kind, TcgxError
 from rpc.v1 import exchange_pb2 as pb
 
@@ -48,7 +48,7 @@ def trailing_metadata(error: TcgxError, request_id: str) -> tuple[tuple[str, str
             )
         details.append(any_pb2.Any())
         details[-1].Pack(bad)
-    if seconds := _retry_seconds(problem):
+    if seconds := retry_seconds(problem):
         details.append(any_pb2.Any())
         details[-1].Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=seconds)))
     status = status_pb2.Status(code=STATUS_OF_KIND[error.kind].value[0], message=problem.detail, details=details)
@@ -72,10 +72,5 @@ def error_message(error: TcgxError) -> pb.Error:
             )
             for each in problem.errors
         ],
-        retry_after=_retry_seconds(problem),
+        retry_after=retry_seconds(problem),
     )
-
-
-def _retry_seconds(problem: Problem) -> int:
-    """After how many seconds a repeat may help; 0 where it does not."""
-    return int(problem_headers(problem).get("retry-after", 0)) and (problem.retry_after or RETRY_AFTER_SECONDS)

@@ -45,14 +45,7 @@ async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None
             return
         await servers.check(durability=settings.durability)
     async with wiring.connect(settings) as services, exposition.serving(settings, "grpc"):
-        hub = Hub(
-            settings,
-            services.nodes,
-            services.books,
-            services.archive,
-            check_caller=services.authenticator.check,
-            deadlines=services.deadlines,
-        )
+        hub = Hub.of(settings, services)
         server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.connections_max or None)
         health = HealthServicer()
         calls = ExchangeService(settings, services, hub)

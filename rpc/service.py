@@ -12,13 +12,13 @@ import structlog
 from api.common_headers import request_id
 from api.decoding import Turn
 from api.market_views import candles_view
+from api.prefer import check_wait
 from archiver.audit import Actor
 from core.errors import InvalidRequest, Overloaded, RequestError, TcgxError, Unauthenticated, Violation
-from core.model import COMMANDS_MAX, LATEST, Accepted
-from core.rules import BatchItem, check_credentials
+from core.model import LATEST, Accepted
+from core.rules import BatchItem, check_credentials, check_item_count
 from core.settings import Settings
 from exchange.administration import actor_of
-from exchange.auth import TOKEN_MISSING
 from exchange.market import CandleQuery
 from exchange.service import OrderFilter
 from exchange.tokens import Caller
@@ -30,7 +30,6 @@ from rpc.v1 import exchange_pb2 as pb
 from rpc.v1 import exchange_pb2_grpc
 from streams import channels as names
 from streams import connection
-from streams.feed import Kind
 from streams.hub import Hub
 from streams.session import INTERVAL_MS, INTERVAL_MS_MAX, Session
 
@@ -71,11 +70,11 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
 
         async def answer(caller: Caller) -> pb.PlaceOrderResponse:
             command = self._rules.check(messages.draft_of(request, "wait_seconds"), caller.trader_id)
-            seconds = messages.wait_seconds(request.wait_seconds)
+            seconds = check_wait(request.wait_seconds, "wait_seconds")
             place = self._exchange.place_and_wait(command, seconds) if seconds else self._exchange.place(command)
             placed = await place
             if isinstance(placed, tuple):
-                return messages.after_match(pb.PlaceOrderResponse, placed)
+                return pb.PlaceOrderResponse(matched=True, **messages.matched_fields(*placed))
             if isinstance(placed, Accepted):
                 return pb.PlaceOrderResponse(order=messages.accepted_message(command, placed))
             return pb.PlaceOrderResponse(order=messages.order_message(placed))
@@ -86,11 +85,12 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
         """Replaces an order."""
 
         async def answer(caller: Caller) -> pb.ReplaceOrderResponse:
-            seconds = messages.wait_seconds(request.wait_seconds)
+            seconds = check_wait(request.wait_seconds, "wait_seconds")
             change = self._rules.check_change(messages.draft_of(request, "order_id", "wait_seconds"))
             replaced = await self._exchange.replace(caller, request.order_id, change, seconds)
-            found = replaced if isinstance(replaced, tuple) else messages.order_message(replaced)
-            return messages.after_match(pb.ReplaceOrderResponse, found)
+            if isinstance(replaced, tuple):
+                return pb.ReplaceOrderResponse(matched=True, **messages.matched_fields(*replaced))
+            return pb.ReplaceOrderResponse(order=messages.order_message(replaced))
 
         return await self._answered(context, "ReplaceOrder", answer)
 
@@ -103,7 +103,7 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
                 caller,
                 _actor(caller, context),
                 request.order_id,
-                messages.wait_seconds(request.wait_seconds),
+                check_wait(request.wait_seconds, "wait_seconds"),
             )
             return pb.CancelOrderResponse(order=messages.order_message(order), matched=matched)
 
@@ -113,7 +113,7 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
         """Cancels all open orders."""
 
         async def answer(caller: Caller) -> pb.CancelOrdersResponse:
-            seconds = messages.wait_seconds(request.wait_seconds)
+            seconds = check_wait(request.wait_seconds, "wait_seconds")
             orders, matched = await self._exchange.cancel_all(caller, messages.optional(request, "card"), seconds)
             return pb.CancelOrdersResponse(orders=messages.order_messages(orders), matched=matched)
 
@@ -156,10 +156,7 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
             else:
                 actor = _actor(caller, context)
                 order = await self._services.administration.find_order(self._exchange, caller, actor, request.order_id)
-            found = messages.after_match(pb.PlaceOrderResponse, (order, await self._exchange.fills_of(order)))
-            return pb.GetOrderResponse(
-                order=found.order, fills=found.fills, average_price=messages.optional(found, "average_price")
-            )
+            return pb.GetOrderResponse(**messages.matched_fields(order, await self._exchange.fills_of(order)))
 
         return await self._answered(context, "GetOrder", answer)
 
@@ -247,20 +244,11 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
                 raise InvalidRequest([Violation("interval_ms", "invalid_interval_ms", rule, interval)])
             wanted = names.parse_list(",".join(request.channels), self._hub.cards)
             positions = names.parse_positions(request.after, self._hub.cards)
-            has_token = _authorization(context) is not None
-            if any(channel.kind is Kind.ORDERS for channel in wanted) and not has_token:
-                raise Unauthenticated("token_missing", TOKEN_MISSING)
-            caller = self._services.authenticator.authenticate(_authorization(context)) if has_token else None
-            session = await self._hub.open(address=_address(context), interval_ms=interval)
-            try:
-                if caller is not None:
-                    self._hub.admit(session, caller)
-                await session.subscribe(wanted, positions)
-                session.greet(await self._hub.leases.read(caller) if caller is not None else None)
-            except BaseException:
-                self._hub.remove(session)
-                raise
-            return session
+            token = _authorization(context)
+            caller = None if token is None else self._services.authenticator.authenticate(token)
+            return await self._hub.begin(
+                wanted, positions, address=_address(context), interval_ms=interval, caller=caller
+            )
 
         session = await _answered(context, "StreamEvents", open_stream)
         await connection.serve(self._hub, session, Sink(context), until_gone(context))
@@ -269,9 +257,7 @@ class ExchangeService(exchange_pb2_grpc.ExchangeServiceServicer):
 
     async def _submit(self, caller: Caller, items: Any) -> list[pb.Result]:
         """The results of a batch. A thousand items take milliseconds, so other tasks run between them."""
-        if not 1 <= len(items) <= COMMANDS_MAX:
-            rule = f"must be a list of 1 to {COMMANDS_MAX} orders"
-            raise InvalidRequest([Violation("items", "invalid_orders", rule, len(items))])
+        check_item_count(len(items))
         self._exchange.check_room(caller)
         asked: list[BatchItem | RequestError] = []
         turn = Turn()

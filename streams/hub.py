@@ -20,7 +20,9 @@ from engine.book_reader import BookReader
 from engine.deadlines import DeadlineKeeper
 from engine.nodes import Nodes
 from exchange.tokens import Caller
+from exchange.wiring import Services
 from streams import messages
+from streams.channels import Channel
 from streams.feed import Feed
 from streams.leases import Leases
 from streams.messages import Bye
@@ -78,6 +80,18 @@ class Hub:
         self._all_gone = asyncio.Event()
         self._log_id = ""
 
+    @classmethod
+    def of(cls, settings: Settings, services: Services) -> "Hub":
+        """The hub over the services of a door."""
+        return cls(
+            settings,
+            services.nodes,
+            services.books,
+            services.archive,
+            check_caller=services.authenticator.check,
+            deadlines=services.deadlines,
+        )
+
     def feed(self, card: str) -> Feed:
         """The feed of a card."""
         return self._feeds[card]
@@ -113,6 +127,32 @@ class Hub:
         self._all_gone.clear()
         if self._housekeeping is None:
             self._housekeeping = asyncio.create_task(self._keep_house(), name="streams")
+        return session
+
+    async def begin(
+        self,
+        channels: Sequence[Channel],
+        positions: Mapping[str, int],
+        *,
+        address: str,
+        interval_ms: int,
+        caller: Caller | None,
+    ) -> Session:
+        """Opens a stream that has its channels from the start, and greets it.
+
+        Raises:
+            Overloaded, RateLimited, Unavailable: see `open`.
+            Unauthenticated: a channel needs a caller.
+        """
+        session = await self.open(address=address, interval_ms=interval_ms)
+        try:
+            if caller is not None:
+                self.admit(session, caller)
+            await session.subscribe(channels, positions)
+            session.greet(await self.leases.read(caller) if caller is not None else None)
+        except BaseException:
+            self.remove(session)
+            raise
         return session
 
     def hello(self, positions: Mapping[str, int], lease: object = None) -> messages.Message:

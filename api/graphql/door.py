@@ -12,12 +12,10 @@ from archiver.audit import Actor
 from core.errors import Overloaded, RateLimited, TcgxError, Unauthenticated, Unavailable, UnknownCard
 from core.model import Fill, Order
 from exchange.administration import actor_of
-from exchange.auth import TOKEN_MISSING
 from exchange.market import Ticker
 from exchange.tokens import Caller
 from streams import channels as names
 from streams import messages
-from streams.feed import Kind
 from streams.messages import Bye, Message
 from streams.session import INTERVAL_MS
 
@@ -78,19 +76,13 @@ class GraphqlDoor:
         """
         hub = self._context.hub
         wanted = names.parse_list(",".join(channels), hub.cards)
-        needs_caller = any(channel.kind is Kind.ORDERS for channel in wanted)
-        if needs_caller and self.authorization is None:
-            raise Unauthenticated("token_missing", TOKEN_MISSING)
-        caller = self.caller if self.authorization is not None else None
-        session = await hub.open(address=self._address, interval_ms=INTERVAL_MS)
+        after = names.parse_positions(positions, hub.cards)
+        caller = None if self.authorization is None else self.caller
+        session = await hub.begin(wanted, after, address=self._address, interval_ms=INTERVAL_MS, caller=caller)
         task = asyncio.current_task()
         session.abort = lambda: task.cancel() if task else None  # type: ignore[assignment]
         clock = asyncio.get_running_loop().time
         try:
-            if caller is not None:
-                hub.admit(session, caller)
-            await session.subscribe(wanted, names.parse_positions(positions, hub.cards))
-            session.greet()
             while found := await session.next():
                 session.sending_since = clock()
                 for message in found:

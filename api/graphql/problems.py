@@ -1,7 +1,5 @@
 """Errors over GraphQL: those of the exchange have their code and fields in `extensions`; all others say nothing."""
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,7 +8,7 @@ from graphql.error import GraphQLError
 from strawberry.extensions import MaskErrors
 
 from api.graphql.types import Error, FieldError
-from api.problems import Problem, problem_headers, problem_of
+from api.problems import problem_of, retry_seconds
 from core.errors import TcgxError
 
 log = structlog.get_logger()
@@ -35,12 +33,6 @@ def error_of(error: TcgxError) -> Error:
     problem = problem_of(error)
     errors = [FieldError(field=each.field, code=each.code, rule=each.rule) for each in problem.errors]
     return Error(code=problem.code, detail=problem.detail, status=problem.status, errors=errors)
-
-
-def retry_seconds(problem: Problem) -> int:
-    """After how many seconds a repeat may help; 0 where it does not."""
-    headers: Mapping[str, str] = problem_headers(problem)
-    return math.ceil(float(headers.get("retry-after", 0)))
 
 
 class Problems(MaskErrors):

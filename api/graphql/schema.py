@@ -12,13 +12,14 @@ from api.graphql import types
 from api.graphql.door import GraphqlDoor
 from api.graphql.limits import CostLimiter
 from api.graphql.problems import Problems, error_of
-from api.prefer import WAIT_SECONDS_MAX
+from api.prefer import check_wait
 from core.errors import InvalidRequest, RequestError, Violation
-from core.model import COMMANDS_MAX, LATEST, Accepted, Order, PlaceOrder
-from core.rules import BatchItem, Draft
+from core.model import LATEST, Accepted, Order, PlaceOrder
+from core.rules import BatchItem, Draft, check_item_count
 from core.settings import Settings
 from exchange.archive_reader import HistoryQuery
 from exchange.market import CandleQuery
+from exchange.order_reader import fill_key
 from exchange.service import OrderFilter
 from streams.messages import Message
 
@@ -38,18 +39,6 @@ def draft_of(fields: Any) -> Draft:
     """The fields of an input that are given."""
     values = ((name, getattr(fields, name)) for name in fields.__dataclass_fields__)
     return [(name, value) for name, value in values if value is not strawberry.UNSET]
-
-
-def wait_seconds(seconds: float) -> float:
-    """Up to how many seconds to wait for the match.
-
-    Raises:
-        InvalidRequest: not from 0 to `WAIT_SECONDS_MAX`.
-    """
-    if not 0 <= seconds <= WAIT_SECONDS_MAX:
-        rule = f"must be a number of seconds from 0 to {WAIT_SECONDS_MAX}"
-        raise InvalidRequest([Violation("wait", "invalid_wait", rule, str(seconds))])
-    return seconds
 
 
 @strawberry.type
@@ -142,11 +131,11 @@ class Query:
         card: str | None = None,
         order_id: str | None = None,
     ) -> types.Connection[types.Fill] | None:
-        """A page of fills. The cursor of the last one alone is known, so each of them has it."""
+        """A page of fills."""
         door = door_of(info)
         found, following = await door.exchange.fills(door.caller, card=card, name=order_id, before=after, limit=first)
         fills = [types.fill_of(fill) for fill in found]
-        return types.connection(fills, [f"{fill.trade_id}-{fill.liquidity}" for fill in fills], following)
+        return types.connection(fills, [fill_key(fill).text for fill in found], following)
 
     @strawberry.field(description="Your completed orders, newest first. Source: the archive.")
     async def history_orders(
@@ -203,7 +192,7 @@ class Mutation:
         """Places an order."""
         door = door_of(info)
         command = door.exchange.rules.check(draft_of(order), door.caller.trader_id)
-        seconds = wait_seconds(wait)
+        seconds = check_wait(wait, "wait")
         placed = await (door.exchange.place_and_wait(command, seconds) if seconds else door.exchange.place(command))
         if isinstance(placed, tuple):
             return types.Placed(order=types.order_of(*placed), matched=True)
@@ -216,7 +205,7 @@ class Mutation:
         """Replaces an order."""
         door = door_of(info)
         wanted = door.exchange.rules.check_change(draft_of(change))
-        replaced = await door.exchange.replace(door.caller, order_id, wanted, wait_seconds(wait))
+        replaced = await door.exchange.replace(door.caller, order_id, wanted, check_wait(wait, "wait"))
         if isinstance(replaced, tuple):
             return types.Placed(order=types.order_of(*replaced), matched=True)
         return types.Placed(order=types.order_of(replaced), matched=False)
@@ -226,7 +215,7 @@ class Mutation:
         """Cancels an order."""
         door = door_of(info)
         order, matched = await door.administration.cancel_order(
-            door.exchange, door.caller, door.actor, order_id, wait_seconds(wait)
+            door.exchange, door.caller, door.actor, order_id, check_wait(wait, "wait")
         )
         return types.Placed(order=types.order_of(order), matched=matched)
 
@@ -234,7 +223,7 @@ class Mutation:
     async def cancel_orders(self, info: Info, card: str | None = None, wait: Wait = 0.0) -> types.Canceled | None:
         """Cancels all open orders."""
         door = door_of(info)
-        orders, matched = await door.exchange.cancel_all(door.caller, card, wait_seconds(wait))
+        orders, matched = await door.exchange.cancel_all(door.caller, card, check_wait(wait, "wait"))
         return types.Canceled(orders=[types.order_of(order) for order in orders], matched=matched)
 
     @strawberry.mutation(description="Places, cancels and replaces up to 1,000 orders; each item has its own result.")
@@ -242,9 +231,7 @@ class Mutation:
         """A batch."""
         door = door_of(info)
         caller = door.caller
-        if not 1 <= len(items) <= COMMANDS_MAX:
-            rule = f"must be a list of 1 to {COMMANDS_MAX} orders"
-            raise InvalidRequest([Violation("items", "invalid_orders", rule, len(items))])
+        check_item_count(len(items))
         door.exchange.check_room(caller)
         asked = [_asked(door, item, caller.trader_id) for item in items]
         outcomes = await door.exchange.submit(caller, asked)

@@ -11,10 +11,7 @@ from litestar.types import ASGIApp
 from api.context import context_of
 from api.gate import header
 from api.openapi import error_codes, operations
-from core.errors import Unauthenticated
-from exchange.auth import TOKEN_MISSING
 from streams import channels as names
-from streams.feed import Kind
 from streams.messages import BAD_MESSAGE, Bye
 from streams.session import INTERVAL_MS, INTERVAL_MS_MAX
 from streams.sse import EventStream
@@ -77,20 +74,8 @@ async def stream_events(
     last_id = header(headers, b"last-event-id")
     position_text = (after or "") if last_id is None else last_id.decode("latin-1")
     positions = names.parse_positions(position_text, hub.cards)
-    needs_token = any(channel.kind is Kind.ORDERS for channel in wanted)
-    has_token = header(headers, b"authorization") is not None
-    if needs_token and not has_token:
-        raise Unauthenticated("token_missing", TOKEN_MISSING)
-    caller = context.gate.admit(headers) if has_token else None
-    session = await hub.open(address=_address(request), interval_ms=interval)
-    try:
-        if caller is not None:
-            hub.admit(session, caller)
-        await session.subscribe(wanted, positions)
-        session.greet(await hub.leases.read(caller) if caller is not None else None)
-    except BaseException:
-        hub.remove(session)
-        raise
+    caller = None if header(headers, b"authorization") is None else context.gate.admit(headers)
+    session = await hub.begin(wanted, positions, address=_address(request), interval_ms=interval, caller=caller)
     return EventStream(hub, session)
 
 

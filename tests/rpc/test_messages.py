@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from api.prefer import check_wait
 from core.errors import InvalidRequest
 from core.model import PlaceOrder
 from core.rules import OrderRules
 from core.settings import Settings
-from rpc import messages
 from rpc.messages import ItemReader, draft_of
 from rpc.v1 import exchange_pb2 as pb
 
@@ -56,4 +56,4 @@ def test_an_item_without_an_action_is_refused() -> None:
 @pytest.mark.parametrize("seconds", [-1.0, 10.5, float("nan"), float("inf")])
 def test_a_wait_has_bounds(seconds: float) -> None:
     with pytest.raises(InvalidRequest, match="wait_seconds must be a number of seconds from 0 to 10"):
-        messages.wait_seconds(seconds)
+        check_wait(seconds, "wait_seconds")

@@ -1,10 +1,15 @@
 """`tcgx up --grpc`: the supervised process."""
 
+import asyncio
 from typing import Any
 
 import grpc
 import pytest
 
+from cli import up
+from cli.arguments import read
+from core.errors import StartError
+from core.settings import Settings
 from rpc.v1 import exchange_pb2 as pb
 from rpc.v1 import exchange_pb2_grpc
 from testing.exchange import tcgx_up
@@ -28,3 +33,10 @@ def test_tcgx_up_has_a_grpc_process_that_is_restarted_too() -> None:
         assert running.stop() == 0
 
     assert listed == [second.order.order_id, first.order.order_id]
+
+
+def test_without_the_packages_the_option_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "missing_packages", lambda name: ["grpc"] if name == "grpc" else [])
+
+    with pytest.raises(StartError, match=r"--grpc needs grpc: pip install 'tcgx\[grpc\]'"):
+        asyncio.run(up.run(read(["up", "--grpc", "--ephemeral"]), Settings()))

@@ -199,6 +199,22 @@ async def reads(
     return found[2:]
 
 
+def test_every_cursor_gives_the_page_behind_its_item(server: ExchangeServer) -> None:
+    """The lists that the test before has filled."""
+    for name in ("orders", "fills", "historyOrders"):
+        whole = ask(server, f"{{ {name}(first: 6) {{ edges {{ cursor }} }} }}", 11)["data"][name]["edges"]
+        cursors = [edge["cursor"] for edge in whole]
+        for place in (0, 3):
+            query = f"query ($after: String) {{ {name}(first: {5 - place}, after: $after) {{ edges {{ cursor }} }} }}"
+            found = ask(server, query, 11, after=cursors[place])["data"][name]["edges"]
+            behind = [edge["cursor"] for edge in found]
+            expected = cursors[place + 1 :]
+            if name == "fills":  # a page of fills may be short although more follow
+                expected = expected[: max(1, len(behind))]
+            assert behind == expected, name
+        assert len({*cursors}) == 6
+
+
 # -- sockets
 
 
