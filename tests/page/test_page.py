@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
 from api.routes.web import FILES, POLICY
 from testing.clients.trader import Trader
@@ -55,13 +55,14 @@ def opened(server: ExchangeServer, chromium: Browser) -> Iterator[Open]:
     elsewhere: list[str] = []
     contexts = []
 
-    def make(trader_id: int = 0, **options: Any) -> Page:
+    def make(trader_id: int = 0, prepare: Callable[[Page], None] = lambda _: None, **options: Any) -> Page:
         context = chromium.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: elsewhere.append(request.url) if not is_ours(request.url) else None)
+        prepare(page)
         live(page, server.url)
         if trader_id:
             log_in(page, trader_id, server.api_key(trader_id))
@@ -138,11 +139,14 @@ def test_a_wrong_order_is_told_at_its_field_and_sent_once(opened: Open, server: 
     order(page, "buy", "two")
     expect(page.locator("#error-price")).to_contain_text("must be a price like 5.50")
 
-    before = server.sequences()[CARD]
+    before, posts = server.sequences()[CARD], []
+    page.on("request", lambda request: posts.append(request.url) if request.method == "POST" else None)
     page.fill("#order [name=price]", "1.50")
-    page.evaluate("for (let n = 0; n < 5; n++) document.getElementById('send').click()")
+    click, typed = "document.getElementById('send').click()", "dispatchEvent(new Event('input', {bubbles: true}))"
+    page.evaluate(f"for (let n = 0; n < 5; n++) {{ {click}; document.querySelector('[name=price]').{typed}; }}")
     expect(page.locator("#open tbody tr")).to_have_count(1)
     assert server.sequences()[CARD] == before + 1
+    assert len(posts) == 1
 
 
 def test_a_price_far_through_the_book_asks_once_more(opened: Open, server: ExchangeServer) -> None:
@@ -175,16 +179,23 @@ def test_a_lost_server_is_told_and_nothing_can_be_sent_until_it_is_back(
     page = opened(1)
     order(page, "buy", "1.40")
     expect(page.locator("#open tbody tr")).to_have_count(1)
+    order(page, "buy", "1.30")
+    page.get_by_role("button", name="Change buy of pikachu at 1.30").click()
 
     assert apart.submit(server.stop_service, "api").result() == 0
     expect(page.locator("html")).to_have_attribute("data-live", "reconnecting")
     assert page.is_disabled("#send")
-    assert page.get_by_role("button", name="Cancel buy").is_disabled()
+    assert page.is_disabled("#cancel-all")
+    page.fill("input[aria-label='new price']", "1.31")
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_have_text("Prices are not live: nothing was sent.")
+    expect(page.get_by_role("button", name="Cancel buy of pikachu at 1.40")).to_be_disabled()
     apart.submit(server.start_service, "api").result()
     Trader(server.client(2)).submit(CARD, "sell", "1.40")
 
     expect(page.locator("html")).to_have_attribute("data-live", "live", timeout=40_000)
-    expect(page.locator("#pane-open .empty")).to_be_visible()
+    expect(page.locator("#open tbody tr")).to_have_count(1)
+    expect(page.locator("#open tbody tr")).to_contain_text("1.30")
     expect(page.locator("#tape tbody tr").first).to_contain_text("1.40")
 
 
@@ -246,6 +257,37 @@ def test_the_ladder_is_the_book_after_a_burst(opened: Open, server: ExchangeServ
         ".map((row) => [row.cells[1].textContent, Number(row.cells[0].querySelector('b').textContent)])"
     )
     until(lambda: page.evaluate(script)[:15] == book, "the ladder is another one")
+
+
+def test_a_book_that_misses_an_update_is_read_again(opened: Open, server: ExchangeServer) -> None:
+    """One update of the stream is lost on its way."""
+    lost: list[str] = []
+
+    def lossy(page: Page) -> None:
+        def carry(client: WebSocketRoute) -> None:
+            upstream = client.connect_to_server()
+
+            def pass_on(message: str | bytes) -> None:
+                if not lost and '"type":"update"' in str(message):
+                    lost.append(str(message))
+                else:
+                    client.send(message)
+
+            upstream.on_message(pass_on)
+
+        page.route_web_socket(re.compile("/stream/ws"), carry)
+
+    page = opened(prepare=lossy)
+    trader = Trader(server.client(1))
+    for price in ("1.60", "1.61", "1.62"):
+        trader.submit(CARD, "buy", price)
+        until(lambda price=price: server.http.get(f"/cards/{CARD}/book").json()["bids"][:1] == [[price, 1]])  # type: ignore[misc]
+        page.wait_for_timeout(300)  # longer than the interval of the stream, so that each is a message
+
+    expect(page.locator("#stat-bid")).to_have_text("1.62")
+    page.keyboard.press("c")
+    expect(page.locator("#ladder .bid b:not(:empty)")).to_have_count(3)
+    assert len(lost) == 1
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

@@ -59,7 +59,7 @@ export class Ticket {
     const button = by("send");
     button.className = `primary ${side}`;
     button.textContent = this.isLive() ? (side === "buy" ? "Buy" : "Sell") : "Prices are not live";
-    button.disabled = !this.isLive();
+    button.disabled = !this.isLive() || Boolean(this.isSending);
     const isWhole = Number.isInteger(quantity) && quantity > 0 && price > 0;
     const total = isWhole ? money(price * quantity) : "";
     const card = this.card() ?? "";
@@ -92,14 +92,14 @@ export class Ticket {
     if (!(values.price > 0)) wrong.push({ field: "price", rule: "must be a price like 5.50" });
     if (!(Number.isInteger(values.quantity) && values.quantity > 0)) wrong.push({ field: "quantity", rule: "must be a whole number from 1" });
     this.errors(wrong);
-    if (wrong.length || !this.isLive() || this.isSending) return;
+    if (wrong.length || !this.isLive()) return;
     if (this.isFar(values) && !this.confirmed) {
       this.confirmed = true;
       by("send").textContent = "More than 5 % through the book: send?";
       return;
     }
-    this.isSending = true;
-    by("send").disabled = true;
+    this.isSending = true; // a disabled button keeps Enter from sending, too
+    this.words();
     try {
       const body = { card: this.card(), client_order_id: this.name, ...values, price: money(values.price) };
       const order = await call("POST", "/orders", body, { prefer: "wait=1" });

@@ -24,6 +24,7 @@ from core.settings import Settings
 from exchange import tokens
 from testing.clients.trader import Trader
 from testing.exchange import ExchangeServer, exchange_server
+from testing.waiting import until
 
 pytestmark = pytest.mark.server
 
@@ -197,6 +198,23 @@ async def reads(
             assert result.errors is None
             found.append(({"data": result.data}, statements - before[0], commands - before[1]))
     return found[2:]
+
+
+def test_fills_that_are_not_archived_yet_are_there_too(server: ExchangeServer) -> None:
+    trader, other = Trader(server.client(15)), Trader(server.client(16))
+    assert server.stop_service("archiver") == 0
+    try:
+        other.submit("charmander", "sell", "2.00", 5)
+        for quantity in (1, 3):
+            trader.submit("charmander", "buy", "2.00", quantity)
+        until(lambda: trader.get("/orders")["orders"][0]["status"] == "filled", "the orders are not matched")
+
+        found = ask(server, ORDERS, 15, first=50)["data"]["orders"]["nodes"]
+    finally:
+        server.start_service("archiver")
+
+    fills = [[fill["quantity"] for fill in node["fills"]] for node in found]
+    assert fills == [[3], [1]]
 
 
 def test_every_cursor_gives_the_page_behind_its_item(server: ExchangeServer) -> None:
