@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 from litestar import Request, Response, WebSocket, get
 from litestar.connection import ASGIConnection
-from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 from strawberry.litestar import make_graphql_controller
 from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_PROTOCOL
@@ -15,6 +13,7 @@ from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_
 from api.context import context_of
 from api.graphql.door import GraphqlDoor
 from api.graphql.schema import make_schema
+from api.pages import PageFiles
 from core.settings import Settings
 
 PATH = "/graphql"
@@ -22,13 +21,7 @@ INIT_SECONDS = 10
 SUBSCRIPTIONS_MAX = 20
 """Operations of one socket at the same time."""
 
-PAGE = files("api.graphql") / "explorer"
-PAGE_TYPES = {"explorer.html": "text/html", "explorer.js": "text/javascript", "explorer.css": "text/css"}
-PAGE_HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "cache-control": "no-cache",
-}
+FILES = PageFiles("api.graphql", "explorer")
 
 
 async def context_getter(
@@ -71,19 +64,13 @@ def routes(settings: Settings) -> Sequence[Any]:
     return [Controller, *([explorer, explorer_file] if settings.graphql == "explore" else [])]
 
 
-@get(f"{PATH}/explorer", include_in_schema=False, media_type="text/html", sync_to_thread=False)
-def explorer() -> Response[bytes]:
+@get(f"{PATH}/explorer", include_in_schema=False, sync_to_thread=False)
+def explorer(request: Request[Any, Any, Any]) -> Response[bytes]:
     """The page."""
-    return _file("explorer.html")
+    return FILES.answer(request, "explorer.html")
 
 
 @get(f"{PATH}/explorer/{{name:str}}", include_in_schema=False, sync_to_thread=False)
-def explorer_file(name: FromPath[str]) -> Response[bytes]:
+def explorer_file(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
     """A file of the page."""
-    return _file(name)
-
-
-def _file(name: str) -> Response[bytes]:
-    if name not in PAGE_TYPES:
-        raise NotFoundException
-    return Response((PAGE / name).read_bytes(), media_type=f"{PAGE_TYPES[name]}; charset=utf-8", headers=PAGE_HEADERS)
+    return FILES.answer(request, name)

@@ -5,7 +5,6 @@ The page itself says nothing: it asks for a token, and gets all data with it fro
 
 import asyncio
 import time
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from litestar import Request, Response, get
 from litestar.params import FromQuery, Parameter
 
 from api.context import caller_of
+from api.pages import PageFiles
 from core.settings import Settings
 from exchange.administration import require_admin
 from observe import charts, log_view, panels
@@ -20,12 +20,7 @@ from observe.prometheus import PrometheusReader
 
 AnyRequest = Request[Any, Any, Any]
 
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'none'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
-)
-HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer", "cache-control": "no-store"}
-PAGE = {"operate.html": "text/html", "operate.css": "text/css", "operate.js": "text/javascript"}
+FILES = PageFiles("observe", "page")
 MINUTES_MAX = 7 * 24 * 60
 TEXT_CHARACTERS_MAX = 200
 AT_ONCE = asyncio.Semaphore(2)
@@ -37,27 +32,22 @@ def routes(settings: Settings) -> list[Any]:
     return [page, style, script, show_panels, show_logs] if settings.prometheus_url or settings.log_dir else []
 
 
-def _file(name: str) -> Response[bytes]:
-    content = (files("observe") / "page" / name).read_bytes()
-    return Response(content, media_type=PAGE[name], headers=HEADERS)
-
-
 @get("/operate", include_in_schema=False, sync_to_thread=False)
-def page() -> Response[bytes]:
+def page(request: AnyRequest) -> Response[bytes]:
     """The page."""
-    return _file("operate.html")
+    return FILES.answer(request, "operate.html")
 
 
 @get("/operate/operate.css", include_in_schema=False, sync_to_thread=False)
-def style() -> Response[bytes]:
+def style(request: AnyRequest) -> Response[bytes]:
     """Its style."""
-    return _file("operate.css")
+    return FILES.answer(request, "operate.css")
 
 
 @get("/operate/operate.js", include_in_schema=False, sync_to_thread=False)
-def script() -> Response[bytes]:
+def script(request: AnyRequest) -> Response[bytes]:
     """Its script."""
-    return _file("operate.js")
+    return FILES.answer(request, "operate.js")
 
 
 def _settings_for_admin(request: AnyRequest) -> Settings:

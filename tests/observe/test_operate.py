@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import httpx
 import pytest
 
-from api.routes.operate import PAGE, POLICY
+from api.pages import POLICY, TYPES
+from api.routes.operate import FILES
 from core.errors import Unavailable
 from observe.panels import panels
 from observe.prometheus import PrometheusReader
@@ -78,11 +79,13 @@ def test_a_wrong_parameter_is_named(observed: ObservedExchange, path: str) -> No
 
 
 def test_the_page_is_whole_and_asks_this_exchange_alone(observed: ObservedExchange) -> None:
-    paths = {"operate.html": "/operate"} | {name: f"/operate/{name}" for name in PAGE if name != "operate.html"}
+    paths = {"operate.html": "/operate"} | {
+        name: f"/operate/{name}" for name in FILES.contents if name != "operate.html"
+    }
     for name, path in paths.items():
         answer = httpx.get(f"{observed.url}{path}", trust_env=False)
         assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith(PAGE[name])
+        assert answer.headers["content-type"].startswith(TYPES[name.rpartition(".")[2]])
         assert answer.headers["content-security-policy"] == POLICY
         assert not re.search(r"https?://|\bon\w+=|style=|innerHTML|eval\(", answer.text), name
     assert "'unsafe" not in POLICY

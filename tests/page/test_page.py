@@ -10,7 +10,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
-from api.routes.web import FILES, POLICY
+from api.pages import POLICY
+from api.routes.web import FILES
 from testing.clients.trader import Trader
 from testing.exchange import ExchangeServer, exchange_server
 from testing.pages import MISSING, PROGRAM, browser, live, log_in
@@ -93,7 +94,7 @@ def rows(page: Page, table: str) -> list[str]:
 
 def test_files_have_tags_types_and_a_policy_and_are_light(server: ExchangeServer) -> None:
     weight = 0
-    for name in FILES:
+    for name in FILES.contents:
         answer = httpx.get(f"{server.url}/{'' if name == 'index.html' else f'web/{name}'}")
         assert answer.headers["content-security-policy"] == POLICY
         assert not re.search(r"https?://(?!www\.w3\.org)|innerHTML|\bon[a-z]+=|style=", answer.text), name
