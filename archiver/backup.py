@@ -309,10 +309,11 @@ async def restore(
 
 
 async def _delete_keys(redis: Redis, cards: Sequence[str]) -> None:
-    names = [name async for name in card_copy.names(redis, cards)]
-    for start in range(0, len(names), card_copy.RESTORE_KEYS):
-        with redis_errors():
-            await redis.unlink(*names[start : start + card_copy.RESTORE_KEYS])
+    for card in cards:  # the keys of two cards may be at two servers
+        names = [name async for name in card_copy.names(redis, card)]
+        for start in range(0, len(names), card_copy.RESTORE_KEYS):
+            with redis_errors():
+                await redis.unlink(*names[start : start + card_copy.RESTORE_KEYS])
 
 
 async def _fill_tables(database: asyncpg.Connection, file: BackupReader, on_bytes: OnBytes) -> None:

@@ -13,7 +13,7 @@ from core.suggestions import did_you_mean
 
 CHECKS = ("redis", "functions", "engine", "database", "archiver", "history", "backlog")
 SERVICES = ("api", "engine", "archiver", "grpc", "demo")
-SETUPS = ("single", "sentinel", "sentinel-acks")
+SETUPS = ("single", "sentinel", "sentinel-acks", "cluster")
 """The set-ups of `tcgx chaos`, as in testing/chaos/setups.py."""
 
 STANDALONE = ("up", "bench", "chaos", *SERVICES)

@@ -243,10 +243,9 @@ def _pages(copies: Sequence[KeyCopy]) -> Iterator[list[KeyCopy]]:
         yield page
 
 
-async def names(redis: Redis, cards: Sequence[str]) -> AsyncIterator[str]:
-    """The names of all keys of these cards."""
+async def names(redis: Redis, card: str) -> AsyncIterator[str]:
+    """The names of all keys of a card."""
     client: Any = redis
-    for card in cards:
-        with redis_errors():
-            async for name in client.scan_iter(match=f"{keys.tag(card)}:*", count=SCAN_COUNT):
-                yield name.decode()
+    with redis_errors():
+        async for name in client.scan_iter(match=f"{keys.tag(card)}:*", count=SCAN_COUNT):
+            yield name.decode()

@@ -1,5 +1,6 @@
 """A Redis Cluster: primaries that share the slots, with replicas if asked for, on free ports in a temporary folder."""
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ import redis.exceptions
 from redis.crc import key_slot
 
 from engine import keys
+from testing.certificates import Certificate
 from testing.exchange import ExchangeServer, exchange_server
 from testing.replication import PASSWORD, RedisProcess
 from testing.servers import KEEP_ALL, folder, free_port
@@ -31,9 +33,9 @@ def slot_of(card: str) -> int:
 class ClusterNode(RedisProcess):
     """A server of a cluster."""
 
-    def __init__(self, where: Path, *lines: str) -> None:
+    def __init__(self, where: Path, *lines: str, tls: Certificate | None = None) -> None:
         self.bus_port = free_port()  # the usual one, 10,000 above the other, may be no port
-        super().__init__(where, free_port(), *lines, f"cluster-port {self.bus_port}")
+        super().__init__(where, free_port(), *lines, f"cluster-port {self.bus_port}", tls=tls)
 
     def call(self, *command: str | int | bytes) -> Any:
         """The reply to a command."""
@@ -58,26 +60,40 @@ class RedisCluster:
     Every server writes each command to disk before its answer.
     """
 
-    def __init__(self, where: Path, *, size: int = 3, replicas: int = 0, lines: Sequence[str] = ()) -> None:
-        """`size`: how many primaries. `replicas`: of each of them. `lines`: further configuration of the servers."""
+    def __init__(
+        self,
+        where: Path,
+        *,
+        size: int = 3,
+        replicas: int = 0,
+        lines: Sequence[str] = (),
+        tls: Certificate | None = None,
+    ) -> None:
+        """`size`: how many primaries. `replicas`: of each of them. `lines`: further configuration of the servers.
+
+        `tls`: the certificate of all of them. They take no connections without TLS then, not even of each other.
+        """
         shared = (
             *("bind 127.0.0.1", "appendonly yes", "appendfsync always", 'save ""', "maxmemory-policy noeviction"),
             *(f"requirepass {PASSWORD}", f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0", "repl-timeout 5"),
             *("repl-ping-replica-period 1", "cluster-enabled yes", f"cluster-node-timeout {NODE_TIMEOUT_MS}"),
             *("cluster-replica-validity-factor 0", "cluster-require-full-coverage no", *lines),
+            *(["tls-cluster yes"] if tls else []),
         )
+        self._tls = tls
         self._where, self._shared, self._numbers = where, shared, count(1)
         self._size, self._replicas = size, replicas
         self.servers = [self._made() for _ in range(size * (1 + replicas))]
 
     def _made(self) -> ClusterNode:
-        return ClusterNode(self._where / f"node-{next(self._numbers)}", *self._shared)
+        return ClusterNode(self._where / f"node-{next(self._numbers)}", *self._shared, tls=self._tls)
 
     @property
     def url(self) -> str:
         """The address of the cluster."""
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
-        return f"redis+cluster://:{PASSWORD}@{hosts}"
+        options = f"/0?ssl_ca_certs={self._tls.cert}" if self._tls else ""
+        return f"redis{'s' if self._tls else ''}+cluster://:{PASSWORD}@{hosts}{options}"
 
     def start(self) -> None:
         """Starts all of them. They agree on the slots, and replicas are in step, when this returns."""
@@ -165,6 +181,16 @@ class RedisCluster:
         """The running primaries."""
         return [server for server in self.servers if server.is_running and server.role() == "master"]
 
+    def replicas_of(self, primary: ClusterNode) -> list[ClusterNode]:
+        """The running replicas of a primary."""
+        ports = {int(about["port"]) for about in _replicas(primary)[1]}
+        return [server for server in self.servers if server.is_running and server.port in ports]
+
+    def has_confirmed(self, primary: ClusterNode) -> bool:
+        """Whether the replicas of a primary have all that it has now."""
+        end, replicas = _replicas(primary)
+        return len(replicas) >= self._replicas and all(int(about["offset"]) >= end for about in replicas)
+
     def move_slot(self, slot: int, target: ClusterNode, *, pause_seconds: float = 0.0) -> None:
         """Moves a slot as redis-cli does: some keys at a time, then the slot. `pause_seconds`: after some keys."""
         source = self.primary_of(slot)
@@ -223,6 +249,14 @@ def redis_cluster(**options: Any) -> Iterator[RedisCluster]:
             yield made
         finally:
             made.stop()
+
+
+def _replicas(primary: ClusterNode) -> tuple[int, list[dict[str, Any]]]:
+    """The end of what a primary has, and what it says about its replicas."""
+    with primary.client() as client:
+        known: Any = client.info("replication")
+    replicas = [about for name, about in known.items() if re.fullmatch(r"slave\d+", name)]
+    return int(known["master_repl_offset"]), replicas
 
 
 def _text(value: Any) -> str:

@@ -18,7 +18,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
 import msgspec
@@ -178,8 +178,13 @@ def client_of(url: str) -> Redis:
         address = urls.cluster_address(url)
         node: Any = ClusterNode  # redis-py does not type it
         seeds = [node(*seed) for seed in address.seeds]
-        password = unquote(urlsplit(address.url_of(*address.seeds[0])).password or "")
-        cluster: Any = RedisCluster(startup_nodes=seeds, password=password, socket_timeout=CLIENT_SECONDS)
+        part = urlsplit(address.url_of(*address.seeds[0]))
+        login = {
+            "password": unquote(part.password or ""),
+            "ssl": part.scheme == "rediss",
+            **dict(parse_qsl(part.query)),
+        }
+        cluster: Any = RedisCluster(startup_nodes=seeds, socket_timeout=CLIENT_SECONDS, **login)
         client: Redis = cluster
         return client
     return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=CLIENT_SECONDS)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from core.errors import StartError
 from engine.connection import NO_SPACE
+from testing.chaos.cluster import OnCluster
 from testing.chaos.exchange import CLIENTS, Exchange
 from testing.chaos.links import Cut
 from testing.chaos.plan import ALL_KINDS, CLOCKS, PARTS, READERS, SERVERS, SERVICES, Fault
 from testing.chaos.sentinel import OnSentinels
+from testing.chaos.several import OnSeveralServers
 from testing.chaos.supervised import Supervised
 from testing.faults import FULL_BYTES
 from testing.waiting import NotInTime
@@ -341,15 +343,48 @@ def _cut_off_and_killed(exchange: Exchange, _: Fault) -> Iterator[None]:
     exchange.start_again("redis")
 
 
-def _one_down(*, sentinel: bool) -> Action:
-    """SIGKILL to a replica or a sentinel, and a start."""
+@contextmanager
+def _sentinel_down(exchange: Exchange, fault: Fault) -> Iterator[None]:
+    with on_sentinels(exchange).sentinel_down(fault.value):
+        yield
 
-    @contextmanager
-    def act(exchange: Exchange, fault: Fault) -> Iterator[None]:
-        with on_sentinels(exchange).one_down(sentinel=sentinel, value=fault.value):
-            yield
 
-    return act
+@contextmanager
+def _replica_down(exchange: Exchange, fault: Fault) -> Iterator[None]:
+    assert isinstance(exchange, OnSeveralServers), "the set-up has no replicas"
+    with exchange.replica_down(fault.value):
+        yield
+
+
+def on_cluster(exchange: Exchange) -> OnCluster:
+    """The exchange of a round whose set-up is a cluster."""
+    assert isinstance(exchange, OnCluster), "the set-up is no cluster"
+    return exchange
+
+
+@contextmanager
+def _killed_until_promotion(exchange: Exchange, _: Fault) -> Iterator[None]:
+    """SIGKILL to a primary, and a start once another server has its slots."""
+    exchange.held.add("redis")
+    exchange.kill("redis")
+    yield
+    try:
+        on_cluster(exchange).wait_for_promotion()
+    except NotInTime:
+        exchange.notes.append("no replica was promoted")
+    exchange.start_again("redis")
+
+
+@contextmanager
+def _slot_moved(exchange: Exchange, _: Fault) -> Iterator[None]:
+    with on_cluster(exchange).slot_moves():
+        yield
+
+
+@contextmanager
+def _slot_moved_at_once(exchange: Exchange, _: Fault) -> Iterator[None]:
+    on_cluster(exchange).move_at_once()
+    yield
 
 
 ACTIONS: Mapping[str, Action] = {
@@ -390,7 +425,10 @@ ACTIONS: Mapping[str, Action] = {
     "kill tcgx up with all of its processes": _up_killed(everything=True),
     "cut replicas off and kill redis": _cut_off_and_killed,
     "cut replicas off": _cut_off,
-    "kill a replica": _one_down(sentinel=False),
-    "kill a sentinel": _one_down(sentinel=True),
+    "kill a replica": _replica_down,
+    "kill a sentinel": _sentinel_down,
+    "kill redis until a replica is promoted": _killed_until_promotion,
+    "move a slot key by key": _slot_moved,
+    "move a slot at once": _slot_moved_at_once,
 }
 assert {kind.name for kind in ALL_KINDS} == {*ACTIONS}, "a kind of fault has no action"

@@ -100,18 +100,36 @@ FOR_ONE_REDIS = (
 )
 """Kinds that a set-up with several servers of Redis does not have. Its services have no links to Redis."""
 
+OF_SEVERAL_SERVERS: Sequence[Kind] = [
+    kind for kind in KINDS if not kind.needs and not kind.supervised and kind.name not in FOR_ONE_REDIS
+]
+KILLED_REPLICA = _kind("kill a replica", "redis", (0.5, 3.0))
+
 OF_SENTINELS: Sequence[Kind] = (
-    *(kind for kind in KINDS if not kind.needs and not kind.supervised and kind.name not in FOR_ONE_REDIS),
+    *OF_SEVERAL_SERVERS,
     _kind("cut replicas off and kill redis", "redis", (0.5, 2.0)),
     _kind("cut replicas off", "redis", (0.5, 3.0)),
-    _kind("kill a replica", "redis", (0.5, 3.0)),
+    KILLED_REPLICA,
     _kind("kill a sentinel", "sentinel", (0.5, 3.0)),
 )
 
-KINDS_OF: Mapping[str, Sequence[Kind]] = {"single": KINDS, "sentinel": OF_SENTINELS, "sentinel-acks": OF_SENTINELS}
+OF_CLUSTERS: Sequence[Kind] = (
+    *OF_SEVERAL_SERVERS,
+    _kind("kill redis until a replica is promoted", "redis", (0.5, 2.0)),
+    KILLED_REPLICA,
+    _kind("move a slot key by key", "redis", (0.2, 1.5)),
+    _kind("move a slot at once", "redis", (0.2, 0.5)),
+)
+
+KINDS_OF: Mapping[str, Sequence[Kind]] = {
+    "single": KINDS,
+    "sentinel": OF_SENTINELS,
+    "sentinel-acks": OF_SENTINELS,
+    "cluster": OF_CLUSTERS,
+}
 """The kinds of each set-up (testing/chaos/setups.py)."""
 
-ALL_KINDS = (*KINDS, *(kind for kind in OF_SENTINELS if kind not in KINDS))
+ALL_KINDS = (*dict.fromkeys(kind for kinds in KINDS_OF.values() for kind in kinds),)
 
 
 class Fault(msgspec.Struct, frozen=True):

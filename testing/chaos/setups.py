@@ -7,6 +7,7 @@ A further set-up has a row here, its kinds of faults in `KINDS_OF` (testing/chao
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from testing.chaos.cluster import OnCluster
 from testing.chaos.exchange import Exchange
 from testing.chaos.plan import KINDS_OF, Plan
 from testing.chaos.sentinel import OnSentinels, OnSentinelsWithAcks
@@ -24,6 +25,7 @@ SETUPS: Mapping[str, SetUp] = {
     "single": SetUp(Exchange, keeps=True),
     "sentinel": SetUp(OnSentinels, keeps=False),
     "sentinel-acks": SetUp(OnSentinelsWithAcks, keeps=True),
+    "cluster": SetUp(OnCluster, keeps=True),
 }
 assert {*SETUPS} == {*KINDS_OF}, "a set-up has no kinds of faults"
 

@@ -529,7 +529,7 @@ def test_a_seed_gives_the_same_plan_and_consecutive_seeds_all_kinds() -> None:
     assert {len(one.faults) for one in plans} == {*range(1, FAULTS_MAX + 1)}
 
 
-@pytest.mark.parametrize("setup", ["sentinel", "sentinel-acks"])
+@pytest.mark.parametrize("setup", ["sentinel", "sentinel-acks", "cluster"])
 def test_seeds_of_a_set_up_go_through_all_of_its_kinds(setup: str) -> None:
     kinds = {kind.name for kind in KINDS_OF[setup]}
 
