@@ -127,15 +127,30 @@ class Sentinels:
             socket_connect_timeout=SENTINEL_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
-        async with client:
-            try:
-                answer: Any = await client.sentinel_master(self._name)
-            except redis.exceptions.ResponseError as error:
-                if "No such master" not in str(error):
-                    raise
-                return None
-            known: Mapping[str, Any] = answer
-            return known
+        try:
+            answer: Any = await client.sentinel_master(self._name)
+        except redis.exceptions.ResponseError as error:
+            if "No such master" not in str(error):
+                raise
+            return None
+        finally:
+            await _close_at_once(client)
+        known: Mapping[str, Any] = answer
+        return known
+
+
+async def _close_at_once(client: Redis) -> None:
+    """Closes the connections of a client without a pause.
+
+    redis-py closes them in tasks of their own. A caller that is canceled meanwhile would leave them open.
+    """
+    for connection in _connections(client):
+        await connection.disconnect(nowait=True)
+
+
+def _connections(client: Redis) -> list[Any]:
+    pool: Any = client.connection_pool  # redis-py has no public access to open connections
+    return [*pool._available_connections, *pool._in_use_connections]
 
 
 def _epoch(answer: Mapping[str, Any]) -> int:
@@ -334,8 +349,8 @@ class PrimaryWatch:
     async def _end_connections(self, why: str, *, besides: tuple[str, int] | None = None) -> None:
         ended = 0
         for each in self._clients:
-            pool: Any = each.connection_pool  # redis-py has no public access to open connections
-            for connection in [*pool._available_connections, *pool._in_use_connections]:
+            pool: Any = each.connection_pool
+            for connection in _connections(each):
                 if not connection.is_connected or (besides is not None and _place(connection) == besides):
                     continue
                 ended += 1

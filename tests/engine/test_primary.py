@@ -1,6 +1,8 @@
 """Connections after a change of the primary: by sentinels, and behind an address that moves."""
 
 import asyncio
+import gc
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ pytestmark = pytest.mark.server
 
 DEBIANS_REDIS = "/usr/bin/redis-server"
 SECONDS = 10.0
+ASKED = 400
 ORDER = PlaceOrder(trader_id=1, card="pikachu", side=Side.BUY, price_cents=500)
 
 
@@ -238,6 +241,26 @@ def test_a_start_waits_while_sentinels_elect(group: RedisGroup) -> None:
 
     assert reasons
     assert all(reasons)
+
+
+def test_asking_sentinels_leaves_no_connection_open(group: RedisGroup) -> None:
+    """Those that answer after the majority are canceled, at any moment of their work."""
+
+    async def ask() -> None:
+        sentinels = primary.Sentinels(urls.sentinel_address(group.url))
+        for turns in range(ASKED):
+            asking = asyncio.ensure_future(sentinels.primary())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        asyncio.run(ask())
+        gc.collect()
+
+    assert [str(one.message) for one in told] == []
 
 
 def test_a_start_does_not_wait_for_ever_for_a_primary(group: RedisGroup, monkeypatch: pytest.MonkeyPatch) -> None:
