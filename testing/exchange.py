@@ -30,7 +30,7 @@ from testing.clients.trader import Trader, http_client
 from testing.contract import Contract
 from testing.oracle.judge import matched_of, settle
 from testing.processes import PROGRAM, children, descendants, ended, environment, member_name, module, tcgx
-from testing.servers import Servers, client_of, fetch, free_port
+from testing.servers import Servers, client_of, fetch, free_port, sequences_of
 from testing.services import Service
 from testing.waiting import until
 
@@ -227,9 +227,7 @@ class ExchangeServer:
 
     def sequences(self) -> dict[str, int]:
         """How many commands each log has had."""
-        names = self.settings.cards
-        found: Any = self.redis.mget([keys.key(card, "sequence") for card in names])
-        return {card: int(value or 0) for card, value in zip(names, found, strict=True)}
+        return sequences_of(self.redis, self.settings.cards)
 
     def entries(self, card: str) -> int:
         """How many entries a card's log has."""

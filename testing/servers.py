@@ -35,7 +35,7 @@ from cli.embedded_postgres import PostgresServer
 from cli.embedded_redis import RedisServer
 from core import urls
 from core.settings import Settings
-from engine import connection, library
+from engine import connection, keys, library
 from engine.primary import NotPrimary
 from testing.faults import crash
 from testing.services import Service
@@ -179,15 +179,23 @@ def client_of(url: str) -> Redis:
         node: Any = ClusterNode  # redis-py does not type it
         seeds = [node(*seed) for seed in address.seeds]
         part = urlsplit(address.url_of(*address.seeds[0]))
-        login = {
-            "password": unquote(part.password or ""),
-            "ssl": part.scheme == "rediss",
+        of_cluster: Any = RedisCluster  # redis-py types no options of a dictionary
+        cluster: Any = of_cluster(
+            startup_nodes=seeds,
+            password=unquote(part.password or ""),
+            ssl=part.scheme == "rediss",
+            socket_timeout=CLIENT_SECONDS,
             **dict(parse_qsl(part.query)),
-        }
-        cluster: Any = RedisCluster(startup_nodes=seeds, socket_timeout=CLIENT_SECONDS, **login)
+        )
         client: Redis = cluster
         return client
     return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=CLIENT_SECONDS)
+
+
+def sequences_of(client: Redis, cards: Sequence[str]) -> dict[str, int]:
+    """How many commands each log has had. Each key is asked for by itself: two cards may be at two servers."""
+    untyped: Any = client
+    return {card: int(untyped.get(keys.key(card, "sequence")) or 0) for card in cards}
 
 
 @contextmanager

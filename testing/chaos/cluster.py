@@ -8,10 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from redis import RedisError
-
 from core.settings import Settings
-from engine import keys
 from testing.chaos.plan import Plan
 from testing.chaos.several import OnSeveralServers
 from testing.cluster_servers import ClusterNode, ClusterServer, RedisCluster, slot_of
@@ -104,11 +101,3 @@ class OnCluster(OnSeveralServers):
         self.wait_until(
             lambda: self.cluster.has_confirmed(target), "replicas do not confirm a move", seconds=STEP_SECONDS
         )
-
-    def sequences(self) -> dict[str, int] | None:
-        """The last sequence of each card; None while a server does not answer."""
-        try:
-            found = [(card, self.redis.get(keys.key(card, "sequence"))) for card in self.settings.cards]
-        except (RedisError, OSError):
-            return None
-        return {card: int(value or 0) for card, value in found}

@@ -21,13 +21,12 @@ from redis import Redis, RedisError
 from cli.embedded import EmbeddedServer
 from core.errors import StartError
 from core.settings import Settings
-from engine import keys
 from testing.chaos.links import Link, Links
 from testing.chaos.machine import Clock, SmallDisk, Unsynced, inherited
 from testing.chaos.plan import READERS, SERVICES, Plan
 from testing.faults import all_of, crash
 from testing.oracle.judge import matched_of
-from testing.servers import KEEP_ALL, Servers, client_of, fetch
+from testing.servers import KEEP_ALL, Servers, client_of, fetch, sequences_of
 from testing.services import Service
 from testing.waiting import NotInTime
 
@@ -329,10 +328,9 @@ class Exchange:
     def sequences(self) -> dict[str, int] | None:
         """The last sequence of each card; None while Redis does not answer."""
         try:
-            found: Any = self.redis.mget([keys.key(card, "sequence") for card in self.settings.cards])
+            return sequences_of(self.redis, self.settings.cards)
         except UNANSWERED:
             return None
-        return {card: int(value or 0) for card, value in zip(self.settings.cards, found, strict=True)}
 
     def archived(self) -> dict[str, int]:
         """The last archived command of each card."""
