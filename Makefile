@@ -61,8 +61,9 @@ format: .venv/ready ## puts the code into its format
 	@"$(BIN)/ruff" format .
 	@"$(BIN)/ruff" check --fix .
 
-grpc: .venv/ready ## generates rpc/v1 from the contract
+grpc: .venv/ready ## generates rpc/v1 and the messages of the client from the contract
 	@"$(BIN)/python" -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. rpc/v1/exchange.proto
+	@cp rpc/v1/exchange_pb2.py rpc/v1/exchange_pb2.pyi client/tcgx_client/contract/
 
 graphql: .venv/ready ## writes the schema of GraphQL
 	@"$(BIN)/python" -m api.graphql > api/graphql/schema.graphql

@@ -12,7 +12,7 @@ import httpx2
 from tcgx_client import calls
 from tcgx_client.book import BookView
 from tcgx_client.calls import Interval
-from tcgx_client.configuration import options_of
+from tcgx_client.configuration import Named, async_transport, options_of
 from tcgx_client.drivers import AsyncDriver
 from tcgx_client.events import Event
 from tcgx_client.live import LiveBookCore, first
@@ -217,9 +217,14 @@ class AsyncTcgx:
         max_retries: int = 3,
         deadline: float | None = None,
         verify: ssl.SSLContext | bool = True,
-        transport: httpx2.AsyncBaseTransport | None = None,
+        transport: httpx2.AsyncBaseTransport | Named = "http",
+        grpc_target: str | None = None,
     ) -> None:
-        """`timeout` is for each try; `deadline` for a call with all of its tries. See `options_of` for defaults."""
+        """`timeout` is for each try; `deadline` for a call with all of its tries. See `options_of` for defaults.
+
+        With `transport="grpc"` what the contract of gRPC has goes to `grpc_target` (by default port 50051 of the host
+        of `base_url`), and the rest to `base_url`. It needs `tcgx-client[grpc]`.
+        """
         options = options_of(
             base_url,
             trader_id=trader_id,
@@ -230,7 +235,8 @@ class AsyncTcgx:
             deadline=deadline,
         )
         self._session = Session(options)
-        self._driver = AsyncDriver(self._session.origin, verify=verify, transport=transport, owner=self)
+        chosen = async_transport(transport, grpc_target, self._session, verify)
+        self._driver = AsyncDriver(self._session.origin, verify=verify, transport=chosen, owner=self)
 
     # -- markets
 

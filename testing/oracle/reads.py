@@ -63,8 +63,8 @@ def shown_alone(order: Order, book: ReferenceBook) -> dict[str, Any]:
     fills = shown_fills(book.trades, order=order)
     dollars = sum(Decimal(fill["price"]) * fill["quantity"] for fill in fills)
     average = None
-    if fills:
-        exact = (dollars / order.filled_quantity).quantize(Decimal("0.0001"), ROUND_HALF_UP)
+    if fills:  # what a replaced order had filled before is no fill of this one
+        exact = (dollars / sum(fill["quantity"] for fill in fills)).quantize(Decimal("0.0001"), ROUND_HALF_UP)
         whole, _, decimals = str(exact).partition(".")
         average = f"{whole}.{decimals[:2]}{decimals[2:].rstrip('0')}"
     return shown(order) | {"average_price": average, "trades": fills}

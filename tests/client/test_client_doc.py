@@ -2,14 +2,23 @@
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tcgx_client
 
-from testing.exchange import ExchangeServer
+from testing.exchange import ExchangeServer, exchange_server
+from testing.servers import free_port
 
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[ExchangeServer]:
+    """An exchange with both doors."""
+    with exchange_server("engine", "archiver", "api", "grpc", grpc_port=free_port()) as started:
+        yield started
 
 
 @pytest.mark.server
@@ -19,6 +28,7 @@ def test_the_code_of_the_page_runs(
     monkeypatch.setenv("TCGX_URL", exchange.url)
     monkeypatch.setenv("TCGX_TRADER_ID", str(trader_id))
     monkeypatch.setenv("TCGX_API_KEY", exchange.api_key(trader_id))
+    monkeypatch.setenv("TCGX_GRPC_TARGET", f"127.0.0.1:{exchange.settings.grpc_port}")
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     names: dict[str, object] = {"__name__": "page"}
 

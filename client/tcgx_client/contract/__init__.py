@@ -1,0 +1,1 @@
+"""Messages of the contract of gRPC, made by `make grpc`."""
