@@ -10,48 +10,61 @@ import uvloop
 
 HEAD_SECONDS = 30.0
 STARTS_AT_ONCE = 50
+ENDINGS = (b"gap", b"bye", b"reset", b"error")
+"""Names of events that no fan should get."""
 
 
-class Fan:
+class Fan(asyncio.Protocol):
     """A subscriber of the trades of one card. Counts trades, and checks that their numbers follow one another."""
 
-    def __init__(self, card: str) -> None:
+    def __init__(self, card: str, times: dict[str, float]) -> None:
+        """`times`: a cache of parsed times that fans share."""
         self.card = card
         self.trades = 0
         self.last_number = 0
         self.faults: list[str] = []
         self.delays_ms: list[float] = []
         """Of the last trade of each message, from its append to its receipt."""
-        self._times: dict[str, float] = {}
-        self._reading: asyncio.Task[None] | None = None
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def start(self, host: str, port: int, *, times: dict[str, float]) -> None:
-        """Subscribes. `times`: a cache of parsed times that fans share."""
         self._times = times
-        reader, self._writer = await asyncio.open_connection(host, port, limit=1_000_000)
-        request = f"GET /stream?channels=trades:{self.card} HTTP/1.1\r\nhost: x\r\n\r\n"
-        self._writer.write(request.encode())
+        self._rest = b""
+        self._transport: asyncio.BaseTransport | None = None
+        self._head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def start(self, host: str, port: int) -> None:
+        """Subscribes."""
+        self._transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, host, port)
+        self._transport.write(f"GET /stream?channels=trades:{self.card} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
         async with asyncio.timeout(HEAD_SECONDS):
-            head = await reader.readuntil(b"\r\n\r\n")
+            head = await self._head
         if not head.startswith(b"HTTP/1.1 200"):
             raise ConnectionError(head.partition(b"\r\n")[0].decode())
-        self._reading = asyncio.create_task(self._read(reader))
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Ends the connection."""
-        if self._writer is not None:
-            self._writer.close()
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait({self._reading})
+        if self._transport is not None:
+            self._transport.close()
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            if line.startswith(b'data: {"channel":"trades"'):
-                self._take(line)
-            elif line.startswith(b"event: ") and line[7:-1] in (b"gap", b"bye", b"reset", b"error"):
-                self.faults.append(line.decode())
+    def data_received(self, data: bytes) -> None:
+        """Takes the head of the answer, then whole events."""
+        data = self._rest + data
+        if not self._head.done():
+            head, end, data = data.partition(b"\r\n\r\n")
+            if not end:
+                self._rest = head
+                return
+            self._head.set_result(head)
+        *events, self._rest = data.split(b"\n\n")
+        for event in events:
+            name = event[event.find(b"event: ") + len(b"event: ") :].partition(b"\n")[0]
+            if name == b"trades":
+                self._take(event)
+            elif name in ENDINGS:
+                self.faults.append(event.decode())
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """The exchange should not end it."""
+        if self._transport is not None and not self._transport.is_closing():
+            self.faults.append("the connection ended")
 
     def _take(self, line: bytes) -> None:
         now = time.time()
@@ -103,13 +116,14 @@ def report(fans: list[Fan]) -> FansReport:
 async def _watch(host: str, port: int, cards: list[str], count: int) -> FansReport:
     """Subscribes, says `ready`, reads until a line comes in, and sums up."""
     times: dict[str, float] = {}
-    fans = [Fan(cards[number % len(cards)]) for number in range(count)]
+    fans = [Fan(cards[number % len(cards)], times) for number in range(count)]
     for start in range(0, count, STARTS_AT_ONCE):
         group = fans[start : start + STARTS_AT_ONCE]
-        await asyncio.gather(*(fan.start(host, port, times=times) for fan in group))
+        await asyncio.gather(*(fan.start(host, port) for fan in group))
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    await asyncio.gather(*(fan.stop() for fan in fans))
+    for fan in fans:
+        fan.stop()
     return report(fans)
 
 
