@@ -39,7 +39,21 @@ from api.observed import observed
 from api.openapi import asyncapi, document
 from api.parameters import KnownParameters
 from api.problems import MEDIA_TYPE, Problem, problem_headers, problem_of, unexpected_problem
-from api.routes import admin, cancel_after, cards, docs, fills, health, history, market, operate, orders, streams, web
+from api.routes import (
+    admin,
+    auth,
+    cancel_after,
+    cards,
+    docs,
+    fills,
+    health,
+    history,
+    market,
+    operate,
+    orders,
+    streams,
+    web,
+)
 from core.errors import VALUE_CHARACTERS_MAX, InvalidRequest, StartError, TcgxError, Violation
 from core.settings import JWT_SECRET_BYTES_MIN, Settings
 from exchange import wiring
@@ -152,6 +166,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             redirect_to_document,
             asyncapi_document,
             asyncapi_page,
+            *auth.ROUTES,
             *orders.ROUTES,
             *cancel_after.ROUTES,
             *cards.ROUTES,
@@ -162,7 +177,7 @@ def create_app(settings: Settings, *, limit: Limit | None = None, observer: Obse
             *admin.ROUTES,
             *streams.ROUTES,
             *web.ROUTES,
-            *operate.routes(settings),
+            *operate.ROUTES,
             *docs.routes(),
             *_graphql_routes(settings),
             _files_of(ASSETS, files("openapi_ui_bundles") / "swagger_ui" / "vendor"),

@@ -26,6 +26,7 @@ from core.rules import (
     CLIENT_ORDER_ID,
     ERRORS_MAX,
     ITEM_COUNT_RULE,
+    LOGIN_CODE_CHARACTERS_MAX,
     ORDER_ID_CHARACTERS_MAX,
     BatchItem,
     CancelItem,
@@ -37,6 +38,7 @@ from core.rules import (
     check_cancel_after,
     check_credentials,
     check_fields,
+    check_login_code,
 )
 from core.settings import Settings
 
@@ -131,6 +133,12 @@ class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
 
     trader_id: Annotated[int, field_meta("The trader's number.", 1, minimum=1, maximum=TRADER_ID_MAX)]
     api_key: Annotated[str, field_meta("The trader's API key.", "hYk2…", minLength=1, maxLength=API_KEY_CHARACTERS_MAX)]
+
+
+class LoginCodeBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A login code to exchange for an access token."""
+
+    code: Annotated[str, field_meta("The code of a link.", "0zXw…", minLength=1, maxLength=LOGIN_CODE_CHARACTERS_MAX)]
 
 
 class CancelAfterBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -469,6 +477,16 @@ def decode_token_body(body: bytes) -> TokenBody:
     """
     trader_id, api_key = check_credentials(draft_of(body))
     return TokenBody(trader_id=trader_id, api_key=api_key)
+
+
+def decode_login_code_body(body: bytes) -> str:
+    """Decodes the body of `POST /auth/login-code`. Returns its code.
+
+    Raises:
+        InvalidBody: the body is no JSON object.
+        InvalidRequest: fields break rules; the error names every one.
+    """
+    return check_login_code(draft_of(body))
 
 
 def decode_cancel_after_body(body: bytes) -> int:

@@ -232,6 +232,12 @@ class TokenView(msgspec.Struct, frozen=True):
     expires_in: Annotated[int, field_meta("For how many seconds the token is valid.", name="token_seconds")]
 
 
+class LoginView(TokenView, frozen=True):
+    """An access token, and whose it is."""
+
+    trader_id: Annotated[int, field_meta("The trader's number.", 1)]
+
+
 class LivenessView(msgspec.Struct, frozen=True):
     """Whether the process answers."""
 

@@ -12,13 +12,16 @@ PRICE_CENTS = 550
 COLUMNS = 80
 
 
-def greeting(api: str, local: Settings, *, data_dir: str) -> str:
-    """Returns the greeting. `data_dir` is the folder in which commands find the exchange."""
+def greeting(api: str, local: Settings, *, data_dir: str, login_code: str = "") -> str:
+    """Returns the greeting. `data_dir` is the folder in which commands find the exchange.
+
+    `login_code`: what makes the page trader 1's; empty where there is none.
+    """
     price_cents = min(max(PRICE_CENTS, local.price_cents_min), local.price_cents_max)
     card = local.cards[0]
     return f"""
 The exchange listens on {api} (a page to watch and to trade)
-Its API, to read and to try: {api}/schema/swagger
+{_login(api, login_code)}Its API, to read and to try: {api}/schema/swagger
 
 A first order, as trader 1:
 
@@ -34,6 +37,10 @@ and to see it, in your orders and in the book:
 
 Stop with Ctrl-C.
 """
+
+
+def _login(api: str, code: str) -> str:
+    return f"The page as trader 1, for one browser, within an hour: {api}/#code={code}\n" if code else ""
 
 
 def _fold(line: str) -> str:

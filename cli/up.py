@@ -29,9 +29,10 @@ from cli.greeting import greeting
 from cli.observed import Observed
 from cli.supervisor import Member, Service, Supervisor
 from core import service, settings
-from core.errors import StartError
+from core.errors import StartError, Unavailable
 from core.settings import Settings, variable
 from engine import connection, library
+from exchange import login_codes
 
 log = structlog.get_logger()
 
@@ -42,6 +43,8 @@ _OPENER = urllib.request.build_opener(
 )
 """Opens URLs without the proxy of the environment: the address is this machine's."""
 
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+FIRST_TRADER = 1
 READY_SECONDS = 60
 READY_CHECK_SECONDS = 0.05
 EXTRAS = ("grpc", "demo")
@@ -295,7 +298,8 @@ async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_i
     deadline = asyncio.get_running_loop().time() + READY_SECONDS
     while asyncio.get_running_loop().time() < deadline and not stopping.is_set():
         if await asyncio.to_thread(_is_healthy, api):
-            print(greeting(api, local, data_dir=str(announced_in)), flush=True)
+            code = await _login_code(local)
+            print(greeting(api, local, data_dir=str(announced_in), login_code=code), flush=True)
             if is_grpc:
                 log.info("gRPC, see docs/grpc.md", address=f"{_in_url(local.host)}:{local.grpc_port}")
             if local.prometheus_url or local.log_dir:
@@ -304,6 +308,18 @@ async def _greet(api: str, local: Settings, stopping: asyncio.Event, announced_i
         await asyncio.sleep(READY_CHECK_SECONDS)
     if not stopping.is_set():
         log.error("the exchange is not ready; the lines above say why", waited_seconds=READY_SECONDS)
+
+
+async def _login_code(local: Settings) -> str:
+    """A login code for trader 1; empty where the page may be opened from other machines, or there are no traders."""
+    if local.host not in LOOPBACK or not local.traders:
+        return ""
+    try:
+        async with connection.connect(local.redis_url) as redis:
+            return await login_codes.issue(redis, FIRST_TRADER)
+    except Unavailable as error:
+        log.warning("there is no link to log in with", reason=error.detail)
+        return ""
 
 
 def _is_healthy(api: str) -> bool:

@@ -45,6 +45,7 @@ CANCEL_AFTER_RULE = f"must be a whole number of seconds from 0 to {CANCEL_AFTER_
 ITEM_COUNT_RULE = f"must be a list of 1 to {COMMANDS_MAX} orders"
 TRADER_ID = re.compile(r"[0-9]{1,10}")
 API_KEY_CHARACTERS_MAX = 200
+LOGIN_CODE_CHARACTERS_MAX = 100
 ORDER_ID_CHARACTERS_MAX = 100
 ERRORS_MAX = 100
 """The largest number of violations that are reported for one draft."""
@@ -194,6 +195,16 @@ def check_credentials(draft: Draft) -> tuple[int, str]:
     return values["trader_id"], values["api_key"]
 
 
+def check_login_code(draft: Draft) -> str:
+    """The login code of a draft.
+
+    Raises:
+        InvalidRequest: the draft breaks rules; the error names every wrong field.
+    """
+    code: str = check_fields(draft, {"code": _login_code}, required=("code",))["code"]
+    return code
+
+
 def _change(values: Mapping[str, Any]) -> Change:
     return Change(
         price_cents=values.get("price"),
@@ -341,6 +352,12 @@ def _cancel_after_seconds(value: Any) -> int:
 def _api_key(value: Any) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= API_KEY_CHARACTERS_MAX:
         raise RuleViolation("invalid_api_key", f"must be a string of 1 to {API_KEY_CHARACTERS_MAX} characters")
+    return value
+
+
+def _login_code(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= LOGIN_CODE_CHARACTERS_MAX:
+        raise RuleViolation("invalid_code", f"must be a string of 1 to {LOGIN_CODE_CHARACTERS_MAX} characters")
     return value
 
 

@@ -3,10 +3,12 @@
 import hmac
 import time
 
+from redis.asyncio import Redis
+
 from archiver.queries import Archive
 from core.errors import Unauthenticated
 from core.settings import Settings
-from exchange import tokens
+from exchange import login_codes, tokens
 from exchange.login_limit import LoginLimit
 from exchange.revocations import Revocations
 from exchange.tokens import Caller, ExpiredToken, InvalidToken, Role, SigningKeys
@@ -19,8 +21,9 @@ TOKEN_REVOKED = "the API key of this access token is revoked: get a token from P
 class Authenticator:
     """Checks tokens and API keys."""
 
-    def __init__(self, settings: Settings, archive: Archive, revocations: Revocations) -> None:
+    def __init__(self, settings: Settings, archive: Archive, revocations: Revocations, redis: Redis) -> None:
         self._revocations = revocations
+        self._redis = redis
         self._keys = SigningKeys.of(settings)
         self._seconds = settings.token_seconds
         self._archive = archive
@@ -71,6 +74,23 @@ class Authenticator:
             raise Unauthenticated("invalid_credentials", f"trader {trader_id} does not exist or has another API key")
         issued_role: Role = "admin" if role == "admin" else "trader"
         return self._keys.issue(trader_id, issued_role, self._seconds, matching[0]), self._seconds
+
+    async def token_for_code(self, code: str, address: str | None = None) -> tuple[str, int, int]:
+        """Issues an access token for a login code; returns the token, its lifetime in seconds, and the trader.
+
+        `address`: where the caller is, None if that is not known.
+
+        Raises:
+            RateLimited: too many logins from this address failed.
+            Unauthenticated: there is no such code, or not any more.
+            Unavailable: Redis does not answer.
+        """
+        self._limit.check(address)
+        trader_id = await login_codes.redeem(self._redis, code)
+        if trader_id is None:
+            self._limit.add_failure(address)
+            raise Unauthenticated("invalid_login_code", "the login code does not exist, was used, or is too old")
+        return self._keys.issue(trader_id, "trader", self._seconds), self._seconds, trader_id
 
     def _caller_of_token(self, text: str) -> Caller:
         """Decodes a token, unless the cache has it under the usual spelling of the header."""

@@ -119,7 +119,7 @@ async def connect(settings: Settings) -> AsyncIterator[Services]:
                     exchange=Exchange(settings, order_log, books, notifier, archive, deadlines=deadlines),
                     market=Market(settings.cards, books, archive),
                     archive_reader=ArchiveReader(settings.cards, ArchivePages(pool), Exports(export_pool)),
-                    authenticator=Authenticator(settings, archive, revocations),
+                    authenticator=Authenticator(settings, archive, revocations, servers.commands),
                     administration=Administration(settings, servers.commands, pool),
                     readiness=health,
                     nodes=servers,

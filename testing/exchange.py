@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from archiver.postgres import connect
 from cli import datadir
 from cli.run_file import RunFile, find_running
 from core.settings import Settings
-from engine import keys
-from exchange import tokens
+from engine import connection, keys
+from exchange import login_codes, tokens
 from testing.clients.trader import Trader, http_client
 from testing.contract import Contract
 from testing.oracle.judge import matched_of, settle
@@ -256,6 +257,17 @@ class ExchangeServer:
         kind, target = response.headers.get("content-type", ""), response.request.url.raw_path.decode()
         body = b"" if kind.startswith(ENDLESS) else response.read()
         self._contract.judge(response.request.method, target, response.status_code, kind, body)
+
+
+def login_code(redis_url: str, trader_id: int) -> str:
+    """A new login code, as `tcgx up` makes one."""
+
+    async def made() -> str:
+        async with connection.connect(redis_url) as redis:
+            return await login_codes.issue(redis, trader_id)
+
+    with ThreadPoolExecutor(1) as thread:  # that of a test may have an event loop, as Playwright's
+        return thread.submit(lambda: asyncio.run(made())).result()
 
 
 @contextmanager

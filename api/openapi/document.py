@@ -76,8 +76,9 @@ EXAMPLE_OF_TYPE: Mapping[str, Any] = {"string": "…", "integer": 1, "number": 1
 EXAMPLE_TIME = "2026-11-22T23:53:06.123Z"
 BODIES = (
     *(decoding.OrderBody, decoding.BatchBody, decoding.ChangeBody, decoding.CancelBody, decoding.ReplaceBody),
-    *(decoding.PlaceBody, decoding.TokenBody, decoding.CancelAfterBody),
+    *(decoding.PlaceBody, decoding.TokenBody, decoding.LoginCodeBody, decoding.CancelAfterBody),
 )
+SMALL_BODIES = {body.__name__ for body in (decoding.TokenBody, decoding.LoginCodeBody, decoding.CancelAfterBody)}
 ITEMS = (decoding.OrderBody, decoding.CancelBody, decoding.ReplaceBody, decoding.PlaceBody)
 ENUMS: Mapping[type[StrEnum], tuple[str, Mapping[Any, str]]] = {
     Side: ("The side of an order.", SIDES),
@@ -416,7 +417,7 @@ class DocumentBuilder:
             name = operation["requestBody"]["content"][JSON]["schema"]["$ref"].removeprefix(SCHEMAS)
             schema = self._schemas[name]
             texts["required"] = next(iter(schema["required"] or schema["properties"]))
-            if name in (decoding.TokenBody.__name__, decoding.CancelAfterBody.__name__):
+            if name in SMALL_BODIES:
                 texts["body_bytes_max"] = str(decoding.TOKEN_BYTES_MAX)
         return self._texts | texts
 

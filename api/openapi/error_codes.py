@@ -127,6 +127,13 @@ _TABLE = (
         "trader 1 does not exist or has another API key",
     ),
     ErrorCode(
+        401,
+        "invalid_login_code",
+        "Unauthorized",
+        "The login code does not exist, was used, or is older than an hour.",
+        "the login code does not exist, was used, or is too old",
+    ),
+    ErrorCode(
         403,
         "forbidden",
         "Forbidden",
@@ -296,6 +303,13 @@ _TABLE = (
         "api_key",
         "The api_key is no text of a possible length.",
         "must be a string of 1 to 200 characters",
+        "",
+    ),
+    _field_code(
+        "invalid_code",
+        "code",
+        "The code is no text of a possible length.",
+        "must be a string of 1 to 100 characters",
         "",
     ),
     _field_code(

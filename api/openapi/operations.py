@@ -14,7 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, Parameter, Reference, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from api.decoding import BatchBody, CancelAfterBody, ChangeBody, OrderBody, TokenBody
+from api.decoding import BatchBody, CancelAfterBody, ChangeBody, LoginCodeBody, OrderBody, TokenBody
 from api.openapi.error_codes import ERROR_CODES, ErrorCode
 from api.prefer import WAIT_SECONDS_MAX
 from api.problems import MEDIA_TYPE, Problem
@@ -112,6 +112,14 @@ class CreateTokenOperation(Operation):
 
     def __post_init__(self) -> None:
         self.request_body = _request_body(TokenBody)
+
+
+@dataclass
+class UseLoginCodeOperation(Operation):
+    """`POST /auth/login-code`."""
+
+    def __post_init__(self) -> None:
+        self.request_body = _request_body(LoginCodeBody)
 
 
 @dataclass

@@ -27,11 +27,6 @@ AT_ONCE = asyncio.Semaphore(2)
 """Views that are made at once; further ones wait, so that operators do not slow orders down."""
 
 
-def routes(settings: Settings) -> list[Any]:
-    """The routes, as far as these settings ask for them."""
-    return [page, style, script, show_panels, show_logs] if settings.prometheus_url or settings.log_dir else []
-
-
 @get("/operate", include_in_schema=False, sync_to_thread=False)
 def page(request: AnyRequest) -> Response[bytes]:
     """The page."""
@@ -101,3 +96,6 @@ async def show_logs(
         return {"lines": []}
     async with AT_ONCE:
         return {"lines": await asyncio.to_thread(log_view.latest, Path(settings.log_dir), text=text, level=level)}
+
+
+ROUTES = [page, style, script, show_panels, show_logs]

@@ -1,4 +1,4 @@
-"""`/orders` and `/auth/token`: place, find, list and cancel."""
+"""`/orders`: place, find, list and cancel."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,8 +8,8 @@ import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.params import FromPath, Parameter
 
-from api.context import Context, caller_of, context_of
-from api.decoding import LARGE_BYTES, TOKEN_BYTES_MAX, Turn, decode_token_body
+from api.context import Context, caller_of
+from api.decoding import LARGE_BYTES, Turn
 from api.fast_path import Answer, Endpoint
 from api.gate import Headers, list_header
 from api.openapi import operations
@@ -21,7 +21,6 @@ from api.views import (
     OrdersPageView,
     OrdersView,
     OrderView,
-    TokenView,
     matched_view,
     order_view,
     orders_page_view,
@@ -111,28 +110,6 @@ def _actor(request: Request[Any, Any, Any], caller: Caller) -> Actor:
 
 def _response(answer: Answer) -> Response[Any]:
     return Response(answer.body, status_code=answer.status)
-
-
-@post(
-    "/auth/token",
-    status_code=200,
-    tags=["auth"],
-    summary="Exchange an API key for an access token",
-    description="Source: the traders table in PostgreSQL.",
-    operation_class=operations.CreateTokenOperation,
-    responses=operations.problems(
-        *("401 invalid_credentials", "422 invalid_trader_id", "422 invalid_api_key", RATE_LIMITED, "503 unavailable")
-    ),
-    request_max_body_size=TOKEN_BYTES_MAX,
-    operation_id="create_token",
-)
-async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
-    """An access token for a trader's API key."""
-    context = context_of(request)
-    body = decode_token_body(await request.body())
-    address = request.client.host if request.client else None
-    value, seconds = await context.authenticator.token_for(body.trader_id, body.api_key, address)
-    return TokenView(value, "bearer", seconds)
 
 
 @post(
@@ -391,7 +368,6 @@ async def cancel_orders(
 
 
 ROUTES = [
-    create_token,
     place_order,
     place_orders,
     list_orders,

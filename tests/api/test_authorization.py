@@ -14,7 +14,7 @@ import pytest
 from core.settings import Settings
 from exchange import tokens
 from testing.contract import document_of, operations
-from testing.exchange import ExchangeServer
+from testing.exchange import ExchangeServer, login_code
 from tests.api.test_every_route import ROUTES
 from tests.api.test_fast_path import in_chunks
 
@@ -57,6 +57,7 @@ def admins(status: int) -> Access:
 
 ACCESS: dict[str, Access] = {
     "create_token": same(200, public=True),
+    "use_login_code": same(200, public=True),
     "list_cards": same(200, public=True),
     "get_book": same(200, public=True),
     "list_card_trades": same(200, public=True),
@@ -105,6 +106,8 @@ PAGES = {
         "/schema/swagger",
         "/schema/openapi.json",
     ),
+    *("/operate", "/operate/operate.css", "/operate/operate.js"),
+    *("/operate/panels", "/operate/logs"),  # for admins alone: tests/observe/test_operate.py
     *("/schema/oauth2-redirect.html", "/schema/asyncapi", "/schema/asyncapi.yaml"),
 }
 """Pages for everybody, which the document does not list: the document and its page, the docs, and the trading page."""
@@ -211,6 +214,7 @@ def body_of(exchange: ExchangeServer, operation: str) -> Any:
     """A valid body of a call."""
     bodies = {
         "create_token": {"trader_id": 7, "api_key": exchange.api_key(7)},
+        "use_login_code": {"code": login_code(exchange.settings.redis_url, 7)},
         "place_order": ORDER,
         "place_orders": {"orders": [ORDER]},
         "replace_order": {"price": "1.01"},

@@ -3,6 +3,7 @@
 from typing import cast
 
 import pytest
+from redis.asyncio import Redis
 
 from archiver.queries import Archive
 from core.errors import Kind, Unauthenticated
@@ -16,7 +17,9 @@ SECRET = 32 * "x"
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) -> None:
-    authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None), Revocations(known=True))
+    authenticator = Authenticator(
+        Settings(jwt_secret=SECRET), cast(Archive, None), Revocations(known=True), cast(Redis, None)
+    )
     token = tokens.issue_token(SECRET, 7, "trader", 60)
 
     found = [
@@ -31,7 +34,9 @@ def test_a_token_is_remembered_once_however_its_header_is_spaced(scheme: str) ->
 
 
 def test_a_token_that_is_remembered_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None), Revocations(known=True))
+    authenticator = Authenticator(
+        Settings(jwt_secret=SECRET), cast(Archive, None), Revocations(known=True), cast(Redis, None)
+    )
     header = f"Bearer {tokens.issue_token(SECRET, 7, 'trader', 60)}".encode()
     expires_at = authenticator.authenticate(header).expires_at
 
@@ -48,7 +53,9 @@ def test_a_token_that_is_remembered_ends_with_its_time(monkeypatch: pytest.Monke
 
 def test_no_more_tokens_are_remembered_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exchange.auth.CACHED_TOKENS_MAX", 10)
-    authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None), Revocations(known=True))
+    authenticator = Authenticator(
+        Settings(jwt_secret=SECRET), cast(Archive, None), Revocations(known=True), cast(Redis, None)
+    )
     headers = [f"Bearer {tokens.issue_token(SECRET, trader_id, 'trader', 60)}".encode() for trader_id in range(1, 26)]
 
     for _ in range(2):
@@ -58,7 +65,9 @@ def test_no_more_tokens_are_remembered_than_there_may_be(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("header", [None, b"", b"Bearer", b"Bearer  ", b"Basic x", b"Bearer \xff\x00", b"Bearer a.b.c"])
 def test_what_is_no_token_is_not_remembered(header: bytes | None) -> None:
-    authenticator = Authenticator(Settings(jwt_secret=SECRET), cast(Archive, None), Revocations(known=True))
+    authenticator = Authenticator(
+        Settings(jwt_secret=SECRET), cast(Archive, None), Revocations(known=True), cast(Redis, None)
+    )
 
     with pytest.raises(Unauthenticated) as raised:
         authenticator.authenticate(header)

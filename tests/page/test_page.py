@@ -1,5 +1,6 @@
 """The trading page in a real Chromium, against a real exchange."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 from api.pages import POLICY
 from api.routes.web import FILES
 from testing.clients.trader import Trader
-from testing.exchange import ExchangeServer, exchange_server
+from testing.exchange import ExchangeServer, exchange_server, login_code
 from testing.pages import MISSING, PROGRAM, browser, live, log_in
 from testing.waiting import until
 
@@ -24,6 +25,23 @@ EXPECTED = re.compile("WebSocket|ERR_CONNECTION|status of (4|503)")
 """What Chromium says of a refused order and of a server that is away."""
 
 CARD = "pikachu"
+WATCH_BARS = """
+() => {
+  Object.assign(window, { wrong_bars: [], frames_seen: 0 });
+  const quantity = (cell) => Number(cell.querySelector("b").textContent);
+  const length = (cell) => Number(/[(](.*)[)]/.exec(cell.querySelector(".bar").style.transform)?.[1] ?? 0);
+  const look = () => {
+    const rows = [...document.querySelectorAll("#ladder tbody tr")];
+    const cells = rows.flatMap((row) => [row.cells[0], row.cells[2]]);
+    const largest = Math.max(1, ...cells.map(quantity));
+    const wrong = cells.filter((cell) => Math.abs(quantity(cell) / largest - length(cell)) > 0.001);
+    window.wrong_bars.push(...wrong.map((cell) => [quantity(cell), largest, length(cell)]));
+    window.frames_seen += 1;
+    requestAnimationFrame(look);
+  };
+  look();
+}
+"""
 LADDER = "[...document.querySelectorAll('#ladder tbody tr')]"
 Open = Callable[..., Page]
 
@@ -160,6 +178,82 @@ def test_a_price_far_through_the_book_asks_once_more(opened: Open, server: Excha
     page.click("#send")
 
     expect(page.locator("#said")).to_contain_text(re.compile("filled|Bought"))
+
+
+def test_an_unusual_quantity_asks_once_more(opened: Open, server: ExchangeServer) -> None:
+    maker, taker = Trader(server.client(2)), Trader(server.client(3))
+    for _ in range(5):
+        maker.submit(CARD, "sell", "3.00")
+        taker.submit(CARD, "buy", "3.00")
+    page = opened(1)
+    expect(page.locator("#tape tbody tr")).not_to_have_count(0)
+
+    order(page, "buy", "2.00", "11")
+    expect(page.locator("#send")).to_contain_text("10 times the usual quantity")
+    assert server.client(1).get("/orders?status=open").json()["orders"] == []
+    page.click("#send")
+
+    expect(page.locator("#open tbody tr")).to_have_count(1)
+
+
+def test_a_paused_page_stands_still_and_takes_no_order(opened: Open, server: ExchangeServer) -> None:
+    paused, other = opened(1), opened()
+    paused.click("#pause")
+    expect(paused.locator("#send")).to_be_disabled()
+    expect(paused.locator("#send")).to_have_text("Prices are not live")
+
+    Trader(server.client(2)).submit(CARD, "buy", "1.77")
+    expect(other.locator("#stat-bid")).to_have_text("1.77")
+    expect(paused.locator("#stat-bid")).not_to_have_text("1.77")
+    expect(paused.locator("#state-text")).to_contain_text("not shown")
+
+    paused.click("#pause")
+    expect(paused.locator("#stat-bid")).to_have_text("1.77")
+    expect(paused.locator("#send")).to_be_enabled()
+
+
+def test_bars_are_as_long_as_the_quantities_beside_them(opened: Open, server: ExchangeServer) -> None:
+    page = opened()
+    trader = Trader(server.client(2))
+    orders = [
+        {"card": CARD, "side": "buy", "price": f"1.{10 + number}", "quantity": 1 + number} for number in range(20)
+    ]
+    assert trader.http.post("/orders/batch", json={"orders": orders}).status_code == 202
+    expect(page.locator("#stat-bid")).to_have_text("1.29")
+    page.evaluate(WATCH_BARS)
+    for number in range(20):
+        trader.submit(CARD, "buy", f"1.{10 + number}")
+
+    expect(page.locator("#stat-bid")).to_have_text("1.29")
+    until(lambda: page.evaluate("window.frames_seen") > 20, "no frames are drawn")
+    assert page.evaluate("window.wrong_bars") == []
+
+
+def test_a_candle_older_than_the_last_one_is_passed_over(opened: Open, server: ExchangeServer) -> None:
+    sockets: list[WebSocketRoute] = []
+
+    def tapped(page: Page) -> None:
+        def carry(client: WebSocketRoute) -> None:
+            client.connect_to_server().on_message(client.send)
+            sockets.append(client)
+
+        page.route_web_socket(re.compile("/stream/ws"), carry)
+
+    Trader(server.client(2)).submit(CARD, "sell", "2.50")
+    Trader(server.client(3)).submit(CARD, "buy", "2.50")
+    page = opened(prepare=tapped)
+    page.click("details summary")
+    rows_now = "#candle-table tbody tr"
+    expect(page.locator(rows_now)).not_to_have_count(0)
+    before = page.locator(rows_now).all_inner_texts()
+
+    old = {"start": "2020-01-01T00:00:00.000Z", "open": "9.99", "high": "9.99", "low": "9.99", "close": "9.99"}
+    message = {"channel": "candles", "card": CARD, "interval": "1m", "candles": [old | {"volume": 1, "trades": 1}]}
+    sockets[-1].send(json.dumps(message | {"type": "update", "sequence": 1}))
+    page.wait_for_timeout(500)  # some frames
+
+    assert page.locator(rows_now).all_inner_texts() == before
+    expect(page.locator("#state-text")).to_have_text("live")
 
 
 def test_the_ticket_keeps_what_is_typed_while_prices_move(opened: Open, server: ExchangeServer) -> None:
@@ -332,3 +426,21 @@ def test_nothing_shifts_and_the_first_paint_is_early_while_news_come(opened: Ope
     assert paint < 1_000
     assert page.evaluate("window.shift") < 0.02
     assert max(page.evaluate("window.long"), default=0) < 200  # 50 ms alone on a machine
+
+
+def test_a_link_with_a_code_logs_in_once_and_its_code_leaves_the_address(
+    chromium: Browser, server: ExchangeServer
+) -> None:
+    link = f"{server.url}/#code={login_code(server.settings.redis_url, 1)}"
+    first, second = chromium.new_page(), chromium.new_page()
+
+    first.goto(link)
+    expect(first.locator("#who")).to_have_text("trader 1")
+    expect(first.locator("#order")).to_be_visible()
+    assert "#" not in first.url
+    second.goto(link)
+    expect(second.locator("#login-error")).to_contain_text("was used")
+    expect(second.locator("#login")).to_be_visible()
+    assert "#" not in second.url
+    first.close()
+    second.close()

@@ -17,7 +17,7 @@ CARD = "pikachu"
 COMPACTED_ORDERS = 600
 """Orders of one batch that make an append compact their trader's list and remember its size."""
 
-ANY_OF = {"<id>": r"[1-9][0-9]*", "<day>": r"[0-9]+"}
+ANY_OF = {"<id>": r"[1-9][0-9]*", "<day>": r"[0-9]+", "<sha256>": r"[0-9a-f]{64}"}
 """What stands for a part of a key."""
 
 COLUMNS = """
@@ -50,7 +50,7 @@ def documented_keys() -> dict[str, str]:
 
 def pattern(name: str) -> re.Pattern[str]:
     """What matches the keys that a documented name stands for, of any card."""
-    parts = re.split("({card}|<id>|<day>)", name)
+    parts = re.split("({card}|<id>|<day>|<sha256>)", name)
     known = {"{card}": r"\{[a-z0-9_]+\}", **ANY_OF}
     return re.compile("".join(known.get(part, re.escape(part)) for part in parts))
 

@@ -28,7 +28,16 @@ export async function call(method, path, body, headers = {}) {
 }
 
 export async function login(traderId, apiKey) {
-  const given = await call("POST", "/auth/token", { trader_id: traderId, api_key: apiKey });
+  keep(await call("POST", "/auth/token", { trader_id: traderId, api_key: apiKey }));
+}
+
+export async function loginByCode(code) {
+  const given = await call("POST", "/auth/login-code", { code });
+  keep(given);
+  return given.trader_id;
+}
+
+function keep(given) {
   token = given.access_token;
   clearTimeout(ending);
   ending = setTimeout(() => logout("Your session has ended: log in again."), Math.min(given.expires_in * 1000, TIMER_MAX_MS));

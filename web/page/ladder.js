@@ -113,6 +113,7 @@ export class Ladder {
       const isInside = best !== undefined && offered !== undefined && price > best && price < offered;
       line.className = `${isInside ? "inside" : ""} ${price === this.last ? "last" : ""}`.trim();
     });
+    table.dataset.sequence = this.sequence ?? "";
     set(by("spread"), best !== undefined && offered !== undefined ? money(offered - best) : "–");
     set(by("stat-bid"), best === undefined ? "–" : money(best));
     set(by("stat-ask"), offered === undefined ? "–" : money(offered));

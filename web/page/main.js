@@ -11,7 +11,8 @@ const TAPE = 50;
 const RETRY_MS = 2000;
 const CHIPS = ["#ffd75e", "#7ed6a5", "#ff9f6b", "#7fb8ff", "#d7a5ff", "#f5a3c1"];
 const state = { card: "", cards: [], interval: "1m", live: "connecting", tape: [], tickers: new Map(), sparks: new Map() };
-const isLive = () => state.live === "live";
+// A page that its reader has paused shows prices of before, so nobody can act on them.
+const isLive = () => state.live === "live" && !state.isPaused;
 
 const ladder = new Ladder((price, side) => {
   if (!isLive()) return;
@@ -23,6 +24,7 @@ const orders = new Orders({ isLive, changed: () => ((ladder.own = orders.own(sta
 const ticket = new Ticket({
   card: () => state.card,
   best: () => ladder.best(),
+  usual: () => median(state.tape.map((trade) => trade.quantity)),
   isLive,
   placed: (order) => orders.put(order),
   loggedIn: () => {
@@ -43,10 +45,19 @@ function live(name) {
   if (state.live === name) return;
   state.live = name;
   document.documentElement.dataset.live = name;
-  by("state-text").textContent = { live: "live", stale: "stale", reconnecting: "reconnecting", connecting: "connecting", paused: "in another tab" }[name];
+  showState();
+  if (name !== "live") ladder.sequence = undefined;
+}
+
+function showState() {
+  const words = { live: "live", stale: "stale", reconnecting: "reconnecting", connecting: "connecting", paused: "in another tab" };
+  by("state-text").textContent = state.isPaused ? `${words[state.live]}, not shown` : words[state.live];
   ticket.words();
   orders.dirty = true;
-  if (name !== "live") ladder.sequence = undefined;
+}
+
+function median(values) {
+  return values.length ? [...values].sort((one, other) => one - other)[values.length >> 1] : undefined;
 }
 
 function take(message) {
@@ -173,8 +184,9 @@ function drawTape() {
 
 function flush() {
   requestAnimationFrame(flush);
-  ladder.draw();
   orders.draw();
+  if (state.isPaused) return;
+  ladder.draw();
   chart.draw(ladder.sides);
   if (state.tapeDirty) drawTape();
   if (state.dirty || state.tapeDirty) {
@@ -203,6 +215,12 @@ by("interval").addEventListener("change", (event) => {
 });
 view("market");
 
+by("pause").addEventListener("click", () => {
+  state.isPaused = !state.isPaused;
+  by("pause").setAttribute("aria-pressed", String(state.isPaused));
+  by("pause").textContent = state.isPaused ? "Show updates" : "Pause updates";
+  showState();
+});
 by("leave").addEventListener("click", () => logout("You are logged out."));
 
 while (!state.cards.length) {

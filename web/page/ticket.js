@@ -1,17 +1,20 @@
 // The ticket: it is never written by prices, and an order is sent once, however often its button is pressed.
-import { call, hasToken, login } from "./api.js";
+import { call, hasToken, login, loginByCode } from "./api.js";
 import { by, cents, money, say } from "./util.js";
 
 const FAR = 0.05;
+const LARGE = 10;
 const NAMES = ["price", "quantity", "post_only"];
 
 export class Ticket {
-  constructor({ card, best, isLive, placed, loggedIn }) {
-    Object.assign(this, { card, best, isLive, placed, loggedIn });
+  constructor({ card, best, usual, isLive, placed, loggedIn }) {
+    Object.assign(this, { card, best, usual, isLive, placed, loggedIn });
     this.form = by("order");
     this.form.addEventListener("input", () => this.changed());
     this.form.addEventListener("submit", (event) => this.submit(event));
     by("login").addEventListener("submit", (event) => this.login(event));
+    void this.useCode();
+    addEventListener("hashchange", () => void this.useCode());
     this.changed();
   }
 
@@ -26,6 +29,19 @@ export class Ticket {
       this.loggedIn();
     } catch (error) {
       by("login-error").textContent = error.message;
+    }
+  }
+
+  // A link of `tcgx up` has a code in its fragment. It leaves the address before anything else happens.
+  async useCode() {
+    const code = new URLSearchParams(location.hash.slice(1)).get("code");
+    if (!code) return;
+    history.replaceState(null, "", location.pathname + location.search);
+    try {
+      this.show(await loginByCode(code));
+      this.loggedIn();
+    } catch (error) {
+      by("login-error").textContent = `${error.message}. Log in with an API key.`;
     }
   }
 
@@ -79,6 +95,13 @@ export class Ticket {
     by("error-other").textContent = found.filter((each) => !NAMES.includes(each.field)).map((each) => `${each.field} ${each.rule}`).join("; ");
   }
 
+  // Why an order may be a slip of the hand; empty where nothing says so.
+  doubt(values) {
+    if (this.isFar(values)) return "More than 5 % through the book";
+    const usual = this.usual();
+    return usual && values.quantity > LARGE * usual ? "More than 10 times the usual quantity" : "";
+  }
+
   isFar({ side, price }) {
     const { bid, ask } = this.best();
     if (side === "buy") return ask !== undefined && price > ask * (1 + FAR);
@@ -93,9 +116,10 @@ export class Ticket {
     if (!(Number.isInteger(values.quantity) && values.quantity > 0)) wrong.push({ field: "quantity", rule: "must be a whole number from 1" });
     this.errors(wrong);
     if (wrong.length || !this.isLive()) return;
-    if (this.isFar(values) && !this.confirmed) {
+    const doubt = this.doubt(values);
+    if (doubt && !this.confirmed) {
       this.confirmed = true;
-      by("send").textContent = "More than 5 % through the book: send?";
+      by("send").textContent = `${doubt}: send?`;
       return;
     }
     this.isSending = true; // a disabled button keeps Enter from sending, too
