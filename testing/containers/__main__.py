@@ -22,7 +22,8 @@ from testing.containers.machine import ROOT, Folder
 from testing.waiting import NotInTime
 
 CANT = 3
-IMAGE = "tcgx:trial"
+IMAGE, FIRST_IMAGE = "tcgx:trial", "tcgx:trial-before"
+DIFFERENCES_SHOWN = 20
 BEGAN = time.monotonic()
 
 
@@ -113,11 +114,11 @@ def _build(engine: Engine, given: argparse.Namespace, folder: Folder | None, pla
         size = engine.inspect(IMAGE)["Size"]
         say(f"image built in {time.monotonic() - began:.1f} s, {size / 1e6:.0f} MB")
         if given.twice:
-            first = trial.layers(engine, IMAGE)
+            engine.docker("tag", IMAGE, FIRST_IMAGE)
             engines.build(engine, files, IMAGE, is_offline=is_offline, is_fresh=True, revision=revision)
-            is_same = trial.layers(engine, IMAGE) == first
-            say(f"built again: its {len(first)} layers are {'the same' if is_same else 'others'}")
-            faults += [] if is_same else ["two builds differ"]
+            different = trial.differences(engine, (FIRST_IMAGE, IMAGE), files)
+            say(f"built again: {len(different)} files differ")
+            faults += [f"two builds differ: {one}" for one in different[:DIFFERENCES_SHOWN]]
     return faults + [f"image: {fault}" for fault in trial.image_faults(engine, IMAGE)]
 
 

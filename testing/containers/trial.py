@@ -1,15 +1,20 @@
 """The trial: compose comes up, orders trade, every container is killed under load, and the ledger is compared."""
 
+import hashlib
+import json
 import os
 import secrets
 import signal
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Literal
 
 import httpx
 import msgspec
+from tcgx_client import Tcgx
 
 from core.errors import StartError
 from core.settings import Settings, read
@@ -23,8 +28,8 @@ from testing.oracle.judge import settle
 from testing.waiting import NotInTime, until
 
 PROJECT = "tcgx-containers"
-PORT = 8000
-SERVICES = ("redis", "postgres", "engine", "archiver", "api")
+PORT, GRPC_PORT = 8000, 50051
+SERVICES = ("redis", "postgres", "engine", "archiver", "api", "grpc")
 STARTS_SECONDS = 180.0
 WORKS_SECONDS = 60.0
 LOAD_SECONDS = 1.5
@@ -69,6 +74,7 @@ class Stack:
         self._engine = engine
         self._is_private = is_private
         self._variables = {
+            "COMPOSE_PROFILES": "grpc",
             "TCGX_IMAGE": image,
             "REDIS_PASSWORD": secrets.token_hex(16),
             "POSTGRES_PASSWORD": secrets.token_hex(16),
@@ -129,7 +135,7 @@ class Stack:
     def faults(self) -> list[str]:
         """What is wrong with the containers of our image: rights beyond their need, and failed health checks."""
         found = []
-        for service in ("engine", "archiver", "api"):
+        for service in ("engine", "archiver", "api", "grpc"):
             about = self._engine.inspect(self._name(service))
             host = about["HostConfig"]
             if not host["ReadonlyRootfs"] or host["CapDrop"] != ["ALL"]:
@@ -182,6 +188,8 @@ def run(stack: Stack, *, rounds: int, seed: int, say: Callable[[str], None]) -> 
     say(f"up, every part works after {up_seconds:.1f} s")
     _trade(stack)
     say("two orders have traded")
+    _trade_over_grpc(stack)
+    say("two orders have traded over gRPC")
     say(stack.compose("exec", "--no-TTY", "api", "python", "-m", "testing.first_order").strip())
     kills: list[Kill] = []
     load = Load(stack.door(), seed)
@@ -237,6 +245,19 @@ def _trade(stack: Stack) -> None:
         raise StartError(f"the first orders have not traded: {order}")
 
 
+def _trade_over_grpc(stack: Stack) -> None:
+    """Two orders meet that came over gRPC."""
+    door = stack.door()
+    target = f"127.0.0.1:{GRPC_PORT}"
+    orders: tuple[tuple[int, Literal["buy", "sell"]], ...] = ((901, "sell"), (902, "buy"))
+    for trader_id, side in orders:
+        token = tokens.issue_token(door.jwt_secret, trader_id, "trader", 600)
+        with Tcgx(f"http://127.0.0.1:{door.port}", token=token, transport="grpc", grpc_target=target) as client:
+            order = client.place(door.cards[0], side, "5.60", 2, client_order_id=f"{FIRST}-grpc-{side}", wait=10)
+    if order.status != "filled":
+        raise StartError(f"the orders over gRPC have not traded: {order}")
+
+
 def _is_of_us(found: Violation) -> bool:
     """Whether it is about an order that the ledger cannot know: one of the first orders."""
     return any(f"nobody has sent order '{name}-" in found.text for name in (FIRST, "smoke"))
@@ -272,6 +293,43 @@ def image_faults(engine: Engine, image: str) -> list[str]:
     return found
 
 
-def layers(engine: Engine, image: str) -> list[str]:
-    """The digests of an image's layers."""
-    return list(engine.inspect(image)["RootFS"]["Layers"])
+def differences(engine: Engine, images: tuple[str, str], place: Path) -> list[str]:
+    """How the files of two images differ, layer by layer; empty if the images have the same layers."""
+    digests = [engine.inspect(image)["RootFS"]["Layers"] for image in images]
+    if digests[0] == digests[1]:
+        return []
+    contents = [_layers(engine, image, place) for image in images]
+    found = []
+    for number, (first, second) in enumerate(zip(*contents, strict=True), 1):
+        names = [name for name in sorted({*first, *second}) if first.get(name) != second.get(name)]
+        found += [f"layer {number}: {name}: {first.get(name)} or {second.get(name)}" for name in names]
+    return found or [f"the files are the same, in another order: {digests}"]
+
+
+def _layers(engine: Engine, image: str, place: Path) -> list[dict[str, tuple[object, ...]]]:
+    """What each layer of an image has: time, size, rights, owner, target and content of each file."""
+    archive = place / "image.tar"
+    engine.docker("save", "--output", str(archive), image)
+    try:
+        with tarfile.open(archive) as saved:
+            names: list[str] = json.load(_file(saved, "manifest.json"))[0]["Layers"]
+            return [_files(_file(saved, name)) for name in names]
+    finally:
+        archive.unlink()
+
+
+def _file(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    found = archive.extractfile(name)
+    assert found, f"{name} is no file"
+    return found
+
+
+def _files(layer: IO[bytes]) -> dict[str, tuple[object, ...]]:
+    with tarfile.open(fileobj=layer) as content:
+        return {
+            one.name: (
+                *(one.mtime, one.size, oct(one.mode), one.uid, one.gid, one.linkname),
+                hashlib.sha256(_file(content, one.name).read()).hexdigest()[:12] if one.isreg() else "",
+            )
+            for one in content
+        }

@@ -1,6 +1,7 @@
 """What is gRPC's own: health, reflection, deadlines, streams of batches, flow control and the stop."""
 
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +14,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from rpc.check import takes_calls
 from rpc.server import NAME
 from rpc.v1 import exchange_pb2 as pb
 from rpc.v1 import exchange_pb2_grpc
-from testing.exchange import ExchangeServer
+from testing import certificates
+from testing.exchange import ExchangeServer, exchange_server
 from testing.faults import all_of, paused
+from testing.processes import finished
+from testing.servers import free_port
 from testing.waiting import until
 from tests.doors.grpc_door import refusal
 
@@ -50,6 +55,25 @@ def test_health_says_whether_orders_are_taken(server: ExchangeServer, channel: g
     with paused(all_of(server.servers.redis)):
         until(lambda: status("") == health_pb2.HealthCheckResponse.NOT_SERVING, "it serves without Redis")
     until(lambda: status("") == health_pb2.HealthCheckResponse.SERVING, "it does not serve again")
+
+
+def test_the_probe_of_a_container_looks_at_the_server(server: ExchangeServer) -> None:
+    def probed(port: int, **variables: str) -> int:
+        settings = {"TCGX_GRPC_PORT": str(port), "TCGX_JWT_SECRET": 32 * "x"} | variables
+        return finished([sys.executable, "-P", "-m", "rpc.check"], variables=settings).returncode
+
+    assert probed(server.settings.grpc_port) == 0
+    assert probed(free_port()) == 1
+    with paused(all_of(server.servers.redis)):
+        until(lambda: probed(server.settings.grpc_port) == 1, "it serves without Redis")
+
+
+def test_the_probe_shakes_hands_where_there_is_tls(tmp_path: Path) -> None:
+    own = certificates.make(tmp_path)
+    tls = {"tls_cert": str(own.cert), "tls_key": str(own.key)}
+    with exchange_server("grpc", grpc_port=free_port(), **tls) as secure:
+        until(lambda: takes_calls(secure.settings.grpc_port, is_tls=True), "no handshake")
+        assert not takes_calls(secure.settings.grpc_port, is_tls=False)
 
 
 def test_reflection_shows_the_contract(channel: grpc.Channel) -> None:
