@@ -138,7 +138,9 @@ class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
 class LoginCodeBody(msgspec.Struct, forbid_unknown_fields=True):
     """A login code to exchange for an access token."""
 
-    code: Annotated[str, field_meta("The code of a link.", "0zXw…", minLength=1, maxLength=LOGIN_CODE_CHARACTERS_MAX)]
+    login_code: Annotated[
+        str, field_meta("The code of a link.", "0zXw…", minLength=1, maxLength=LOGIN_CODE_CHARACTERS_MAX)
+    ]
 
 
 class CancelAfterBody(msgspec.Struct, forbid_unknown_fields=True):

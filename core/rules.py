@@ -201,7 +201,7 @@ def check_login_code(draft: Draft) -> str:
     Raises:
         InvalidRequest: the draft breaks rules; the error names every wrong field.
     """
-    code: str = check_fields(draft, {"code": _login_code}, required=("code",))["code"]
+    code: str = check_fields(draft, {"login_code": _login_code}, required=("login_code",))["login_code"]
     return code
 
 
@@ -357,7 +357,7 @@ def _api_key(value: Any) -> str:
 
 def _login_code(value: Any) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= LOGIN_CODE_CHARACTERS_MAX:
-        raise RuleViolation("invalid_code", f"must be a string of 1 to {LOGIN_CODE_CHARACTERS_MAX} characters")
+        raise RuleViolation("invalid_login_code", f"must be a string of 1 to {LOGIN_CODE_CHARACTERS_MAX} characters")
     return value
 
 

@@ -89,7 +89,7 @@ class Authenticator:
         trader_id = await login_codes.redeem(self._redis, code)
         if trader_id is None:
             self._limit.add_failure(address)
-            raise Unauthenticated("invalid_login_code", "the login code does not exist, was used, or is too old")
+            raise Unauthenticated("login_code_invalid", "the login code does not exist, was used, or is too old")
         return self._keys.issue(trader_id, "trader", self._seconds), self._seconds, trader_id
 
     def _caller_of_token(self, text: str) -> Caller:

@@ -128,7 +128,7 @@ _TABLE = (
     ),
     ErrorCode(
         401,
-        "invalid_login_code",
+        "login_code_invalid",
         "Unauthorized",
         "The login code does not exist, was used, or is older than an hour.",
         "the login code does not exist, was used, or is too old",
@@ -306,9 +306,9 @@ _TABLE = (
         "",
     ),
     _field_code(
-        "invalid_code",
-        "code",
-        "The code is no text of a possible length.",
+        "invalid_login_code",
+        "login_code",
+        "The login_code is no text of a possible length.",
         "must be a string of 1 to 100 characters",
         "",
     ),

@@ -42,7 +42,7 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
         "hour. Source: Redis."
     ),
     operation_class=operations.UseLoginCodeOperation,
-    responses=operations.problems("401 invalid_login_code", "422 invalid_code", RATE_LIMITED, "503 unavailable"),
+    responses=operations.problems("401 login_code_invalid", "422 invalid_login_code", RATE_LIMITED, "503 unavailable"),
     request_max_body_size=TOKEN_BYTES_MAX,
     operation_id="use_login_code",
 )

@@ -214,7 +214,7 @@ def body_of(exchange: ExchangeServer, operation: str) -> Any:
     """A valid body of a call."""
     bodies = {
         "create_token": {"trader_id": 7, "api_key": exchange.api_key(7)},
-        "use_login_code": {"code": login_code(exchange.settings.redis_url, 7)},
+        "use_login_code": {"login_code": login_code(exchange.settings.redis_url, 7)},
         "place_order": ORDER,
         "place_orders": {"orders": [ORDER]},
         "replace_order": {"price": "1.01"},

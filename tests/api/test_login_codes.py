@@ -15,7 +15,7 @@ PATH = "/auth/login-code"
 
 
 def use(exchange: ExchangeServer, code: object) -> httpx.Response:
-    return exchange.http.post(PATH, json={"code": code})
+    return exchange.http.post(PATH, json={"login_code": code})
 
 
 def test_a_code_is_worth_one_token_of_its_trader(exchange: ExchangeServer) -> None:
@@ -30,7 +30,7 @@ def test_a_code_is_worth_one_token_of_its_trader(exchange: ExchangeServer) -> No
     bearer = {"authorization": f"Bearer {view['access_token']}"}
     assert exchange.http.post("/orders", json=order, headers=bearer).status_code == 202
     assert exchange.http.get("/admin/audit", headers=bearer).status_code == 403
-    assert (second.status_code, second.json()["code"]) == (401, "invalid_login_code")
+    assert (second.status_code, second.json()["code"]) == (401, "login_code_invalid")
 
 
 def test_of_many_who_have_a_code_one_is_let_in(exchange: ExchangeServer) -> None:
@@ -62,7 +62,7 @@ def test_redis_has_the_hash_of_a_code_for_an_hour(exchange: ExchangeServer) -> N
 def test_a_code_of_another_form_is_refused_by_name(exchange: ExchangeServer, code: object) -> None:
     refused = use(exchange, code)
 
-    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_code")
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_login_code")
     assert "1 to 100 characters" in refused.json()["detail"]
 
 

@@ -32,7 +32,7 @@ export async function login(traderId, apiKey) {
 }
 
 export async function loginByCode(code) {
-  const given = await call("POST", "/auth/login-code", { code });
+  const given = await call("POST", "/auth/login-code", { login_code: code });
   keep(given);
   return given.trader_id;
 }
