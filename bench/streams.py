@@ -30,6 +30,8 @@ from testing.stream_storm import Follower, Load, compare, finish_all
 
 SILENT_SOCKETS = 100
 STORM_CLIENTS = 50
+STORM_KEPT = 0.1
+"""The share of books that are compared."""
 STORM_TRADERS = 8
 SETTLE_SECONDS = 2.0
 PAGE = 4_096
@@ -202,7 +204,7 @@ def _storm(running: Exchange, options: Options) -> tuple[int, int, int]:
     headers = [
         {"authorization": f"Bearer {token}"} for token in access_tokens(running.settings.jwt_secret, STORM_TRADERS)
     ]
-    followers = [Follower(url, card, f"{options.seed}-{number}") for number in range(STORM_CLIENTS)]
+    followers = [Follower(url, card, f"{options.seed}-{number}", kept=STORM_KEPT) for number in range(STORM_CLIENTS)]
     load = Load(url, card, headers, options.seed)
     load.send(options.orders, batch=200)
     load.close()

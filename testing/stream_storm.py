@@ -50,8 +50,10 @@ class StormReport(msgspec.Struct, frozen=True):
 class Follower:
     """One client, in a thread of its own. It follows trades after the command `start`."""
 
-    def __init__(self, url: str, card: str, seed: str, *, start: int = 0) -> None:
+    def __init__(self, url: str, card: str, seed: str, *, start: int = 0, kept: float = 1.0) -> None:
+        """`kept`: the share of updates after which the client keeps a copy of its book, as after each snapshot."""
         self.start = start
+        self._kept = kept
         self.book = LocalBook()
         self.books: dict[int, tuple[Levels, Levels]] = {}
         self.trades: dict[int, int] = {}
@@ -136,6 +138,8 @@ class Follower:
             return
         if self.book.is_crossed:
             self.faults.append(f"the book is crossed at {self.book.sequence}")
+        if data["type"] == "update" and self._choose.random() >= self._kept:
+            return
         levels = (_frozen(self.book.levels("bids")), _frozen(self.book.levels("asks")))
         known = self.books.setdefault(data["sequence"], levels)
         if known != levels:
@@ -270,7 +274,9 @@ def _levels(orders: Sequence[Order]) -> Levels:
     return tuple((price_text(price), quantity) for price, quantity in levels.items())
 
 
-def storm(server: ExchangeServer, *, commands: int, clients: int, cuts: int, batch: int, seed: int) -> StormReport:
+def storm(
+    server: ExchangeServer, *, commands: int, clients: int, cuts: int, batch: int, seed: int, kept: float = 1.0
+) -> StormReport:
     """A storm on an exchange whose API and Redis are restarted in it."""
     choose = random.Random(seed)
     card = server.settings.cards[0]
@@ -288,7 +294,8 @@ def storm(server: ExchangeServer, *, commands: int, clients: int, cuts: int, bat
             sent += max(0, wanted)
             if what == "join":
                 matched: Any = server.redis.hget(keys.key(card, "cursor"), "sequence")
-                followers.append(Follower(server.url, card, f"{seed}-{place}", start=int(matched or 0)))
+                name = f"{seed}-{place}"
+                followers.append(Follower(server.url, card, name, start=int(matched or 0), kept=kept))
             elif what == "cut":
                 followers[place].cut()
             elif what == "api":
@@ -325,6 +332,7 @@ def main() -> None:
     parser.add_argument("--cuts", type=int, default=3, help="how often each of them is cut off")
     parser.add_argument("--batch", type=int, default=200, help="orders of a request")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kept", type=float, default=0.1, help="the share of books that are compared")
     arguments = parser.parse_args()
     # Clients that share one Python process may be slow; what they miss for that would be told as a gap.
     kept = {"log_retention": 1_000_000_000, "event_retention": arguments.commands}

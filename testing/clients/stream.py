@@ -48,8 +48,8 @@ class LocalBook:
     @property
     def is_crossed(self) -> bool:
         """Whether the best bid is not below the best ask."""
-        bids, asks = self.levels("bids"), self.levels("asks")
-        return bool(bids and asks) and float(bids[0][0]) >= float(asks[0][0])
+        bids, asks = self._sides["bids"], self._sides["asks"]
+        return bool(bids and asks) and max(map(float, bids)) >= min(map(float, asks))
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -74,15 +74,16 @@ class EventStream:
         self._events = self._read()
 
     def _read(self) -> Iterator[Event]:
-        fields: dict[str, str] = {}
-        for line in self.response.iter_lines():
-            if line:
-                name, _, value = line.partition(": ")
-                fields[name] = value
-            elif fields:
-                self.last_id = fields.get("id", self.last_id)
-                yield Event(fields["event"], msgspec.json.decode(fields["data"]), fields.get("id", ""))
-                fields = {}
+        rest = b""
+        for part in self.response.iter_bytes():
+            *events, rest = (rest + part).split(b"\n\n")
+            for event in events:
+                fields = dict(line.split(b": ", 1) for line in event.split(b"\n") if b": " in line)
+                if b"event" not in fields:  # a comment
+                    continue
+                self.last_id = fields.get(b"id", self.last_id.encode()).decode()
+                data = msgspec.json.decode(fields[b"data"])
+                yield Event(fields[b"event"].decode(), data, fields.get(b"id", b"").decode())
 
     def next(self, *kinds: str) -> Event:
         """The next event of one of these kinds, or of any kind."""

@@ -133,7 +133,8 @@ def test_a_watch_ends_with_its_time(redis_client: Redis) -> None:
     assert b"levels" not in market.events()[-1][1]
 
 
-def test_orders_that_rest_are_in_the_event_only_for_readers_of_orders(market: Market) -> None:
+def test_orders_that_rest_are_in_the_event_only_for_readers_of_orders(redis_client: Redis) -> None:
+    market = Market(redis_client, "squirtle")  # that no test before has had watched
     watch(market, orders=False)
     market.sell("5.60", 3)
     market.match()
@@ -142,12 +143,12 @@ def test_orders_that_rest_are_in_the_event_only_for_readers_of_orders(market: Ma
     market.buy("5.60", 1)
     market.match()
 
-    before, after = [Event.of(CARD, (entry_id.encode(), fields)) for entry_id, fields in market.events()]
+    before, after = [Event.of(market.card, (entry_id.encode(), fields)) for entry_id, fields in market.events()]
     assert before.level_text == b";560,3"
     assert before.opened_lines is None
     assert after.level_text is not None
     assert set(after.level_text.removeprefix(b";").split(b",")) == {b"570", b"560", b"2"}
-    opened = codec.orders(CARD, after.opened_lines or b"")
+    opened = codec.orders(market.card, after.opened_lines or b"")
     assert [(order.sequence, order.quantity, order.filled_quantity) for order in opened] == [(1, 3, 1), (2, 2, 0)]
 
 
