@@ -2,17 +2,21 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
 from api.pages import POLICY
 from api.routes.web import FILES
+from testing import faults
 from testing.clients.trader import Trader
 from testing.exchange import ExchangeServer, exchange_server, login_code
 from testing.pages import MISSING, PROGRAM, browser, live, log_in
@@ -27,7 +31,7 @@ EXPECTED = re.compile("WebSocket|ERR_CONNECTION|status of (4|503)")
 CARD = "pikachu"
 WATCH_BARS = """
 () => {
-  Object.assign(window, { wrong_bars: [], frames_seen: 0 });
+  Object.assign(window, { wrong_bars: [], quantities: new Set() });
   const quantity = (cell) => Number(cell.querySelector("b").textContent);
   const length = (cell) => Number(/[(](.*)[)]/.exec(cell.querySelector(".bar").style.transform)?.[1] ?? 0);
   const look = () => {
@@ -36,12 +40,36 @@ WATCH_BARS = """
     const largest = Math.max(1, ...cells.map(quantity));
     const wrong = cells.filter((cell) => Math.abs(quantity(cell) / largest - length(cell)) > 0.001);
     window.wrong_bars.push(...wrong.map((cell) => [quantity(cell), largest, length(cell)]));
-    window.frames_seen += 1;
+    cells.forEach((cell, place) => quantity(cell) && window.quantities.add(`${place} ${quantity(cell)}`));
     requestAnimationFrame(look);
   };
   look();
 }
 """
+FOLLOW_VECTOR = """
+async ([card, messages]) => {
+  const { Ladder } = await import("/web/ladder.js");
+  const { money } = await import("/web/util.js");
+  const ladder = new Ladder(() => {});
+  const sorted = (side, sign) => [...side].sort((one, other) => sign * (one[0] - other[0]));
+  const levels = (side, sign) => sorted(side, sign).map(([price, quantity]) => [money(price), quantity]);
+  return messages.map((message) => {
+    if (message.card === card) {
+      if (message.type === "snapshot") ladder.snapshot(message);
+      else if (ladder.sequence !== undefined && !ladder.update(message)) ladder.clear();
+    }
+    const { bids, asks } = ladder.sides;
+    return [ladder.sequence !== undefined, ladder.sequence ?? null, levels(bids, -1), levels(asks, 1)];
+  });
+}
+"""
+STANDSTILL_SECONDS = 7.5
+"""The page asks every 2 s, and waits for 5 s."""
+
+FOLDER = Path(__file__).parents[1] / "vectors" / "book"
+VECTORS: list[dict[str, Any]] = [
+    vector for path in sorted(FOLDER.glob("*.json")) for vector in msgspec.json.decode(path.read_bytes())
+]
 LADDER = "[...document.querySelectorAll('#ladder tbody tr')]"
 Open = Callable[..., Page]
 
@@ -225,7 +253,7 @@ def test_bars_are_as_long_as_the_quantities_beside_them(opened: Open, server: Ex
         trader.submit(CARD, "buy", f"1.{10 + number}")
 
     expect(page.locator("#stat-bid")).to_have_text("1.29")
-    until(lambda: page.evaluate("window.frames_seen") > 20, "no frames are drawn")
+    until(lambda: page.evaluate("window.quantities.size") > 20, "no quantity is seen to change")
     assert page.evaluate("window.wrong_bars") == []
 
 
@@ -258,13 +286,18 @@ def test_a_candle_older_than_the_last_one_is_passed_over(opened: Open, server: E
 
 def test_the_ticket_keeps_what_is_typed_while_prices_move(opened: Open, server: ExchangeServer) -> None:
     page = opened(1)
-    page.fill("#order [name=price]", "1.23")
     page.fill("#order [name=quantity]", "7")
-    for number in range(10):
-        Trader(server.client(2)).submit(CARD, "buy", f"1.{10 + number}")
+    page.focus("#order [name=price]")
+    page.keyboard.type("1.23")
+    page.keyboard.press("ArrowLeft")
+    other = Trader(server.client(2))
+    for number in range(100):
+        other.submit(CARD, "buy", f"1.{10 + number % 10}")
     expect(page.locator("#stat-bid")).to_have_text("1.19")
 
     assert (page.input_value("[name=price]"), page.input_value("[name=quantity]")) == ("1.23", "7")
+    caret = page.evaluate("[document.activeElement.name, document.activeElement.selectionStart]")
+    assert caret == ["price", 3]
     expect(page.locator("#words")).to_have_text("Buy 7 pikachu at 1.23 or less: you pay at most 8.61.")
 
 
@@ -281,6 +314,13 @@ def test_a_lost_server_is_told_and_nothing_can_be_sent_until_it_is_back(
     expect(page.locator("html")).to_have_attribute("data-live", "reconnecting")
     assert page.is_disabled("#send")
     assert page.is_disabled("#cancel-all")
+    assert float(page.evaluate("getComputedStyle(document.getElementById('ladder')).opacity")) < 1
+    typed = page.input_value("[name=price]")
+    row = page.locator("#ladder tbody tr", has_text="1.40")
+    row.click()
+    assert page.input_value("[name=price]") == typed, "a dead ladder gives no price"
+    expect(row).to_contain_text("1.40")
+    expect(row.locator(".bid b")).to_have_text("1")
     page.fill("input[aria-label='new price']", "1.31")
     page.keyboard.press("Enter")
     expect(page.locator("#said")).to_have_text("Prices are not live: nothing was sent.")
@@ -292,6 +332,56 @@ def test_a_lost_server_is_told_and_nothing_can_be_sent_until_it_is_back(
     expect(page.locator("#open tbody tr")).to_have_count(1)
     expect(page.locator("#open tbody tr")).to_contain_text("1.30")
     expect(page.locator("#tape tbody tr").first).to_contain_text("1.40")
+
+
+def test_a_server_that_stands_still_is_told_within_seconds(
+    opened: Open, server: ExchangeServer, apart: ThreadPoolExecutor
+) -> None:
+    page = opened()
+    with faults.paused([server.pid("api")]):
+        began = time.monotonic()
+        page.wait_for_selector("html:not([data-live=live])", timeout=15_000)
+        assert time.monotonic() - began < STANDSTILL_SECONDS
+    assert apart
+    expect(page.locator("html")).to_have_attribute("data-live", "live", timeout=40_000)
+
+
+def test_a_book_that_stays_behind_the_heartbeats_is_read_again(opened: Open, server: ExchangeServer) -> None:
+    muted: list[str] = []
+    connections: list[WebSocketRoute] = []
+
+    def tapped(page: Page) -> None:
+        def carry(client: WebSocketRoute) -> None:
+            connections.append(client)
+            is_first = len(connections) == 1
+
+            def pass_on(message: str | bytes) -> None:
+                if is_first and muted and '"channel":"book"' in str(message):
+                    return
+                client.send(message)
+
+            client.connect_to_server().on_message(pass_on)
+
+        page.route_web_socket(re.compile("/stream/ws"), carry)
+
+    page = opened(prepare=tapped)
+    muted.append("book")
+    Trader(server.client(2)).submit(CARD, "buy", "1.66")
+
+    expect(page.locator("#stat-bid")).to_have_text("1.66", timeout=15_000)
+    assert len(connections) == 2
+    expect(page.locator("html")).to_have_attribute("data-live", "live")
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
+def test_the_ladder_does_what_the_vectors_say(opened: Open, vector: dict[str, Any]) -> None:
+    """Those that every implementation of the recipe passes. The page asks for the book anew where one is broken."""
+    found = opened().evaluate(FOLLOW_VECTOR, [vector["card"], [step["message"] for step in vector["steps"]]])
+
+    for step, (is_live, sequence, bids, asks) in zip(vector["steps"], found, strict=True):
+        assert is_live == step["live"]
+        if is_live:
+            assert (sequence, bids, asks) == (step["sequence"], step["bids"], step["asks"])
 
 
 def test_a_trade_by_keyboard_alone(opened: Open, server: ExchangeServer) -> None:
@@ -327,7 +417,12 @@ def test_a_trade_by_keyboard_alone(opened: Open, server: ExchangeServer) -> None
 
 
 def test_eight_tabs_show_the_same_book(opened: Open, server: ExchangeServer) -> None:
-    pages = [opened() for _ in range(8)]
+    """Tabs of one browser share its connections to a host: six, if they were requests."""
+    first = opened()
+    pages = [first, *(live(first.context.new_page(), server.url) for _ in range(7))]
+    began = time.monotonic()
+    assert pages[-1].evaluate("fetch('/cards').then((answer) => answer.status)") == 200
+    assert time.monotonic() - began < 1
     trader = Trader(server.client(1))
     for number in range(5):
         trader.submit(CARD, "buy", f"1.{20 + number}", 3)

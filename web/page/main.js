@@ -8,11 +8,13 @@ import { Ticket } from "./ticket.js";
 import { by, clock, make, number, row, say } from "./util.js";
 
 const TAPE = 50;
+const BEHIND_MS = 2000;
 const RETRY_MS = 2000;
 const CHIPS = ["#ffd75e", "#7ed6a5", "#ff9f6b", "#7fb8ff", "#d7a5ff", "#f5a3c1"];
 const state = { card: "", cards: [], interval: "1m", live: "connecting", tape: [], tickers: new Map(), sparks: new Map() };
 // A page that its reader has paused shows prices of before, so nobody can act on them.
-const isLive = () => state.live === "live" && !state.isPaused;
+const isFresh = () => state.live === "live";
+const isLive = () => isFresh() && !state.isPaused;
 
 const ladder = new Ladder((price, side) => {
   if (!isLive()) return;
@@ -71,10 +73,25 @@ function take(message) {
   else if (message.channel === "ticker") state.tickers.set(message.card, message);
   else if (message.channel === "candles" && message.card === state.card && message.interval === state.interval) chart.update(message.candles ?? []);
   else if (message.channel === "orders") orders.take(message);
+  else if (message.type === "heartbeat") compare(message);
   else if (message.type === "hello") void read();
   else if (message.type === "gap" || message.type === "reset") void read();
   else if (message.type === "error") say(message.detail);
   state.dirty = true;
+}
+
+// A book that stays behind the heartbeats misses something, although the connection is well.
+function compare({ positions }) {
+  const position = positions?.[state.card];
+  if (ladder.sequence === undefined || position === undefined || position <= ladder.sequence) return;
+  if (state.late) return; // an earlier position is waited for
+  const { card } = state;
+  state.late = setTimeout(() => {
+    state.late = 0;
+    if (card !== state.card || !isFresh() || ladder.sequence >= position) return;
+    live("stale");
+    stream.again(0);
+  }, BEHIND_MS);
 }
 
 function addTrades(trades) {

@@ -1,5 +1,7 @@
 // The one WebSocket. It comes back by itself, and says whether what the page shows can be believed.
-const SILENCE_MS = 15_000; // a heartbeat comes every 10 s
+const PING_MS = 2_000;
+const SILENCE_MS = 5_000;
+const HIDDEN_SILENCE_MS = 25_000; // timers of a hidden tab are late, and so are its pings; a heartbeat comes every 10 s
 
 export class Stream {
   constructor({ token, message, state }) {
@@ -10,7 +12,8 @@ export class Stream {
     this.failures = 0;
     this.silence = 0;
     this.connect();
-    document.addEventListener("visibilitychange", () => !document.hidden && this.look());
+    setInterval(() => this.send({ op: "ping" }), PING_MS);
+    document.addEventListener("visibilitychange", () => this.shown());
     addEventListener("online", () => this.again(0));
   }
 
@@ -34,8 +37,8 @@ export class Stream {
     this.silence = setTimeout(() => this.look(), SILENCE_MS);
     if (message.type === "bye") {
       if (message.code === "too_many") return this.pause();
-      this.failures++;
-      this.again(message.reconnect_after_ms || 500);
+      // The first time when the server says; a page that is sent away again and again comes less and less often.
+      this.again(this.failures ? undefined : message.reconnect_after_ms || 500);
       return;
     }
     this.message(message);
@@ -59,9 +62,24 @@ export class Stream {
   }
 
   look() {
-    if (performance.now() - (this.heard ?? 0) < SILENCE_MS) return;
+    const silence = performance.now() - (this.heard ?? 0);
+    const longest = document.hidden ? HIDDEN_SILENCE_MS : SILENCE_MS;
+    if (silence < longest) {
+      clearTimeout(this.silence);
+      this.silence = setTimeout(() => this.look(), longest - silence);
+      return;
+    }
     this.state("stale");
     this.again();
+  }
+
+  // What was hidden may have slept: it asks, and waits for the answer.
+  shown() {
+    if (document.hidden) return;
+    const asked = performance.now();
+    this.send({ op: "ping" });
+    clearTimeout(this.silence);
+    this.silence = setTimeout(() => (this.heard ?? 0) < asked && this.look(), SILENCE_MS);
   }
 
   again(wait) {
