@@ -36,6 +36,10 @@ class Fates(msgspec.Struct, frozen=True):
     late_seconds: float = 2.2
 
 
+NO_ANSWER = Fates(lost=0, swallowed=100, late=0, slow=0, doubled=0, busy=0)
+ALL_PASS = Fates(lost=0, swallowed=0, late=0, slow=0, doubled=0, busy=0)
+
+
 class LossyProxy:
     """The proxy. `counts` says how many requests met each fate."""
 
@@ -44,12 +48,16 @@ class LossyProxy:
         self.port = 0
         self._target = (host, port)
         self._choose = random.Random(seed)
-        self._fates = fates or Fates()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.Task[None] | None] = set()
+        self.meet(fates or Fates())
+
+    def meet(self, fates: Fates) -> None:
+        """Sets what requests meet from now on."""
+        self._fates = fates
         shares: Mapping[str, int] = {
-            name: value for name, value in msgspec.structs.asdict(self._fates).items() if name != "late_seconds"
+            name: value for name, value in msgspec.structs.asdict(fates).items() if name != "late_seconds"
         }
         self._names = [*shares, "passed"]
         self._weights = [*shares.values(), 100 - sum(shares.values())]
