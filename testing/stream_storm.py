@@ -19,7 +19,7 @@ import httpx
 import msgspec
 from redis import Redis
 
-from core.model import Order, price_text
+from core.model import price_text
 from engine import codec, keys
 from testing import faults
 from testing.clients.stream import EventStream, LocalBook
@@ -247,8 +247,12 @@ def compare(redis: Redis, card: str, followers: Sequence[Follower], rest: Sequen
     compared = 0
     for sequence, at, command in _log(redis, card):
         reference.apply(sequence, at, command)
+        right: tuple[Levels, Levels] | None = None
         for levels in wanted.pop(sequence, ()):
-            assert levels == (_levels(reference.bids()), _levels(reference.asks())), f"the book at {sequence} is wrong"
+            if right is None:
+                bids, asks = reference.levels()
+                right = _texts(bids), _texts(asks)
+            assert levels == right, f"the book at {sequence} is wrong"
             compared += 1
     wanted.pop(0, None)
     assert not wanted, f"books of sequences that do not exist: {sorted(wanted)[:5]}"
@@ -267,11 +271,8 @@ def _log(redis: Redis, card: str) -> Iterator[tuple[int, str, Any]]:
             yield first + place, fields[b"at"].decode(), command
 
 
-def _levels(orders: Sequence[Order]) -> Levels:
-    levels: dict[int, int] = {}
-    for order in orders:
-        levels[order.price_cents] = levels.get(order.price_cents, 0) + order.quantity - order.filled_quantity
-    return tuple((price_text(price), quantity) for price, quantity in levels.items())
+def _texts(levels: Sequence[tuple[int, int]]) -> Levels:
+    return tuple((price_text(price), quantity) for price, quantity in levels)
 
 
 def storm(

@@ -105,6 +105,11 @@ class BookSide:
         for price_cents in sorted(self._levels, reverse=self._side is Side.BUY):
             yield from self._levels[price_cents].values()
 
+    def levels(self) -> list[tuple[int, int]]:
+        """Price and quantity of each price with orders, the best first."""
+        prices = sorted(self._levels, reverse=self._side is Side.BUY)
+        return [(price, sum(order.remaining for order in self._levels[price].values())) for price in prices]
+
 
 class ReferenceBook:
     """Takes a card's commands one by one, in the order of their sequences."""
@@ -155,6 +160,10 @@ class ReferenceBook:
     def asks(self) -> list[Order]:
         """Resting sells in priority order: the lowest price first, at one price the earliest."""
         return [order.snapshot() for order in self._asks.in_priority()]
+
+    def levels(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Price and quantity of each price with orders, bids and asks, the best first."""
+        return self._bids.levels(), self._asks.levels()
 
     def latest_orders(self, trader_id: int) -> list[Order]:
         """The trader's latest 50 orders, newest first. A replace whose order keeps its place counts, and is none."""
