@@ -38,7 +38,8 @@ def test_the_recipe_keeps_the_book_that_rest_shows(exchange: ExchangeServer) -> 
 
 
 def test_every_test_that_the_page_names_exists() -> None:
-    code = "".join(path.read_text() for path in (ROOT / "tests" / "streams").glob("*.py"))
+    folders = [ROOT / "tests" / name for name in ("streams", "client", "page")]
+    code = "".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
     named = set(re.findall(r"`(test_\w+)`", PAGE))
 
     assert len(named) > 15
