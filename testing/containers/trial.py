@@ -241,8 +241,11 @@ def _trade(stack: Stack) -> None:
         token = tokens.issue_token(door.jwt_secret, trader_id, "trader", 600)
         with http_client(f"http://127.0.0.1:{door.port}", f"Bearer {token}") as http:
             order = Trader(http, trader_id).place(card, side, "5.50", quantity=3, client_order_id=f"{FIRST}-{side}")
+            document = http.get("/schema/openapi.json").status_code
     if order["status"] != "filled":
         raise StartError(f"the first orders have not traded: {order}")
+    if document != 200:
+        raise StartError(f"/schema/openapi.json answers {document}")
 
 
 def _trade_over_grpc(stack: Stack) -> None:
