@@ -61,6 +61,9 @@ format: .venv/ready ## puts the code into its format
 	@"$(BIN)/ruff" format .
 	@"$(BIN)/ruff" check --fix .
 
+cloud: .venv/ready ## the CloudFormation template on an emulator of AWS
+	@"$(BIN)/python" -m testing.cloud
+
 grpc: .venv/ready ## generates rpc/v1 and the messages of the client from the contract
 	@"$(BIN)/python" -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. rpc/v1/exchange.proto
 	@cp rpc/v1/exchange_pb2.py rpc/v1/exchange_pb2.pyi client/tcgx_client/contract/
@@ -86,4 +89,4 @@ lock: .venv/ready ## resolves the dependencies anew
 clean: ## removes the virtual environment
 	rm -rf .venv .validate .checkov
 
-.PHONY: help setup run test quick check docs validate containers format grpc graphql bench chaos lock clean
+.PHONY: help setup run test quick check docs validate cloud containers format grpc graphql bench chaos lock clean

@@ -40,7 +40,7 @@ Stop with Ctrl-C.
 
 
 def _login(api: str, code: str) -> str:
-    return f"The page as trader 1, for one browser, within an hour: {api}/#code={code}\n" if code else ""
+    return f"The same page as trader 1, once, within an hour:\n  {api}/#code={code}\n" if code else ""
 
 
 def _fold(line: str) -> str:
