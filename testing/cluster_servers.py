@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from engine import keys
 from testing.certificates import Certificate
 from testing.exchange import ExchangeServer, exchange_server
-from testing.replication import PASSWORD, RedisProcess
+from testing.replication import PASSWORD, InPlaceOfRedis, RedisProcess
 from testing.servers import KEEP_ALL, folder, free_port
 from testing.waiting import until
 
@@ -186,9 +186,13 @@ class RedisCluster:
         ports = {int(about["port"]) for about in _replicas(primary)[1]}
         return [server for server in self.servers if server.is_running and server.port in ports]
 
-    def has_confirmed(self, primary: ClusterNode) -> bool:
-        """Whether the replicas of a primary have all that it has now."""
-        end, replicas = _replicas(primary)
+    def end_of(self, primary: ClusterNode) -> int:
+        """The end of what a primary has written."""
+        return _replicas(primary)[0]
+
+    def has_confirmed(self, primary: ClusterNode, end: int) -> bool:
+        """Whether the replicas of a primary have all up to an end."""
+        replicas = _replicas(primary)[1]
         return len(replicas) >= self._replicas and all(int(about["offset"]) >= end for about in replicas)
 
     def move_slot(self, slot: int, target: ClusterNode, *, pause_seconds: float = 0.0) -> None:
@@ -263,26 +267,8 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-class ClusterServer:
-    """A cluster in the place of a single Redis, for `testing.servers.Servers`."""
-
-    def __init__(self, cluster: RedisCluster) -> None:
-        self.cluster = cluster
-
-    @property
-    def socket_url(self) -> str:
-        """The address of the cluster."""
-        return self.cluster.url
-
-    async def start(self) -> None:
-        """Does nothing: the cluster runs."""
-
-    async def stop(self) -> None:
-        """Does nothing: the cluster has an owner."""
-
-
 @contextmanager
 def cluster_exchange(cluster: RedisCluster, **changes: Any) -> Iterator[ExchangeServer]:
     """A running exchange on a cluster."""
-    with exchange_server(redis=ClusterServer(cluster), log_retention=KEEP_ALL, **changes) as exchange:
+    with exchange_server(redis=InPlaceOfRedis(cluster), log_retention=KEEP_ALL, **changes) as exchange:
         yield exchange

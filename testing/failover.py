@@ -24,7 +24,7 @@ from testing.clients.trader import http_client
 from testing.exchange import ExchangeServer, exchange_server
 from testing.flows import CARDS
 from testing.oracle.judge import assert_archived, assert_books, judged, settle
-from testing.replication import GroupServer, RedisGroup, allow_replication, cut_off, plain_url, redis_group
+from testing.replication import InPlaceOfRedis, RedisGroup, allow_replication, cut_off, plain_url, redis_group
 from testing.servers import client_of
 from testing.waiting import until
 
@@ -174,7 +174,7 @@ def replicated_exchange(
     with (
         redis_group(replicas=replicas or acks + 1) as group,
         exchange_server(
-            redis=GroupServer(group), replica_acks=acks, log_retention=1_000_000_000, **changes
+            redis=InPlaceOfRedis(group), replica_acks=acks, log_retention=1_000_000_000, **changes
         ) as exchange,
     ):
         yield exchange, group

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -278,22 +278,36 @@ def redis_group(*, sentinels: bool = True, **options: Any) -> Iterator[RedisGrou
             group.stop()
 
 
-class GroupServer:
-    """A group in the place of a single Redis, for `testing.servers.Servers`."""
+class SeveralServers(Protocol):
+    """A group with sentinels, or a cluster."""
 
-    def __init__(self, group: RedisGroup) -> None:
-        self.group = group
+    @property
+    def url(self) -> str:
+        """The address that leads to all of them."""
+
+    def start(self) -> None:
+        """Starts all of them."""
+
+    def stop(self) -> None:
+        """Stops all that runs."""
+
+
+class InPlaceOfRedis:
+    """Several servers in the place of a single Redis, for `testing.servers.Servers`. They have an owner."""
+
+    def __init__(self, servers: SeveralServers) -> None:
+        self._servers = servers
 
     @property
     def socket_url(self) -> str:
-        """The address of the group."""
-        return self.group.url
+        """The address that leads to all of them."""
+        return self._servers.url
 
     async def start(self) -> None:
-        """Does nothing: the group runs."""
+        """Does nothing: they run."""
 
     async def stop(self) -> None:
-        """Does nothing: the group has an owner."""
+        """Does nothing: they go on."""
 
 
 def plain_url(server: RedisProcess) -> str:

@@ -7,8 +7,6 @@ from api.decoding import TOKEN_BYTES_MAX, decode_login_code_body, decode_token_b
 from api.openapi import operations
 from api.views import LoginView, TokenView
 
-RATE_LIMITED = "429 rate_limited"
-
 
 @post(
     "/auth/token",
@@ -18,7 +16,13 @@ RATE_LIMITED = "429 rate_limited"
     description="Source: the traders table in PostgreSQL.",
     operation_class=operations.CreateTokenOperation,
     responses=operations.problems(
-        *("401 invalid_credentials", "422 invalid_trader_id", "422 invalid_api_key", RATE_LIMITED, "503 unavailable")
+        *(
+            "401 invalid_credentials",
+            "422 invalid_trader_id",
+            "422 invalid_api_key",
+            "429 rate_limited",
+            "503 unavailable",
+        )
     ),
     request_max_body_size=TOKEN_BYTES_MAX,
     operation_id="create_token",
@@ -42,7 +46,9 @@ async def create_token(request: Request) -> TokenView:  # type: ignore[type-arg]
         "hour. Source: Redis."
     ),
     operation_class=operations.UseLoginCodeOperation,
-    responses=operations.problems("401 login_code_invalid", "422 invalid_login_code", RATE_LIMITED, "503 unavailable"),
+    responses=operations.problems(
+        "401 login_code_invalid", "422 invalid_login_code", "429 rate_limited", "503 unavailable"
+    ),
     request_max_body_size=TOKEN_BYTES_MAX,
     operation_id="use_login_code",
 )

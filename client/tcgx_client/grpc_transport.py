@@ -288,18 +288,33 @@ def _seconds(request: httpx2.Request) -> float | None:
     return found
 
 
+def _channel(kind: Any, target: str, credentials: grpc.ChannelCredentials | None) -> Any:
+    """A channel. `kind`: `grpc`, or `grpc.aio`."""
+    return (
+        kind.insecure_channel(target, OPTIONS)
+        if credentials is None
+        else kind.secure_channel(target, credentials, OPTIONS)
+    )
+
+
+def _started(channel: Any, rpc: Rpc, request: httpx2.Request) -> Any:
+    """The answer to a call over a channel of `grpc`; over one of `grpc.aio` what gives it when it is awaited."""
+    call = channel.unary_unary(
+        SERVICE + rpc.name,
+        request_serializer=type(rpc.request).SerializeToString,
+        response_deserializer=rpc.response.FromString,
+    )
+    return call(rpc.request, timeout=_seconds(request), metadata=_metadata(request))
+
+
 class GrpcTransport(httpx2.BaseTransport):
     """Sends what the contract has over gRPC, and the rest over HTTP."""
 
     def __init__(self, target: str, *, prefix: str, is_tls: bool, verify: ssl.SSLContext | bool) -> None:
         """`target`: host and port of gRPC. `prefix`: what the paths of requests begin with."""
         self._prefix = prefix
+        self._channel = _channel(grpc, target, _credentials(verify) if is_tls else None)
         self._http = httpx2.HTTPTransport(verify=verify)
-        self._channel = (
-            grpc.secure_channel(target, _credentials(verify), OPTIONS)
-            if is_tls
-            else grpc.insecure_channel(target, OPTIONS)
-        )
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Sends a request."""
@@ -307,13 +322,8 @@ class GrpcTransport(httpx2.BaseTransport):
         rpc = rpc_of(request, self._prefix)
         if rpc is None:
             return self._http.handle_request(request)
-        call = self._channel.unary_unary(
-            SERVICE + rpc.name,
-            request_serializer=type(rpc.request).SerializeToString,
-            response_deserializer=rpc.response.FromString,
-        )
         try:
-            return _answer(rpc, call(rpc.request, timeout=_seconds(request), metadata=_metadata(request)))
+            return _answer(rpc, _started(self._channel, rpc, request))
         except grpc.RpcError as error:
             return _refusal(error, request)
 
@@ -324,25 +334,15 @@ class GrpcTransport(httpx2.BaseTransport):
 
 
 class AsyncGrpcTransport(httpx2.AsyncBaseTransport):
-    """The same for asyncio."""
+    """The same for asyncio. The channel belongs to the loop that the first request runs in."""
 
     def __init__(self, target: str, *, prefix: str, is_tls: bool, verify: ssl.SSLContext | bool) -> None:
         """`target`: host and port of gRPC. `prefix`: what the paths of requests begin with."""
         self._prefix = prefix
-        self._http = httpx2.AsyncHTTPTransport(verify=verify)
         self._target = target
         self._credentials = _credentials(verify) if is_tls else None
         self._channel: Any = None
-
-    def _open(self) -> Any:
-        """The channel. It belongs to the loop that the first request runs in."""
-        if self._channel is None:
-            self._channel = (
-                grpc.aio.secure_channel(self._target, self._credentials, OPTIONS)
-                if self._credentials is not None
-                else grpc.aio.insecure_channel(self._target, OPTIONS)
-            )
-        return self._channel
+        self._http = httpx2.AsyncHTTPTransport(verify=verify)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Sends a request."""
@@ -350,13 +350,10 @@ class AsyncGrpcTransport(httpx2.AsyncBaseTransport):
         rpc = rpc_of(request, self._prefix)
         if rpc is None:
             return await self._http.handle_async_request(request)
-        call = self._open().unary_unary(
-            SERVICE + rpc.name,
-            request_serializer=type(rpc.request).SerializeToString,
-            response_deserializer=rpc.response.FromString,
-        )
+        if self._channel is None:
+            self._channel = _channel(grpc.aio, self._target, self._credentials)
         try:
-            return _answer(rpc, await call(rpc.request, timeout=_seconds(request), metadata=_metadata(request)))
+            return _answer(rpc, await _started(self._channel, rpc, request))
         except grpc.RpcError as error:
             return _refusal(error, request)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from core.settings import Settings
 from testing.chaos.plan import Plan
 from testing.chaos.several import OnSeveralServers
-from testing.cluster_servers import ClusterNode, ClusterServer, RedisCluster, slot_of
+from testing.cluster_servers import ClusterNode, RedisCluster, slot_of
 from testing.flows import CARDS
 from testing.replication import RedisProcess
 
@@ -29,24 +29,7 @@ class OnCluster(OnSeveralServers):
         self.cluster = RedisCluster(where, replicas=self.acks)
         self.slot = slot_of(CARDS[plan.seed % len(CARDS)])
         self._last: ClusterNode | None = None
-        super().__init__(data_dir, plan, programs=programs, stopping=stopping)
-
-    @property
-    def place(self) -> ClusterServer:
-        """The cluster."""
-        return ClusterServer(self.cluster)
-
-    def start(self) -> None:
-        """Starts everything; the exchange is ready when this returns."""
-        self.cluster.start()
-        super().start()
-
-    def stop(self) -> None:
-        """Stops everything, in whatever state it is."""
-        try:
-            super().stop()
-        finally:
-            self.cluster.stop()
+        super().__init__(self.cluster, data_dir, plan, programs=programs, stopping=stopping)
 
     def primary(self) -> ClusterNode:
         """The primary of the card; while there is none, the one of before."""
@@ -98,6 +81,7 @@ class OnCluster(OnSeveralServers):
         Raises:
             NotInTime: they do not confirm.
         """
+        end = self.cluster.end_of(target)  # orders go on meanwhile
         self.wait_until(
-            lambda: self.cluster.has_confirmed(target), "replicas do not confirm a move", seconds=STEP_SECONDS
+            lambda: self.cluster.has_confirmed(target, end), "replicas do not confirm a move", seconds=STEP_SECONDS
         )

@@ -11,7 +11,7 @@ from redis import Redis, RedisError
 from core.settings import Settings
 from testing.chaos.plan import Plan
 from testing.chaos.several import OnSeveralServers
-from testing.replication import GroupServer, RedisGroup, RedisProcess, allow_replication, cut_off, plain_url
+from testing.replication import RedisGroup, RedisProcess, allow_replication, cut_off, plain_url
 from testing.servers import client_of
 
 
@@ -22,12 +22,7 @@ class OnSentinels(OnSeveralServers):
         group = data_dir / "group"
         group.mkdir()
         self.group = RedisGroup(group, replicas=self.acks + 1)
-        super().__init__(data_dir, plan, programs=programs, stopping=stopping)
-
-    @property
-    def place(self) -> GroupServer:
-        """The group."""
-        return GroupServer(self.group)
+        super().__init__(self.group, data_dir, plan, programs=programs, stopping=stopping)
 
     @property
     def judged_settings(self) -> Settings:
@@ -43,18 +38,6 @@ class OnSentinels(OnSeveralServers):
                 self._redis.close()
             self._redis, self._redis_url = client_of(url), url
         return self._redis
-
-    def start(self) -> None:
-        """Starts everything; the exchange is ready when this returns."""
-        self.group.start()
-        super().start()
-
-    def stop(self) -> None:
-        """Stops everything, in whatever state it is."""
-        try:
-            super().stop()
-        finally:
-            self.group.stop()
 
     def primary(self) -> RedisProcess:
         """The server that the sentinels name."""

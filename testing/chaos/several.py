@@ -18,7 +18,7 @@ from core.settings import Settings
 from testing.chaos.exchange import Exchange
 from testing.chaos.plan import Plan
 from testing.processes import module
-from testing.replication import RedisProcess
+from testing.replication import InPlaceOfRedis, RedisProcess, SeveralServers
 
 HEAL_SECONDS = 0.5
 """The interval at which the round looks for a history conflict, once all faults are over."""
@@ -35,15 +35,19 @@ class OnSeveralServers(Exchange):
     acks = 0
     """Replicas that confirm a batch."""
 
-    def __init__(self, data_dir: Path, plan: Plan, *, programs: Settings, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        servers: SeveralServers,
+        data_dir: Path,
+        plan: Plan,
+        *,
+        programs: Settings,
+        stopping: threading.Event,
+    ) -> None:
+        self._several = servers
         self._down: dict[str, RedisProcess] = {}
         self._heals_from: float | None = None
         super().__init__(data_dir, plan, programs=programs, stopping=stopping)
-
-    @property
-    @abstractmethod
-    def place(self) -> Any:
-        """What stands in the place of one Redis, for `testing.servers.Servers`."""
 
     @abstractmethod
     def primary(self) -> RedisProcess:
@@ -57,8 +61,20 @@ class OnSeveralServers(Exchange):
     def take_back(self, server: RedisProcess) -> None:
         """Starts a killed server: as a replica, if there is another primary."""
 
+    def start(self) -> None:
+        """Starts everything; the exchange is ready when this returns."""
+        self._several.start()
+        super().start()
+
+    def stop(self) -> None:
+        """Stops everything, in whatever state it is."""
+        try:
+            super().stop()
+        finally:
+            self._several.stop()
+
     def _server_options(self) -> dict[str, Any]:
-        return {"redis": self.place, "replica_acks": self.acks, "replica_ack_ms": ACK_MS}
+        return {"redis": InPlaceOfRedis(self._several), "replica_acks": self.acks, "replica_ack_ms": ACK_MS}
 
     def _links_to_redis(self) -> bool:
         return False

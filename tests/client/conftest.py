@@ -60,13 +60,22 @@ async def _awaited(result: Any) -> Any:
 MakeClient = Callable[..., Any]
 
 
+@pytest.fixture
+def usual_options() -> dict[str, Any]:
+    """What the clients of a module are made with, unless a test says otherwise."""
+    return {}
+
+
 @pytest.fixture(params=["sync", "async"])
-def make_client(request: pytest.FixtureRequest, exchange: ExchangeServer) -> Iterator[MakeClient]:
+def make_client(
+    request: pytest.FixtureRequest, exchange: ExchangeServer, usual_options: dict[str, Any]
+) -> Iterator[MakeClient]:
     """Makes clients of the shared exchange, of one kind or the other; `trader_id=0` is nobody."""
     made: list[Any] = []
     with asyncio.Runner() as runner:
 
         def make(trader_id: int = 1, **options: Any) -> Any:
+            options = usual_options | options
             if trader_id:
                 options = identity(exchange, trader_id) | options
             url = options.pop("base_url", exchange.url)

@@ -1,18 +1,19 @@
 """Each call of the client over gRPC: the tests of `test_calls.py` and `test_later_calls.py`, and some of gRPC alone."""
 
-import asyncio
 import filecmp
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tcgx_client
-from tcgx_client import AsyncTcgx, InvalidRequest, NotFound, OutcomeUnknown, Tcgx, Timeout, TransportError
+from tcgx_client import InvalidRequest, NotFound, OutcomeUnknown, Tcgx, Timeout, TransportError
 
+from testing import certificates
 from testing.exchange import ExchangeServer, exchange_server
 from testing.servers import free_port
-from tests.client.conftest import Awaited, MakeClient, identity
+from tests.client.conftest import MakeClient
 from tests.client.test_calls import *  # noqa: F403
 from tests.client.test_calls import CARD
 from tests.client.test_later_calls import *  # noqa: F403
@@ -28,25 +29,10 @@ def exchange() -> Iterator[ExchangeServer]:
         yield started
 
 
-@pytest.fixture(params=["sync", "async"])
-def make_client(request: pytest.FixtureRequest, exchange: ExchangeServer) -> Iterator[MakeClient]:
-    """Makes clients over gRPC, of one kind or the other; `trader_id=0` is nobody."""
-    made: list[Any] = []
-    with asyncio.Runner() as runner:
-
-        def make(trader_id: int = 1, **options: Any) -> Any:
-            if trader_id:
-                options = identity(exchange, trader_id) | options
-            url = options.pop("base_url", exchange.url)
-            over = {"transport": "grpc", "grpc_target": f"127.0.0.1:{exchange.settings.grpc_port}"} | options
-            is_sync = request.param == "sync"
-            client = Tcgx(url, **over) if is_sync else Awaited(AsyncTcgx(url, **over), runner)
-            made.append(client)
-            return client
-
-        yield make
-        for client in made:
-            client.close()
+@pytest.fixture
+def usual_options(exchange: ExchangeServer) -> dict[str, Any]:
+    """Clients speak gRPC."""
+    return {"transport": "grpc", "grpc_target": f"127.0.0.1:{exchange.settings.grpc_port}"}
 
 
 def test_orders_and_books_go_over_grpc_and_cards_over_http(make_client: MakeClient) -> None:
@@ -83,6 +69,24 @@ def test_without_a_server_nothing_was_sent_and_after_silence_the_outcome_is_unkn
         hasty.place(CARD, "buy", "1.50")
     found = make_client(700_003).resolve(unknown.value.client_order_id)
     assert found is None or found.status in ("accepted", "open")
+
+
+def test_orders_go_over_tls_with_the_authority_that_the_client_knows(tmp_path: Path) -> None:
+    own = certificates.make(tmp_path)
+    tls = {"tls_cert": str(own.cert), "tls_key": str(own.key)}
+    with exchange_server("engine", "archiver", "grpc", grpc_port=free_port(), **tls) as secure:
+        token = secure.bearer(1)["authorization"].removeprefix("Bearer ")
+        target = f"127.0.0.1:{secure.settings.grpc_port}"
+        known = ssl.create_default_context(cafile=str(own.cert))
+
+        def place(verify: ssl.SSLContext) -> str:
+            options: dict[str, Any] = {"transport": "grpc", "grpc_target": target, "token": token, "max_retries": 0}
+            with Tcgx("https://127.0.0.1:9", verify=verify, **options) as client:
+                return str(client.place(CARD, "buy", "1.50", wait=5).status)
+
+        assert place(known) == "open"
+        with pytest.raises(TransportError):
+            place(ssl.create_default_context())
 
 
 def test_messages_are_those_of_the_exchange() -> None:

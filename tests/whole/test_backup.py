@@ -137,6 +137,18 @@ def books_at(server: ExchangeServer, sequences: Mapping[str, int]) -> dict[str, 
     return books
 
 
+def assert_restored(target: Servers, source: ExchangeServer, sequences: Mapping[str, int]) -> None:
+    """The target has books and archive as the logs of the source say, once an archiver has archived what was left."""
+    books = books_at(source, sequences)
+    assert_books(target.settings.redis_url, books)
+    archiver = target.service("archiver")
+    try:
+        until(lambda: target.archived() == sequences, "the archive of what was left")
+    finally:
+        archiver.stop(seconds=10)
+    assert_archived(target.settings.database_url, books)
+
+
 def replayed_hashes(source: Redis, sequences: Mapping[str, int], empty: LoadedRedis) -> dict[str, str]:
     """The state hash of each card after its log up to this sequence has run through an empty server."""
 
@@ -195,14 +207,7 @@ def test_a_backup_under_load_is_one_moment_of_log_books_and_archive(
     assert any(card.archived < card.sequence for card in manifest.cards), "the archive was never behind"
     hashes = replayed_hashes(own.redis, sequences, own_server)
     assert all(hashes[card] in told for card in sequences), told
-    books = books_at(own, sequences)
-    assert_books(target.settings.redis_url, books)
-    archiver = target.service("archiver")
-    try:
-        until(lambda: target.archived() == sequences, "the archive of what was left")
-    finally:
-        archiver.stop(seconds=10)
-    assert_archived(target.settings.database_url, books)
+    assert_restored(target, own, sequences)
     with Redis.from_url(target.settings.redis_url) as client:
         for card, last in sequences.items():
             assert traders_of(client, card) == expected_traders(own, card, last)

@@ -652,6 +652,22 @@ def test_what_a_promoted_replica_lacks_is_a_conflict_that_the_round_recovers_fro
 
 
 @pytest.mark.server
+def test_a_cluster_loses_nothing_while_a_slot_moves_and_a_primary_is_replaced() -> None:
+    faults = (
+        Fault("move a slot key by key", begins=0.5, ends=1.0, value=0.5),
+        Fault("kill redis until a replica is promoted", begins=1.2, ends=1.7, value=0.5),
+    )
+    quiet = msgspec.structs.replace(plan(0, "cluster"), faults=faults, api_processes=1)
+
+    found = rounds.run(quiet, programs=Settings(), library=None, stopping=threading.Event())
+
+    assert found.violations == []
+    assert found.acknowledged == found.sent > 50
+    assert not [note for note in found.notes if "promoted" in note]
+    assert found.tracebacks == []
+
+
+@pytest.mark.server
 def test_what_is_missing_in_the_servers_of_a_round_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last log entry of a card, and one archived trade of another card, are removed before the verdict."""
     gather = evidence.gather

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from testing.cluster_servers import ClusterServer, RedisCluster, cluster_exchange, redis_cluster, slot_of
+from testing.cluster_servers import RedisCluster, cluster_exchange, redis_cluster, slot_of
 from testing.exchange import ExchangeServer
 from testing.flows import CARDS
-from testing.oracle.judge import assert_archived, assert_books
 from testing.processes import module
+from testing.replication import InPlaceOfRedis
 from testing.servers import servers
 from testing.waiting import until
-from tests.whole.test_backup import BUY, JUMPED, SELL, Flow, books_at, restored, taken
+from tests.whole.test_backup import BUY, JUMPED, SELL, Flow, assert_restored, restored, taken
 
 pytestmark = pytest.mark.server
 
@@ -34,18 +34,11 @@ def test_a_backup_under_load_is_restored_into_another_cluster(running: Running, 
         flow.reaches(len(flow.acknowledged) + 500)
     sequences = {card.card: card.sequence for card in manifest.cards}
 
-    with redis_cluster() as other, servers(redis=ClusterServer(other)) as target:
+    with redis_cluster() as other, servers(redis=InPlaceOfRedis(other)) as target:
         restored(target, tmp_path / "backup.tar", "--keep-history")
 
         assert sum(sequences.values()) >= 2_000
-        books = books_at(exchange, sequences)
-        assert_books(target.settings.redis_url, books)
-        archiver = target.service("archiver")
-        try:
-            until(lambda: target.archived() == sequences, "the archive of what was left")
-        finally:
-            archiver.stop(seconds=10)
-        assert_archived(target.settings.database_url, books)
+        assert_restored(target, exchange, sequences)
 
 
 def test_a_restored_cluster_continues_above_all_that_may_have_been_given_out(running: Running, tmp_path: Path) -> None:

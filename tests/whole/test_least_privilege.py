@@ -24,7 +24,7 @@ from core.errors import Unavailable
 from core.settings import Settings
 from engine import connection
 from engine.replica_acks import ReplicaAcks
-from testing.exchange import ExchangeServer, exchange_server
+from testing.exchange import ExchangeServer, exchange_server, login_code
 from testing.servers import client_of, fetch, free_port
 from testing.services import Service
 from testing.waiting import until
@@ -233,6 +233,8 @@ def test_the_exchange_does_all_of_its_work(restricted: Restricted) -> None:
     assert http.delete(f"/admin/keys/{made['key']['key_id']}", headers=admin).status_code == 200
     assert http.get("/admin/audit", headers=admin).json()["rows"]
     assert http.post("/auth/token", json={"trader_id": 9, "api_key": own.api_key(9)}).status_code == 200
+    code = login_code(own.settings.redis_url, 9)
+    assert http.post("/auth/login-code", json={"login_code": code}).status_code == 200
     own.archived()
     assert http.get("/health/ready").status_code == 200
 

@@ -75,7 +75,7 @@ export class Stream {
 
   // What was hidden may have slept: it asks, and waits for the answer.
   shown() {
-    if (document.hidden) return;
+    if (document.hidden || !this.socket) return; // it comes back by itself, or waits to be looked at
     const asked = performance.now();
     this.send({ op: "ping" });
     clearTimeout(this.silence);
