@@ -146,7 +146,7 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
     service.freeze_garbage()
     drain_seconds = _DrainSeconds(settings, stopping)
     async with nodes.connect(settings) as servers:
-        await loading.wait_until_loaded(servers.commands, stopping)
+        await loading.wait_until_loaded(servers.commands, stopping, seconds=settings.start_seconds)
         if stopping.is_set():
             return
         await servers.check(durability=settings.durability)

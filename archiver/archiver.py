@@ -23,7 +23,7 @@ from archiver.writer import RowBatch
 from core.errors import HistoryConflict, StartError, TcgxError, Unavailable
 from core.heartbeat import Progress
 from core.log_limit import RateLimitedLog
-from core.service import Backoff, cancel_and_wait, tell_ready, until_stopped
+from core.service import Backoff, cancel_and_wait, tell_ready, until_stopped, wait_at_start
 from core.settings import Settings
 from engine import heartbeat, keys, library, nodes, replica_acks
 from engine.connection import redis_errors
@@ -318,6 +318,9 @@ async def _archive(
     progress.begin(CONNECTING)
     database = await postgres.connect(settings.database_url)
     try:
+        await _wait_for_migrations(settings, database, stopping, progress)
+        if stopping.is_set():
+            return
         await schema.check(database, settings.cards)
         await _report_untraded_cards(settings, database, reported.untraded_cards)
         await servers.refuse_replicas()
@@ -371,6 +374,16 @@ def _report_faults(reported: dict[str, str], faults: Mapping[str, str]) -> None:
             log.error("archiving stands still", card=card, reason=reason)
     reported.clear()
     reported.update(faults)
+
+
+async def _wait_for_migrations(
+    settings: Settings, database: asyncpg.Connection, stopping: asyncio.Event, progress: Progress
+) -> None:
+    async def find_reason() -> str:
+        progress.begin(CONNECTING)
+        return await schema.why_not(database, settings.cards)
+
+    await wait_at_start("waiting for migrations", find_reason, settings.start_seconds, stopping)
 
 
 async def _lock(

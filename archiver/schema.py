@@ -58,6 +58,19 @@ async def _migrate(connection: asyncpg.Connection, cards: Sequence[str]) -> list
     return [name for name, _ in pending]
 
 
+async def why_not(connection: asyncpg.Connection, cards: Sequence[str]) -> str:
+    """What `check` finds missing; empty if nothing is.
+
+    Raises:
+        Unavailable: PostgreSQL does not answer.
+    """
+    try:
+        await check(connection, cards)
+    except StartError as error:
+        return str(error)
+    return ""
+
+
 async def check(connection: asyncpg.Connection, cards: Sequence[str]) -> None:
     """Checks that every migration has been run and every card has its partitions.
 

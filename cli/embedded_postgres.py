@@ -116,7 +116,7 @@ class PostgresServer(EmbeddedServer):
             _remove_stale_pid_file(file, cluster)
         written = ServerLog(self._data_dir / "postgres.log")
         argv: list[str | Path] = [programs / "postgres", "-D", cluster]
-        for name, value in _postgres_options(self._known().run_dir).items():
+        for name, value in self._options().items():
             argv += ["-c", f"{name}={value}"]
         with written.file:
             process = Process(
@@ -129,6 +129,25 @@ class PostgresServer(EmbeddedServer):
                 inherited=(lock,),
             )
         return ServerProcess(process, written)
+
+    def _options(self) -> dict[str, str]:
+        run_dir = self._known().run_dir
+        return {
+            "listen_addresses": "",
+            "port": str(POSTGRES_PORT),
+            "unix_socket_directories": '"' + run_dir.replace('"', '""') + '"',
+            "unix_socket_permissions": "0700",
+            "cluster_name": "tcgx",
+            "max_connections": "50",
+            "shared_buffers": "128MB",
+            "fsync": "on",
+            "synchronous_commit": "on",
+            "max_wal_size": "2GB",
+            "checkpoint_timeout": "15min",
+            "log_timezone": "UTC",
+            "timezone": "UTC",
+            "log_checkpoints": "off",
+        }
 
     async def _try(self) -> None:
         try:
@@ -164,25 +183,6 @@ class PostgresServer(EmbeddedServer):
             connection = await asyncpg.connect(self._url("postgres"), timeout=START_SECONDS)
             await connection.execute(f"CREATE DATABASE {DATABASE}")
         await connection.close()
-
-
-def _postgres_options(run_dir: str) -> dict[str, str]:
-    return {
-        "listen_addresses": "",
-        "port": str(POSTGRES_PORT),
-        "unix_socket_directories": '"' + run_dir.replace('"', '""') + '"',
-        "unix_socket_permissions": "0700",
-        "cluster_name": "tcgx",
-        "max_connections": "50",
-        "shared_buffers": "128MB",
-        "fsync": "on",
-        "synchronous_commit": "on",
-        "max_wal_size": "2GB",
-        "checkpoint_timeout": "15min",
-        "log_timezone": "UTC",
-        "timezone": "UTC",
-        "log_checkpoints": "off",
-    }
 
 
 def _postgres_environment() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 import sys
@@ -17,13 +18,17 @@ from core import heartbeat, log_files, standard_streams
 from core.errors import StartError, TcgxError
 from core.file_limit import raise_file_limit
 from core.heartbeat import Progress
+from core.loading import REPORT_SECONDS
 from core.settings import Settings, read
 
 T = TypeVar("T")
 
+log = structlog.get_logger()
+
 RETRY_SECONDS_MIN = 0.05
 RETRY_SECONDS_MAX = 2.0
 CANCEL_AGAIN_SECONDS = 0.1
+START_CHECK_SECONDS = 0.2
 BACKLOG = 2_048
 """Connections in the queue of a listening socket, at most."""
 
@@ -77,6 +82,25 @@ async def until_stopped(awaitable: Awaitable[T], stopping: asyncio.Event) -> T |
         return work.result() if work.done() else None
     finally:
         await cancel_and_wait(work, stop)
+
+
+async def wait_at_start(
+    what: str, find_reason: Callable[[], Awaitable[str]], seconds: float, stopping: asyncio.Event
+) -> None:
+    """Returns once `find_reason` finds none, or after `seconds`, or at the stop. Logs `what` and the reason meanwhile.
+
+    What is still missing then, the next step of the start tells.
+    """
+    clock = asyncio.get_running_loop().time
+    ends_at, reported_at = clock() + seconds, -math.inf
+    while clock() < ends_at and not stopping.is_set():
+        why = await until_stopped(find_reason(), stopping)
+        if not why:
+            return
+        if clock() - reported_at >= REPORT_SECONDS:
+            reported_at = clock()
+            log.info(what, reason=why, waits_seconds=round(ends_at - clock()))
+        await until_stopped(asyncio.sleep(START_CHECK_SECONDS), stopping)
 
 
 async def cancel_and_wait(*tasks: "asyncio.Future[Any]") -> None:

@@ -224,6 +224,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pg_bin: Annotated[
         str, Setting("the folder with initdb and postgres that `tcgx up` uses, instead of the packaged one")
     ] = ""
+    start_seconds: Annotated[
+        int,
+        Setting(
+            "how long a service waits at its start for a Redis that does not answer and for missing migrations; "
+            "0: it ends at once",
+            0,
+            3_600,
+        ),
+    ] = 0
     stop_seconds: Annotated[int, Setting("how long a service may take to stop before it is killed", 1, 600)] = 10
     hung_seconds: Annotated[
         int,

@@ -29,6 +29,7 @@ DEFAULTS: Mapping[str, Any] = {
     "config": {
         "TCGX_CARDS": "pikachu,bulbasaur,charmander,squirtle",
         "TCGX_DURABILITY": "always",
+        "TCGX_START_SECONDS": "60",
         "TCGX_DRAIN_SECONDS": "5",
         "TCGX_STOP_SECONDS": "10",
         "TCGX_LOG_FORMAT": "json",
@@ -164,18 +165,32 @@ def _pod(component: str, user: int, containers: list[Object], volumes: list[Obje
                 "fsGroup": user,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "topologySpreadConstraints": [
-                {
-                    "maxSkew": 1,
-                    "topologyKey": key,
-                    "whenUnsatisfiable": "ScheduleAnyway",
-                    "labelSelector": _selector(component),
-                }
-                for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
-            ],
+            **_spread(component),
             "containers": containers,
             "volumes": volumes,
         },
+    }
+
+
+def _spread(component: str) -> Object:
+    """Pods of a component are on different nodes, and in different zones where nodes have zones.
+
+    A node without a zone has no part in a constraint that names zones, nor in any other of the same pod. So the zone is
+    a preference of its own.
+    """
+    constraint = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": _selector(component),
+    }
+    apart = {
+        "weight": 100,
+        "podAffinityTerm": {"topologyKey": "topology.kubernetes.io/zone", "labelSelector": _selector(component)},
+    }
+    return {
+        "topologySpreadConstraints": [constraint],
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [apart]}},
     }
 
 
@@ -275,12 +290,16 @@ def _worker(component: str, values: Values, secrets: list[str]) -> Object:
 
 
 def _migrate(values: Values) -> Object:
-    """A Job a version, since a Job can't be changed. It may run any number of times."""
-    secrets = ["database-url"]
+    """A Job a version, since a Job can't be changed. It may run any number of times.
+
+    It converts data of earlier versions in Redis, too.
+    """
+    secrets = ["redis-url", "database-url"]
     is_helm = isinstance(values("image.tag"), Expression)
     container = _container("migrate", values, secrets) | {"args": ["tcgx", "migrate"]}
     pod = _pod("migrate", USER, [container], _volumes(values, secrets))
-    del pod["spec"]["topologySpreadConstraints"]
+    for name in _spread("migrate"):
+        del pod["spec"][name]
     pod["spec"]["restartPolicy"] = "OnFailure"
     job: Object = {
         **_head("batch/v1", "Job", f"tcgx-migrate-{VERSION.replace('.', '-')}", "migrate"),
@@ -356,12 +375,12 @@ def _policies() -> list[Object]:
         _policy("api", ingress=[{"ports": _ports(API_PORT)}], egress=[DNS, REDIS, POSTGRES]),
         _policy("engine", ingress=[], egress=[DNS, REDIS]),
         _policy("archiver", ingress=[], egress=[DNS, REDIS, POSTGRES]),
-        _policy("migrate", ingress=[], egress=[DNS, POSTGRES]),
+        _policy("migrate", ingress=[], egress=[DNS, REDIS, POSTGRES]),
     ]
 
 
 def _policy_of_redis() -> Object:
-    clients = [{"podSelector": _selector("api", "engine", "archiver")}]
+    clients = [{"podSelector": _selector("api", "engine", "archiver", "migrate")}]
     return _policy("redis", ingress=[{"from": clients, "ports": _ports(REDIS_PORT)}], egress=[])
 
 

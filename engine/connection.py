@@ -249,10 +249,14 @@ def _start_errors() -> Iterator[None]:
     except primary.NoPrimary as error:
         raise StartError(str(error)[0].upper() + str(error)[1:]) from error
     except (redis.exceptions.RedisError, OSError) as error:
-        # redis-py wraps a refused password in a ConnectionError if the connection is a unix socket.
-        if any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid username-password", "Authentication")):
+        if names_password(error):
             raise StartError(f"Redis refuses the password of TCGX_REDIS_URL: {reason(error)}") from error
         raise StartError(f"Redis does not answer at TCGX_REDIS_URL: {reason(error)}") from error
+
+
+def names_password(error: Exception) -> bool:
+    """Whether an error is about the password. redis-py wraps it in a ConnectionError at a unix socket."""
+    return any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid username-password", "Authentication"))
 
 
 def _check_persistence(info: Mapping[str, Any], configuration: Mapping[str, str], durability: str) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for a Redis that still loads its data, and for sentinels that elect a primary."""
+"""Waiting for a Redis that does not answer yet or still loads its data, and for sentinels that elect a primary."""
 
 import asyncio
 
@@ -8,9 +8,10 @@ from redis.asyncio import Redis
 
 from core.errors import StartError, reason
 from core.loading import REPORT_SECONDS, LoadProgress
-from core.service import until_stopped
+from core.service import until_stopped, wait_at_start
 from engine import primary
 from engine.cluster import servers_of
+from engine.connection import names_password
 
 log = structlog.get_logger()
 
@@ -20,16 +21,27 @@ ELECTION_SECONDS = 60.0
 """The longest time that a start waits until the sentinels name a primary that answers."""
 
 
-async def wait_until_loaded(client: Redis, stopping: asyncio.Event) -> None:
+HEARD = (
+    primary.NotPrimary,
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+    redis.exceptions.BusyLoadingError,
+)
+"""Errors of a connection that are answers of a server."""
+
+
+async def wait_until_loaded(client: Redis, stopping: asyncio.Event, *, seconds: float = 0.0) -> None:
     """Waits while the server says that it loads its data, or until the stop. Other errors are left to the next command.
 
-    Sentinels that elect a primary are waited for before that.
+    A server that does not answer is waited for for `seconds` before that, and sentinels that elect a primary.
 
     Raises:
         StartError: the load does not go on any more (`core.loading`), or there is no primary within `ELECTION_SECONDS`.
     """
     if primary.asks_sentinels(client):
         await _wait_until_elected(client, stopping)
+    else:
+        await wait_at_start("Redis does not answer yet", lambda: _why_no_answer(client), seconds, stopping)
     clock = asyncio.get_running_loop().time
     progress = LoadProgress("Redis", clock())
     while not stopping.is_set() and (position := await loading_position(client)) is not None:
@@ -57,6 +69,20 @@ async def _obstacle(client: Redis) -> str:
         await client.ping()
     except (redis.exceptions.RedisError, OSError) as error:
         return reason(error) if primary.is_electing(error) else ""
+    return ""
+
+
+async def _why_no_answer(client: Redis) -> str:
+    """Why nothing is heard of the server. Empty if it answers, whatever that is."""
+    try:
+        for server in await servers_of(client):
+            await server.ping()
+    except HEARD:
+        return ""
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
+        return "" if names_password(error) else reason(error)
+    except redis.exceptions.RedisError:
+        return ""
     return ""
 
 

@@ -181,7 +181,7 @@ async def work(settings: Settings, stopping: asyncio.Event, progress: Progress) 
         StartError: Redis fails a check (`connection.check`), or does not answer.
     """
     async with nodes.connect(settings, ENGINE_NAME) as servers:
-        await loading.wait_until_loaded(servers.commands, stopping)
+        await loading.wait_until_loaded(servers.commands, stopping, seconds=settings.start_seconds)
         if stopping.is_set():
             return
         await servers.check(durability=settings.durability)

@@ -40,7 +40,7 @@ async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None
     """
     tls.check(settings)
     async with nodes.connect(settings) as servers:
-        await loading.wait_until_loaded(servers.commands, stopping)
+        await loading.wait_until_loaded(servers.commands, stopping, seconds=settings.start_seconds)
         if stopping.is_set():
             return
         await servers.check(durability=settings.durability)

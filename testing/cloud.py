@@ -66,17 +66,23 @@ def _function(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Json:
 _Loader.add_multi_constructor("!", _function)
 
 
+def template() -> Json:
+    """The template."""
+    found: Json = yaml.load(TEMPLATE.read_text(), _Loader)  # noqa: S506 - a SafeLoader
+    return found
+
+
 def emulated() -> Json:
     """The template as far as the emulator knows it. Numbers of parameters are put in: it takes them as texts."""
-    template: Json = yaml.load(TEMPLATE.read_text(), _Loader)  # noqa: S506 - a SafeLoader
-    resources: Json = template["Resources"]
+    known = template()
+    resources: Json = known["Resources"]
     gone = {name for name, resource in resources.items() if UNKNOWN_TYPES.fullmatch(resource["Type"])}
     gone |= {name for name, one in resources.items() if one["Type"] == "AWS::EC2::Route" and gone & _named(one)}
-    numbers = {name: int(one["Default"]) for name, one in template["Parameters"].items() if one["Type"] == "Number"}
-    template["Resources"] = {
+    numbers = {name: int(one["Default"]) for name, one in known["Parameters"].items() if one["Type"] == "Number"}
+    known["Resources"] = {
         name: _without(_with_numbers(one, numbers), gone) for name, one in resources.items() if name not in gone
     }
-    return template
+    return known
 
 
 def _named(value: Any) -> set[str]:

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from redis.crc import key_slot
 from engine import keys
 from testing.certificates import Certificate
 from testing.exchange import ExchangeServer, exchange_server
+from testing.hosts import THIS_HOST, Host
 from testing.replication import PASSWORD, InPlaceOfRedis, RedisProcess
 from testing.servers import KEEP_ALL, folder, free_port
 from testing.waiting import until
@@ -33,9 +34,9 @@ def slot_of(card: str) -> int:
 class ClusterNode(RedisProcess):
     """A server of a cluster."""
 
-    def __init__(self, where: Path, *lines: str, tls: Certificate | None = None) -> None:
+    def __init__(self, where: Path, *lines: str, tls: Certificate | None = None, host: Host | None = None) -> None:
         self.bus_port = free_port()  # the usual one, 10,000 above the other, may be no port
-        super().__init__(where, free_port(), *lines, f"cluster-port {self.bus_port}", tls=tls)
+        super().__init__(where, free_port(), *lines, f"cluster-port {self.bus_port}", tls=tls, host=host)
 
     def call(self, *command: str | int | bytes) -> Any:
         """The reply to a command."""
@@ -68,13 +69,15 @@ class RedisCluster:
         replicas: int = 0,
         lines: Sequence[str] = (),
         tls: Certificate | None = None,
+        hosts: Sequence[Host] = (),
     ) -> None:
         """`size`: how many primaries. `replicas`: of each of them. `lines`: further configuration of the servers.
 
         `tls`: the certificate of all of them. They take no connections without TLS then, not even of each other.
+        `hosts`: where they run, one after the other, primaries first; all of them here without any.
         """
         shared = (
-            *("bind 127.0.0.1", "appendonly yes", "appendfsync always", 'save ""', "maxmemory-policy noeviction"),
+            *("appendonly yes", "appendfsync always", 'save ""', "maxmemory-policy noeviction"),
             *(f"requirepass {PASSWORD}", f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0", "repl-timeout 5"),
             *("repl-ping-replica-period 1", "cluster-enabled yes", f"cluster-node-timeout {NODE_TIMEOUT_MS}"),
             *("cluster-replica-validity-factor 0", "cluster-require-full-coverage no", *lines),
@@ -82,16 +85,19 @@ class RedisCluster:
         )
         self._tls = tls
         self._where, self._shared, self._numbers = where, shared, count(1)
+        self._hosts = cycle(hosts or [THIS_HOST])
         self._size, self._replicas = size, replicas
         self.servers = [self._made() for _ in range(size * (1 + replicas))]
 
     def _made(self) -> ClusterNode:
-        return ClusterNode(self._where / f"node-{next(self._numbers)}", *self._shared, tls=self._tls)
+        host = next(self._hosts)
+        lines = [f"bind {host.address}", *self._shared]
+        return ClusterNode(self._where / f"node-{next(self._numbers)}", *lines, tls=self._tls, host=host)
 
     @property
     def url(self) -> str:
         """The address of the cluster."""
-        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        hosts = ",".join(f"{server.host.address}:{server.port}" for server in self.servers)
         options = f"/0?ssl_ca_certs={self._tls.cert}" if self._tls else ""
         return f"redis{'s' if self._tls else ''}+cluster://:{PASSWORD}@{hosts}{options}"
 
@@ -113,7 +119,7 @@ class RedisCluster:
 
     def _meet(self, server: ClusterNode) -> None:
         first = next(each for each in self.servers if each is not server and each.is_running)
-        server.call("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
+        server.call("CLUSTER", "MEET", first.host.address, first.port, first.bus_port)
 
     def add(self) -> ClusterNode:
         """Adds a primary without slots."""
@@ -214,7 +220,9 @@ class RedisCluster:
         """The step that is repeated. Whether there were keys."""
         names = source.call("CLUSTER", "GETKEYSINSLOT", slot, KEYS_AT_ONCE)
         if names:
-            source.call("MIGRATE", "127.0.0.1", target.port, "", 0, MIGRATE_MS, "AUTH", PASSWORD, "KEYS", *names)
+            source.call(
+                "MIGRATE", target.host.address, target.port, "", 0, MIGRATE_MS, "AUTH", PASSWORD, "KEYS", *names
+            )
         return bool(names)
 
     def end_move(self, slot: int, source: ClusterNode, target: ClusterNode) -> None:

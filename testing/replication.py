@@ -22,6 +22,7 @@ from cli.embedded_redis import _redis_program
 from core.settings import Settings
 from testing.certificates import Certificate
 from testing.faults import crash
+from testing.hosts import THIS_HOST, Host
 from testing.servers import copy_template, folder, free_port
 from testing.waiting import until, until_async
 
@@ -36,9 +37,12 @@ STOP_SECONDS = 20.0
 class RedisProcess:
     """A Redis on a port of its own. Its data stay in its folder when it is killed and started again."""
 
-    def __init__(self, where: Path, port: int, *lines: str, tls: Certificate | None = None) -> None:
-        """`tls`: it takes connections with TLS alone, and has this certificate."""
+    def __init__(
+        self, where: Path, port: int, *lines: str, tls: Certificate | None = None, host: Host | None = None
+    ) -> None:
+        """`tls`: it takes connections with TLS alone, and has this certificate. `host`: where it runs."""
         self.port = port
+        self.host = host or THIS_HOST
         self._where = where
         self._tls = tls
         self._lines = [*(_tls_lines(port, tls) if tls else [f"port {port}"]), *lines]
@@ -64,7 +68,7 @@ class RedisProcess:
 
     def _run(self) -> None:
         file = self._where / "redis.conf"
-        with (self._where / "output").open("ab") as output:
+        with (self._where / "output").open("ab") as output, self.host.inside():
             self._process = subprocess.Popen(
                 [_redis_program(os.environ.get("TCGX_REDIS_BIN", "")), str(file), *self._options()],
                 stdin=subprocess.DEVNULL,
@@ -85,6 +89,7 @@ class RedisProcess:
     def client(self) -> Redis:
         """A client of this server, whatever its role is."""
         return Redis(
+            host=self.host.address,
             port=self.port,
             password=self._password(),
             retry=Retry(NoBackoff(), 0),

@@ -17,11 +17,10 @@ import msgspec
 
 from core.model import PlaceOrder, Side, TimeInForce
 from core.settings import read
-from exchange import tokens
 from testing.chaos.checker import Violation, check
 from testing.chaos.evidence import gather
 from testing.chaos.ledger import Ledger, Placed
-from testing.chaos.load import PRICES, order_body
+from testing.chaos.load import PRICES, Door, order_body
 from testing.exchange import TcgxUp, tcgx_up
 from testing.oracle.judge import settle
 from testing.servers import folder
@@ -44,8 +43,8 @@ class Unanswered(Exception):
 class Connection:
     """A connection of HTTP/1.1 that is used until the server says `Connection: close`."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, host: str, port: int) -> None:
+        self._address = host, port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.was_reused = False
 
@@ -65,7 +64,7 @@ class Connection:
 
     async def _post(self, head: bytes, body: bytes) -> tuple[int, bytes]:
         if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+            self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
         writer.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         await writer.drain()
@@ -88,15 +87,15 @@ class Connection:
 class StrictLoad:
     """All clients, in a thread with an event loop of its own."""
 
-    def __init__(self, up: TcgxUp, *, think_seconds: Sequence[float] = THINK_SECONDS) -> None:
+    def __init__(self, door: Door, *, think_seconds: Sequence[float] = THINK_SECONDS, first_trader: int = 1) -> None:
         """`think_seconds`: mean pauses of clients between two requests, one client after the other."""
         self._think_seconds = think_seconds
         self.ledger = Ledger()
         self.unanswered: list[str] = []
         self.refused: list[str] = []
         self.requests = 0
-        self._port, self._secret = up.port, up.urls.jwt_secret
-        self._cards = read(up.urls.variables()).cards
+        self._door = door
+        self._first_trader = first_trader
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
@@ -112,13 +111,13 @@ class StrictLoad:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
-                group.create_task(self._client(1 + number, keeps=number % 2 == 0))
+                group.create_task(self._client(self._first_trader + number, keeps=number % 2 == 0))
 
     async def _client(self, trader_id: int, *, keeps: bool) -> None:
         choose = random.Random(f"rolling restart {trader_id}")
         think = self._think_seconds[trader_id // 2 % len(self._think_seconds)]
-        connection, numbers = Connection(self._port), itertools.count(1)
-        token = tokens.issue_token(self._secret, trader_id, "trader", 3_600)
+        connection, numbers = Connection(self._door.hosts[0], self._door.port), itertools.count(1)
+        token = self._door.token(trader_id)
         head = (
             f"POST /orders HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n"
         )
@@ -126,7 +125,7 @@ class StrictLoad:
             side = choose.choice((Side.BUY, Side.SELL))
             command = PlaceOrder(
                 trader_id=trader_id,
-                card=choose.choice(self._cards),
+                card=choose.choice(self._door.cards),
                 side=side,
                 price_cents=choose.randint(*PRICES[side]),
                 quantity=choose.randint(1, 20),
@@ -155,6 +154,11 @@ class StrictLoad:
         placed.answered(int(order_id.rpartition("-")[2]), time.monotonic())
 
 
+def door_of(up: TcgxUp) -> Door:
+    """Where clients reach it."""
+    return Door(up.port, up.urls.jwt_secret, read(up.urls.variables()).cards)
+
+
 def judge(up: TcgxUp, load: StrictLoad) -> list[Violation]:
     """Every violation in the data of the exchange, once all is matched and archived."""
     settings = read(up.urls.variables())
@@ -170,7 +174,7 @@ def main() -> int:
     given = parser.parse_args()
     variables = {"TCGX_API_WORKERS": str(given.workers)}
     with folder() as where, tcgx_up(where, variables=variables) as up:
-        with StrictLoad(up) as load:
+        with StrictLoad(door_of(up)) as load:
             began = time.monotonic()
             for number in range(1, given.rounds + 1):
                 up.run("restart")

@@ -41,11 +41,12 @@ CONFLICT = 409
 
 
 class Door(NamedTuple):
-    """Where clients reach the exchange, and what signs their tokens."""
+    """Where clients reach the exchange, and what signs their tokens. With several hosts they go on at another one."""
 
     port: int
     jwt_secret: str
     cards: Sequence[str]
+    hosts: Sequence[str] = ("127.0.0.1",)
 
     def token(self, trader_id: int) -> str:
         """A token without `iat`: an API process whose clock is behind would refuse one from its future."""
@@ -72,7 +73,9 @@ class Answer(NamedTuple):
 class Client:
     """One trader in a thread of its own. Its requests follow from the seed; answers decide how far it comes."""
 
-    def __init__(self, door: Door, ledger: Ledger, trader_id: int, seed: int, ends: "Ends") -> None:
+    def __init__(
+        self, door: Door, ledger: Ledger, trader_id: int, seed: int, ends: "Ends", *, is_plain: bool = False
+    ) -> None:
         token = door.token(trader_id)
         self._headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         self._door = door
@@ -80,9 +83,12 @@ class Client:
         self._trader_id = trader_id
         self._choose = random.Random(f"client {seed} {trader_id}")
         self._ends = ends
+        self._is_plain = is_plain
         self._numbers = itertools.count(1)
         self._recent: list[Placed] = []
         self._connection: http.client.HTTPConnection | None = None
+        first = trader_id % len(door.hosts)
+        self._hosts = itertools.cycle([*door.hosts[first:], *door.hosts[:first]])
         self._thread = threading.Thread(target=self._run)
         self.failure: BaseException | None = None
 
@@ -104,7 +110,7 @@ class Client:
         ]
         try:
             while not self._ends.stopping.is_set():
-                self._choose.choices(acts, (70, 8, 15, 1, 6, 10))[0]()
+                self._choose.choices(acts, (70, 8, 15, 1, 6, 0 if self._is_plain else 10))[0]()
                 self._ends.stopping.wait(self._choose.expovariate(1 / PAUSE_SECONDS))
         except Abandoned:
             return
@@ -168,7 +174,8 @@ class Client:
         self._send_replace(placed, command)
 
     def _send_replace(self, placed: Placed, command: ReplaceOrder) -> None:
-        body = {name: order_body(command)[name] for name in ("price", "quantity", "post_only", "client_order_id")}
+        body = {name: order_body(command)[name] for name in ("price", "quantity", "client_order_id")}
+        body["post_only"] = command.post_only
         answer = self._insist("PATCH", f"/orders/{command.card}-{command.replaces}", body)
         if answer.status == 202:
             self._enter(placed, answer.body)
@@ -234,7 +241,7 @@ class Client:
             quantity=choose.randint(1, 20),
             time_in_force=time_in_force,
             client_order_id=f"{self._trader_id}-{next(self._numbers)}",
-            post_only=time_in_force is TimeInForce.GTC and choose.random() < POST_ONLY,
+            post_only=not self._is_plain and time_in_force is TimeInForce.GTC and choose.random() < POST_ONLY,
         )
 
     # -- HTTP
@@ -260,7 +267,7 @@ class Client:
         """One request; None without a whole answer in time."""
         if self._connection is None:
             seconds = self._choose.uniform(*ANSWER_SECONDS)
-            self._connection = http.client.HTTPConnection("127.0.0.1", self._door.port, timeout=seconds)
+            self._connection = http.client.HTTPConnection(next(self._hosts), self._door.port, timeout=seconds)
         try:
             self._connection.request(method, path, body, self._headers | headers)
             response = self._connection.getresponse()
@@ -268,6 +275,8 @@ class Client:
         except (OSError, http.client.HTTPException):
             self._disconnect()
             return None
+        if response.status >= 500 and len(self._door.hosts) > 1:
+            self._disconnect()
         return Answer(response.status, msgspec.json.decode(text) if text else None)
 
     def _disconnect(self) -> None:
@@ -301,10 +310,14 @@ class Ends:
 class Load:
     """All clients of a round."""
 
-    def __init__(self, door: Door, seed: int) -> None:
+    def __init__(self, door: Door, seed: int, *, is_plain: bool = False, first_trader: int = 1) -> None:
+        """`is_plain`: orders and cancels alone, without what earlier versions do not know."""
         self.ledger = Ledger()
         self._ends = Ends()
-        self._clients = [Client(door, self.ledger, 1 + number, seed, self._ends) for number in range(CLIENTS)]
+        self._clients = [
+            Client(door, self.ledger, first_trader + number, seed, self._ends, is_plain=is_plain)
+            for number in range(CLIENTS)
+        ]
 
     def start(self) -> None:
         """Begins."""
@@ -339,12 +352,14 @@ class Load:
 
 def order_body(command: PlaceOrder) -> dict[str, object]:
     """The JSON of an order."""
-    return {
+    body: dict[str, object] = {
         "card": command.card,
         "side": command.side.value,
         "price": price_text(command.price_cents),
         "quantity": command.quantity,
         "time_in_force": command.time_in_force.value,
         "client_order_id": command.client_order_id,
-        "post_only": command.post_only,
     }
+    if command.post_only:
+        body["post_only"] = True
+    return body

@@ -6,6 +6,7 @@ removed with it. The exit code is 0 if nothing was lost, 1 if something was, and
 
 import argparse
 import contextlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from testing.containers.machine import ROOT, Folder
 from testing.waiting import NotInTime
 
 CANT = 3
-IMAGE, FIRST_IMAGE = "tcgx:trial", "tcgx:trial-before"
+IMAGE, FIRST_IMAGE, BEFORE_IMAGE = "tcgx:trial", "tcgx:trial-first", "tcgx:trial-before"
 DIFFERENCES_SHOWN = 20
 BEGAN = time.monotonic()
 
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("--twice", action="store_true", help="build twice, and compare the layers")
     parser.add_argument("--cache", type=Path, help="a folder that keeps packages and file trees for the next run")
     parser.add_argument("--private", action="store_true", help="a private engine, even where one answers")
+    parser.add_argument("--before", help="a revision whose data is upgraded, too (the last tag, if there is one)")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     try:
@@ -65,9 +67,39 @@ def _privately(given: argparse.Namespace) -> int:
         return CANT
     with _folder(given.cache) as place:
         folder = Folder(place)
-        folder.prepare(lambda step: say(f"makes: {step}"))
+        before = _tree_of(_revision(given), place)
+        folder.prepare(lambda step: say(f"makes: {step}"), [ROOT, *([before] if before else [])])
         words = ["--inside", str(place), "--rounds", str(given.rounds), "--seed", str(given.seed)]
+        words += ["--before", given.before] if given.before else []
         return folder.run_inside([*words, *(["--twice"] if given.twice else [])])
+
+
+def _revision(given: argparse.Namespace) -> str:
+    """The revision of before; empty if there is none."""
+    return given.before or _git("describe", "--tags", "--abbrev=0")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if not done.returncode else ""
+
+
+def _tree_of(revision: str, place: Path) -> Path | None:
+    """The files of a revision, in a folder of `place`; None without a revision.
+
+    Raises:
+        StartError: there is no such revision.
+    """
+    if not revision:
+        return None
+    if not _git("rev-parse", "--verify", f"{revision}^{{commit}}"):
+        raise StartError(f"--before: {revision!r} is no revision of {ROOT}")
+    tree = place / "before"
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir(parents=True)
+    with subprocess.Popen(["git", "archive", revision], cwd=ROOT, stdout=subprocess.PIPE) as archive:
+        subprocess.run(["tar", "-x", "-C", str(tree)], stdin=archive.stdout, check=True)
+    return tree
 
 
 @contextlib.contextmanager
@@ -88,6 +120,7 @@ def _try(engine: Engine, given: argparse.Namespace, folder: Folder | None, place
         except (StartError, NotInTime):
             print(stack.logs(), file=sys.stderr)
             raise
+    faults += _upgraded(engine, given, folder, place or Path())
     say(f"stopped in {outcome.stop_seconds:.1f} s with {outcome.exit_codes}; up again in {outcome.again_seconds:.1f} s")
     lost = _count(outcome.violations, "lost")
     doubled = _count(outcome.violations, "doubled")
@@ -104,11 +137,9 @@ def _try(engine: Engine, given: argparse.Namespace, folder: Folder | None, place
 
 def _build(engine: Engine, given: argparse.Namespace, folder: Folder | None, place: Path) -> list[str]:
     is_offline = folder is not None
-    revision = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    revision = _git("rev-parse", "--short=12", "HEAD")
     faults = []
-    with engines.context(folder.path if folder else place, folder.wheels if folder else None) as files:
+    with engines.context(folder.path if folder else place, folder.wheels(ROOT) if folder else None) as files:
         began = time.monotonic()
         engines.build(engine, files, IMAGE, is_offline=is_offline, revision=revision)
         size = engine.inspect(IMAGE)["Size"]
@@ -120,6 +151,34 @@ def _build(engine: Engine, given: argparse.Namespace, folder: Folder | None, pla
             say(f"built again: {len(different)} files differ")
             faults += [f"two builds differ: {one}" for one in different[:DIFFERENCES_SHOWN]]
     return faults + [f"image: {fault}" for fault in trial.image_faults(engine, IMAGE)]
+
+
+def _upgraded(engine: Engine, given: argparse.Namespace, folder: Folder | None, place: Path) -> list[str]:
+    """Upgrades an exchange of the revision of before; what went wrong."""
+    revision = _revision(given)
+    tree = _tree_of(revision, folder.path if folder else place)
+    if tree is None:
+        say("there is no tag, and so no version of before to upgrade from")
+        return []
+    began = time.monotonic()
+    wheels = folder.wheels(tree) if folder else None
+    with engines.context(folder.path if folder else place, wheels, tree) as files:
+        engines.build(engine, files, BEFORE_IMAGE, is_offline=folder is not None, revision=revision)
+    say(f"image of {revision} built in {time.monotonic() - began:.1f} s")
+    stack = trial.Stack(engine, BEFORE_IMAGE, is_private=folder is not None, tree=tree)
+    with trial.removed_afterwards(stack):
+        try:
+            found = trial.upgrade(stack, IMAGE, seed=given.seed, say=say)
+        except (StartError, NotInTime):
+            print(stack.logs(), file=sys.stderr)
+            raise
+    for line in found.migrations:
+        print(line)
+    print(
+        f"upgraded from {revision}: {found.acknowledged_before} acknowledged before, {found.acknowledged} in all, "
+        f"{found.trades} trades; lost {_count(found.violations, 'lost')}, doubled {_count(found.violations, 'doubled')}"
+    )
+    return [f"upgrade: {violation}" for violation in found.violations]
 
 
 def _count(violations: list[Violation], rule: str) -> int:

@@ -40,9 +40,9 @@ class Engine:
         """
         return self._run(["docker", *words], variables, check=check)
 
-    def compose(self, *words: str, project: str, **variables: str) -> str:
-        """What `docker compose WORDS` prints, with the compose file of this project."""
-        command = [*self._compose, "--project-name", project, "--file", str(ROOT / "docker-compose.yml"), *words]
+    def compose(self, *words: str, project: str, tree: Path = ROOT, **variables: str) -> str:
+        """What `docker compose WORDS` prints, with the compose file of a tree of this project."""
+        command = [*self._compose, "--project-name", project, "--file", str(tree / "docker-compose.yml"), *words]
         return self._run(command, variables, check=True)
 
     def inspect(self, name: str) -> dict[str, Any]:
@@ -124,14 +124,14 @@ def _wait_until_it_answers(engine: Engine, process: "subprocess.Popen[bytes]", f
 
 
 @contextmanager
-def context(folder: Path, wheels: Path | None) -> Iterator[Path]:
+def context(folder: Path, wheels: Path | None, tree: Path = ROOT) -> Iterator[Path]:
     """A folder with the files that `.dockerignore` lets into the image, and wheels where the build has no index."""
     made = folder / "context"
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     try:
-        for name in (".dockerignore", "Dockerfile", *sorted(allowed())):
-            source = ROOT / name
+        for name in (".dockerignore", "Dockerfile", *sorted(allowed(tree))):
+            source = tree / name
             if source.is_dir():
                 shutil.copytree(source, made / name, ignore=shutil.ignore_patterns("__pycache__"))
             elif source.exists():
@@ -143,9 +143,9 @@ def context(folder: Path, wheels: Path | None) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def allowed() -> set[str]:
+def allowed(tree: Path = ROOT) -> set[str]:
     """The files and folders that `.dockerignore` lets into the image."""
-    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    lines = (tree / ".dockerignore").read_text().splitlines()
     return {line.removeprefix("!") for line in lines if line.startswith("!")}
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from core.errors import StartError
@@ -57,8 +58,8 @@ def why_not() -> str:
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
-def _digest_of_locks() -> str:
-    return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in LOCKS)).hexdigest()[:12]
+def _digest_of_locks(tree: Path) -> str:
+    return hashlib.sha256(b"".join((tree / name).read_bytes() for name in LOCKS)).hexdigest()[:12]
 
 
 class Folder:
@@ -69,12 +70,15 @@ class Folder:
         self.programs = path / "programs"
         self.base = path / "base"
         self.servers = path / "servers"
-        self.wheels = path / "wheels"
         self.engine = path / "engine"
         self.log = path / "prepare.log"
 
-    def prepare(self, say: Callable[[str], None]) -> None:
-        """Makes the programs of the engine, the file trees of images, and the wheels.
+    def wheels(self, tree: Path) -> Path:
+        """The wheels that the locks of a file tree name."""
+        return self.path / f"wheels-{_digest_of_locks(tree)}"
+
+    def prepare(self, say: Callable[[str], None], trees: Sequence[Path]) -> None:
+        """Makes the programs of the engine, the file trees of images, and the wheels for these trees of the project.
 
         Raises:
             StartError: a step fails; its output is in the log.
@@ -84,7 +88,7 @@ class Folder:
             ("packages of the engine", self._unpack_programs),
             ("base image", self._make_base),
             ("image of Redis and PostgreSQL", self._make_servers),
-            (f"wheels of {_digest_of_locks()}", self._download_wheels),
+            *((f"wheels of {_digest_of_locks(tree)}", partial(self._download_wheels, tree)) for tree in trees),
         )
         for name, step in steps:
             done = self.path / f"{name.replace(' ', '-')}.done"
@@ -198,9 +202,10 @@ class Folder:
             for name in SPARE:
                 shutil.rmtree(root / name, ignore_errors=True)
 
-    def _download_wheels(self) -> None:
-        shutil.rmtree(self.wheels, ignore_errors=True)
-        self.wheels.mkdir()
+    def _download_wheels(self, tree: Path) -> None:
+        wheels = self.wheels(tree)
+        shutil.rmtree(wheels, ignore_errors=True)
+        wheels.mkdir()
         machine = platform.machine()
         platforms = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC_MINORS]
         options = ["--python-version", PYTHON_VERSION, "--implementation", "cp"]
@@ -209,8 +214,8 @@ class Folder:
         for one in [*platforms, f"manylinux2014_{machine}", "any"]:
             options += ["--platform", one]
         for lock in LOCKS:
-            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(self.wheels)]
-            self._run([*pip, *options, "--require-hashes", "--requirement", str(ROOT / lock)])
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels)]
+            self._run([*pip, *options, "--require-hashes", "--requirement", str(tree / lock)])
 
     def _run(
         self, command: Sequence[str], *, cwd: Path | None = None, environment: dict[str, str] | None = None

@@ -21,9 +21,11 @@ from core.settings import Settings, read
 from exchange import tokens
 from testing.chaos.checker import Violation, check
 from testing.chaos.evidence import gather
+from testing.chaos.ledger import Ledger
 from testing.chaos.load import Door, Load
 from testing.clients.trader import Trader, http_client
 from testing.containers.engine import Engine
+from testing.containers.machine import ROOT
 from testing.oracle.judge import settle
 from testing.waiting import NotInTime, until
 
@@ -34,6 +36,9 @@ STARTS_SECONDS = 180.0
 WORKS_SECONDS = 60.0
 LOAD_SECONDS = 1.5
 """The load goes on for so long before and after each kill."""
+UPGRADE_LOAD_SECONDS = 5.0
+AFTER_TRADERS = 101
+"""The first trader after an upgrade. Those before begin with 1."""
 IMAGE_BYTES_MAX = 250_000_000
 BUILD_TOOLS = ("pip", "gcc", "cc", "make", "git", "curl", "uv")
 NO_ROOT = "10001:10001"
@@ -69,9 +74,13 @@ class Outcome(msgspec.Struct, kw_only=True):
 class Stack:
     """The services of the compose file."""
 
-    def __init__(self, engine: Engine, image: str, *, is_private: bool) -> None:
-        """`is_private`: process ids of the engine are valid here, so that a process can be killed as by a crash."""
+    def __init__(self, engine: Engine, image: str, *, is_private: bool, tree: Path = ROOT) -> None:
+        """`is_private`: process ids of the engine are valid here, so that a process can be killed as by a crash.
+
+        `tree`: where the compose file is.
+        """
         self._engine = engine
+        self._tree = tree
         self._is_private = is_private
         self._variables = {
             "COMPOSE_PROFILES": "grpc",
@@ -83,7 +92,12 @@ class Stack:
 
     def compose(self, *words: str) -> str:
         """Runs `docker compose` on the services."""
-        return self._engine.compose(*words, project=PROJECT, **self._variables)
+        return self._engine.compose(*words, project=PROJECT, tree=self._tree, **self._variables)
+
+    def become(self, image: str, tree: Path) -> None:
+        """From the next start on it has another image and another compose file; its data and secrets stay."""
+        self._variables["TCGX_IMAGE"] = image
+        self._tree = tree
 
     def up(self) -> float:
         """Starts everything; the seconds until every part works."""
@@ -231,6 +245,59 @@ def run(stack: Stack, *, rounds: int, seed: int, say: Callable[[str], None]) -> 
         again_seconds=again_seconds,
         faults=faults,
     )
+
+
+class Upgrade(msgspec.Struct, kw_only=True):
+    """What came of an upgrade: the seconds from `up` until every part works, and what was said of the data."""
+
+    up_seconds: float
+    acknowledged_before: int
+    acknowledged: int
+    trades: int
+    migrations: list[str]
+    violations: list[Violation]
+
+
+def upgrade(stack: Stack, image: str, *, seed: int, say: Callable[[str], None]) -> Upgrade:
+    """Trades on a stack of an earlier version, upgrades it as docs/deployment.md says, and goes on trading.
+
+    Raises:
+        StartError: one of the versions does not come up, or does not trade.
+    """
+    say(f"the version of before is up after {stack.up():.1f} s")
+    before = _traded(stack, seed)
+    stack.become(image, ROOT)
+    up_seconds = stack.up()
+    say(f"upgraded, every part works after {up_seconds:.1f} s")
+    ledger = _traded(stack, seed + 1, first_trader=AFTER_TRADERS)
+    before.placed += ledger.placed
+    before.canceled += ledger.canceled
+    before.canceled_with_all += ledger.canceled_with_all
+    before.unfound += ledger.unfound
+    settings = stack.settings()
+    settle(settings.redis_url, settings.database_url, settings.cards)
+    evidence = gather(settings)
+    return Upgrade(
+        up_seconds=up_seconds,
+        acknowledged_before=before.acknowledged - ledger.acknowledged,
+        acknowledged=before.acknowledged,
+        trades=sum(len(card.trades) for card in evidence.values()),
+        migrations=[line for line in stack.compose("logs", "--no-color", "migrate").splitlines() if " ran " in line],
+        violations=check(before, evidence),
+    )
+
+
+def _traded(stack: Stack, seed: int, *, first_trader: int = 1) -> Ledger:
+    """The ledger of clients that have traded for a while."""
+    load = Load(stack.door(), seed, is_plain=True, first_trader=first_trader)
+    try:
+        load.start()
+        time.sleep(UPGRADE_LOAD_SECONDS)  # the load of this time, not a wait for something
+        load.stop()
+        until(lambda: not load.works(), "clients get no answers", seconds=WORKS_SECONDS)
+    finally:
+        load.abandon()
+    return load.ledger
 
 
 def _trade(stack: Stack) -> None:

@@ -255,10 +255,10 @@ def test_the_exchange_trades_over_a_postgresql_with_tls(
 ) -> None:
     port = free_port()
     monkeypatch.setattr(embedded_postgres, "POSTGRES_PORT", port)
-    of_package = embedded_postgres._postgres_options
+    of_package = PostgresServer._options
     with exchange_server("engine") as own, datadir.ephemeral() as data_dir:
         listening = {"listen_addresses": "127.0.0.1"}
-        monkeypatch.setattr(embedded_postgres, "_postgres_options", lambda run_dir: of_package(run_dir) | listening)
+        monkeypatch.setattr(PostgresServer, "_options", lambda server: of_package(server) | listening)
         local = Settings(data_dir=str(data_dir), pg_bin=str(DEBIANS_POSTGRES[-1]))
         server = PostgresServer(local, datadir.load_secrets(data_dir))
         asyncio.run(server.start())

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from archiver import archiver, postgres, writer
 from archiver.queries import Archive
-from cli import embedded_postgres
+from cli.embedded_postgres import PostgresServer
 from core.errors import StartError, Unavailable
 from engine import connection, library
 from exchange import health_report
@@ -40,14 +40,10 @@ POLL_SECONDS = 0.02
 def pair() -> Iterator[Servers]:
     """A PostgreSQL that listens on an address of this machine, too, and a Redis."""
     address = f"127.{random.SystemRandom().randrange(64, 128)}.{os.getpid() % 250}.7"
-    options = embedded_postgres._postgres_options
+    options = PostgresServer._options
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # for the start of this one alone
-            patch.setattr(
-                embedded_postgres,
-                "_postgres_options",
-                lambda run_dir: {**options(run_dir), "listen_addresses": address},
-            )
+            patch.setattr(PostgresServer, "_options", lambda server: options(server) | {"listen_addresses": address})
             made = stack.enter_context(servers())
         made.address = address  # type: ignore[attr-defined]
         yield made

@@ -7,7 +7,7 @@ import pytest
 
 from testing.exchange import TcgxUp, tcgx_up
 from testing.processes import children, member_name, tcgx
-from testing.rolling_restart import StrictLoad, judge
+from testing.rolling_restart import StrictLoad, door_of, judge
 from testing.servers import client_of, folder
 from testing.waiting import until
 
@@ -25,7 +25,7 @@ def services(up: TcgxUp) -> dict[int, str]:
 def test_all_services_are_replaced_under_load_and_no_request_is_lost() -> None:
     with folder() as where, tcgx_up(where, variables={"TCGX_API_WORKERS": "2"}) as up:
         before = services(up)
-        with StrictLoad(up, think_seconds=(0.02, 0.1, 0.4)) as load:
+        with StrictLoad(door_of(up), think_seconds=(0.02, 0.1, 0.4)) as load:
             until(lambda: load.requests > 100)
             up.run("restart")
             up.run("restart", "api")
