@@ -326,7 +326,7 @@ async def _archive(
         await servers.refuse_replicas()
         await servers.load_library()
         await postgres.set_session_timeouts(database)
-        tell_ready(settings)  # all that follows waits for the lock, which the predecessor may hold
+        tell_ready(settings, progress)  # all that follows waits for the lock, which the predecessor may hold
         reporter = lag.LagReporter(bound_seconds=settings.archive_lag_seconds)
         await until_stopped(_lock(settings, servers.commands, (database, reporter), progress), stopping)
         if stopping.is_set():

@@ -30,6 +30,8 @@ class Progress:
 
     def __init__(self) -> None:
         self.activity = "starting"
+        self.is_ready = False
+        """Whether the service works, as it has told its service manager."""
         self._began_at: float | None = None
 
     def begin(self, activity: str) -> None:
@@ -41,6 +43,11 @@ class Progress:
     def seconds(self) -> float:
         """The age of the present activity; 0 before the first one."""
         return 0.0 if self._began_at is None else time.monotonic() - self._began_at
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether the present activity takes longer than any may."""
+        return self.seconds >= STALLED_SECONDS
 
 
 @contextlib.asynccontextmanager
@@ -71,7 +78,7 @@ def _descriptor(text: str) -> int:
 
 async def _beat(descriptor: int, progress: Progress) -> None:
     while True:
-        if progress.seconds < STALLED_SECONDS:
+        if not progress.stands_still:
             try:
                 os.write(descriptor, b".")
             except BlockingIOError:

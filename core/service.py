@@ -119,14 +119,18 @@ async def cancel_and_wait(*tasks: "asyncio.Future[Any]") -> None:
             task.exception()
 
 
-def tell_ready(settings: Settings) -> None:
+def tell_ready(settings: Settings, progress: Progress | None = None) -> None:
     """Writes a newline into the pipe `ready_fd`, from which a service manager learns that this service works.
+
+    `progress` knows it from here on, too.
 
     The pipe stays open, so that its number never means another file. Its reader may have gone.
 
     Raises:
         StartError: the setting names no open pipe.
     """
+    if progress is not None:
+        progress.is_ready = True
     if not settings.ready_fd:
         return
     try:

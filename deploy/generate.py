@@ -25,14 +25,18 @@ kubectl --namespace {{ .Release.Namespace }} port-forward service/tcgx-api 8000
 
 def files() -> dict[Path, str]:
     """The text of every file."""
-    base, servers, chart = (FOLDER / name for name in ("kubernetes/base", "kubernetes/servers", "helm/tcgx"))
+    base, servers, monitoring = (FOLDER / "kubernetes" / name for name in ("base", "servers", "monitoring"))
+    chart = FOLDER / "helm/tcgx"
     exchange = objects.exchange(objects.default)
     made = {base / f"{file.name}.yaml": HEAD + _documents(file) for file in exchange}
     made[base / "kustomization.yaml"] = HEAD + _kustomization("Kustomization", exchange)
     trying = objects.servers(objects.default)
     made |= {servers / f"{file.name}.yaml": HEAD + _documents(file) for file in trying}
     made[servers / "kustomization.yaml"] = HEAD + _kustomization("Component", trying)
-    for file in [*objects.exchange(objects.helm), *objects.servers(objects.helm)]:
+    watched = objects.monitoring(objects.default)
+    made |= {monitoring / f"{file.name}.yaml": HEAD + _documents(file) for file in watched}
+    made[monitoring / "kustomization.yaml"] = HEAD + _kustomization("Kustomization", watched, namespace="tcgx")
+    for file in [*objects.exchange(objects.helm), *objects.servers(objects.helm), *objects.monitoring(objects.helm)]:
         made[chart / "templates" / f"{file.name}.yaml"] = _template(file)
     made[chart / "templates/NOTES.txt"] = NOTES
     made[chart / "Chart.yaml"] = HEAD + text(
@@ -62,10 +66,10 @@ def _template(file: File) -> str:
     return f"{head}{{{{- if .Values.{file.only_if} }}}}\n{_documents(file)}{{{{- end }}}}\n"
 
 
-def _kustomization(kind: str, made: Sequence[File]) -> str:
+def _kustomization(kind: str, made: Sequence[File], **more: str) -> str:
     version = "v1beta1" if kind == "Kustomization" else "v1alpha1"
     resources = [f"{file.name}.yaml" for file in made]
-    return text({"apiVersion": f"kustomize.config.k8s.io/{version}", "kind": kind, "resources": resources})
+    return text({"apiVersion": f"kustomize.config.k8s.io/{version}", "kind": kind, **more, "resources": resources})
 
 
 # -- the schema of values

@@ -21,7 +21,12 @@ API_PORT, REDIS_PORT, SENTINEL_PORT, POSTGRES_PORT = 8000, 6379, 26379, 5432
 PRE_STOP_SECONDS = 3
 GRACE_SECONDS = 30
 """`preStop`, `TCGX_DRAIN_SECONDS` and `TCGX_STOP_SECONDS` fit into it."""
-HEARTBEAT_SECONDS = 15
+START_SECONDS = 60
+PROBED_START_SECONDS = 2 * START_SECONDS
+METRICS_PORT = 9100
+METRICS: Object = {"name": "metrics", "containerPort": METRICS_PORT}
+SCRAPER = "monitoring"
+"""The namespace that Prometheus is in."""
 
 DEFAULTS: Mapping[str, Any] = {
     "image": {"repository": "tcgx", "tag": VERSION, "pullPolicy": "IfNotPresent"},
@@ -29,10 +34,12 @@ DEFAULTS: Mapping[str, Any] = {
     "config": {
         "TCGX_CARDS": "pikachu,bulbasaur,charmander,squirtle",
         "TCGX_DURABILITY": "always",
-        "TCGX_START_SECONDS": "60",
+        "TCGX_START_SECONDS": str(START_SECONDS),
         "TCGX_DRAIN_SECONDS": "5",
         "TCGX_STOP_SECONDS": "10",
         "TCGX_LOG_FORMAT": "json",
+        "TCGX_METRICS_HOST": "0.0.0.0",  # noqa: S104 - of a pod; policies say who reaches it
+        "TCGX_METRICS_PORT": str(METRICS_PORT),
     },
     "api": {
         "replicasMin": 2,
@@ -52,6 +59,7 @@ DEFAULTS: Mapping[str, Any] = {
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
     },
     "networkPolicy": {"enabled": True},
+    "monitoring": {"enabled": False, "namespace": SCRAPER},
     "servers": {
         "enabled": False,
         "redis": {
@@ -116,6 +124,41 @@ def servers(values: Values) -> list[File]:
             "servers.enabled",
         ),
     ]
+
+
+def monitoring(values: Values) -> list[File]:
+    """What the Prometheus Operator needs to scrape the exchange, and to warn of its faults."""
+    service = {
+        **_head("v1", "Service", "tcgx-metrics", "metrics"),
+        "spec": {
+            "clusterIP": "None",
+            "selector": _selector()["matchLabels"],
+            "ports": [{"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}],
+        },
+    }
+    # Panels and alerts name jobs as deploy/observability/prometheus has them.
+    job = {
+        "sourceLabels": ["__meta_kubernetes_pod_label_app_kubernetes_io_component"],
+        "targetLabel": "job",
+        "replacement": "tcgx-$1",
+    }
+    monitor = {
+        **_head("monitoring.coreos.com/v1", "ServiceMonitor", "tcgx", "metrics"),
+        "spec": {
+            "selector": _selector("metrics"),
+            "endpoints": [{"port": "metrics", "interval": "15s", "relabelings": [job]}],
+        },
+    }
+    scraper = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": values("monitoring.namespace")}}}
+    policy = {
+        **_head("networking.k8s.io/v1", "NetworkPolicy", "tcgx-metrics", "metrics"),
+        "spec": {
+            "podSelector": _selector("api", "engine", "archiver"),
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [scraper], "ports": _ports(METRICS_PORT)}],
+        },
+    }
+    return [File("monitoring", [service, monitor, policy], "monitoring.enabled")]
 
 
 # -- parts
@@ -240,19 +283,25 @@ def _deployment(component: str, pod: Object, replicas: Any) -> Object:
     }
 
 
-def _probe(port_path: str, *, period: int, failures: int, timeout: int = 2) -> Object:
-    call = {"path": port_path, "port": "http"}
+def _probe(path: str, port: str, *, period: int, failures: int, timeout: int = 2) -> Object:
+    call = {"path": path, "port": port}
     return {"httpGet": call, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": timeout}
+
+
+def _probes(port: str, *, start_seconds: int) -> Object:
+    return {
+        "startupProbe": _probe("/health/live", port, period=1, failures=start_seconds),
+        "livenessProbe": _probe("/health/live", port, period=10, failures=3),
+        "readinessProbe": _probe("/health/ready", port, period=2, failures=2),
+    }
 
 
 def _api(values: Values) -> Object:
     secrets = ["redis-url", "database-url", "jwt-secret"]
     container = _container("api", values, secrets) | {
         "args": ["tcgx", "api"],
-        "ports": [{"name": "http", "containerPort": API_PORT}],
-        "startupProbe": _probe("/health/live", period=1, failures=120),
-        "livenessProbe": _probe("/health/live", period=10, failures=3),
-        "readinessProbe": _probe("/health/ready", period=2, failures=2),
+        "ports": [{"name": "http", "containerPort": API_PORT}, METRICS],
+        **_probes("http", start_seconds=PROBED_START_SECONDS),
         # Endpoints are taken away beside SIGTERM, not before it: new connections still come for a moment.
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(PRE_STOP_SECONDS)]}}},
     }
@@ -260,31 +309,12 @@ def _api(values: Values) -> Object:
 
 
 def _worker(component: str, values: Values, secrets: list[str]) -> Object:
-    """Engine or archiver. It has no port: heartbeats and a newline, once it works, go to files."""
-    beats, works = f"{STATE}/heartbeats", f"{STATE}/works"
-    script = f"exec 8>{works} 9>{beats}; exec tcgx {component}"
-    is_alive = f"test -n \"$(find {beats} -newermt '-{HEARTBEAT_SECONDS} seconds')\""
+    """Engine or archiver. Its health is told at the port of its metrics."""
     container = _container(component, values, secrets) | {
-        "command": ["sh", "-c", script],
-        "livenessProbe": {
-            "exec": {"command": ["sh", "-c", is_alive]},
-            "initialDelaySeconds": 20,
-            "periodSeconds": 10,
-            "timeoutSeconds": 5,
-            "failureThreshold": 3,
-        },
-        "readinessProbe": {
-            "exec": {"command": ["test", "-s", works]},
-            "periodSeconds": 2,
-            "timeoutSeconds": 5,
-            "failureThreshold": 1,
-        },
+        "args": ["tcgx", component],
+        "ports": [METRICS],
+        **_probes("metrics", start_seconds=PROBED_START_SECONDS),
     }
-    container["env"] = [
-        *container["env"],
-        {"name": "TCGX_READY_FD", "value": "8"},
-        {"name": "HEARTBEAT_DESCRIPTOR", "value": "9"},
-    ]
     pod = _pod(component, USER, [container], _volumes(values, secrets))
     return _deployment(component, pod, values(f"{component}.replicas"))
 

@@ -195,7 +195,7 @@ async def work(settings: Settings, stopping: asyncio.Event, progress: Progress) 
                 heartbeat.sent_to_redis(settings, "engine", progress),
                 exposition.serving(settings, "engine", [metrics.redis_state(servers, settings.cards)], progress),
             ):
-                tell_ready(settings)
+                tell_ready(settings, progress)
                 await asyncio.gather(
                     *(matcher.run(stopping, progress) for matcher in matchers),
                     *(watch.run(stopping) for watch in watches),

@@ -1,4 +1,4 @@
-"""`GET /metrics` of a process, for Prometheus: a port of its own, which is off by default.
+"""`GET /metrics` of a process, for Prometheus, and its health: a port of its own, which is off by default.
 
 The server belongs to the event loop of its process. So a process that hangs answers no scrape, and Prometheus sees it.
 A fault here stops no order: a taken port, a failed source or an odd request ends in a log line at most.
@@ -34,6 +34,7 @@ Source = Callable[[], Awaitable[Iterable[Value]]]
 """Reads values at a scrape. A `TcgxError` leaves them out of this scrape."""
 
 PATH = "/metrics"
+LIVE, READY = "/health/live", "/health/ready"
 HEAD_BYTES_MAX = 8_192
 HEAD_SECONDS = 5.0
 SOURCE_SECONDS = 3.0
@@ -160,10 +161,11 @@ class Exposition:
                 head = await reader.readuntil(b"\r\n\r\n")
             if self._open > SCRAPES_MAX:
                 writer.write(_response("503 Service Unavailable", b"too many scrapes at once\n"))
-            elif head.split(b" ", 2)[:2] not in ([b"GET", PATH.encode()], [b"GET", b"/"]):
-                writer.write(_response("404 Not Found", b"there is /metrics\n"))
             else:
-                writer.write(_response("200 OK", await self.text()))
+                method, _, rest = head.partition(b" ")
+                writer.write(
+                    await self._response(rest.partition(b" ")[0].decode("latin-1") if method == b"GET" else "")
+                )
             async with asyncio.timeout(HEAD_SECONDS):
                 await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, OSError) as error:
@@ -171,6 +173,18 @@ class Exposition:
         finally:
             self._open -= 1
             writer.close()
+
+    async def _response(self, path: str) -> bytes:
+        if path in (PATH, "/"):
+            return _response("200 OK", await self.text())
+        if path not in (LIVE, READY) or self._progress is None:
+            return _response("404 Not Found", b"there is GET /metrics\n")
+        obstacle = ""
+        if self._progress.stands_still:
+            obstacle = f"{self._progress.activity} for {self._progress.seconds:.0f} s"
+        elif path == READY and not self._progress.is_ready:
+            obstacle = "starting"
+        return _response("503 Service Unavailable" if obstacle else "200 OK", f"{obstacle or 'ok'}\n".encode())
 
 
 def _response(status: str, body: bytes) -> bytes:
