@@ -39,6 +39,10 @@ async def _chosen(arguments: argparse.Namespace, settings: Settings) -> int:
         from bench import plots  # noqa: PLC0415 - with it come all benchmarks
 
         return plots.main(arguments)
+    if arguments.bench == "compare":
+        from bench import compare  # noqa: PLC0415 - likewise
+
+        return compare.main(arguments)
     _check_writable(arguments.results, arguments.json)
     if arguments.bench != "all":
         options = options_of(arguments.bench, arguments, settings)

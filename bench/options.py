@@ -136,6 +136,9 @@ BENCHES: Mapping[str, Defaults] = {
 }
 SUMMARY_OF_ALL = "all of them, one after the other"
 SUMMARY_OF_PLOTS = "draw the pictures of results again, without measuring"
+SUMMARY_OF_COMPARE = "two folders of results, figure by figure; fails where CPU or a ratio is worse"
+WORSE = 1.25
+"""CPU time moves by 12 % from run to run on a machine with other work."""
 
 
 def add_benches(parser: argparse.ArgumentParser) -> None:
@@ -150,6 +153,10 @@ def add_benches(parser: argparse.ArgumentParser) -> None:
     _add_common(everything)
     plots = benches.add_parser("plots", help=SUMMARY_OF_PLOTS, description=SUMMARY_OF_PLOTS)
     plots.add_argument("folder", type=Path, help="where results are; each picture goes beside its result")
+    compare = benches.add_parser("compare", help=SUMMARY_OF_COMPARE, description=SUMMARY_OF_COMPARE)
+    compare.add_argument("before", type=Path, help="a folder of results")
+    compare.add_argument("after", type=Path, help="another one")
+    compare.add_argument("--worse", type=float, default=WORSE, help=f"how many times worse a figure may be ({WORSE})")
     plots.add_argument("--format", choices=("png", "svg"), default="png", help="of the pictures (png)")
 
 

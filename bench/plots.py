@@ -21,6 +21,7 @@ from bench.match import MatchResult
 from bench.million import MillionResult
 from bench.overload import OverloadResult
 from bench.plot_style import BAR_INCHES, Bar, Format, Head, Sheet, rated
+from bench.reads import ReadsResult
 from bench.result import Result
 from bench.scale import ScaleResult
 from bench.soak import SoakResult
@@ -41,6 +42,7 @@ KINDS: Mapping[str, type[Result]] = {
     "match": MatchResult,
     "million": MillionResult,
     "overload": OverloadResult,
+    "reads": ReadsResult,
     "scale": ScaleResult,
     "soak": SoakResult,
 }

@@ -102,9 +102,14 @@ class Exchange:
             StartError: one does not; with the end of what it wrote.
         """
         for name in names:
-            local = msgspec.structs.replace(self.settings, **changes)
+            local = msgspec.structs.replace(self.settings, **self._own_port_of_metrics(), **changes)
             self.services[name] = Service(name, local, self._folder / f"{name}.output", module=module)
             await self._works(self.services[name])
+
+    def _own_port_of_metrics(self) -> dict[str, int]:
+        """With `TCGX_METRICS_PORT` each service has a port of its own, from there on."""
+        first = self.settings.metrics_port
+        return {"metrics_port": first + len(self.services)} if first else {}
 
     async def stop(self, *names: str) -> None:
         """Stops these services; all of them without names."""
