@@ -4,13 +4,15 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
 import redis.exceptions
+import structlog
 
 from cli.datadir import Secrets
-from cli.embedded import EmbeddedServer, NoAnswer, ServerLog, ServerProcess, StillLoading, package_folder
+from cli.embedded import START_SECONDS, EmbeddedServer, NoAnswer, ServerLog, ServerProcess, StillLoading, package_folder
 from cli.supervisor import Process
 from core.errors import StartError
 from core.settings import Settings, variable
@@ -18,6 +20,9 @@ from engine import cpu_affinity
 from engine.connection import connect
 from engine.loading import read_position
 
+log = structlog.get_logger()
+
+LOG_CHARS = 300
 MIMALLOC = {"MIMALLOC_PURGE_DELAY": "-1", "MIMALLOC_ALLOW_THP": "0"}
 """Options of the allocator that the packaged server runs with.
 
@@ -154,7 +159,29 @@ def _redis_environment(program: Path) -> dict[str, str]:
     if program != _packaged_redis() or "LD_PRELOAD" in os.environ:
         return {**os.environ, **GLIBC_MALLOC}
     mimalloc = _mimalloc()
-    return {**os.environ, **({**MIMALLOC, "LD_PRELOAD": str(mimalloc)} if mimalloc else GLIBC_MALLOC)}
+    preloaded = {**os.environ, **MIMALLOC, "LD_PRELOAD": str(mimalloc)}
+    if mimalloc and _starts(program, preloaded):
+        return preloaded
+    return {**os.environ, **GLIBC_MALLOC}
+
+
+def _starts(program: Path, environment: dict[str, str]) -> bool:
+    """Whether the server starts with this allocator, whose own libraries may be missing: it would end at once."""
+    done = subprocess.run(
+        [program, "--version"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        log.warning(
+            "Redis runs with the allocator of the system: deep books are slower (Debian: apt install libatomic1)",
+            reason=done.stderr.strip()[-LOG_CHARS:],
+        )
+    return not done.returncode
 
 
 def _mimalloc() -> Path | None:

@@ -24,7 +24,7 @@ GRACE_SECONDS = 30
 START_SECONDS = 60
 PROBED_START_SECONDS = 2 * START_SECONDS
 METRICS_PORT = 9100
-METRICS: Object = {"name": "metrics", "containerPort": METRICS_PORT}
+METRICS: Object = {"name": "metrics", "protocol": "TCP", "containerPort": METRICS_PORT}
 SCRAPER = "monitoring"
 """The namespace that Prometheus is in."""
 
@@ -133,7 +133,7 @@ def monitoring(values: Values) -> list[File]:
         "spec": {
             "clusterIP": "None",
             "selector": _selector()["matchLabels"],
-            "ports": [{"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}],
+            "ports": [{"name": "metrics", "protocol": "TCP", "port": METRICS_PORT, "targetPort": "metrics"}],
         },
     }
     # Panels and alerts name jobs as deploy/observability/prometheus has them.
@@ -300,7 +300,7 @@ def _api(values: Values) -> Object:
     secrets = ["redis-url", "database-url", "jwt-secret"]
     container = _container("api", values, secrets) | {
         "args": ["tcgx", "api"],
-        "ports": [{"name": "http", "containerPort": API_PORT}, METRICS],
+        "ports": [{"name": "http", "protocol": "TCP", "containerPort": API_PORT}, METRICS],
         **_probes("http", start_seconds=PROBED_START_SECONDS),
         # Endpoints are taken away beside SIGTERM, not before it: new connections still come for a moment.
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(PRE_STOP_SECONDS)]}}},
@@ -343,7 +343,7 @@ def _migrate(values: Values) -> Object:
 
 
 def _service(component: str, port: int, name: str) -> Object:
-    ports = [{"name": name, "port": port, "targetPort": name}]
+    ports = [{"name": name, "protocol": "TCP", "port": port, "targetPort": name}]  # server-side apply wants it said
     spec = {"selector": _selector(component)["matchLabels"], "ports": ports}
     return {**_head("v1", "Service", f"tcgx-{component}", component), "spec": spec}
 
@@ -464,7 +464,7 @@ def _redis(values: Values) -> Object:
     container = {
         "args": ["redis-server", *options, "--save", "", "--requirepass", "$(REDISCLI_AUTH)"],
         "env": [_password("REDISCLI_AUTH", "redis-password")],
-        "ports": [{"name": "redis", "containerPort": REDIS_PORT}],
+        "ports": [{"name": "redis", "protocol": "TCP", "containerPort": REDIS_PORT}],
         "livenessProbe": {"tcpSocket": {"port": "redis"}, "periodSeconds": 10, "failureThreshold": 6},
         "readinessProbe": {"exec": {"command": ping}, "periodSeconds": 5, "timeoutSeconds": 3},
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
@@ -480,7 +480,7 @@ def _postgres(values: Values) -> Object:
             {"name": "POSTGRES_DB", "value": "tcgx"},
             _password("POSTGRES_PASSWORD", "postgres-password"),
         ],
-        "ports": [{"name": "postgres", "containerPort": POSTGRES_PORT}],
+        "ports": [{"name": "postgres", "protocol": "TCP", "containerPort": POSTGRES_PORT}],
         "livenessProbe": {"tcpSocket": {"port": "postgres"}, "periodSeconds": 10, "failureThreshold": 6},
         "readinessProbe": {"exec": {"command": ready}, "periodSeconds": 5, "timeoutSeconds": 3},
         "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql"}],

@@ -10,7 +10,12 @@ trap 'rm -f "$KUBECONFIG"' EXIT
 printf '%s' "$KUBECONFIG_TEXT" > "$KUBECONFIG"
 
 kubectl() { command kubectl --namespace tcgx "$@"; }
+before=$(helm list --namespace tcgx --filter '^tcgx$' --short)
 back() {
+    if [ -z "$before" ]; then
+        echo "version $version does not work, and there is no release before it"
+        exit 1
+    fi
     echo "version $version does not work: back to the release before"
     helm rollback tcgx --namespace tcgx --wait --timeout 10m
     exit 1

@@ -347,6 +347,28 @@ def test_the_packaged_redis_has_mimalloc_and_rewrites_its_log_while_orders_come(
     asyncio.run(scenario())
 
 
+@pytest.mark.skipif(not PACKAGED or sys.platform != "linux", reason="needs the packaged server, on Linux")
+def test_where_the_allocator_lacks_a_library_redis_has_that_of_the_system(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a Debian without libatomic1, where a server with that allocator ends before it is one."""
+    libraries = data_dir / "libraries"
+    libraries.mkdir()
+    (libraries / "libatomic.so.1").touch()
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(libraries))
+
+    async def scenario() -> None:
+        server = redis_in(data_dir)
+        async with running(server):
+            assert "libmimalloc.so" not in about(server.pid, "maps")
+            client = connect(server.socket_url)
+            assert await client.ping()
+            await client.aclose()
+
+    asyncio.run(scenario())
+    assert "apt install libatomic1" in capsys.readouterr().out
+
+
 def test_a_redis_program_that_is_not_there_is_named(data_dir: Path) -> None:
     with pytest.raises(StartError, match="TCGX_REDIS_BIN=/no/redis"):
         asyncio.run(redis_in(data_dir, redis_bin="/no/redis").start())
