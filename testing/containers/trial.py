@@ -282,7 +282,9 @@ def upgrade(stack: Stack, image: str, *, seed: int, say: Callable[[str], None]) 
         acknowledged_before=before.acknowledged - ledger.acknowledged,
         acknowledged=before.acknowledged,
         trades=sum(len(card.trades) for card in evidence.values()),
-        migrations=[line for line in stack.compose("logs", "--no-color", "migrate").splitlines() if " ran " in line],
+        migrations=[
+            line for line in stack.compose("logs", "--no-log-prefix", "migrate").splitlines() if line.startswith("ran ")
+        ],
         violations=check(before, evidence),
     )
 
