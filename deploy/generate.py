@@ -36,7 +36,11 @@ def files() -> dict[Path, str]:
     watched = objects.monitoring(objects.default)
     made |= {monitoring / f"{file.name}.yaml": HEAD + _documents(file) for file in watched}
     made[monitoring / "kustomization.yaml"] = HEAD + _kustomization("Kustomization", watched, namespace="tcgx")
-    for file in [*objects.exchange(objects.helm), *objects.servers(objects.helm), *objects.monitoring(objects.helm)]:
+    door = objects.grpc(objects.default)
+    made |= {FOLDER / f"kubernetes/grpc/{file.name}.yaml": HEAD + _documents(file) for file in door}
+    made[FOLDER / "kubernetes/grpc/kustomization.yaml"] = HEAD + _kustomization("Component", door)
+    parts = (objects.exchange, objects.servers, objects.monitoring, objects.grpc)
+    for file in [file for part in parts for file in part(objects.helm)]:
         made[chart / "templates" / f"{file.name}.yaml"] = _template(file)
     made[chart / "templates/NOTES.txt"] = NOTES
     made[chart / "Chart.yaml"] = HEAD + text(

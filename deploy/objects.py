@@ -17,8 +17,11 @@ USER = 10001
 SERVER_USER = 999
 SECRETS = "/etc/tcgx"
 STATE = "/run/tcgx"
-API_PORT, REDIS_PORT, SENTINEL_PORT, POSTGRES_PORT = 8000, 6379, 26379, 5432
+API_PORT, GRPC_PORT, REDIS_PORT, SENTINEL_PORT, POSTGRES_PORT = 8000, 50051, 6379, 26379, 5432
 PRE_STOP_SECONDS = 3
+PRE_STOP: Object = {"preStop": {"exec": {"command": ["sleep", str(PRE_STOP_SECONDS)]}}}
+"""Endpoints are taken away beside SIGTERM, not before it: new connections still come for a moment."""
+SECRETS_OF_DOORS = ("redis-url", "database-url", "jwt-secret")
 GRACE_SECONDS = 30
 """`preStop`, `TCGX_DRAIN_SECONDS` and `TCGX_STOP_SECONDS` fit into it."""
 START_SECONDS = 60
@@ -45,6 +48,11 @@ DEFAULTS: Mapping[str, Any] = {
         "replicasMin": 2,
         "replicasMax": 6,
         "cpuPercent": 70,
+        "resources": {"requests": {"cpu": "500m", "memory": "256Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}},
+    },
+    "grpc": {
+        "enabled": False,
+        "replicas": 2,
         "resources": {"requests": {"cpu": "500m", "memory": "256Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}},
     },
     "engine": {
@@ -126,6 +134,37 @@ def servers(values: Values) -> list[File]:
     ]
 
 
+def grpc(values: Values) -> list[File]:
+    """The door of gRPC: processes of their own."""
+    port = {"name": "grpc", "protocol": "TCP", "containerPort": GRPC_PORT}
+    container = _container("grpc", values, SECRETS_OF_DOORS) | {
+        "args": ["tcgx", "grpc"],
+        "ports": [port, METRICS],
+        **_probes("metrics", start_seconds=PROBED_START_SECONDS),
+        "readinessProbe": {
+            "grpc": {"port": GRPC_PORT},
+            "periodSeconds": 2,
+            "failureThreshold": 2,
+            "timeoutSeconds": 2,
+        },
+        "lifecycle": PRE_STOP,
+    }
+    pod = _pod("grpc", USER, [container], _volumes(values, SECRETS_OF_DOORS))
+    policy = _policy("grpc", ingress=[{"ports": _ports(GRPC_PORT)}], egress=[DNS, REDIS, POSTGRES])
+    return [
+        File(
+            "grpc",
+            [
+                _deployment("grpc", pod, values("grpc.replicas")),
+                _service("grpc", GRPC_PORT, "grpc"),
+                _budget("grpc"),
+                policy,
+            ],
+            "grpc.enabled",
+        )
+    ]
+
+
 def monitoring(values: Values) -> list[File]:
     """What the Prometheus Operator needs to scrape the exchange, and to warn of its faults."""
     service = {
@@ -153,7 +192,7 @@ def monitoring(values: Values) -> list[File]:
     policy = {
         **_head("networking.k8s.io/v1", "NetworkPolicy", "tcgx-metrics", "metrics"),
         "spec": {
-            "podSelector": _selector("api", "engine", "archiver"),
+            "podSelector": _selector("api", "grpc", "engine", "archiver"),
             "policyTypes": ["Ingress"],
             "ingress": [{"from": [scraper], "ports": _ports(METRICS_PORT)}],
         },
@@ -297,15 +336,13 @@ def _probes(port: str, *, start_seconds: int) -> Object:
 
 
 def _api(values: Values) -> Object:
-    secrets = ["redis-url", "database-url", "jwt-secret"]
-    container = _container("api", values, secrets) | {
+    container = _container("api", values, SECRETS_OF_DOORS) | {
         "args": ["tcgx", "api"],
         "ports": [{"name": "http", "protocol": "TCP", "containerPort": API_PORT}, METRICS],
         **_probes("http", start_seconds=PROBED_START_SECONDS),
-        # Endpoints are taken away beside SIGTERM, not before it: new connections still come for a moment.
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(PRE_STOP_SECONDS)]}}},
+        "lifecycle": PRE_STOP,
     }
-    return _deployment("api", _pod("api", USER, [container], _volumes(values, secrets)), None)
+    return _deployment("api", _pod("api", USER, [container], _volumes(values, SECRETS_OF_DOORS)), None)
 
 
 def _worker(component: str, values: Values, secrets: list[str]) -> Object:
@@ -410,12 +447,12 @@ def _policies() -> list[Object]:
 
 
 def _policy_of_redis() -> Object:
-    clients = [{"podSelector": _selector("api", "engine", "archiver", "migrate")}]
+    clients = [{"podSelector": _selector("api", "grpc", "engine", "archiver", "migrate")}]
     return _policy("redis", ingress=[{"from": clients, "ports": _ports(REDIS_PORT)}], egress=[])
 
 
 def _policy_of_postgres() -> Object:
-    clients = [{"podSelector": _selector("api", "archiver", "migrate")}]
+    clients = [{"podSelector": _selector("api", "grpc", "archiver", "migrate")}]
     return _policy("postgres", ingress=[{"from": clients, "ports": _ports(POSTGRES_PORT)}], egress=[])
 
 

@@ -26,7 +26,7 @@ FOREIGN = "monitoring.coreos.com/"
 """Kinds of the Prometheus Operator, which is no part of Kubernetes: their schemas are not to be had."""
 CHART_VALUES: Sequence[Sequence[str]] = (
     (),
-    ("--set", "servers.enabled=true,monitoring.enabled=true,api.replicasMin=3,config.TCGX_CARDS=mew"),
+    ("--set", "servers.enabled=true,monitoring.enabled=true,grpc.enabled=true,api.replicasMin=3,config.TCGX_CARDS=mew"),
     ("--set", "networkPolicy.enabled=false,image.tag=sha_1.2.3,secretName=other"),
 )
 TEMPLATE = "deploy/aws/tcgx.yaml"

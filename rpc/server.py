@@ -32,7 +32,7 @@ HEALTH_SECONDS = 0.5
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None:
+async def work(settings: Settings, stopping: asyncio.Event, progress: Progress) -> None:
     """The gRPC service.
 
     Raises:
@@ -44,7 +44,7 @@ async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None
         if stopping.is_set():
             return
         await servers.check(durability=settings.durability)
-    async with wiring.connect(settings) as services, exposition.serving(settings, "grpc"):
+    async with wiring.connect(settings) as services, exposition.serving(settings, "grpc", progress=progress):
         hub = Hub.of(settings, services)
         server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.connections_max or None)
         health = HealthServicer()
@@ -56,7 +56,7 @@ async def work(settings: Settings, stopping: asyncio.Event, _: Progress) -> None
         )
         address = _listen(server, settings)
         await server.start()
-        service.tell_ready(settings)
+        service.tell_ready(settings, progress)
         log.info("answering gRPC calls", address=address)
         async with _health_told(health, services.readiness):
             stop = asyncio.create_task(stopping.wait())

@@ -10,8 +10,9 @@ from core.settings import read
 from deploy import generate, objects
 from deploy.objects import Object
 
-ALL = [one for file in [*objects.exchange(objects.default), *objects.servers(objects.default)] for one in file.objects]
-SERVICES = ("api", "engine", "archiver")
+PARTS = (objects.exchange, objects.servers, objects.grpc)
+ALL = [one for part in PARTS for file in part(objects.default) for one in file.objects]
+SERVICES = ("api", "engine", "archiver", "grpc")
 
 
 def named(kind: str) -> dict[str, Object]:
@@ -142,10 +143,15 @@ def test_each_pod_reaches_what_it_needs_alone() -> None:
     def reached(component: str) -> set[int]:
         return {port["port"] for rule in policies[component]["egress"] for port in rule["ports"]}
 
-    assert reached("api") == reached("archiver") == reached("migrate") == {53, 6379, 26379, 5432}
+    assert reached("api") == reached("grpc") == reached("archiver") == reached("migrate") == {53, 6379, 26379, 5432}
     assert reached("engine") == {53, 6379, 26379}
     assert policies["default"]["ingress"] == policies["default"]["egress"] == []
-    assert [component for component, spec in policies.items() if spec["ingress"]] == ["api", "redis", "postgres"]
+    assert [component for component, spec in policies.items() if spec["ingress"]] == [
+        "api",
+        "redis",
+        "postgres",
+        "grpc",
+    ]
 
 
 def test_services_are_named_so_that_their_links_stop_no_pod() -> None:

@@ -107,7 +107,7 @@ def test_the_chart_has_the_objects_of_the_base(tree: Path) -> None:
 
 def test_the_chart_with_servers_has_the_objects_of_a_single_node(tree: Path) -> None:
     node = _objects(validate.run(validate.kustomized("overlays/single-node"), tree))
-    values = ["--set", "servers.enabled=true,api.replicasMin=1,api.replicasMax=2"]
+    values = ["--set", "servers.enabled=true,grpc.enabled=true,grpc.replicas=1,api.replicasMin=1,api.replicasMax=2"]
 
     assert _objects(validate.run(validate.templated(values), tree)) == node
 

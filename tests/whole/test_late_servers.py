@@ -12,6 +12,7 @@ import pytest
 
 from archiver import postgres
 from core.settings import Settings, environment_of
+from testing.cluster_servers import RedisCluster
 from testing.processes import environment, module
 from testing.replication import PASSWORD, RedisProcess, plain_url
 from testing.servers import Servers, folder, free_port, servers
@@ -63,6 +64,20 @@ def test_a_service_waits_for_a_redis_that_comes_late(
             service.works()
     finally:
         assert service.stop() == 0
+
+
+def test_an_engine_waits_for_a_cluster_that_comes_late(running: Servers, tmp_path: Path) -> None:
+    with folder() as where:
+        cluster = RedisCluster(where)
+        local = msgspec.structs.replace(running.settings, redis_url=cluster.url, start_seconds=START_SECONDS)
+        service = Service("engine", local, tmp_path / "output")
+        try:
+            until(lambda: "Redis does not answer yet" in service.output(), "it does not say that it waits")
+            cluster.start()
+            service.works()
+        finally:
+            assert service.stop() == 0
+            cluster.stop()
 
 
 def test_a_wrong_password_is_told_at_once(running: Servers, late: RedisProcess, tmp_path: Path) -> None:
