@@ -99,7 +99,7 @@ async def wait_at_start(
             return
         if clock() - reported_at >= REPORT_SECONDS:
             reported_at = clock()
-            log.info(what, reason=why, waits_seconds=round(ends_at - clock()))
+            log.info(what, reason=why, seconds_left=round(ends_at - clock()))
         await until_stopped(asyncio.sleep(START_CHECK_SECONDS), stopping)
 
 

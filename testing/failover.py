@@ -26,7 +26,7 @@ from testing.flows import CARDS
 from testing.oracle.judge import assert_archived, assert_books, judged, settle
 from testing.replication import InPlaceOfRedis, RedisGroup, allow_replication, cut_off, plain_url, redis_group
 from testing.servers import client_of
-from testing.waiting import until
+from testing.waiting import NotInTime, until
 
 THREADS = 4
 PAUSE_SECONDS = 0.02
@@ -104,7 +104,10 @@ class Load:
                     firsts.setdefault(each.trader_id, each.answered_at)
             return max(firsts.values()) if len(firsts) == len(self._threads) else 0.0
 
-        return until(last_of_first, "orders do not flow", seconds=seconds) - moment
+        try:
+            return until(last_of_first, "orders do not flow", seconds=seconds) - moment
+        except NotInTime as error:
+            raise NotInTime(f"{error}; answers that were no acknowledgement: {dict(self.refusals)}") from error
 
     def start(self) -> None:
         """Starts the traders."""

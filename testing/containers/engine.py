@@ -22,6 +22,7 @@ STANDINS: Mapping[str, Sequence[str]] = {
     "postgres:18-bookworm": ('ENTRYPOINT ["/usr/local/bin/start-postgres"]',),
 }
 """Images of the compose file that are made from Debian's servers where no registry answers."""
+COMPOSE = "docker-compose.yml"
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/build"}
 
 
@@ -42,7 +43,7 @@ class Engine:
 
     def compose(self, *words: str, project: str, tree: Path = ROOT, **variables: str) -> str:
         """What `docker compose WORDS` prints, with the compose file of a tree of this project."""
-        command = [*self._compose, "--project-name", project, "--file", str(tree / "docker-compose.yml"), *words]
+        command = [*self._compose, "--project-name", project, "--file", str(tree / COMPOSE), *words]
         return self._run(command, variables, check=True)
 
     def inspect(self, name: str) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def context(folder: Path, wheels: Path | None, tree: Path = ROOT) -> Iterator[Pa
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     try:
-        for name in (".dockerignore", "Dockerfile", *sorted(allowed(tree))):
+        for name in (".dockerignore", "Dockerfile", COMPOSE, *sorted(allowed(tree))):
             source = tree / name
             if source.is_dir():
                 shutil.copytree(source, made / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -152,9 +153,10 @@ def allowed(tree: Path = ROOT) -> set[str]:
 def build(
     engine: Engine, where: Path, tag: str, *, is_offline: bool, is_fresh: bool = False, revision: str = ""
 ) -> None:
-    """Builds the image."""
+    """Builds the image as the compose file says."""
     arguments = {"REVISION": revision or "unknown"} | (OFFLINE if is_offline else {})
     options = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
     if is_fresh:
         options.append("--no-cache")
-    engine.docker("build", *options, "--tag", tag, str(where))
+    unused = dict.fromkeys(("REDIS_PASSWORD", "POSTGRES_PASSWORD", "TCGX_JWT_SECRET"), "of no use in a build")
+    engine.compose("build", *options, "migrate", project="build", tree=where, TCGX_IMAGE=tag, **unused)

@@ -43,6 +43,7 @@ IMAGE_BYTES_MAX = 250_000_000
 BUILD_TOOLS = ("pip", "gcc", "cc", "make", "git", "curl", "uv")
 NO_ROOT = "10001:10001"
 WRITABLE = ("/tmp", "/var/tmp", "/run/lock")  # noqa: S108 - folders that anybody may write, were the root not read-only
+TOKEN_DOTS = 2
 FIRST = "first"
 """How client_order_ids of the first orders begin, which are not in the ledger."""
 
@@ -205,6 +206,8 @@ def run(stack: Stack, *, rounds: int, seed: int, say: Callable[[str], None]) -> 
     _trade_over_grpc(stack)
     say("two orders have traded over gRPC")
     say(stack.compose("exec", "--no-TTY", "api", "python", "-m", "testing.first_order").strip())
+    if stack.compose("exec", "--no-TTY", "api", "tcgx", "traders", "token", "1").count(".") != TOKEN_DOTS:
+        raise StartError("`tcgx traders token` in the container of the API prints no token")
     kills: list[Kill] = []
     load = Load(stack.door(), seed)
     try:

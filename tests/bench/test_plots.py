@@ -132,8 +132,8 @@ PARTS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
 # -- what is drawn
 
 
-def test_every_benchmark_has_a_result_in_git() -> None:
-    assert {of_git(name)["bench"] for name in COMMITTED} == set(plots.KINDS)
+def test_every_benchmark_has_a_result_in_git_but_reads_whose_figures_are_in_the_measurements() -> None:
+    assert {of_git(name)["bench"] for name in COMMITTED} == set(plots.KINDS) - {"reads"}
 
 
 @pytest.mark.parametrize("change", VARIATIONS)

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Iterator
 
-import msgspec
 import pytest
 
 from archiver import postgres
@@ -56,8 +55,18 @@ def test_orders_flow_after_a_kill_of_the_primary_and_nothing_acknowledged_is_los
     group.rejoin(killed)
 
 
+def set_acks(exchange: ExchangeServer, replicas: int) -> None:
+    """From here on so many replicas must confirm."""
+    exchange.stop_service("archiver", "api")
+    exchange.servers.change(replica_acks=replicas)
+    exchange.start_service("archiver", "api")
+
+
 def test_no_order_is_acknowledged_that_a_promoted_replica_would_lack(running: Running) -> None:
+    """Each of the two replicas must confirm: the sentinels may promote either, since they compare old positions."""
     exchange, group = running
+    set_acks(exchange, 2)
+    group.in_step()
     with load(exchange) as traders:
         traders.flows_after(time.monotonic())
         primary, replicas = group.primary, group.replicas
@@ -86,9 +95,7 @@ def test_no_order_is_acknowledged_that_a_promoted_replica_would_lack(running: Ru
 
 def test_what_is_lost_without_acknowledgements_of_replicas_is_reported(running: Running) -> None:
     exchange, group = running
-    exchange.stop_service("archiver", "api")
-    exchange.servers._local = msgspec.structs.replace(exchange.servers._local, replica_acks=0)
-    exchange.start_service("archiver", "api")
+    set_acks(exchange, 0)
     group.in_step()
     with load(exchange) as traders:
         traders.flows_after(time.monotonic())
