@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import signal
 import tarfile
@@ -285,9 +286,7 @@ def upgrade(stack: Stack, image: str, *, seed: int, say: Callable[[str], None]) 
         acknowledged_before=before.acknowledged - ledger.acknowledged,
         acknowledged=before.acknowledged,
         trades=sum(len(card.trades) for card in evidence.values()),
-        migrations=[
-            line for line in stack.compose("logs", "--no-log-prefix", "migrate").splitlines() if line.startswith("ran ")
-        ],
+        migrations=re.findall(r"\bran [^\r\n\x1b]+", stack.compose("logs", "--no-color", "migrate")),
         violations=check(before, evidence),
     )
 
