@@ -12,6 +12,7 @@ from tcgx_client import InvalidRequest, NotFound, OutcomeUnknown, Tcgx, Timeout,
 
 from testing import certificates
 from testing.exchange import ExchangeServer, exchange_server
+from testing.faults import paused
 from testing.servers import free_port
 from tests.client.conftest import MakeClient
 from tests.client.test_calls import *  # noqa: F403
@@ -57,15 +58,16 @@ def test_a_wrong_field_has_the_code_and_the_sentence_of_the_exchange(client: Any
 
 
 def test_without_a_server_nothing_was_sent_and_after_silence_the_outcome_is_unknown(
-    make_client: MakeClient,
+    make_client: MakeClient, exchange: ExchangeServer
 ) -> None:
     nowhere = make_client(700_002, grpc_target=f"127.0.0.1:{free_port()}", max_retries=0)
     with pytest.raises(TransportError) as refused:
         nowhere.place(CARD, "buy", "1.50")
     assert not isinstance(refused.value, OutcomeUnknown | Timeout)
 
-    hasty = make_client(700_003, timeout=0.000_001, max_retries=0)
-    with pytest.raises(OutcomeUnknown) as unknown:
+    hasty = make_client(700_003, timeout=0.5, max_retries=0)
+    hasty.place(CARD, "buy", "1.50")  # its connection is open from here on
+    with paused([exchange.pid("grpc")]), pytest.raises(OutcomeUnknown) as unknown:
         hasty.place(CARD, "buy", "1.50")
     found = make_client(700_003).resolve(unknown.value.client_order_id)
     assert found is None or found.status in ("accepted", "open")
