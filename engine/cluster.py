@@ -433,6 +433,15 @@ class ClusterClient(Redis):
         """
         return {place: self._servers.client(place) for place in await self._servers.topology.primaries()}
 
+    async def is_covered(self) -> bool:
+        """Whether every slot has a server, as of now.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: no server answers.
+        """
+        self._servers.topology.suspect()
+        return None not in await self._servers.topology.owners()
+
     async def run(self, call: Callable[[Redis], Awaitable[T]]) -> T:
         """Makes a call at the server of a view's card (`_Servers.run`)."""
         assert self.slot is not None, "only a view has a card"  # noqa: S101 - views alone are given to callers

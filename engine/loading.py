@@ -10,7 +10,7 @@ from core.errors import StartError, reason
 from core.loading import REPORT_SECONDS, LoadProgress
 from core.service import until_stopped, wait_at_start
 from engine import primary
-from engine.cluster import servers_of
+from engine.cluster import ClusterClient, servers_of
 from engine.connection import names_password
 
 log = structlog.get_logger()
@@ -73,8 +73,10 @@ async def _obstacle(client: Redis) -> str:
 
 
 async def _why_no_answer(client: Redis) -> str:
-    """Why nothing is heard of the server. Empty if it answers, whatever that is."""
+    """Why nothing is heard of the server. Empty if it answers, whatever that is. A cluster has all its slots then."""
     try:
+        if isinstance(client, ClusterClient) and client.slot is None and not await client.is_covered():
+            return "slots of the cluster have no server"
         for server in await servers_of(client):
             await server.ping()
     except HEARD:

@@ -12,7 +12,8 @@ import pytest
 
 from archiver import postgres
 from core.settings import Settings, environment_of
-from testing.cluster_servers import RedisCluster
+from testing.cluster_servers import RedisCluster, redis_cluster, slot_of
+from testing.flows import CARDS
 from testing.processes import environment, module
 from testing.replication import PASSWORD, RedisProcess, plain_url
 from testing.servers import Servers, folder, free_port, servers
@@ -76,8 +77,24 @@ def test_an_engine_waits_for_a_cluster_that_comes_late(running: Servers, tmp_pat
             cluster.start()
             service.works()
         finally:
-            assert service.stop() == 0
             cluster.stop()
+            assert service.stop() == 0
+
+
+def test_an_engine_waits_until_each_slot_has_a_server(running: Servers, tmp_path: Path) -> None:
+    with redis_cluster() as cluster:
+        slot = slot_of(CARDS[0])
+        server = cluster.primary_of(slot)
+        for each in cluster.servers:
+            each.call("CLUSTER", "DELSLOTS", slot)
+        local = msgspec.structs.replace(running.settings, redis_url=cluster.url, start_seconds=START_SECONDS)
+        service = Service("engine", local, tmp_path / "output")
+        try:
+            until(lambda: "slots of the cluster have no server" in service.output(), "it does not say that it waits")
+            server.call("CLUSTER", "ADDSLOTS", slot)
+            service.works()
+        finally:
+            assert service.stop() == 0
 
 
 def test_a_wrong_password_is_told_at_once(running: Servers, late: RedisProcess, tmp_path: Path) -> None:
