@@ -247,7 +247,6 @@ def _pod(component: str, user: int, containers: list[Object], volumes: list[Obje
                 "fsGroup": user,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            **_spread(component),
             "containers": containers,
             "volumes": volumes,
         },
@@ -317,7 +316,7 @@ def _deployment(component: str, pod: Object, replicas: Any) -> Object:
             "progressDeadlineSeconds": 300,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "selector": _selector(component),
-            "template": pod,
+            "template": pod | {"spec": pod["spec"] | _spread(component)},
         },
     }
 
@@ -365,8 +364,6 @@ def _migrate(values: Values) -> Object:
     is_helm = isinstance(values("image.tag"), Expression)
     container = _container("migrate", values, secrets) | {"args": ["tcgx", "migrate"]}
     pod = _pod("migrate", USER, [container], _volumes(values, secrets))
-    for name in _spread("migrate"):
-        del pod["spec"][name]
     pod["spec"]["restartPolicy"] = "OnFailure"
     job: Object = {
         **_head("batch/v1", "Job", f"tcgx-migrate-{VERSION.replace('.', '-')}", "migrate"),

@@ -17,7 +17,7 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -124,7 +124,7 @@ class Deployment:
         """Starts a service on the host of its name."""
         host = self.hosts[name]
         with host.inside():
-            self.services[name] = self.servers.service(name, host=host.address, data_dir=str(self.servers.data_dir))
+            self.services[name] = self.servers.service(name, host=host.address)
 
     def stop(self) -> None:
         """Stops everything that runs."""
@@ -179,7 +179,7 @@ class Deployment:
         return self.cluster.primary_of(slot_of(self.servers.settings.cards[0]))
 
     def _host_of(self, node: ClusterNode) -> SeparateHost:
-        return next(host for host in self.hosts.values() if host.address == node.host.address)
+        return next(host for host in self.hosts.values() if host is node.host)
 
     def _archives(self) -> str:
         """The archiver that has the lock; the other one waits for it."""
@@ -199,23 +199,24 @@ class Deployment:
     def without_power(self, host: SeparateHost) -> Iterator[None]:
         """The host is off inside. Nobody is told: its cable is pulled out first."""
         host.unplug()
-        node = next((node for node in self.cluster.servers if node.host is host), None)
-        if node is not None:
-            node.kill()
-        elif host.name == "postgres":
-            asyncio.run(crash(self.servers.postgres))
-        else:
-            self.services.pop(host.name).kill()
+        start_again = self._kill(host)
         try:
             yield
         finally:
             host.plug_in()
-        if node is not None:
-            node.start()
-        elif host.name == "postgres":
-            asyncio.run(self.servers.postgres.start())
-        else:
-            self.start_service(host.name)
+        start_again()
+
+    def _kill(self, host: SeparateHost) -> Callable[[], object]:
+        """Kills what runs on a host. Returns what starts it again."""
+        for node in self.cluster.servers:
+            if node.host is host:
+                node.kill()
+                return node.start
+        if host.name == "postgres":
+            asyncio.run(crash(self.servers.postgres))
+            return lambda: asyncio.run(self.servers.postgres.start())
+        self.services.pop(host.name).kill()
+        return lambda: self.start_service(host.name)
 
     @contextmanager
     def without_cable(self, host: SeparateHost) -> Iterator[None]:
