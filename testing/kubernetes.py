@@ -219,11 +219,10 @@ def strictly(exchange: Exchange, acts: Sequence[Act], ledger: Ledger) -> int:
 
 
 def insistently(exchange: Exchange, acts: Sequence[Act], load: Load) -> None:
-    """Faults while clients repeat what is not answered. Prints when orders of every card flowed again."""
+    """Faults while clients repeat what is not answered. Prints the longest wait for an answer."""
     try:
         load.start()
         for act in acts:
-            time.sleep(BUSY_SECONDS)  # likewise
             began = time.monotonic()
             seconds = _done(exchange, act)
             print(
@@ -238,7 +237,7 @@ def insistently(exchange: Exchange, acts: Sequence[Act], load: Load) -> None:
 
 
 def _done(exchange: Exchange, act: Act) -> float:
-    time.sleep(BUSY_SECONDS)
+    time.sleep(BUSY_SECONDS)  # likewise
     began = time.monotonic()
     act.do(exchange)
     exchange.wait()
