@@ -28,7 +28,10 @@ test: .venv/ready ## every test, on real servers (TEST_PROCESSES=0: in one proce
 quick: .venv/ready ## the tests that need no server: minutes of CPU
 	@"$(BIN)/python" -m pytest -m "not server" $(ARGS)
 
-check: .venv/ready ## format, lint, types, deployment files, and the docs as a site
+# VALIDATORS= leaves out what other programs say of the deployment files, where these programs can't be installed.
+VALIDATORS ?= .validate/ready
+
+check: .venv/ready $(VALIDATORS) ## format, lint, types, deployment files by their validators, and the docs as a site
 	@"$(BIN)/ruff" format --check .
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/mypy"
@@ -40,12 +43,13 @@ check: .venv/ready ## format, lint, types, deployment files, and the docs as a s
 	@"$(BIN)/buf" lint
 	@"$(BIN)/buf" breaking --against rpc/v1/released.binpb
 	@"$(BIN)/python" -m docs_site --check
+	@[ -z "$(VALIDATORS)" ] || "$(BIN)/python" -m deploy.validate
 
 docs: .venv/ready ## the pages that are made from the source, and the site that the API serves at /docs
 	@"$(BIN)/python" -m docs_site.pages
 	@"$(BIN)/python" -m docs_site
 
-validate: .venv/ready .validate/ready ## what validators of Kubernetes, AWS and GitHub say of the deployment files
+validate: .venv/ready .validate/ready ## the validators of deployment files, and whether they find planted errors
 	@"$(BIN)/python" -m deploy.validate
 	@"$(BIN)/python" -m pytest tests/deploy/test_validators.py
 
@@ -54,7 +58,7 @@ validate: .venv/ready .validate/ready ## what validators of Kubernetes, AWS and 
 	@"$(PYTHON)" -m venv .checkov && .checkov/bin/python tools/install.py requirements-checkov.lock --no-deps --require-hashes
 	@touch .validate/ready
 
-containers: .venv/ready ## builds the image, runs it with compose, kills every container under load (root on Debian, or Docker)
+containers: .venv/ready .validate/ready ## builds the image, runs it with compose, kills every container under load (root on Debian, or Docker)
 	@exec "$(BIN)/python" -m testing.containers $(ARGS)
 
 format: .venv/ready ## puts the code into its format

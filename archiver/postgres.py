@@ -23,15 +23,16 @@ HEARTBEAT_SECONDS = 10.0
 IDLE_SECONDS = 25
 
 SESSION_TIMEOUTS = {
-    "tcp_keepalives_idle": 10,
-    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_idle": 3,
+    "tcp_keepalives_interval": 2,
     "tcp_keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
+    "tcp_user_timeout": 9_000,
     "idle_in_transaction_session_timeout": IDLE_SECONDS * 1_000,
 }
-"""Session settings by which the server detects a lost client within 30 s.
+"""Session settings by which the server detects a lost client: within 10 s, so that a standby goes on.
 
-`idle_session_timeout` does so if a device in between still answers for the client; a server before version 14 lacks it.
+`idle_session_timeout` does so within 25 s if a device in between, or the kernel of a client that hangs, still answers.
+A server before version 14 lacks it.
 On a unix socket the kernel reports the end of a client at once, and settings of TCP have no effect.
 """
 

@@ -6,6 +6,7 @@ removed with it. The exit code is 0 if nothing was lost, 1 if something was, and
 
 import argparse
 import contextlib
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from core.errors import StartError
 from testing.chaos.checker import Violation
 from testing.containers import engine as engines
-from testing.containers import machine, trial
+from testing.containers import machine, sbom, trial
 from testing.containers.engine import Engine
 from testing.containers.machine import ROOT, Folder
 from testing.waiting import NotInTime
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1, help="how often each container is killed (1)")
     parser.add_argument("--seed", type=int, default=1, help="the seed of the load (1)")
     parser.add_argument("--twice", action="store_true", help="build twice, and compare the layers")
+    parser.add_argument("--sbom", type=Path, help="keep the bill of materials of the image in this file (SPDX)")
     parser.add_argument("--cache", type=Path, help="a folder that keeps packages and file trees for the next run")
     parser.add_argument("--private", action="store_true", help="a private engine, even where one answers")
     parser.add_argument("--before", help="a revision whose data is upgraded, too (the last tag, if there is one)")
@@ -71,6 +73,7 @@ def _privately(given: argparse.Namespace) -> int:
         folder.prepare(lambda step: say(f"makes: {step}"), [ROOT, *([before] if before else [])])
         words = ["--inside", str(place), "--rounds", str(given.rounds), "--seed", str(given.seed)]
         words += ["--before", given.before] if given.before else []
+        words += ["--sbom", str(given.sbom.absolute())] if given.sbom else []
         return folder.run_inside([*words, *(["--twice"] if given.twice else [])])
 
 
@@ -105,7 +108,13 @@ def _tree_of(revision: str, place: Path) -> Path | None:
 @contextlib.contextmanager
 def _folder(cache: Path | None) -> Iterator[Path]:
     if cache is not None:
-        yield cache.absolute()
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / "lock").open("wb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StartError(f"--cache: another run uses {cache}") from None
+            yield cache.absolute()
         return
     # A disk, not memory.
     with tempfile.TemporaryDirectory(prefix="tcgx-containers-", dir="/var/tmp") as place:
@@ -147,9 +156,14 @@ def _build(engine: Engine, given: argparse.Namespace, folder: Folder | None, pla
         if given.twice:
             engine.docker("tag", IMAGE, FIRST_IMAGE)
             engines.build(engine, files, IMAGE, is_offline=is_offline, is_fresh=True, revision=revision)
-            different = trial.differences(engine, (FIRST_IMAGE, IMAGE), files)
-            say(f"built again: {len(different)} files differ")
+            both = (trial.contents(engine, FIRST_IMAGE, files), trial.contents(engine, IMAGE, files))
+            different = trial.differences(both)
+            say(f"built again: {len(different)} differences; without the time of the build sha256:{both[1].digest}")
             faults += [f"two builds differ: {one}" for one in different[:DIFFERENCES_SHOWN]]
+        target = given.sbom.absolute() if given.sbom else files / "sbom.spdx.json"
+        bill = sbom.write(engine, IMAGE, target)
+        say(f"bill of materials: {bill.packages} packages, {len(bill.missing)} of the image's Python missing")
+        faults += [f"the bill of materials lacks {one}" for one in bill.missing]
     return faults + [f"image: {fault}" for fault in trial.image_faults(engine, IMAGE)]
 
 

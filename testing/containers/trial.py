@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import httpx
 import msgspec
@@ -44,6 +44,7 @@ IMAGE_BYTES_MAX = 250_000_000
 BUILD_TOOLS = ("pip", "gcc", "cc", "make", "git", "curl", "uv")
 NO_ROOT = "10001:10001"
 WRITABLE = ("/tmp", "/var/tmp", "/run/lock")  # noqa: S108 - folders that anybody may write, were the root not read-only
+OF_A_BUILD = ("created", "container", "container_config")
 TOKEN_DOTS = 2
 FIRST = "first"
 """How client_order_ids of the first orders begin, which are not in the ledger."""
@@ -367,29 +368,56 @@ def image_faults(engine: Engine, image: str) -> list[str]:
     return found
 
 
-def differences(engine: Engine, images: tuple[str, str], place: Path) -> list[str]:
-    """How the files of two images differ, layer by layer; empty if the images have the same layers."""
-    digests = [engine.inspect(image)["RootFS"]["Layers"] for image in images]
-    if digests[0] == digests[1]:
-        return []
-    contents = [_layers(engine, image, place) for image in images]
+class Contents(NamedTuple):
+    """What an image consists of: what its digest is made of but the time of its build, and its files."""
+
+    configuration: dict[str, Any]
+    layers: list[dict[str, tuple[object, ...]]]
+
+    @property
+    def digest(self) -> str:
+        """Of configuration and layers. Two builds at one time (`SOURCE_DATE_EPOCH`) have the same."""
+        return hashlib.sha256(json.dumps(self.configuration, sort_keys=True).encode()).hexdigest()
+
+
+def differences(images: tuple[Contents, Contents]) -> list[str]:
+    """How two images differ, layer by layer; empty if all but the time of their builds is the same."""
     found = []
-    for number, (first, second) in enumerate(zip(*contents, strict=True), 1):
-        names = [name for name in sorted({*first, *second}) if first.get(name) != second.get(name)]
-        found += [f"layer {number}: {name}: {first.get(name)} or {second.get(name)}" for name in names]
-    return found or [f"the files are the same, in another order: {digests}"]
+    configurations = [one.configuration for one in images]
+    for name in sorted({*configurations[0], *configurations[1]} - {"rootfs"}):
+        first, second = (one.get(name) for one in configurations)
+        if first != second:
+            found.append(f"{name}: {first} or {second}")
+    layers = [one.configuration["rootfs"]["diff_ids"] for one in images]
+    if layers[0] == layers[1]:
+        return found
+    for number, (one, other) in enumerate(zip(images[0].layers, images[1].layers, strict=True), 1):
+        names = [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
+        found += [f"layer {number}: {name}: {one.get(name)} or {other.get(name)}" for name in names]
+    return found or [f"the files are the same, in another order: {layers}"]
 
 
-def _layers(engine: Engine, image: str, place: Path) -> list[dict[str, tuple[object, ...]]]:
-    """What each layer of an image has: time, size, rights, owner, target and content of each file."""
+def contents(engine: Engine, image: str, place: Path) -> Contents:
+    """What an image consists of: of each file time, size, rights, owner, target and content."""
     archive = place / "image.tar"
     engine.docker("save", "--output", str(archive), image)
     try:
         with tarfile.open(archive) as saved:
-            names: list[str] = json.load(_file(saved, "manifest.json"))[0]["Layers"]
-            return [_files(_file(saved, name)) for name in names]
+            (manifest,) = json.load(_file(saved, "manifest.json"))
+            configuration: dict[str, Any] = json.load(_file(saved, manifest["Config"]))
+            layers = [_files(_file(saved, name)) for name in manifest["Layers"]]
     finally:
         archive.unlink()
+    return Contents(_without_times(configuration), layers)
+
+
+def _without_times(configuration: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what the time of a build changes: that time, and ids of what it was built from and in."""
+    kept = {name: value for name, value in configuration.items() if name not in OF_A_BUILD}
+    return kept | {
+        "config": {**configuration["config"], "Image": None},
+        "history": [{**step, "created": None} for step in configuration.get("history", ())],
+    }
 
 
 def _file(archive: tarfile.TarFile, name: str) -> IO[bytes]:
