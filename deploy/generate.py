@@ -67,7 +67,9 @@ def _template(file: File) -> str:
     head = "{{- /* Made by `python -m deploy.generate`. */ -}}\n"
     if not file.only_if:
         return head + _documents(file)
-    return f"{head}{{{{- if .Values.{file.only_if} }}}}\n{_documents(file)}{{{{- end }}}}\n"
+    conditions = " ".join(f".Values.{name}" for name in file.only_if)
+    test = conditions if len(file.only_if) == 1 else f"and {conditions}"
+    return f"{head}{{{{- if {test} }}}}\n{_documents(file)}{{{{- end }}}}\n"
 
 
 def _kustomization(kind: str, made: Sequence[File], **more: str) -> str:
@@ -84,7 +86,7 @@ def _schema() -> dict[str, Any]:
     properties = schema["properties"]
     properties["config"] = {
         "type": "object",
-        "propertyNames": {"pattern": "^TCGX_[A-Z0-9_]+$"},
+        "propertyNames": {"pattern": "^(TCGX_[A-Z0-9_]+|FORWARDED_ALLOW_IPS)$"},
         "additionalProperties": {"type": "string"},
     }
     for name in ("replicasMin", "replicasMax", "cpuPercent"):
@@ -95,6 +97,8 @@ def _schema() -> dict[str, Any]:
 
 
 def _schema_of(value: Any) -> dict[str, Any]:
+    if isinstance(value, list):
+        return {"type": "array", "items": {"type": "object"}}
     if not isinstance(value, dict):
         kinds = {bool: "boolean", int: "integer", str: "string"}
         return {"type": kinds[type(value)]}

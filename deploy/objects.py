@@ -22,6 +22,8 @@ PRE_STOP_SECONDS = 3
 PRE_STOP: Object = {"preStop": {"exec": {"command": ["sleep", str(PRE_STOP_SECONDS)]}}}
 """Endpoints are taken away beside SIGTERM, not before it: new connections still come for a moment."""
 SECRETS_OF_DOORS = ("redis-url", "database-url", "jwt-secret")
+PREVIOUS = "jwt-previous-secrets"
+"""A key of the Secret that is there only while a signing key changes."""
 GRACE_SECONDS = 30
 """`preStop`, `TCGX_DRAIN_SECONDS` and `TCGX_STOP_SECONDS` fit into it."""
 START_SECONDS = 60
@@ -33,6 +35,7 @@ SCRAPER = "monitoring"
 
 DEFAULTS: Mapping[str, Any] = {
     "image": {"repository": "tcgx", "tag": VERSION, "pullPolicy": "IfNotPresent"},
+    "imagePullSecrets": [],
     "secretName": "tcgx",
     "config": {
         "TCGX_CARDS": "pikachu,bulbasaur,charmander,squirtle",
@@ -41,6 +44,9 @@ DEFAULTS: Mapping[str, Any] = {
         "TCGX_DRAIN_SECONDS": "5",
         "TCGX_STOP_SECONDS": "10",
         "TCGX_LOG_FORMAT": "json",
+        # The address of a client is that of an ingress or a node, until FORWARDED_ALLOW_IPS names what is in between.
+        "TCGX_STREAM_ADDRESS_MAX": "0",
+        "TCGX_FAILED_LOGINS_PER_MINUTE": "0",
         "TCGX_METRICS_HOST": "0.0.0.0",  # noqa: S104 - of a pod; policies say who reaches it
         "TCGX_METRICS_PORT": str(METRICS_PORT),
     },
@@ -73,6 +79,7 @@ DEFAULTS: Mapping[str, Any] = {
         "redis": {
             "image": "redis:8.2-bookworm",
             "storage": "10Gi",
+            "maxmemory": "1200mb",  # a rewrite of the log copies what changes meanwhile
             "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
         },
         "postgres": {
@@ -85,12 +92,15 @@ DEFAULTS: Mapping[str, Any] = {
 """Values of the chart, and what kustomize's base has."""
 
 
+POLICIES = "networkPolicy.enabled"
+
+
 class File(NamedTuple):
-    """A manifest: its name, its objects, and the value of the chart that turns it on."""
+    """A manifest: its name, its objects, and the values of the chart that turn it on, all of them."""
 
     name: str
     objects: Sequence[Object]
-    only_if: str = ""
+    only_if: Sequence[str] = ()
 
 
 def default(name: str) -> Any:
@@ -104,7 +114,7 @@ def default(name: str) -> Any:
 def helm(name: str) -> Any:
     """The expression by which Helm takes a value."""
     found = default(name)
-    if isinstance(found, dict):
+    if isinstance(found, dict | list):
         return Block(f".Values.{name}")
     return Expression(f"{{{{ .Values.{name}{' | quote' if isinstance(found, str) else ''} }}}}")
 
@@ -112,56 +122,40 @@ def helm(name: str) -> Any:
 def exchange(values: Values) -> list[File]:
     """Everything but Redis and PostgreSQL."""
     return [
-        File("serviceaccount", [_account()]),
+        File("serviceaccount", [_account(values)]),
         File("configmap", [{**_head("v1", "ConfigMap", "tcgx", ""), "data": values("config")}]),
         File("api", [_api(values), _service("api", API_PORT, "http"), _autoscaler(values), _budget("api")]),
         File("engine", [_worker("engine", values, ["redis-url"]), _budget("engine")]),
         File("archiver", [_worker("archiver", values, ["redis-url", "database-url"]), _budget("archiver")]),
         File("migrate", [_migrate(values)]),
-        File("networkpolicies", _policies(), "networkPolicy.enabled"),
+        File("networkpolicies", _policies(), [POLICIES]),
     ]
 
 
 def servers(values: Values) -> list[File]:
     """A Redis and a PostgreSQL of one pod each, for trying."""
     return [
-        File("redis", [_redis(values), _service("redis", REDIS_PORT, "redis"), _policy_of_redis()], "servers.enabled"),
-        File(
-            "postgres",
-            [_postgres(values), _service("postgres", POSTGRES_PORT, "postgres"), _policy_of_postgres()],
-            "servers.enabled",
-        ),
+        File("redis", [_redis(values), _service("redis", REDIS_PORT, "redis")], ["servers.enabled"]),
+        File("postgres", [_postgres(values), _service("postgres", POSTGRES_PORT, "postgres")], ["servers.enabled"]),
+        File("servers-policies", [_policy_of_redis(), _policy_of_postgres()], ["servers.enabled", POLICIES]),
     ]
 
 
 def grpc(values: Values) -> list[File]:
     """The door of gRPC: processes of their own."""
     port = {"name": "grpc", "protocol": "TCP", "containerPort": GRPC_PORT}
-    container = _container("grpc", values, SECRETS_OF_DOORS) | {
+    container = _door("grpc", values) | {
         "args": ["tcgx", "grpc"],
         "ports": [port, METRICS],
-        **_probes("metrics", start_seconds=PROBED_START_SECONDS),
-        "readinessProbe": {
-            "grpc": {"port": GRPC_PORT},
-            "periodSeconds": 2,
-            "failureThreshold": 2,
-            "timeoutSeconds": 2,
-        },
+        **_probes_of_a_door("metrics"),
         "lifecycle": PRE_STOP,
     }
     pod = _pod("grpc", USER, [container], _volumes(values, SECRETS_OF_DOORS))
     policy = _policy("grpc", ingress=[{"ports": _ports(GRPC_PORT)}], egress=[DNS, REDIS, POSTGRES])
+    deployment = _deployment("grpc", pod, values("grpc.replicas"))
     return [
-        File(
-            "grpc",
-            [
-                _deployment("grpc", pod, values("grpc.replicas")),
-                _service("grpc", GRPC_PORT, "grpc"),
-                _budget("grpc"),
-                policy,
-            ],
-            "grpc.enabled",
-        )
+        File("grpc", [deployment, _service("grpc", GRPC_PORT, "grpc"), _budget("grpc")], ["grpc.enabled"]),
+        File("grpc-policy", [policy], ["grpc.enabled", POLICIES]),
     ]
 
 
@@ -197,7 +191,10 @@ def monitoring(values: Values) -> list[File]:
             "ingress": [{"from": [scraper], "ports": _ports(METRICS_PORT)}],
         },
     }
-    return [File("monitoring", [service, monitor, policy], "monitoring.enabled")]
+    return [
+        File("monitoring", [service, monitor], ["monitoring.enabled"]),
+        File("monitoring-policy", [policy], ["monitoring.enabled", POLICIES]),
+    ]
 
 
 # -- parts
@@ -222,8 +219,12 @@ def _selector(*components: str) -> Object:
     return {"matchLabels": name, "matchExpressions": [chosen]}
 
 
-def _account() -> Object:
-    return {**_head("v1", "ServiceAccount", "tcgx", ""), "automountServiceAccountToken": False}
+def _account(values: Values) -> Object:
+    return {
+        **_head("v1", "ServiceAccount", "tcgx", ""),
+        "automountServiceAccountToken": False,
+        "imagePullSecrets": values("imagePullSecrets"),
+    }
 
 
 def _image(values: Values) -> Any:
@@ -299,6 +300,14 @@ def _container(component: str, values: Values, secrets: Sequence[str]) -> Object
     }
 
 
+def _door(component: str, values: Values) -> Object:
+    """A container that takes tokens of traders, those signed with the key before as well, while there is one."""
+    container = _container(component, values, SECRETS_OF_DOORS)
+    reference = {"name": values("secretName"), "key": PREVIOUS, "optional": True}
+    previous = {"name": "TCGX_JWT_PREVIOUS_SECRETS", "valueFrom": {"secretKeyRef": reference}}
+    return container | {"env": [*container["env"], previous]}
+
+
 def _volumes(values: Values, secrets: Sequence[str]) -> list[Object]:
     items = [{"key": key, "path": key} for key in secrets]
     return [
@@ -326,19 +335,27 @@ def _probe(path: str, port: str, *, period: int, failures: int, timeout: int = 2
     return {"httpGet": call, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": timeout}
 
 
-def _probes(port: str, *, start_seconds: int) -> Object:
+def _probes(port: str) -> Object:
     return {
-        "startupProbe": _probe("/health/live", port, period=1, failures=start_seconds),
+        "startupProbe": _probe("/health/live", port, period=1, failures=PROBED_START_SECONDS),
         "livenessProbe": _probe("/health/live", port, period=10, failures=3),
         "readinessProbe": _probe("/health/ready", port, period=2, failures=2),
     }
 
 
+def _probes_of_a_door(port: str) -> Object:
+    """A door that works is ready, even while a server is away that all doors ask.
+
+    Without Redis it answers 503 with `Retry-After`, and reads go on; were it not ready, nobody would answer anything.
+    """
+    return _probes(port) | {"readinessProbe": _probe("/health/live", port, period=2, failures=2)}
+
+
 def _api(values: Values) -> Object:
-    container = _container("api", values, SECRETS_OF_DOORS) | {
+    container = _door("api", values) | {
         "args": ["tcgx", "api"],
         "ports": [{"name": "http", "protocol": "TCP", "containerPort": API_PORT}, METRICS],
-        **_probes("http", start_seconds=PROBED_START_SECONDS),
+        **_probes_of_a_door("http"),
         "lifecycle": PRE_STOP,
     }
     return _deployment("api", _pod("api", USER, [container], _volumes(values, SECRETS_OF_DOORS)), None)
@@ -349,14 +366,14 @@ def _worker(component: str, values: Values, secrets: list[str]) -> Object:
     container = _container(component, values, secrets) | {
         "args": ["tcgx", component],
         "ports": [METRICS],
-        **_probes("metrics", start_seconds=PROBED_START_SECONDS),
+        **_probes("metrics"),
     }
     pod = _pod(component, USER, [container], _volumes(values, secrets))
     return _deployment(component, pod, values(f"{component}.replicas"))
 
 
 def _migrate(values: Values) -> Object:
-    """A Job a version, since a Job can't be changed. It may run any number of times.
+    """A Job a version, in Helm one for each change of it, since a Job can't be changed. It may run any number of times.
 
     It converts data of earlier versions in Redis, too.
     """
@@ -372,6 +389,7 @@ def _migrate(values: Values) -> Object:
     if is_helm:
         job["metadata"]["name"] = Expression(
             'tcgx-migrate-{{ .Values.image.tag | replace "." "-" | replace "_" "-" | lower | trunc 40 }}'
+            "-{{ list .Chart.Version .Values.image .Values.secretName .Values.migrate | toJson | sha256sum | trunc 8 }}"
         )
     return job
 
@@ -404,7 +422,8 @@ def _autoscaler(values: Values) -> Object:
 
 
 def _budget(component: str) -> Object:
-    spec = {"minAvailable": 1, "selector": _selector(component)}
+    """One pod at a time may be evicted, so that a drain ends even where there is one pod alone."""
+    spec = {"maxUnavailable": 1, "selector": _selector(component)}
     return {**_head("policy/v1", "PodDisruptionBudget", f"tcgx-{component}", component), "spec": spec}
 
 
@@ -493,7 +512,7 @@ def _password(variable: str, key: str) -> Object:
 
 def _redis(values: Values) -> Object:
     options = ["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"]
-    options += ["--lazyfree-lazy-expire", "yes"]
+    options += ["--lazyfree-lazy-expire", "yes", "--maxmemory", values("servers.redis.maxmemory")]
     ping = ["sh", "-c", 'test "$(redis-cli ping)" = PONG']
     container = {
         "args": ["redis-server", *options, "--save", "", "--requirepass", "$(REDISCLI_AUTH)"],

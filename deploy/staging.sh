@@ -21,7 +21,8 @@ back() {
     exit 1
 }
 
-helm upgrade tcgx helm/tcgx --install --namespace tcgx --create-namespace --wait --timeout 10m \
+# What the operator has set before stays, with the defaults of this chart where nothing was set.
+helm upgrade tcgx helm/tcgx --install --reset-then-reuse-values --namespace tcgx --create-namespace --wait --timeout 10m \
     --set "image.repository=$REPOSITORY,image.tag=$version" || back
 # An order that rests at the lowest price, and its cancel: nobody else's orders are touched.
 kubectl exec deployment/tcgx-api -- python -m testing.first_order || back

@@ -21,13 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".validate/bin"
 CHECKOV = ROOT / ".checkov/bin/checkov"
 KUBERNETES_VERSIONS = ("1.30", "1.34", "1.37")
-OVERLAYS = ("base", "overlays/single-node", "overlays/external", "overlays/sentinel", "monitoring")
+OVERLAYS = ("base", "overlays/single-node", "overlays/external", "overlays/managed", "overlays/sentinel", "monitoring")
 FOREIGN = "monitoring.coreos.com/"
 """Kinds of the Prometheus Operator, which is no part of Kubernetes: their schemas are not to be had."""
 CHART_VALUES: Sequence[Sequence[str]] = (
     (),
     ("--set", "servers.enabled=true,monitoring.enabled=true,grpc.enabled=true,api.replicasMin=3,config.TCGX_CARDS=mew"),
-    ("--set", "networkPolicy.enabled=false,image.tag=sha_1.2.3,secretName=other"),
+    ("--set", "networkPolicy.enabled=false,image.tag=sha_1.2.3,secretName=other,imagePullSecrets[0].name=registry"),
+    ("--set", "networkPolicy.enabled=false,servers.enabled=true,monitoring.enabled=true,grpc.enabled=true"),
 )
 TEMPLATE = "deploy/aws/tcgx.yaml"
 WORKFLOWS = ".github/workflows"

@@ -78,8 +78,8 @@ def _privately(given: argparse.Namespace) -> int:
 
 
 def _revision(given: argparse.Namespace) -> str:
-    """The revision of before; empty if there is none."""
-    return given.before or _git("describe", "--tags", "--abbrev=0")
+    """The revision of before; empty if there is none. The tag of this very revision is not before it."""
+    return given.before or _git("describe", "--tags", "--abbrev=0", "HEAD^")
 
 
 def _git(*words: str) -> str:

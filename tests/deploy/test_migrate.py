@@ -21,6 +21,8 @@ NEEDS = {
 }
 """The secrets of each service."""
 
+PREVIOUS = "TCGX_JWT_PREVIOUS_SECRETS"
+
 
 def of_kubernetes() -> dict[str, set[str]]:
     """The secrets of each container of Kubernetes."""
@@ -35,7 +37,7 @@ def of_aws() -> dict[str, set[str]]:
     """The secrets of each container of AWS."""
     tasks = [one for one in cloud.template()["Resources"].values() if one["Type"] == "AWS::ECS::TaskDefinition"]
     containers = [one for task in tasks for one in task["Properties"]["ContainerDefinitions"]]
-    return {one["Name"]: {secret["Name"] for secret in one["Secrets"]} for one in containers}
+    return {one["Name"]: {secret["Name"] for secret in one["Secrets"] if "Name" in secret} for one in containers}
 
 
 @pytest.mark.parametrize("way", [of_kubernetes, of_aws])
@@ -44,6 +46,29 @@ def test_each_service_has_the_secrets_that_it_needs_and_no_others(way: Any) -> N
 
     assert found == {service: NEEDS[service] for service in found}
     assert {"api", "engine", "archiver", "migrate"} <= found.keys()
+
+
+def test_the_doors_alone_have_the_signing_key_of_before_and_only_while_there_is_one() -> None:
+    tasks = [one for one in cloud.template()["Resources"].values() if one["Type"] == "AWS::ECS::TaskDefinition"]
+    on_aws = {
+        one["Name"]: secret["Fn::If"]
+        for task in tasks
+        for one in task["Properties"]["ContainerDefinitions"]
+        for secret in one["Secrets"]
+        if "Fn::If" in secret
+    }
+    on_kubernetes = {
+        service: one["valueFrom"]["secretKeyRef"]
+        for service in NEEDS
+        for one in container_of(service)["env"]
+        if one["name"] == PREVIOUS
+    }
+
+    (condition, given, otherwise) = on_aws.pop("api")
+    assert (condition, given["Name"], otherwise) == ("HasPreviousSecret", PREVIOUS, {"Ref": "AWS::NoValue"})
+    assert on_aws == {}
+    reference = {"name": "tcgx", "key": "jwt-previous-secrets", "optional": True}
+    assert on_kubernetes == {"api": reference, "grpc": reference}
 
 
 @pytest.mark.server

@@ -114,12 +114,38 @@ def test_selectors_find_their_pods(component: str) -> None:
 
 
 @pytest.mark.parametrize("component", SERVICES)
-def test_a_service_survives_a_drain_of_its_node(component: str) -> None:
+def test_a_drain_evicts_one_pod_of_a_service_at_a_time_and_ends_even_if_there_is_one_alone(component: str) -> None:
     budget = named("PodDisruptionBudget")[f"tcgx-{component}"]
     deployment = named("Deployment")[f"tcgx-{component}"]
     least = named("HorizontalPodAutoscaler")["tcgx-api"]["spec"]["minReplicas"] if component == "api" else None
 
-    assert budget["spec"]["minAvailable"] < (least or deployment["spec"]["replicas"])
+    assert {name: value for name, value in budget["spec"].items() if name != "selector"} == {"maxUnavailable": 1}
+    assert (least or deployment["spec"]["replicas"]) > 1
+
+
+@pytest.mark.parametrize("component", ["api", "grpc"])
+def test_a_door_is_ready_by_itself_and_not_by_the_servers_that_all_doors_ask(component: str) -> None:
+    """Were all of them unready at once, clients would get no answer instead of 503 with `Retry-After`."""
+    container = container_of(component)
+
+    assert container["readinessProbe"]["httpGet"] == container["livenessProbe"]["httpGet"]
+
+
+def test_the_chart_has_no_policy_if_policies_are_off() -> None:
+    for part in (*PARTS, objects.monitoring):
+        for file in part(objects.helm):
+            has_policy = any(one["kind"] == "NetworkPolicy" for one in file.objects)
+            assert has_policy == (objects.POLICIES in file.only_if), file.name
+            assert not has_policy or {one["kind"] for one in file.objects} == {"NetworkPolicy"}
+
+
+def test_redis_for_trying_refuses_orders_before_its_container_is_full() -> None:
+    redis = objects.DEFAULTS["servers"]["redis"]
+    arguments = container_of("redis")["args"]
+    bound = arguments[arguments.index("--maxmemory") + 1]
+
+    assert bound == redis["maxmemory"]
+    assert int(bound.removesuffix("mb")) < 0.7 * int(redis["resources"]["limits"]["memory"].removesuffix("Gi")) * 1_024
 
 
 @pytest.mark.parametrize("component", SERVICES)

@@ -1,4 +1,4 @@
-"""Probes of the engine: the calls of the manifest, made to the real service."""
+"""Probes of engine and API: the calls of the manifest, made to the real services."""
 
 import os
 import signal
@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from testing import faults
+from testing.exchange import exchange_server
 from testing.servers import LoadedRedis, free_port
 from testing.waiting import until
 from tests.deploy.test_objects import container_of, environment_of
@@ -61,3 +63,21 @@ def test_probes_of_the_engine_follow_its_state(pod: Pod) -> None:
 
     pod.process.terminate()
     assert pod.process.wait(10) == 0
+
+
+def test_the_api_stays_ready_while_redis_hangs_and_says_when_to_come_back() -> None:
+    about = container_of("api")["readinessProbe"]
+    order = {"card": "pikachu", "side": "buy", "price": "1.00"}
+    with (
+        exchange_server() as exchange,
+        httpx.Client(base_url=exchange.url, trust_env=False, timeout=15) as http,
+        faults.paused([int(exchange.redis.info("server")["process_id"])]),
+    ):
+        refused = http.post("/orders", json=order, headers=exchange.bearer(1))
+        ready = http.get(about["httpGet"]["path"], timeout=about["timeoutSeconds"])
+        report = http.get("/health/ready")
+
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) > 0
+    assert ready.status_code == 200
+    assert report.status_code == 503

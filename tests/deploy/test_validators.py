@@ -1,5 +1,6 @@
 """Validators fail on errors that are planted for them. `make validate` installs them and runs this file."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -94,6 +95,8 @@ def _objects(text: str) -> dict[tuple[str, str], Any]:
     found = [one for one in YAML(typ="safe").load_all(text) if one]
     for one in found:
         one["metadata"].pop("namespace", None)
+        if one["kind"] == "Job":  # of the chart it ends with a digest of its values
+            one["metadata"]["name"] = re.sub(r"-[0-9a-f]{8}$", "", one["metadata"]["name"])
     return {(one["kind"], one["metadata"]["name"]): one for one in found}
 
 
@@ -112,11 +115,29 @@ def test_the_chart_with_servers_has_the_objects_of_a_single_node(tree: Path) -> 
     assert _objects(validate.run(validate.templated(values), tree)) == node
 
 
+@pytest.mark.parametrize("change", ["image.repository=r", "secretName=s", "migrate.resources.limits.cpu=3"])
+def test_a_change_of_the_migration_is_a_job_of_another_name_since_a_job_cant_be_changed(
+    change: str, tree: Path
+) -> None:
+    def job(*values: str) -> Any:
+        text = validate.run(validate.templated(values), tree)
+        (found,) = (one for one in YAML(typ="safe").load_all(text) if one and one["kind"] == "Job")
+        return found
+
+    before, after, same = job(), job("--set", change), job("--set", "api.replicasMax=9,config.TCGX_CARDS=mew")
+
+    assert before["spec"] != after["spec"]
+    assert before["metadata"]["name"] != after["metadata"]["name"]
+    assert before == same
+
+
 def test_overlays_change_what_they_say(tree: Path) -> None:
     outside = _objects(validate.run(validate.kustomized("overlays/external"), tree))
+    managed = _objects(validate.run(validate.kustomized("overlays/managed"), tree))
     sentinel = _objects(validate.run(validate.kustomized("overlays/sentinel"), tree))
 
-    assert outside["ConfigMap", "tcgx"]["data"]["TCGX_DURABILITY"] == "managed"
+    assert outside["ConfigMap", "tcgx"]["data"]["TCGX_DURABILITY"] == "always"
+    assert managed["ConfigMap", "tcgx"]["data"]["TCGX_DURABILITY"] == "managed"
     assert sentinel["ConfigMap", "tcgx"]["data"]["TCGX_REPLICA_ACKS"] == "1"
     for component in ("api", "engine", "archiver", "migrate"):
         dns, *others = outside["NetworkPolicy", f"tcgx-{component}"]["spec"]["egress"]

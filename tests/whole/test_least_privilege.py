@@ -63,7 +63,19 @@ SELECTED = {"api": {"lrem", "lset", "ltrim", "zadd", "zrem", "zscore"}, "engine"
 
 DIRECT = {
     *("client|list", "client|setname", "fcall", "fcall_ro", "function|list", "function|load"),
-    *("info", "ping", "role", "subscribe", "unsubscribe", "xread", "xlen", "wait", "waitaof"),
+    *(
+        "cluster|info",
+        "cluster|slots",
+        "info",
+        "ping",
+        "role",
+        "subscribe",
+        "unsubscribe",
+        "xread",
+        "xlen",
+        "wait",
+        "waitaof",
+    ),
 }
 """Commands that services send themselves, beside reads that functions use, too."""
 
