@@ -22,7 +22,7 @@ from api.websocket_protocol import WebSocketProtocol
 from core import service
 from core.errors import StartError, TcgxError
 from core.settings import Settings
-from engine import loading, nodes
+from exchange import wiring
 from streams.websocket import REQUEST_BYTES_MAX
 
 ACCEPTS = 16
@@ -145,11 +145,9 @@ async def serve(settings: Settings, stopping: asyncio.Event, create_app: Callabl
     app = create_app(settings)
     service.freeze_garbage()
     drain_seconds = _DrainSeconds(settings, stopping)
-    async with nodes.connect(settings) as servers:
-        await loading.wait_until_loaded(servers.commands, stopping, seconds=settings.start_seconds)
-        if stopping.is_set():
-            return
-        await servers.check(durability=settings.durability)
+    await wiring.wait_for_servers(settings, stopping)
+    if stopping.is_set():
+        return
     outliving = inherited(settings.listen_fd)
     own = outliving or listen(settings.host, settings.port, shared=settings.api_workers > 1)
     with contextlib.closing(own) as listener:

@@ -227,8 +227,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     start_seconds: Annotated[
         int,
         Setting(
-            "how long a service waits at its start for a Redis that does not answer and for missing migrations; "
-            "0: it ends at once",
+            "how long a service waits at its start for a Redis that does not answer, and for PostgreSQL and its "
+            "migrations; 0: it does not wait",
             0,
             3_600,
         ),

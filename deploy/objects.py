@@ -346,7 +346,7 @@ def _probes(port: str) -> Object:
 def _probes_of_a_door(port: str) -> Object:
     """A door that works is ready, even while a server is away that all doors ask.
 
-    Without Redis it answers 503 with `Retry-After`, and reads go on; were it not ready, nobody would answer anything.
+    Without Redis it answers 503 with `Retry-After`, and reads of the archive; were it not ready, nobody would answer.
     """
     return _probes(port) | {"readinessProbe": _probe("/health/live", port, period=2, failures=2)}
 

@@ -8,15 +8,16 @@ from typing import Protocol
 
 import msgspec
 
-from archiver import postgres
+from archiver import postgres, schema
 from archiver.archive_pages import ArchivePages
 from archiver.exports import EXPORTS_MAX, Exports
 from archiver.history import ArchivedHistory
 from archiver.queries import Archive
 from core import urls
-from core.service import cancel_and_wait
+from core.errors import StartError, Unavailable
+from core.service import cancel_and_wait, wait_at_start
 from core.settings import Settings
-from engine import nodes, replica_acks
+from engine import loading, nodes, replica_acks
 from engine.book_reader import BookReader
 from engine.card_order_logs import CardOrderLogs, ClusterMemory
 from engine.deadlines import DeadlineKeeper
@@ -83,6 +84,34 @@ def _order_log(settings: Settings, servers: Nodes, history: ArchivedHistory) -> 
         for card in settings.cards
     }
     return CardOrderLogs(servers.appends, logs), memories
+
+
+async def wait_for_servers(settings: Settings, stopping: asyncio.Event) -> None:
+    """Waits for Redis, and for PostgreSQL and its migrations, each for `start_seconds` at most or until the stop.
+
+    A door that has never met PostgreSQL can't give ids to orders, so the one before it should not leave earlier. It
+    starts without PostgreSQL after that time.
+
+    Raises:
+        StartError: Redis does not answer, or is not configured to keep orders.
+    """
+    async with nodes.connect(settings) as servers:
+        await loading.wait_until_loaded(servers.commands, stopping, seconds=settings.start_seconds)
+        if stopping.is_set():
+            return
+        await servers.check(durability=settings.durability)
+    await wait_at_start("waiting for PostgreSQL", partial(_why_no_archive, settings), settings.start_seconds, stopping)
+
+
+async def _why_no_archive(settings: Settings) -> str:
+    try:
+        connection = await postgres.connect(settings.database_url)
+        try:
+            return await schema.why_not(connection, settings.cards)
+        finally:
+            connection.terminate()
+    except (StartError, Unavailable) as error:
+        return str(error)
 
 
 @asynccontextmanager

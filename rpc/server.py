@@ -16,7 +16,6 @@ from core import service
 from core.errors import StartError
 from core.heartbeat import Progress
 from core.settings import Settings
-from engine import loading, nodes
 from exchange import wiring
 from exchange.readiness import Readiness
 from observe import exposition
@@ -39,11 +38,9 @@ async def work(settings: Settings, stopping: asyncio.Event, progress: Progress) 
         StartError: the port is taken, the certificate cannot be used, or Redis is not configured to keep orders.
     """
     tls.check(settings)
-    async with nodes.connect(settings) as servers:
-        await loading.wait_until_loaded(servers.commands, stopping, seconds=settings.start_seconds)
-        if stopping.is_set():
-            return
-        await servers.check(durability=settings.durability)
+    await wiring.wait_for_servers(settings, stopping)
+    if stopping.is_set():
+        return
     async with wiring.connect(settings) as services, exposition.serving(settings, "grpc", progress=progress):
         hub = Hub.of(settings, services)
         server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.connections_max or None)

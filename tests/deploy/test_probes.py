@@ -76,8 +76,9 @@ def test_the_api_stays_ready_while_redis_hangs_and_says_when_to_come_back() -> N
         refused = http.post("/orders", json=order, headers=exchange.bearer(1))
         ready = http.get(about["httpGet"]["path"], timeout=about["timeoutSeconds"])
         report = http.get("/health/ready")
+        read = http.get("/history/trades?card=pikachu")
 
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) > 0
-    assert ready.status_code == 200
+    assert ready.status_code == read.status_code == 200
     assert report.status_code == 503

@@ -1,6 +1,7 @@
 """Services that start before their servers do, as on a cluster whose nodes come back in any order."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,33 @@ def test_a_service_waits_for_a_redis_that_comes_late(
     try:
         until(lambda: "Redis does not answer yet" in service.output(), "it does not say that it waits")
         late.start()
+        if name == "api":
+            until(lambda: _lives(local, service), "it does not begin to work")
+        else:
+            service.works()
+    finally:
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("name", ["api", "grpc"])
+def test_a_door_opens_once_postgresql_is_there_and_migrated(
+    name: str, running: Servers, late: RedisProcess, tmp_path: Path
+) -> None:
+    late.start()
+    database_url = running.settings.database_url.replace("/tcgx?", f"/late_{name}?")
+    local = of_late(running, late, grpc_port=free_port(), database_url=database_url)
+    service = Service(name, local, tmp_path / "output")
+
+    def waits_for(reason: str) -> None:
+        until(lambda: reason in service.output(), f"it does not say that it waits: {service.output()}")
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", local.grpc_port if name == "grpc" else local.port)) != 0
+
+    try:
+        waits_for("does not exist")
+        asyncio.run(_execute(running.settings.database_url, f"CREATE DATABASE late_{name}"))
+        waits_for("tcgx migrate")
+        assert module("tcgx", "migrate", local=local).returncode == 0
         if name == "api":
             until(lambda: _lives(local, service), "it does not begin to work")
         else:
@@ -128,7 +156,7 @@ def test_an_archiver_waits_for_migrations_and_these_for_redis(
     running: Servers, late: RedisProcess, tmp_path: Path
 ) -> None:
     local = of_late(running, late)
-    asyncio.run(_forget(running.settings.database_url))
+    asyncio.run(_execute(running.settings.database_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
     archiver = Service("archiver", local, tmp_path / "output")
     command = [sys.executable, "-P", "-m", "tcgx", "migrate"]
     with subprocess.Popen(
@@ -156,9 +184,9 @@ def _lives(local: Settings, service: Service) -> bool:
         return False
 
 
-async def _forget(database_url: str) -> None:
+async def _execute(database_url: str, statement: str) -> None:
     database = await postgres.connect(database_url)
     try:
-        await database.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        await database.execute(statement)
     finally:
         await database.close()
