@@ -304,5 +304,5 @@ class Feed:
             async for event in events:
                 if event.first <= event.last <= floor:
                     calls.append(MatchCall(event))
-        if self.ring.floor == floor:
-            self.ring.prepend(calls[::-1])
+        # Another subscriber may have read some of them meanwhile.
+        self.ring.prepend([call for call in calls[::-1] if call.last <= self.ring.floor])

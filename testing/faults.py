@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,13 +40,15 @@ async def restart(server: EmbeddedServer, *, data: Path | None = None, place: Pa
 def paused(pids: Iterable[int]) -> Iterator[None]:
     """These processes stand still."""
     stopped = [*pids]
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
     try:
+        for pid in stopped:
+            with suppress(ProcessLookupError):  # a session of PostgreSQL may end by itself
+                os.kill(pid, signal.SIGSTOP)
         yield
     finally:
         for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def all_of(server: EmbeddedServer) -> list[int]:

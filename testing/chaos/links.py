@@ -43,6 +43,7 @@ class Link:
         self.cut: Cut = "nothing"
         self.delay_seconds = 0.0
         self._carried: set[Carried] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listens = listens
         self._leads_to = leads_to
@@ -73,8 +74,15 @@ class Link:
         """Listens from now on."""
         self._loop = asyncio.get_running_loop()
         if isinstance(self._listens, Path):
-            return await asyncio.start_unix_server(self._carry, self._listens)
-        return await asyncio.start_server(self._carry, sock=self._listens)
+            return await asyncio.start_unix_server(self._accept, self._listens)
+        return await asyncio.start_server(self._accept, sock=self._listens)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Begins to carry a connection, which ends with its task, even with one that is canceled before it begins."""
+        task = asyncio.ensure_future(self._carry(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carries one connection to its end."""
@@ -142,6 +150,7 @@ class Links:
             asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(JOIN_SECONDS)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+            self._loop.run_until_complete(self._end())  # a connection may have come as the loop stopped
         self._loop.close()
 
     async def _listen(self) -> None:
@@ -152,6 +161,8 @@ class Links:
         for server in self._servers:
             server.close()
         # A connection that was just accepted begins in one of the next turns, and a transport closes in another one.
+        for _ in range(END_TURNS):
+            await asyncio.sleep(0)
         for _ in range(END_TURNS):
             await asyncio.sleep(0)
             carried = asyncio.all_tasks() - {asyncio.current_task()}

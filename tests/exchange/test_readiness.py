@@ -22,7 +22,7 @@ from testing.exchange import ExchangeServer, exchange_server
 from testing.faults import all_of, paused, without_memory
 from testing.waiting import until
 
-ANSWER_SECONDS_MAX = 1.0
+ANSWER_SECONDS_MAX = 2.0
 CARD = "pikachu"
 BUY = {"card": CARD, "side": "buy", "price": "1.00"}
 

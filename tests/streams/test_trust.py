@@ -26,6 +26,7 @@ pytestmark = pytest.mark.server
 
 CARD = "pikachu"
 STORM_COMMANDS, STORM_CLIENTS = 3_000, 5
+PAUSE_SECONDS = 0.05  # after a batch, so that the storm lasts and its books are read meanwhile
 MANY = {"stream_address_max": 0, "log_retention": 1_000_000_000}
 
 
@@ -59,12 +60,12 @@ def test_books_and_trades_are_exact_through_cuts_and_restarts_of_api_and_redis(o
     rest = RestReader(own.url, CARD)
     try:
         for number, fault in enumerate((faults.without(own, "api"), faults.without_redis(own))):
-            load.send(STORM_COMMANDS // 6)
+            load.send(STORM_COMMANDS // 6, pause=PAUSE_SECONDS)
             followers.append(Follower(own.url, CARD, f"late-{number}", start=matched(own)))
-            load.send(STORM_COMMANDS // 6)
+            load.send(STORM_COMMANDS // 6, pause=PAUSE_SECONDS)
             with fault:
                 pass
-        load.send(STORM_COMMANDS // 3)
+        load.send(STORM_COMMANDS // 3, pause=PAUSE_SECONDS)
         last = settled(own)
     finally:
         load.close()

@@ -140,8 +140,11 @@ def test_a_client_that_never_subscribes_is_closed(limited: ExchangeServer) -> No
 
 
 def test_the_newest_stream_of_a_trader_wins(limited: ExchangeServer) -> None:
-    sockets = [Socket(limited, trader_id=31) for _ in range(TRADER_STREAMS + 1)]
+    sockets: list[Socket] = []
     try:
+        for _ in range(TRADER_STREAMS + 1):
+            sockets.append(Socket(limited, trader_id=31))
+            assert sockets[-1].next("hello")  # the server knows it from here on
         found, closed = sockets[0].until_closed()
         sockets[-1].say(op="ping")
         assert sockets[-1].next("pong")

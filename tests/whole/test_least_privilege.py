@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,23 +150,29 @@ async def script(url: str, sql: str) -> None:
         await database.close()
 
 
+def _accepts(path: Path) -> bool:
+    """Whether a server listens on a socket. The file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
 @pytest.mark.skipif(not Path(DEBIANS_REDIS).exists(), reason="needs the oldest Redis that is supported")
 def test_the_oldest_redis_loads_the_file(tmp_path: Path) -> None:
     filled = re.sub(r"@TCGX_(\w+)_SHA256@", lambda name: hashlib.sha256(name[1].lower().encode()).hexdigest(), USERS)
     (tmp_path / "users.acl").write_text(filled.replace(" +waitaof", ""))  # as docs/security.md says
-    socket = tmp_path / "redis.sock"
+    address = tmp_path / "redis.sock"
     process = subprocess.Popen(
-        [DEBIANS_REDIS, "--port", "0", "--unixsocket", socket, "--aclfile", tmp_path / "users.acl", "--dir", tmp_path],
+        [DEBIANS_REDIS, "--port", "0", "--unixsocket", address, "--aclfile", tmp_path / "users.acl", "--dir", tmp_path],
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        until(lambda: socket.exists() or process.poll() is not None, "Redis starts")
-        with client_of(f"unix://tcgx-admin:admin@{socket}") as client:
+        until(lambda: _accepts(address) or process.poll() is not None, "Redis starts")
+        with client_of(f"unix://tcgx-admin:admin@{address}") as client:
             assert client.acl_users() == ["default", "tcgx-admin", "tcgx-api", "tcgx-archiver", "tcgx-engine"]
-        with client_of(f"unix://{socket}") as nobody, pytest.raises(redis.exceptions.AuthenticationError):
+        with client_of(f"unix://{address}") as nobody, pytest.raises(redis.exceptions.AuthenticationError):
             nobody.ping()
-        with client_of(f"unix://tcgx-api:api@{socket}") as api, pytest.raises(redis.exceptions.NoPermissionError):
+        with client_of(f"unix://tcgx-api:api@{address}") as api, pytest.raises(redis.exceptions.NoPermissionError):
             api.flushall()
     finally:
         process.terminate()
@@ -185,8 +192,8 @@ def restricted() -> Iterator[Restricted]:
             password = secrets.token_hex(16)
             set_user: Any = own.redis.execute_command
             set_user("ACL", "SETUSER", f"tcgx-{name}", "reset", *rules_of(name, password))
-            socket = own.settings.redis_url.partition("@")[2]
-            url = f"unix://tcgx-{name}:{password}@{socket}"
+            address = own.settings.redis_url.partition("@")[2]
+            url = f"unix://tcgx-{name}:{password}@{address}"
             database = own.settings.database_url
             if name != "engine":
                 own.execute(f"ALTER ROLE tcgx_{name} PASSWORD '{password}'")

@@ -147,15 +147,22 @@ def test_a_query_costs_what_its_lists_have(server: ExchangeServer) -> None:
 # -- reads
 
 
-def test_a_page_of_orders_with_their_fills_takes_as_many_reads_as_one_order(
-    server: ExchangeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Statements of PostgreSQL and commands of Redis, counted in a process with the same door."""
+@pytest.fixture(scope="module")
+def filled(server: ExchangeServer) -> ExchangeServer:
+    """The exchange, with orders and fills of trader 11."""
     trader, other = Trader(server.client(11)), Trader(server.client(12))
     for number in range(50):
         other.submit("pikachu", "sell", f"{2 + number % 5}.00", 2)
         trader.submit("pikachu", "buy", "6.00", 1 + number % 3)
     server.archived()
+    return server
+
+
+def test_a_page_of_orders_with_their_fills_takes_as_many_reads_as_one_order(
+    filled: ExchangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statements of PostgreSQL and commands of Redis, counted in a process with the same door."""
+    server, trader = filled, Trader(filled.client(11))
     few, many = asyncio.run(reads(server.settings, monkeypatch, (2, 50)))
 
     assert few[1] == many[1] > 0
@@ -217,14 +224,13 @@ def test_fills_that_are_not_archived_yet_are_there_too(server: ExchangeServer) -
     assert fills == [[3], [1]]
 
 
-def test_every_cursor_gives_the_page_behind_its_item(server: ExchangeServer) -> None:
-    """The lists that the test before has filled."""
+def test_every_cursor_gives_the_page_behind_its_item(filled: ExchangeServer) -> None:
     for name in ("orders", "fills", "historyOrders"):
-        whole = ask(server, f"{{ {name}(first: 6) {{ edges {{ cursor }} }} }}", 11)["data"][name]["edges"]
+        whole = ask(filled, f"{{ {name}(first: 6) {{ edges {{ cursor }} }} }}", 11)["data"][name]["edges"]
         cursors = [edge["cursor"] for edge in whole]
         for place in (0, 3):
             query = f"query ($after: String) {{ {name}(first: {5 - place}, after: $after) {{ edges {{ cursor }} }} }}"
-            found = ask(server, query, 11, after=cursors[place])["data"][name]["edges"]
+            found = ask(filled, query, 11, after=cursors[place])["data"][name]["edges"]
             behind = [edge["cursor"] for edge in found]
             expected = cursors[place + 1 :]
             if name == "fills":  # a page of fills may be short although more follow
