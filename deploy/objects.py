@@ -147,7 +147,7 @@ def grpc(values: Values) -> list[File]:
     container = _door("grpc", values) | {
         "args": ["tcgx", "grpc"],
         "ports": [port, METRICS],
-        **_probes_of_a_door("metrics"),
+        **_probes("metrics"),
         "lifecycle": PRE_STOP,
     }
     pod = _pod("grpc", USER, [container], _volumes(values, SECRETS_OF_DOORS))
@@ -336,6 +336,7 @@ def _probe(path: str, port: str, *, period: int, failures: int, timeout: int = 2
 
 
 def _probes(port: str) -> Object:
+    """Probes of a process. At the port of its metrics it tells of itself alone, and is ready once it works."""
     return {
         "startupProbe": _probe("/health/live", port, period=1, failures=PROBED_START_SECONDS),
         "livenessProbe": _probe("/health/live", port, period=10, failures=3),
@@ -343,19 +344,14 @@ def _probes(port: str) -> Object:
     }
 
 
-def _probes_of_a_door(port: str) -> Object:
-    """A door that works is ready, even while a server is away that all doors ask.
-
-    Without Redis it answers 503 with `Retry-After`, and reads of the archive; were it not ready, nobody would answer.
-    """
-    return _probes(port) | {"readinessProbe": _probe("/health/live", port, period=2, failures=2)}
-
-
 def _api(values: Values) -> Object:
     container = _door("api", values) | {
         "args": ["tcgx", "api"],
         "ports": [{"name": "http", "protocol": "TCP", "containerPort": API_PORT}, METRICS],
-        **_probes_of_a_door("http"),
+        **_probes("http"),
+        # Not /health/ready, which asks the Redis that all pods ask: without it they answer 503 with `Retry-After`, and
+        # reads of the archive; were they not ready, nobody would answer.
+        "readinessProbe": _probe("/health/live", "http", period=2, failures=2),
         "lifecycle": PRE_STOP,
     }
     return _deployment("api", _pod("api", USER, [container], _volumes(values, SECRETS_OF_DOORS)), None)

@@ -286,8 +286,13 @@ def recover_from_conflict(exchange: ExchangeServer, traders: Load, began: float)
 
     if until(outcome, "orders neither flow nor are refused") == "flows":
         return False
-    until(lambda: exchange.tcgx("recover", "--yes").returncode == 0, "the sentinels do not name a primary")
+    recover(exchange)
     return True
+
+
+def recover(exchange: ExchangeServer) -> None:
+    """Runs `tcgx recover` until the sentinels name a primary that answers."""
+    until(lambda: exchange.tcgx("recover", "--yes").returncode == 0, "the sentinels do not name a primary")
 
 
 def main() -> None:

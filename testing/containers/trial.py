@@ -10,6 +10,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -391,7 +392,7 @@ def differences(images: tuple[Contents, Contents]) -> list[str]:
     layers = [one.configuration["rootfs"]["diff_ids"] for one in images]
     if layers[0] == layers[1]:
         return found
-    for number, (one, other) in enumerate(zip(images[0].layers, images[1].layers, strict=True), 1):
+    for number, (one, other) in enumerate(zip_longest(*(one.layers for one in images), fillvalue={}), 1):
         names = [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
         found += [f"layer {number}: {name}: {one.get(name)} or {other.get(name)}" for name in names]
     return found or [f"the files are the same, in another order: {layers}"]

@@ -8,7 +8,7 @@ import pytest
 
 from archiver import postgres
 from testing.exchange import ExchangeServer, exchange_server
-from testing.failover import check_all, given_twice, load, lost, recover_from_conflict, replicated_exchange
+from testing.failover import check_all, given_twice, load, lost, recover, recover_from_conflict, replicated_exchange
 from testing.flows import CARDS
 from testing.oracle.judge import assert_archived, judged, settle
 from testing.replication import RedisGroup, allow_replication, cut_off, plain_url, postgres_pair
@@ -35,7 +35,7 @@ def recovered(exchange: ExchangeServer) -> None:
     client, order = exchange.client(9), {"side": "buy", "price": "5.00"}
     codes = {client.post("/orders", json=order | {"card": card}).json().get("code") for card in CARDS}
     assert "history_conflict" in codes
-    until(lambda: exchange.tcgx("recover", "--yes").returncode == 0, "the sentinels do not name a primary")
+    recover(exchange)
 
 
 def test_orders_flow_after_a_kill_of_the_primary_and_nothing_acknowledged_is_lost(running: Running) -> None:

@@ -60,10 +60,7 @@ def test_a_service_waits_for_a_redis_that_comes_late(
     try:
         until(lambda: "Redis does not answer yet" in service.output(), "it does not say that it waits")
         late.start()
-        if name == "api":
-            until(lambda: _lives(local, service), "it does not begin to work")
-        else:
-            service.works()
+        _works(local, service)
     finally:
         assert service.stop() == 0
 
@@ -87,10 +84,7 @@ def test_a_door_opens_once_postgresql_is_there_and_migrated(
         asyncio.run(_execute(running.settings.database_url, f"CREATE DATABASE late_{name}"))
         waits_for("tcgx migrate")
         assert module("tcgx", "migrate", local=local).returncode == 0
-        if name == "api":
-            until(lambda: _lives(local, service), "it does not begin to work")
-        else:
-            service.works()
+        _works(local, service)
     finally:
         assert service.stop() == 0
 
@@ -174,6 +168,13 @@ def test_an_archiver_waits_for_migrations_and_these_for_redis(
             migrate.kill()
             assert archiver.stop() == 0
     assert module("tcgx", "migrate", local=local).stdout.strip() == "the database is up to date"
+
+
+def _works(local: Settings, service: Service) -> None:
+    if service.name == "api":
+        until(lambda: _lives(local, service), "it does not begin to work")
+    else:
+        service.works()
 
 
 def _lives(local: Settings, service: Service) -> bool:
