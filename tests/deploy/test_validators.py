@@ -115,6 +115,16 @@ def test_the_chart_with_servers_has_the_objects_of_a_single_node(tree: Path) -> 
     assert _objects(validate.run(validate.templated(values), tree)) == node
 
 
+def test_a_chart_without_policies_has_none_whatever_else_is_on(tree: Path) -> None:
+    values = "servers.enabled=true,grpc.enabled=true,monitoring.enabled=true,networkPolicy.enabled="
+    of = {
+        on: {kind for kind, _ in _objects(validate.run(validate.templated(["--set", f"{values}{on}"]), tree))}
+        for on in ("true", "false")
+    }
+
+    assert of["true"] - of["false"] == {"NetworkPolicy"}
+
+
 @pytest.mark.parametrize("change", ["image.repository=r", "secretName=s", "migrate.resources.limits.cpu=3"])
 def test_a_change_of_the_migration_is_a_job_of_another_name_since_a_job_cant_be_changed(
     change: str, tree: Path
