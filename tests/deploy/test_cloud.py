@@ -28,7 +28,7 @@ def test_what_the_emulator_lacks_is_left_out_and_nothing_else() -> None:
 
 
 def test_checks_of_the_template_ask_each_task_for_itself() -> None:
-    """What all tasks ask would replace all of them at once; what asks for any engine sees no hung one beside another."""
+    """What all tasks ask would replace all at once; what asks for any engine sees no hung one beside another."""
     resources = cloud.template()["Resources"]
     containers = {
         one["Name"]: one
